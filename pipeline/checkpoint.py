@@ -1,0 +1,81 @@
+"""Models and training states on disk: tensors in safetensors, everything else in JSON; loading runs no code.
+
+A model is a folder with `model.safetensors` (the weights) and `model.json` (format version, `model` parameters,
+data set and its digest, and what else the writer tells). A training state is one safetensors file whose
+header carries the counters, so that weights and counters can never be of two different moments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pipeline.data import Splits
+from pipeline.errors import InputError
+from pipeline.files import read_json, write_bytes, write_json
+from pipeline.models import HierarchicalVAE, build
+from pipeline.params import ModelParams
+
+__all__ = ["FORMAT", "load", "read_state", "save_model", "write_state"]
+
+FORMAT = 1
+
+
+def save_model(folder: Path, model: HierarchicalVAE, params: ModelParams, splits: Splits, **about: Any) -> None:
+    """Write a model into `folder`; `about` goes into `model.json` beside what loading needs."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_bytes(folder / "model.safetensors", save(weights))
+    description = {
+        "format": FORMAT,
+        "model": params.model_dump(),
+        "units": splits.train.shape[1],
+        "data": {"name": splits.name, "protocol": splits.protocol, "digest": splits.digest, "shape": splits.shape},
+    }
+    write_json(folder / "model.json", description | about)
+
+
+def load(path: str | Path) -> HierarchicalVAE:
+    """Give back the model in folder `path`, on the CPU, ready to evaluate.
+
+    Raises:
+        InputError: a file is missing or damaged, or of a format this version does not know.
+    """
+    folder = Path(path)
+    description = read_json(folder / "model.json")
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        given = description.get("format") if isinstance(description, dict) else description
+        raise InputError(f"{folder / 'model.json'}: format {given!r} given; allowed: {FORMAT}")
+    try:
+        model = build(
+            ModelParams.model_validate_json(json.dumps(description["model"])), torch.zeros(description["units"])
+        )
+        weights, _ = read_state(folder / "model.safetensors")
+        model.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder}: weights and model.json do not fit: {' '.join(str(error).split())[:200]}") from None
+    return model.eval()
+
+
+def write_state(path: Path, tensors: Mapping[str, Tensor], counters: Any) -> None:
+    """Write tensors and JSON-able counters as one file."""
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_bytes(path, save(stored, {"counters": json.dumps(counters)}))
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Read what `write_state` wrote."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, json.loads((file.metadata() or {}).get("counters", "null"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a safetensors file: {error}") from None

@@ -1,0 +1,144 @@
+"""Test bounds and their decomposition, each with the Monte Carlo standard error of its own draws.
+
+All of them are reductions of the terms of S draws per image (`pipeline.objectives.ELBO`), in nats:
+
+    elbo, reconstruction, kl, rate/z_t    means over draws and images
+    iwae/k = L_k                          mean over images of the mean over S // k groups of k draws
+    nll = -iwae/max k,  gap = iwae/max k - elbo (an under-estimate of log p(x) - elbo)
+    bpd = nll / (D log 2)                 bits per dimension, discrete x only
+    active/z_t = #{u : Var_x(E_q[z_t,u]) > threshold}
+
+The standard error is over draws with the test set held fixed. Where an image has one group only, it is the
+first-order one of log mean w: Var(log mean w) = Var(w / mean w) / S.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from pipeline.models import HierarchicalVAE
+from pipeline.objectives import ELBO, elbo
+from pipeline.params import EvaluateParams
+from pipeline.training import images, seeded
+
+__all__ = ["Estimate", "active_units", "evaluate", "importance_bound", "many_draws"]
+
+IMAGES = 50  # a batch of test images
+ROWS = 8192  # rows of one pass, draws times images
+BLOCKS = 10  # of draws, for the jackknife of the active units
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and the Monte Carlo standard error of it."""
+
+    value: float
+    se: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: HierarchicalVAE,
+    test: UInt8[Tensor, "n units"],
+    scale: int,
+    params: EvaluateParams,
+    *,
+    discrete: bool,
+) -> dict[str, Estimate]:
+    """Measure every test bound of `model` on the frozen test set; the keys are those of the README's table."""
+    with seeded(params.seed, "bounds"):
+        parts = [_reduce(many_draws(model, x, params.draws), params.k) for x in _batches(test, scale)]
+    means = {name: torch.cat([part[name][0] for part in parts]) for name in parts[0]}
+    variances = {name: torch.cat([part[name][1] for part in parts]) for name in parts[0]}
+    results = {
+        name: Estimate(means[name].mean().item(), variances[name].sum().sqrt().item() / len(test)) for name in means
+    }
+    best = results[f"iwae/{params.k[-1]}"]
+    results["nll"] = Estimate(-best.value, best.se)
+    if discrete:
+        bits = test.shape[1] * math.log(2)
+        results["bpd"] = Estimate(-best.value / bits, best.se / bits)
+    with seeded(params.seed, "active"):
+        results |= active_units(model, _batches(test, scale), params.active_draws, params.active_threshold)
+    return results
+
+
+def _batches(test: UInt8[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
+    return (images(pixels, scale) for pixels in test.split(IMAGES))
+
+
+def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int) -> ELBO:
+    """Return the terms of `draws` draws, computed in passes whose memory does not grow with `draws`."""
+    per_pass = max(1, ROWS // len(x))
+    passes = [elbo(model, x, min(per_pass, draws - done)) for done in range(0, draws, per_pass)]
+    return ELBO(torch.cat([part.reconstruction for part in passes]), torch.cat([part.rate for part in passes], dim=1))
+
+
+def _reduce(bound: ELBO, ks: tuple[int, ...]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return each quantity's value and the variance of its error, per image."""
+    draws = len(bound.reconstruction)
+    terms = {"elbo": bound.log_weight, "reconstruction": bound.reconstruction, "kl": bound.kl}
+    terms |= {f"rate/z{t}": rate for t, rate in enumerate(bound.rate, start=1)}
+    results = {name: (term.mean(0), term.var(0) / draws) for name, term in terms.items()}
+    for k in ks:
+        results[f"iwae/{k}"] = importance_bound(bound.log_weight, k)
+    # Elbo and L_k come from the same draws: the error of their difference is that of log mean w - mean log w.
+    influence = _normalized(bound.log_weight) - bound.log_weight
+    results["gap"] = (results[f"iwae/{ks[-1]}"][0] - bound.elbo, influence.var(0) / draws)
+    return results
+
+
+def importance_bound(
+    log_weight: Float[Tensor, "draws batch"], k: int
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Return L_k of each image, the mean over all groups of k draws, and the variance of its error."""
+    groups = len(log_weight) // k
+    used = log_weight[: groups * k].unflatten(0, (groups, k))
+    bounds = torch.logsumexp(used, dim=1) - math.log(k)
+    if groups > 1:
+        return bounds.mean(0), bounds.var(0) / groups
+    return bounds[0], _normalized(used[0]).var(0) / k
+
+
+def _normalized(log_weight: Float[Tensor, "draws batch"]) -> Float[Tensor, "draws batch"]:
+    """Return w / mean w."""
+    return torch.softmax(log_weight, dim=0) * len(log_weight)
+
+
+@torch.no_grad()
+def active_units(
+    model: HierarchicalVAE, batches: Iterator[Float[Tensor, "batch units"]], draws: int, threshold: float
+) -> dict[str, Estimate]:
+    """Count the units of each level whose posterior mean varies over images by more than `threshold`.
+
+    Above level 1 the posterior mean is itself an average over draws of the levels below, and the Monte Carlo
+    variance of that average is subtracted (one draw would count noise as activity). The standard error
+    is that of the count, from the jackknife error of each unit's variance.
+    Source: Burda et al. (2016), section 5; the subtraction is this project's.
+    """
+    means: list[list[Tensor]] = [[] for _ in range(model.depth)]
+    for x in batches:
+        blocks = [model.posterior(x, draws // BLOCKS)[1] for _ in range(BLOCKS)]
+        for level in range(model.depth):
+            means[level].append(torch.stack([q[level].mean.mean(0) for q in blocks]))
+    results = {}
+    for level, parts in enumerate(means, start=1):
+        mean = torch.cat(parts, dim=1).double()  # [blocks, images, units]
+        variance = _between(mean)
+        left_out = torch.stack([_between(torch.cat([mean[:b], mean[b + 1 :]])) for b in range(BLOCKS)])
+        se = (left_out.var(0, correction=0) * (BLOCKS - 1)).sqrt()
+        chance = torch.special.ndtr((variance - threshold) / se.clamp(min=1e-12))
+        count = (variance > threshold).sum().item()
+        results[f"active/z{level}"] = Estimate(count, (chance * (1 - chance)).sum().sqrt().item())
+    return results
+
+
+def _between(mean: Float[Tensor, "blocks images units"]) -> Float[Tensor, " units"]:
+    """Return the variance over images of the mean over blocks, less the part that the blocks' noise adds."""
+    return mean.mean(0).var(0) - mean.var(0).mean(0) / len(mean)

@@ -1,0 +1,239 @@
+"""Training: `fit` climbs an objective and yields a `Record` after every epoch; there are no callbacks.
+
+The data set lies on the device as uint8 and is binarized anew at each presentation. Every random number of
+epoch e is drawn from a stream that (seed, e) alone determines, so a resumed training needs no generator's
+state and goes on exactly as if it had never stopped; the caller's own random state is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from pipeline.checkpoint import read_state, write_state
+from pipeline.data import Splits
+from pipeline.errors import RunError
+from pipeline.models import HierarchicalVAE
+from pipeline.objectives import ELBO, OBJECTIVES, elbo, weight
+from pipeline.params import TrainParams
+
+__all__ = ["SCHEDULES", "NonFiniteError", "Record", "fit", "images", "seeded", "terms"]
+
+STATE, RECORDS = "state.safetensors", "records.jsonl"
+VALID_ROWS = 8192  # rows of one validation pass, draws times images
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one epoch gave: `train/` terms are means over its steps, `valid/` ones a bound on the validation set."""
+
+    epoch: int
+    step: int  # updates so far
+    seconds: float  # of training and validation so far
+    timestamp: int  # milliseconds since 1970, kept so that sending a record again changes nothing
+    metrics: dict[str, float]
+
+
+class NonFiniteError(RunError):
+    """A bound that is not finite, with the epoch, the step and the term that broke."""
+
+
+def fit(
+    model: HierarchicalVAE,
+    splits: Splits,
+    params: TrainParams,
+    *,
+    seed: int,
+    device: torch.device | None = None,
+    folder: Path | None = None,
+) -> Iterator[Record]:
+    """Train `model` in place and yield a record an epoch; at the end the model holds its best weights.
+
+    Best means the highest `valid/elbo`. With a `folder`, every epoch's state is kept there before its record
+    is yielded, and a call that finds a state yields the records that were there and goes on.
+
+    Raises:
+        NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`.
+    """
+    model.to(device)
+    train = torch.as_tensor(splits.train, device=device)
+    valid = images(torch.as_tensor(splits.valid, device=device), splits.scale)
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=params.learning_rate,
+        betas=(params.adam_beta1, params.adam_beta2),
+        eps=params.adam_eps,
+        fused=True,
+    )
+    run = _Run(model, optimizer, folder)
+    yield from run.resume()
+    binarize = splits.binary and splits.binarization == "dynamic"
+    while run.epoch < params.epochs and not run.stale(params.patience):
+        start = time.perf_counter()
+        with seeded(seed, f"epoch {run.epoch}"):
+            metrics = _epoch(run, train, splits.scale, binarize, params)
+        with seeded(seed, "valid"), torch.no_grad():
+            rows = max(1, VALID_ROWS // params.valid_draws)
+            bounds = [elbo(model, x, params.valid_draws) for x in valid.split(rows)]
+        parts = [terms(bound) * bound.rate.shape[-1] / len(valid) for bound in bounds]
+        metrics |= _named("valid/", torch.stack(parts).sum(0), model.depth)
+        _require_finite(metrics, run.epoch + 1, run.step)
+        run.seconds += time.perf_counter() - start
+        yield run.keep(metrics)
+    model.load_state_dict(run.best)
+
+
+def _epoch(
+    run: _Run, train: UInt8[Tensor, "n units"], scale: int, binarize: bool, params: TrainParams
+) -> dict[str, float]:
+    """Run one epoch of updates and return its mean terms."""
+    model, optimizer = run.model, run.optimizer
+    objective = OBJECTIVES[params.objective]
+    horizon = params.horizon or params.epochs
+    order = torch.randperm(len(train), device=train.device)
+    total = torch.zeros(model.depth + 3, device=train.device)
+    for start in range(0, len(train), params.batch_size):
+        at = run.epoch + start / len(train)
+        x = images(train[order[start : start + params.batch_size]], scale, binarize)
+        bound = elbo(model, x, params.draws)
+        loss = -objective(bound, weight(params, at)).mean()
+        if not torch.isfinite(loss):
+            _require_finite(_named("train/", terms(bound.detach()), model.depth), run.epoch + 1, run.step)
+            raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step}: the objective is {loss.item()}")
+        optimizer.param_groups[0]["lr"] = params.learning_rate * SCHEDULES[params.schedule](at / horizon)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if params.clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
+        optimizer.step()
+        run.step += 1
+        total += terms(bound.detach()) * (len(x) / len(train))
+    run.epoch += 1
+    return _named("train/", total, model.depth)
+
+
+class _Run:
+    """Where a training stands: weights, optimizer, counters, and the best weights so far."""
+
+    def __init__(self, model: HierarchicalVAE, optimizer: torch.optim.Adam, folder: Path | None) -> None:
+        self.model, self.optimizer, self.folder = model, optimizer, folder
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.best_epoch, self.best_elbo = 0, -math.inf
+        self.best = _copy(model.state_dict())
+
+    def stale(self, patience: int | None) -> bool:
+        """Has `valid/elbo` not risen for `patience` epochs?"""
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
+    def keep(self, metrics: dict[str, float]) -> Record:
+        """Note an epoch's metrics, write the state if there is a folder, and return the record."""
+        if metrics["valid/elbo"] > self.best_elbo:
+            self.best_epoch, self.best_elbo = self.epoch, metrics["valid/elbo"]
+            self.best = _copy(self.model.state_dict())
+        record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / RECORDS).open("a") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
+            tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+            tensors |= {f"best.{name}": value for name, value in self.best.items()}
+            for index, moments in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+            counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_elbo]
+            write_state(self.folder / STATE, tensors, counters)
+        return record
+
+    def resume(self) -> list[Record]:
+        """Take up the state in the folder, if there is one, and return the records up to it."""
+        if self.folder is None or not (self.folder / STATE).exists():
+            if self.folder is not None:
+                (self.folder / RECORDS).unlink(missing_ok=True)
+            return []
+        tensors, counters = read_state(self.folder / STATE)
+        self.epoch, self.step, self.seconds, self.best_epoch, self.best_elbo = counters
+        self.model.load_state_dict(_part(tensors, "model."))
+        self.best = {name: value.to(self.model_device) for name, value in _part(tensors, "best.").items()}
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(tensors, "adam.").items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        # A crash between the record and the state leaves one record too many, perhaps a torn one.
+        lines = (self.folder / RECORDS).read_text().splitlines()[: self.epoch]
+        (self.folder / RECORDS).write_text("".join(line + "\n" for line in lines))
+        return [Record(**json.loads(line)) for line in lines]
+
+    @property
+    def model_device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def images(pixels: UInt8[Tensor, "*batch units"], scale: int, binarize: bool = False) -> Float[Tensor, "*batch units"]:
+    """Turn stored pixels into model inputs: pixel / scale, or a Bernoulli draw of that probability."""
+    x = pixels.to(torch.get_default_dtype()) / scale
+    return (torch.rand_like(x) < x).to(x.dtype) if binarize else x
+
+
+def terms(bound: ELBO) -> Float[Tensor, " depth_and_three"]:
+    """Return the batch's mean elbo, reconstruction, kl and rates, in this order."""
+    rates = bound.rate.mean((1, 2))
+    reconstruction, kl = bound.reconstruction.mean(), rates.sum()
+    return torch.cat([torch.stack([reconstruction - kl, reconstruction, kl]), rates])
+
+
+def _named(prefix: str, values: Tensor, depth: int) -> dict[str, float]:
+    names = ["elbo", "reconstruction", "kl", *(f"rate/z{t}" for t in range(1, depth + 1))]
+    return dict(zip([prefix + name for name in names], values.tolist(), strict=True))
+
+
+def _require_finite(metrics: dict[str, float], epoch: int, step: int) -> None:
+    # The sums elbo and kl break with their parts: name the part.
+    for name in sorted(metrics, key=lambda name: name.endswith(("elbo", "kl"))):
+        if not math.isfinite(metrics[name]):
+            raise NonFiniteError(
+                f"epoch {epoch}, step {step}: {name} is {metrics[name]};"
+                " a lower train.learning_rate or train.clip may help"
+            )
+
+
+@contextmanager
+def seeded(seed: int, stream: str) -> Iterator[None]:
+    """Draw from the stream that (seed, name) determines; afterwards the caller's random state is as before."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:7]))
+        yield
+
+
+def _staged(progress: float) -> float:
+    """10^(-i/7) over the i-th of 8 stages whose lengths are as 3^i: 1 + 3 + ... + 3^7 = 3280."""
+    stage = math.floor(math.log(2 * 3280 * min(max(progress, 0.0), 1.0) + 1, 3) + 1e-9)
+    return math.pow(10, -min(stage, 7) / 7)
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))),
+    "staged": _staged,
+}
+"""Factor of the learning rate at a fraction of the horizon. `staged`: Burda et al. (2016), section 5."""
