@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 
-__all__ = ["locked", "read_json", "sha256", "write_bytes", "write_csv", "write_json", "write_text"]
+__all__ = ["locked", "read_csv", "read_json", "sha256", "write_bytes", "write_csv", "write_json", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -54,6 +54,15 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file as text by column; one that is missing raises `InputError`."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
 
 
 def read_json(path: Path) -> Any:

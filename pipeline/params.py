@@ -166,6 +166,7 @@ class SweepParams(Strict):
     epochs: Count
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "none"]
+    failures: Annotated[int, Field(ge=0)]
     seed: Seed
     space: dict[str, Range | Choices]
 

@@ -25,6 +25,7 @@ class Study:
     """Parameters, and the folders they are worked out in."""
 
     params: Params
+    folder: Path  # that holds params.yaml
     root: Path  # of the project
     out: Path  # of this study's outputs
     store: Path  # where databases and caches lie
@@ -35,7 +36,7 @@ class Study:
         params = Params.read(folder / "params.yaml", overrides)
         root = (folder / params.root).resolve()
         store = Path(os.environ.get("DVC_ROOT") or root).resolve()
-        return cls(params=params, root=root, out=(folder / params.out).resolve(), store=store)
+        return cls(params=params, folder=folder.resolve(), root=root, out=(folder / params.out).resolve(), store=store)
 
     @property
     def name(self) -> str:
@@ -69,21 +70,34 @@ class Study:
         """The test results."""
         return self.out / "evaluate" / variant
 
+    def curves(self, variant: str) -> Path:
+        """The training curve, means over seeds, as DVC plots it."""
+        return self.out / "curves" / f"{variant}.csv"
+
+    def metrics(self, variant: str) -> Path:
+        """The test results' means over seeds, as DVC shows them."""
+        return self.out / "metrics" / f"{variant}.json"
+
     @property
     def report(self) -> Path:
         """The comparison of all variants."""
         return self.out / "report"
 
     @classmethod
-    def create(cls, root: Path, name: str, overrides: Mapping[str, Any], *, pipeline: bool = True) -> Study:
-        """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a link to `dvc.yaml`."""
+    def create(
+        cls, root: Path, name: str, overrides: Mapping[str, Any], *, pipeline: bool = True, replace: bool = False
+    ) -> Study:
+        """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a link to `dvc.yaml`.
+
+        Other parameters that are there already are an `InputError`, unless `replace`.
+        """
         folder = root / "experiments" / name
         if not name.replace("-", "").replace("_", "").isalnum() or name != name.lower():
             raise InputError(f"study: '{name}' given; allowed: lower-case letters, digits, - and _")
         params = Params.read(root / "params.yaml", overrides).override({"root": "../..", "out": "."})
         text = dump_yaml(params)
         path = folder / "params.yaml"
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        if not replace and path.exists() and path.read_text(encoding="utf-8") != text:
             raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
         write_text(path, text)
         link = folder / "dvc.yaml"

@@ -1,0 +1,48 @@
+# make repro | test | check | ui | clean. PYTHON names the interpreter the environment is made from (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.PHONY: repro test test-quick check format ui env clean
+.DEFAULT_GOAL := repro
+
+repro: $(READY)          ## raw images to the comparison of all variants
+	@cave check
+	@dvc repro
+	@cave link
+
+test: $(READY)           ## every test
+	@python -m pytest
+
+test-quick: $(READY)     ## the tests that take a moment
+	@python -m pytest -m "not slow"
+
+check: $(READY)          ## linter, formatter, type checker
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+format: $(READY)
+	@ruff check --fix .
+	@ruff format .
+
+ui: $(READY)             ## the MLflow UI, on this machine alone
+	@cave ui
+
+env: $(READY)
+
+# torch first and by its pin: another package would bring a build of its own choice.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@echo "making the environment in $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+clean:                   ## what can be made again: caches, not results
+	rm -rf .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

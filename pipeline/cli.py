@@ -1,0 +1,181 @@
+"""The command line, `cave`. Heavy libraries are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import InputError, guarded
+from pipeline.params import Params, digest, parse_assignments
+from pipeline.study import Study, find_root
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    help="VAE, HVAE and Markovian HVAE of any depth, each bound taken apart term by term.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+studies = typer.Typer(help="Make and list studies.", no_args_is_help=True)
+app.add_typer(studies, name="study")
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a parameter, e.g. --set data.name=mnist. Repeatable."),
+]
+Variant = Annotated[str, typer.Option(help="A name in the section variants of params.yaml.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one a core.")]
+Name = Annotated[
+    str | None, typer.Option("--study", help="Name of the study's folder; default: made from the settings.")
+]
+Of = Annotated[str | None, typer.Argument(help="A study's name; default: the study of the root's params.yaml.")]
+
+
+@app.command()
+def check(assignments: Set = None) -> None:
+    """Check params.yaml and say what is wrong with it, in one line."""
+    from pipeline import data
+
+    params = Params.read(find_root(Path.cwd()) / "params.yaml", parse_assignments(assignments or []))
+    data.check(params.data)
+    print(f"params.yaml is sound: {params.data.name}, variants {', '.join(params.variants)}")
+
+
+@app.command()
+def sweep(
+    variant: Variant,
+    trials: Annotated[int | None, typer.Option(min=1, help="Finished trials wanted; default: sweep.trials.")] = None,
+    workers: Workers = None,
+    assignments: Set = None,
+    name: Name = None,
+) -> None:
+    """Search one variant's settings, in a study of its own; the same command again goes on where it stopped."""
+    overrides = parse_assignments(assignments or [])
+    if trials is not None:
+        overrides["sweep.trials"] = trials
+    study = _by_hand(f"sweep-{variant}", name, variant, overrides, workers)
+    from pipeline.stages import sweep as stage
+
+    stage.run(study, variant)
+    _where(study, study.sweep(variant))
+
+
+@app.command()
+def train(variant: Variant, workers: Workers = None, assignments: Set = None, name: Name = None) -> None:
+    """Train and evaluate one variant with the settings as given, without a search, in a study of its own."""
+    study = _by_hand(f"train-{variant}", name, variant, parse_assignments(assignments or []), workers)
+    from pipeline.stages import evaluate
+    from pipeline.stages import train as stage
+
+    stage.run(study, variant)
+    evaluate.run(study, variant)
+    _where(study, study.evaluate(variant))
+
+
+@studies.command("new")
+def study_new(name: str, assignments: Set = None) -> None:
+    """Make the study experiments/NAME: its own params.yaml, and a link to the pipeline."""
+    root = find_root(Path.cwd())
+    Study.create(root, name, parse_assignments(assignments or []))
+    print(f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml")
+
+
+@studies.command("list")
+def study_list() -> None:
+    """List the studies."""
+    root = find_root(Path.cwd())
+    print(f"{Params.read(root / 'params.yaml').out}  (dvc repro)")
+    for path in sorted((root / "experiments").glob("*/params.yaml")):
+        how = (
+            f"dvc repro {path.parent.relative_to(root)}/dvc.yaml" if (path.parent / "dvc.yaml").exists() else "by hand"
+        )
+        print(f"{path.parent.relative_to(root)}  ({how})")
+
+
+@app.command()
+def show(study: Of = None) -> None:
+    """Print a study's comparison table, where its report lies, and the address of its runs."""
+    from pipeline.report import table_text
+
+    found = _existing(study)
+    print(table_text(found))
+    print(f"\nreport: {found.report / 'report.html'}")
+    _runs(found, 5000)
+
+
+@app.command()
+def link(study: Of = None) -> None:
+    """Print the address at which `cave ui` shows a study's runs."""
+    _runs(_existing(study), 5000)
+
+
+@app.command()
+def ui(study: Of = None, port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
+    """Serve the MLflow UI on this machine alone, until Ctrl-C."""
+    from pipeline.tracking import tracking_uri
+
+    found = _existing(study)
+    _runs(found, port)
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    words = ["ui", "--backend-store-uri", tracking_uri(found), "--port", str(port), "--workers", "1"]
+    sys.exit(subprocess.run([sys.executable, "-m", "mlflow", *words], cwd=found.store, env=environment).returncode)
+
+
+def _existing(name: str | None) -> Study:
+    root = find_root(Path.cwd())
+    if name is None:
+        return Study.at(root)
+    folder = root / "experiments" / name
+    if not (folder / "params.yaml").is_file():
+        default = Study.at(root)
+        if default.name == name:
+            return default
+        raise InputError(f"study: '{name}' given; see `cave study list`")
+    return Study.at(folder)
+
+
+def _by_hand(kind: str, name: str | None, variant: str, overrides: dict[str, Any], workers: int | None) -> Study:
+    """Return a study made for this one command, its data prepared; equal settings give the same study."""
+    from pipeline import data
+    from pipeline.stages import fetch, prepare
+
+    root = find_root(Path.cwd())
+    params = Params.read(root / "params.yaml", overrides)
+    params.variant(variant)
+    data.check(params.data)
+    settings = params.model_dump()
+    del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
+    if workers is not None:
+        os.environ["CAVE_WORKERS"] = str(workers)
+    study = Study.create(root, name or f"{kind}-{digest(settings, 8)}", overrides, pipeline=False, replace=name is None)
+    fetch.run(study)
+    prepare.run(study)
+    return study
+
+
+def _where(study: Study, folder: Path) -> None:
+    print(f"\nresults: {folder}")
+    _runs(study, 5000)
+
+
+def _runs(study: Study, port: int) -> None:
+    from pipeline.files import read_json
+    from pipeline.tracking import runs_link
+
+    kept = [*study.out.glob("train/*/seed-*/mlflow.json"), *study.out.glob("sweep/*/mlflow.json")]
+    if not kept:
+        print(f"study {study.name} has no runs yet")
+        return
+    address = runs_link(read_json(kept[0])["experiment"], f"http://127.0.0.1:{port}")
+    print(f"runs:   {address}  (served by `make ui`)")
+
+
+def main() -> None:
+    """Run the command line."""
+    guarded(app)

@@ -1,0 +1,97 @@
+"""Readers of the published file formats: IDX, .amat and .mat.
+
+Nothing in a file is believed: magic number, shape, type and range must be the expected ones, and no more is unpacked
+than they allow. Anything else raises an `InputError` that names the file. No reader runs code found in a file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import InputError
+
+__all__ = ["read_amat", "read_idx", "read_mat"]
+
+MAT_CLASSES = ("double", "single", "logical", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+
+
+def read_idx(path: Path, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Read a gzipped IDX file of unsigned bytes; return uint8 of exactly `shape`.
+
+    Source: The MNIST database (LeCun, Cortes, Burges), http://yann.lecun.com/exdb/mnist/: two zero bytes, the type
+    (8: unsigned byte), the number of dimensions, the dimensions as big-endian 32-bit numbers, the values.
+    """
+    head = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
+    total = len(head) + int(np.prod(shape))
+    try:
+        with gzip.open(path) as file:
+            content = file.read(total + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read as gzip: {error}") from None
+    if len(content) != total or not content.startswith(head):
+        size = "x".join(str(length) for length in shape[1:])
+        raise InputError(f"{path}: is not an IDX file of {shape[0]} {what} {size}".rstrip())
+    return np.frombuffer(content, np.uint8, offset=len(head)).reshape(shape)
+
+
+def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
+    """Read a text of `rows` lines of `columns` digits 0 or 1, parted by single blanks; return uint8 [rows, columns]."""
+    total = 2 * rows * columns
+    try:
+        with path.open("rb") as file:
+            content = file.read(total + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) == total:
+        text = np.frombuffer(content, np.uint8).reshape(rows, columns, 2)
+        pixels = text[..., 0] - np.uint8(ord("0"))
+        blanks = (text[:, :-1, 1] == ord(" ")).all() and (text[:, -1, 1] == ord("\n")).all()
+        if blanks and (pixels <= 1).all():
+            return pixels
+    raise InputError(f"{path}: is not a text of {rows} lines of {columns} digits 0 or 1")
+
+
+def read_mat(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], optional: Mapping[str, tuple[int | None, ...]] | None = None
+) -> dict[str, np.ndarray]:
+    """Read the numeric variables of a MATLAB file (version 4 to 7) that `shapes` names, of exactly these shapes.
+
+    A variable of `optional` is left out where it is absent or has another shape; None stands for any length there.
+    """
+    from scipy.io import loadmat, whosmat
+
+    wanted = dict(shapes)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Names and shapes come before any content, so that a false file cannot unpack to more than they say.
+            found = {name: (shape, kind) for name, shape, kind in whosmat(path, appendmat=False)}
+            for name, shape in (optional or {}).items():
+                given, kind = found.get(name, ((), ""))
+                fits = len(given) == len(shape) and all(b in (None, a) for a, b in zip(given, shape, strict=True))
+                if fits and kind in MAT_CLASSES:
+                    wanted[name] = given
+            for name, shape in wanted.items():
+                if found.get(name, (None,))[0] != tuple(shape) or found[name][1] not in MAT_CLASSES:
+                    size = "x".join(str(length) for length in shape)
+                    raise InputError(f"{path}: is not a MATLAB file with {size} numbers {name}")
+            content = loadmat(path, appendmat=False, variable_names=list(wanted))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise InputError(f"{path}: cannot be read as a MATLAB file: {' '.join(str(error).split())}") from None
+    arrays = {name: np.asarray(content[name]) for name in wanted if name in content}
+    for name, shape in wanted.items():
+        array = arrays.get(name)
+        if array is None or array.shape != tuple(shape) or array.dtype.kind not in "buif":
+            raise InputError(f"{path}: variable {name} cannot be read as numbers")
+        if not np.isfinite(array).all():
+            raise InputError(f"{path}: variable {name} holds values that are not finite")
+    return arrays

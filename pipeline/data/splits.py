@@ -1,0 +1,171 @@
+"""Splits: the images that models are trained, chosen and tested on, as one checked folder of arrays.
+
+Intensities are uint8 in 0..scale. Binarization draws each pixel x from Bernoulli(x / scale) and stores 0 or `scale`,
+so that 0 and `scale` stay what they are, and images of 0 and 1 as well. Validation and test images are drawn once,
+from a stream of random numbers of their own: the same whether training images are drawn once (static) or anew at every
+presentation (dynamic, left to the training loop), so that all models are compared on one frozen binarization.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.download import verify
+from pipeline.data.protocols import choose, resolve
+from pipeline.data.registry import DATASETS
+from pipeline.errors import InputError
+from pipeline.files import read_json, sha256, write_bytes, write_json
+from pipeline.params import DataParams
+
+__all__ = ["Splits", "binarize", "load", "prepare"]
+
+STREAMS = {"train": 1, "valid": 2, "test": 3}  # of random numbers; 0 is that of the choice of images
+ROWS = 4096  # binarized at once
+FIELDS = ("name", "protocol", "binarization", "factor_names", "shape", "scale", "binary")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, split and binarized; D = height * width pixels, rows of an image one after another."""
+
+    name: str
+    protocol: str  # never 'auto'
+    binarization: str
+    train: np.ndarray  # uint8 [n, D], 0..scale; grey under 'dynamic'
+    valid: np.ndarray  # uint8 [n, D]; 0 or scale unless binarization is 'none'
+    test: np.ndarray  # the same
+    labels: dict[str, np.ndarray]  # split -> int64 [n]; empty if the set has none
+    factors: dict[str, np.ndarray]  # split -> float64 [n, F]; empty if the set has none
+    factor_names: tuple[str, ...]
+    shape: tuple[int, int]  # height, width
+    scale: int  # the highest intensity
+    binary: bool  # are model inputs binary
+    digest: str  # sha256 of all of the above, 32 hexadecimal characters
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean intensity of the training images, float64 [D] in [0, 1]."""
+        mean: np.ndarray = self.train.mean(0, dtype=np.float64) / self.scale
+        return mean
+
+
+def binarize(images: np.ndarray, scale: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw each pixel of uint8 images [n, D] from Bernoulli(x / scale); return 0 or `scale`."""
+    drawn = np.empty_like(images)
+    for start in range(0, len(images), ROWS):
+        rows = images[start : start + ROWS]
+        # random() < 1 always, and x / scale is exactly 1 at x = scale: the extremes never flip.
+        drawn[start : start + ROWS] = np.where(rng.random(rows.shape) < rows / scale, scale, 0)
+    return drawn
+
+
+def prepare(params: DataParams, raw: Path, folder: Path) -> Splits:
+    """Split and binarize the files in `raw` (as `fetch` left them), write the result to `folder` and return it."""
+    protocol = resolve(params)
+    dataset = DATASETS[params.name]
+    verify(dataset, raw)
+    published = dataset.read(raw, params)
+    parts = published.parts
+    images, labels, factors = {}, {}, {}
+    for name, (source, rows) in choose(params, parts).items():
+        part = parts[source]
+        images[name] = part.images[rows]
+        if params.binarization == "static" or (params.binarization == "dynamic" and name != "train"):
+            rng = np.random.default_rng([params.seed, STREAMS[name]])
+            images[name] = binarize(images[name], published.scale, rng)
+        if part.labels is not None:
+            labels[name] = part.labels[rows]
+        if part.factors is not None:
+            factors[name] = part.factors[rows]
+    splits = Splits(
+        name=params.name,
+        protocol=protocol,
+        binarization=params.binarization,
+        train=images["train"],
+        valid=images["valid"],
+        test=images["test"],
+        labels=labels,
+        factors=factors,
+        factor_names=published.factor_names,
+        shape=published.shape,
+        scale=published.scale,
+        binary=params.binary,
+        digest="",
+    )
+    splits = replace(splits, digest=_digest(splits))
+    _save(splits, folder)
+    return splits
+
+
+def load(folder: Path) -> Splits:
+    """Read what `prepare` wrote; raise `InputError` where it is missing or damaged."""
+    record = read_json(folder / "data.json")
+    try:
+        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in record["arrays"]}
+        splits = Splits(
+            name=record["name"],
+            protocol=record["protocol"],
+            binarization=record["binarization"],
+            train=arrays["train"],
+            valid=arrays["valid"],
+            test=arrays["test"],
+            labels={name: arrays[f"labels_{name}"] for name in STREAMS if f"labels_{name}" in arrays},
+            factors={name: arrays[f"factors_{name}"] for name in STREAMS if f"factors_{name}" in arrays},
+            factor_names=tuple(record["factor_names"]),
+            shape=tuple(record["shape"]),
+            scale=record["scale"],
+            binary=record["binary"],
+            digest=record["digest"],
+        )
+        whole = _digest(splits) == splits.digest
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file; prepare the data again") from None
+    except MemoryError:
+        raise
+    except Exception:  # whatever damaged content makes numpy raise
+        whole = False
+    if not whole:
+        raise InputError(f"{folder}: damaged, its digest differs; prepare the data again")
+    return splits
+
+
+def _arrays(splits: Splits) -> dict[str, np.ndarray]:
+    """Return all arrays under the names of their files."""
+    return (
+        {name: getattr(splits, name) for name in STREAMS}
+        | {f"labels_{name}": array for name, array in splits.labels.items()}
+        | {f"factors_{name}": array for name, array in splits.factors.items()}
+    )
+
+
+def _describe(splits: Splits) -> dict[str, Any]:
+    return {name: getattr(splits, name) for name in FIELDS} | {"arrays": sorted(_arrays(splits))}
+
+
+def _digest(splits: Splits) -> str:
+    parts = [json.dumps(_describe(splits), sort_keys=True).encode()]
+    for name, array in sorted(_arrays(splits).items()):
+        parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]
+    return sha256(parts)[:32]
+
+
+def _save(splits: Splits, folder: Path) -> None:
+    """Write one file an array, then `data.json`; a folder written in part does not match its digest."""
+    arrays = _arrays(splits)
+    try:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            write_bytes(folder / f"{name}.npy", content.getvalue())
+        write_json(folder / "data.json", _describe(splits) | {"digest": splits.digest})
+        for other in folder.glob("*.npy"):
+            if other.stem not in arrays:
+                other.unlink()
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None

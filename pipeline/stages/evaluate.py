@@ -1,0 +1,122 @@
+"""Stage `evaluate`: every bound on the frozen test set, and what the first seed's model draws."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pipeline import checkpoint, data, figures, launch
+from pipeline.errors import guarded
+from pipeline.evaluation import evaluate
+from pipeline.files import read_json, write_json
+from pipeline.models import HierarchicalVAE
+from pipeline.study import Study
+from pipeline.tracking import Tracker
+from pipeline.training import images, seeded
+
+__all__ = ["run"]
+
+
+def run(study: Study, variant: str) -> None:
+    """Measure every seed's model, then write all of them with their protocol, and their means."""
+    launch.share("pipeline.stages.evaluate", study, variant, lambda seed: measure(study, variant, seed))
+    folder, splits = study.evaluate(variant), data.load(study.data)
+    seeds = {str(seed): read_json(folder / f"seed-{seed}.json") for seed in study.params.train.seeds}
+    protocol = {
+        "data": splits.name,
+        "protocol": splits.protocol,
+        "binarization": splits.binarization,
+        "images": len(splits.test),
+        "draws": study.params.evaluate.draws,
+        "digest": splits.digest,
+    }
+    write_json(folder / "decomposition.json", {"variant": variant, "protocol": protocol, "seeds": seeds})
+    first, *_ = seeds.values()
+    means = {key: sum(seed[key]["value"] for seed in seeds.values()) / len(seeds) for key in first}
+    write_json(study.metrics(variant), means)
+
+
+def measure(study: Study, variant: str, seed: int) -> None:
+    """Evaluate one seed's model, into its file and its MLflow run."""
+    splits = data.load(study.data)
+    source = study.train(variant) / f"seed-{seed}"
+    model = checkpoint.load(source).to(launch.device())
+    test = torch.as_tensor(splits.test, device=launch.device())
+    results = {
+        f"test/{key}": asdict(estimate)
+        for key, estimate in evaluate(model, test, splits.scale, study.params.evaluate, discrete=splits.binary).items()
+    }
+    folder = study.evaluate(variant)
+    write_json(folder / f"seed-{seed}.json", results)
+    pictures = _draw(study, variant, model, splits, test) if seed == study.params.train.seeds[0] else []
+    run = Tracker(study).find(read_json(source / "mlflow.json")["run"])
+    if run is None:
+        print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
+    else:
+        run.log_metrics(
+            {key: result["value"] for key, result in results.items()}
+            | {f"{key}_se": result["se"] for key, result in results.items()}
+        )
+        run.log_files("", [folder / f"seed-{seed}.json"])
+        run.log_files("figures", pictures)
+    nll = results["test/nll"]
+    print(
+        f"{variant} seed {seed}: test/elbo {results['test/elbo']['value']:.3f},"
+        f" test/nll {nll['value']:.3f} (se {nll['se']:.4f})",
+        flush=True,
+    )
+
+
+@torch.no_grad()
+def _draw(study: Study, variant: str, model: HierarchicalVAE, splits: data.Splits, test: torch.Tensor) -> list[Path]:
+    """Draw samples, reconstructions and what each level decides."""
+    count, rows = study.params.report.images, 4
+    folder, device = study.evaluate(variant), test.device
+
+    def pictures(x: torch.Tensor) -> torch.Tensor:
+        grid: torch.Tensor = x.unflatten(-1, splits.shape)
+        return grid.clamp(0, 1).cpu()
+
+    with seeded(study.params.evaluate.seed, "figures"):
+        x = images(test[:count], splits.scale)
+        z, q = model.posterior(x)
+        mean = model.joint(z)[0].mean[0]
+        widths = [factor.event_shape[0] for factor in q]
+
+        def noise(number: int) -> list[torch.Tensor]:
+            return [torch.randn(number, width, device=device) for width in widths]
+
+        prior = model.decode(noise(count * count // 2))
+        held = noise(rows)
+        base = model.decode(held)
+        redrawn = []
+        for level, width in enumerate(widths):
+            wide = [eps.repeat_interleave(count, 0) for eps in held]
+            wide[level] = torch.randn(rows * count, width, device=device)
+            redrawn.append(model.decode(wide).unflatten(0, (rows, count)))
+    drawings = {
+        "samples": figures.samples(pictures(prior).numpy(), f"{variant}: draws from the prior"),
+        "reconstructions": figures.reconstructions(pictures(x).numpy(), pictures(mean).numpy(), variant),
+        "levels": figures.levels(pictures(base).numpy(), pictures(torch.stack(redrawn)).numpy(), variant),
+    }
+    for name, drawing in drawings.items():
+        figures.save(drawing, folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in drawings]
+
+
+def _main() -> None:
+    variant, *seeds = sys.argv[1:]
+    study = Study.at(Path.cwd())
+    if not seeds:
+        run(study, variant)
+        return
+    launch.become_worker()
+    for seed in seeds:
+        measure(study, variant, int(seed))
+
+
+if __name__ == "__main__":
+    guarded(_main)

@@ -1,0 +1,21 @@
+"""Stage `fetch`: bring the data set's published files; the only stage that may use the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import data
+from pipeline.errors import guarded
+from pipeline.study import Study
+
+__all__ = ["run"]
+
+
+def run(study: Study) -> None:
+    """Check all parameters and fetch the files."""
+    data.check(study.params.data)
+    data.fetch(study.params.data, study.raw, study.cache)
+
+
+if __name__ == "__main__":
+    guarded(lambda: run(Study.at(Path.cwd())))

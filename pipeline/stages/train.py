@@ -1,0 +1,122 @@
+"""Stage `train`: a variant's best settings, once a seed. Seeds may be given: those of one worker process."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pipeline import data, launch
+from pipeline.checkpoint import save_model
+from pipeline.errors import RunError, guarded
+from pipeline.files import read_csv, read_json, write_csv, write_json
+from pipeline.models import build
+from pipeline.params import Params, digest
+from pipeline.provenance import code_digest
+from pipeline.study import Study
+from pipeline.tracking import Tracker
+from pipeline.training import Record, fit, seeded
+
+__all__ = ["run"]
+
+
+def settings(study: Study, variant: str) -> Params:
+    """Return the variant's parameters with the values its sweep found best, if it was swept."""
+    params = study.params.variant(variant)
+    best = study.sweep(variant) / "best.json"
+    return params.override(read_json(best)["params"], str(best)) if best.exists() else params
+
+
+def run(study: Study, variant: str) -> None:
+    """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran."""
+    launch.share("pipeline.stages.train", study, variant, lambda seed: train(study, variant, seed))
+    curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
+    rows = [
+        {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0] if name != "timestamp"}
+        for rows in zip(*curves, strict=False)
+    ]
+    write_csv(study.curves(variant), rows)
+    shutil.rmtree(study.cache / "train" / study.name / variant, ignore_errors=True)
+
+
+def train(study: Study, variant: str, seed: int) -> None:
+    """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
+    params, splits = settings(study, variant), data.load(study.data)
+    work = [params.model_dump(include={"data", "model", "train"}), splits.digest, code_digest("pipeline.training")]
+    scratch = study.cache / "train" / study.name / variant / f"{seed}-{digest(work)}"
+    widths = params.model.level_widths
+    tracked = Tracker(study).start(
+        stage="train",
+        key=f"{study.name}/{variant}/{seed}/{digest(work)}",
+        name=f"{variant} seed {seed}",
+        params=params,
+        splits=splits,
+        about=(
+            f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}`"
+            f" (protocol {splits.protocol}, binarization {splits.binarization}), seed {seed}: final training with the"
+            f" sweep's best settings, and its test results.\n\nReproduce with `dvc repro evaluate@{variant}`."
+        ),
+        variant=variant,
+        seed=seed,
+        inputs=[study.data, study.sweep(variant) / "best.json"],
+        again=not scratch.exists(),
+    )
+    scratch.mkdir(parents=True, exist_ok=True)
+    with seeded(seed, "init"):
+        model = build(params.model, torch.as_tensor(splits.mean, dtype=torch.get_default_dtype()))
+    records: list[Record] = []
+    try:
+        for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):
+            tracked.log_records([record])
+            records.append(record)
+            _say(f"{variant} seed {seed}", record, params.train.epochs)
+    except RunError as error:
+        tracked.finish("FAILED", str(error))
+        raise RunError(f"{variant} seed {seed}: {error}; its last good state is kept in {scratch}") from None
+    except KeyboardInterrupt:
+        tracked.finish("KILLED")
+        raise
+    folder = study.train(variant) / f"seed-{seed}"
+    best = max(records, key=lambda record: record.metrics["valid/elbo"])
+    about = {
+        "variant": variant,
+        "seed": seed,
+        "widths": widths,
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "epochs": records[-1].epoch,
+        "best_epoch": best.epoch,
+        "seconds": round(records[-1].seconds, 2),
+    }
+    save_model(folder, model, params.model, splits, **about)
+    rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
+    write_csv(folder / "curves.csv", rows)
+    write_json(folder / "mlflow.json", {"experiment": tracked.tracker.experiment_id, "run": tracked.run_id})
+    tracked.log_metrics({"seconds": records[-1].seconds})
+    tracked.log_files("model", [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"])
+    tracked.finish()
+
+
+def _say(name: str, record: Record, epochs: int) -> None:
+    if record.epoch % max(1, epochs // 5) == 0 or record.epoch == 1:
+        bound = record.metrics["valid/elbo"]
+        print(
+            f"{name}: epoch {record.epoch:4d} of {epochs}, valid/elbo {bound:9.3f}, {record.seconds:.0f} s", flush=True
+        )
+
+
+def _main() -> None:
+    variant, *seeds = sys.argv[1:]
+    study = Study.at(Path.cwd())
+    if not seeds:
+        run(study, variant)
+        return
+    launch.become_worker()
+    for seed in seeds:
+        train(study, variant, int(seed))
+
+
+if __name__ == "__main__":
+    guarded(_main)

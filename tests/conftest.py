@@ -1,0 +1,35 @@
+"""Shapes in signatures are enforced, random numbers start anew for every test, exact tests run in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+CHECKED = (
+    "pipeline.models",
+    "pipeline.objectives",
+    "pipeline.distributions",
+    "pipeline.training",
+    "pipeline.evaluation",
+)
+hook = install_import_hook(CHECKED, "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Give every test the same random stream, whatever ran before it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Compute in double precision for one test."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

@@ -1,0 +1,82 @@
+"""Small settings and data for tests that take a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data import Splits
+from pipeline.params import ModelParams, TrainParams
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MODEL: dict[str, Any] = {
+    "depth": 2,
+    "z_dim": 4,
+    "z_ratio": 0.5,
+    "widths": None,
+    "parents": "nearest",
+    "inference": "bottom_up",
+    "prior": "normal",
+    "likelihood": "bernoulli",
+    "network": "mlp",
+    "hidden": ((8,),),
+    "activation": "tanh",
+}
+TRAIN: dict[str, Any] = {
+    "objective": "elbo",
+    "draws": 1,
+    "beta": 1.0,
+    "warmup": 0,
+    "epochs": 5,
+    "batch_size": 16,
+    "learning_rate": 0.01,
+    "schedule": "constant",
+    "horizon": None,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_eps": 1e-8,
+    "clip": 10.0,
+    "patience": None,
+    "valid_draws": 2,
+    "seeds": (0,),
+}
+
+
+def model_params(**changes: Any) -> ModelParams:
+    """Return the parameters of a two-level model with a few units."""
+    return ModelParams(**MODEL | changes)
+
+
+def train_params(**changes: Any) -> TrainParams:
+    """Return the parameters of a training of five short epochs."""
+    return TrainParams(**TRAIN | changes)
+
+
+def splits(binarization: str = "dynamic", scale: int = 255, rows: int = 56) -> Splits:
+    """Return images of 4 x 4 pixels, bright on the left or on the right, with `rows` of them to train on."""
+    random = np.random.default_rng(0)
+
+    def draw(count: int) -> np.ndarray:
+        left = random.random(count) < 0.5
+        bright = np.where(left[:, None], np.arange(4) < 2, np.arange(4) >= 2).repeat(4, axis=0).reshape(count, 16)
+        pixels = scale * np.where(bright, 0.85, 0.15) * random.uniform(0.6, 1.0, (count, 16))
+        return np.rint(pixels).astype(np.uint8)
+
+    return Splits(
+        name="digits",
+        protocol="stratified",
+        binarization=binarization,
+        train=draw(rows),
+        valid=draw(24),
+        test=draw(24),
+        labels={},
+        factors={},
+        factor_names=(),
+        shape=(4, 4),
+        scale=scale,
+        binary=binarization != "none",
+        digest="0" * 12,
+    )
