@@ -35,7 +35,7 @@ from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
-from pipeline.training import fit, seeded
+from pipeline.training import Record, fit, seeded
 
 __all__ = ["PRUNERS", "SAMPLERS", "Sweep"]
 
@@ -245,7 +245,7 @@ class Sweep:
         run = self._run(trial, params)
         folder = self._scratch / "trials" / str(trial.number)
         try:
-            bounds, pruned = self._train(trial, params, run, folder, tick)
+            best, pruned = self._train(trial, params, run, folder, tick)
         except KeyboardInterrupt:
             run.finish("KILLED")
             raise
@@ -259,7 +259,8 @@ class Sweep:
             if pruned:
                 self.optuna.tell(trial, state=TrialState.PRUNED)
             else:
-                self.optuna.tell(trial, max(bounds))
+                trial.set_user_attr("metrics", best.metrics)
+                self.optuna.tell(trial, best.metrics[OBJECTIVE])
         shutil.rmtree(folder, ignore_errors=True)
 
     def _fail(self, trial: Trial, reason: str) -> None:
@@ -291,22 +292,22 @@ class Sweep:
 
     def _train(
         self, trial: Trial, params: Params, run: Run, folder: Path, tick: Callable[[], None]
-    ) -> tuple[list[float], bool]:
-        """Train one setting; return the bound of every epoch, and whether the trial was pruned."""
+    ) -> tuple[Record, bool]:
+        """Train one setting; return the record of its best epoch, and whether the trial was pruned."""
         seed = params.sweep.seed
         with seeded(seed, "init"):
             model = build(params.model, torch.as_tensor(self.splits.mean, dtype=torch.get_default_dtype()))
         reported = self._trials()[trial.number].intermediate_values
-        bounds: list[float] = []
+        records: list[Record] = []
         for record in fit(model, self.splits, params.train, seed=seed, device=launch.device(), folder=folder):
             run.log_records([record])
-            bounds.append(record.metrics[OBJECTIVE])
+            records.append(record)
             if record.epoch not in reported:
-                trial.report(bounds[-1], record.epoch)
-            if trial.should_prune():
-                return bounds, True
+                trial.report(record.metrics[OBJECTIVE], record.epoch)
+            if pruned := trial.should_prune():
+                break
             tick()
-        return bounds, False
+        return max(records, key=lambda record: record.metrics[OBJECTIVE]), pruned
 
     # The outputs.
 
@@ -326,9 +327,9 @@ class Sweep:
             {"experiment": self.tracker.experiment_id, "run": parent.run_id, "trials": runs},
         )
         pictures = self._figures(folder / "figures", trials)
-        chosen = {f"best.{path}": value for path, value in top.params.items()}
-        parent.log_params({**chosen, "best.trial": top.number})
-        parent.log_metrics({OBJECTIVE: top.value or 0.0})
+        # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
+        parent.set_tags({f"best/{path}": _short(value) for path, value in {"trial": top.number, **top.params}.items()})
+        parent.log_metrics(top.user_attrs["metrics"])
         parent.log_files("figures", pictures)
         parent.log_files("", [folder / "trials.csv", folder / "best.json"])
         return best

@@ -122,7 +122,8 @@ def test_the_command_line_starts_light() -> None:
     code = (
         "import sys, pipeline.cli; from pathlib import Path; from pipeline.params import Params;"
         "Params.read(Path('params.yaml'));"
-        "print([m for m in ('torch', 'mlflow', 'optuna', 'pandas', 'matplotlib', 'sklearn', 'scipy') if m in sys.modules])"
+        "heavy = {'torch', 'mlflow', 'optuna', 'pandas', 'matplotlib', 'sklearn', 'scipy'};"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -1,0 +1,201 @@
+"""A sweep loses no finished trial and runs none twice, whatever stops it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+import pipeline.sweep
+from pipeline.errors import InputError, RunError
+from pipeline.files import read_json
+from pipeline.params import SweepParams
+from pipeline.stages import fetch, prepare
+from pipeline.study import Study
+from pipeline.sweep import PRUNERS, SAMPLERS, Sweep
+from pipeline.training import NonFiniteError, Record, fit
+from tests.workshop import check_sweep, make_study, rows
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Return a small study with its data prepared."""
+    monkeypatch.setenv("CAVE_THREADS", "1")
+    made = make_study(tmp_path)
+    fetch.run(made)
+    prepare.run(made)
+    return made
+
+
+def again(study: Study, **overrides: Any) -> Study:
+    """Return the same study with other settings."""
+    make_study(study.folder, **overrides)
+    return Study.at(study.folder)
+
+
+def trials(study: Study, variant: str = "mhvae") -> list[dict[str, str]]:
+    with (study.sweep(variant) / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_registries_are_the_choices() -> None:
+    """Samplers and pruners are those that params.yaml may name."""
+    assert set(SAMPLERS) == set(get_args(SweepParams.model_fields["sampler"].annotation))
+    assert set(PRUNERS) == set(get_args(SweepParams.model_fields["pruner"].annotation))
+
+
+def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study) -> None:
+    """Every trial is in the table with its run, the best of them in best.json, and each promise holds."""
+    best = Sweep(study, "mhvae").run(1)
+    check_sweep(study, "mhvae", 4)
+    table = trials(study)
+    top = max(table, key=lambda row: float(row["value"]))
+    assert best == read_json(study.sweep("mhvae") / "best.json")
+    assert best["trial"] == int(top["number"])
+    assert {str(value) for value in best["params"].values()} <= set(top.values())
+    assert len({row["run_id"] for row in table}) == 4
+    pictures = {path.name for path in (study.sweep("mhvae") / "figures").iterdir()}
+    assert {"history.png", "parallel_coordinate.png", "slice.png", "depth_width.png"} <= pictures
+
+
+def test_a_finished_sweep_has_nothing_left_to_do(study: Study) -> None:
+    """Run again, a sweep trains nothing, gives the same best trial and starts no run."""
+    first = Sweep(study, "mhvae").run(1)
+    runs = rows(study.store / "mlflow.db", "select run_uuid from runs")
+    assert Sweep(study, "mhvae").run(1) == first
+    assert rows(study.store / "mlflow.db", "select run_uuid from runs") == runs
+
+
+def test_more_trials_extend_a_study_and_any_other_change_starts_a_new_one(study: Study) -> None:
+    """The name in Optuna depends on all that a trial's number depends on, and not on how many there are."""
+    name = Sweep(study, "mhvae").name
+    assert Sweep(again(study, **{"sweep.trials": 9, "sweep.failures": 1}), "mhvae").name == name
+    for change in (
+        {"train.learning_rate": 0.01},
+        {"sweep.epochs": 4},
+        {"sweep.seed": 1},
+        {"sweep.space": {"model.z_dim": {"low": 2, "high": 3}}},
+        {"model.activation": "relu"},
+    ):
+        assert Sweep(again(study, **change), "mhvae").name != name
+    Sweep(again(study, **{"sweep.trials": 2}), "mhvae").run(1)
+    before = [row["value"] for row in trials(study)]
+    Sweep(again(study, **{"sweep.trials": 3}), "mhvae").run(1)
+    assert [row["value"] for row in trials(study)][:2] == before
+    check_sweep(study, "mhvae", 3)
+
+
+def test_the_numbers_depend_on_the_seed_alone(tmp_path: Path, study: Study) -> None:
+    """Two sweeps of one seed in two places, one worker each, give the same trials."""
+    other = make_study(tmp_path / "other")
+    fetch.run(other)
+    prepare.run(other)
+    Sweep(study, "mhvae").run(1)
+    Sweep(other, "mhvae").run(1)
+    volatile = ("run_id", "seconds")
+    first, second = ([{k: v for k, v in row.items() if k not in volatile} for row in trials(s)] for s in (study, other))
+    assert first == second
+
+
+def test_what_a_variant_fixes_is_not_swept(study: Study) -> None:
+    """A vae's depth and ratio are no part of its space, and every one of its trials has one level."""
+    Sweep(again(study, **{"sweep.trials": 2}), "vae").run(1)
+    assert "model.depth" not in trials(study, "vae")[0]
+    depths = rows(
+        study.store / "mlflow.db",
+        "select d.value from tags d join tags s on s.run_uuid = d.run_uuid and s.key = 'stage' and s.value = 'trial'"
+        " where d.key = 'depth'",
+    )
+    assert depths == [("1",), ("1",)]
+
+
+def test_ctrl_c_in_a_trial_loses_nothing(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial stopped in its second epoch is continued under its number, in its run, with the same curve."""
+
+    def stopped(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        for record in fit(*args, **kwargs):
+            yield record
+            if "trials/1" in str(kwargs["folder"]) and record.epoch == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.sweep, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        Sweep(study, "mhvae").run(1)
+    killed = rows(study.store / "mlflow.db", "select run_uuid from runs where status = 'KILLED'")
+    finished = rows(study.store / "optuna.db", "select trial_id from trials where state = 'COMPLETE'")
+    assert len(finished) == 1
+    monkeypatch.setattr(pipeline.sweep, "fit", fit)
+    Sweep(study, "mhvae").run(1)
+    check_sweep(study, "mhvae", 4)
+    assert (trials(study)[1]["run_id"],) in killed
+    assert trials(study)[1]["epochs"] == "3"
+
+
+def test_a_failed_trial_is_told_with_its_reason_and_the_sweep_goes_on(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bound that breaks fails its own trial in Optuna and MLflow; the others are run."""
+
+    def broken(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        if "trials/1" in str(kwargs["folder"]):
+            raise NonFiniteError("epoch 1, step 3: train/rate/z2 is nan")
+        yield from fit(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline.sweep, "fit", broken)
+    Sweep(study, "mhvae").run(1)
+    check_sweep(study, "mhvae", 4)
+    assert [row["state"] for row in trials(study)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert trials(study)[1]["reason"] == "epoch 1, step 3: train/rate/z2 is nan"
+
+
+def test_too_many_failures_end_a_sweep(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no failure allowed, the second trial is not begun after the first has failed."""
+
+    def broken(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        raise NonFiniteError("epoch 1, step 0: train/reconstruction is nan")
+        yield
+
+    monkeypatch.setattr(pipeline.sweep, "fit", broken)
+    with pytest.raises(RunError, match=r"1 trials failed \(sweep.failures is 0\)"):
+        Sweep(again(study, **{"sweep.failures": 0}), "mhvae").run(1)
+    assert rows(study.store / "optuna.db", "select state from trials") == [("FAIL",)]
+
+
+def test_one_sweep_of_a_study_at_a_time(study: Study) -> None:
+    """A second coordinator of the same sweep is refused and told who holds it."""
+    with (
+        Sweep(study, "mhvae")._only(),
+        pytest.raises(InputError, match=f"process {os.getpid()} is running it already"),
+    ):
+        Sweep(study, "mhvae").run(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
+    """Killed with all its workers in the middle of a trial, a sweep run again finishes exactly its trials."""
+    slow = again(study, **{"sweep.epochs": 40, "data.cave.images": 120})
+    command = [sys.executable, "-u", "-m", "pipeline.stages.sweep", "mhvae"]
+    environment = os.environ | {"CAVE_WORKERS": workers, "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[1])}
+    process = subprocess.Popen(
+        command, cwd=slow.folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert "trial" in process.stdout.readline()
+        while rows(slow.store / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = rows(slow.store / "optuna.db", "select number, state from trials where state = 'COMPLETE'")
+    subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    check_sweep(slow, "mhvae", 4)
+    assert set(done) <= set(rows(slow.store / "optuna.db", "select number, state from trials"))

@@ -1,0 +1,91 @@
+"""Studies in temporary folders, and what the stores say of them, read by code that shares nothing with the sweep."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import Params, dump_yaml
+from pipeline.study import Study
+from tests.small import ROOT
+
+QUICK: dict[str, Any] = {
+    "data.name": "cave",
+    "data.cave.images": 120,
+    "model.hidden": [[8]],
+    "train.epochs": 3,
+    "train.seeds": [0, 1],
+    "train.batch_size": 32,
+    "sweep.trials": 4,
+    "sweep.epochs": 3,
+    "sweep.pruner": "none",
+    "evaluate.draws": 60,
+    "evaluate.k": [1, 5, 60],
+    "evaluate.active_draws": 20,
+    "report.images": 3,
+}
+
+
+@functools.cache
+def _migrated() -> Path:
+    """Make MLflow's database once; a fresh one costs seconds."""
+    from mlflow import MlflowClient
+
+    path = Path(tempfile.mkdtemp()) / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+    return path
+
+
+def make_study(folder: Path, **overrides: Any) -> Study:
+    """Make a study of its own in `folder`, stores and all, with settings that take a second."""
+    folder.mkdir(parents=True, exist_ok=True)
+    params = Params.read(ROOT / "params.yaml", QUICK | overrides)
+    (folder / "params.yaml").write_text(dump_yaml(params))
+    if not (folder / "mlflow.db").exists():
+        shutil.copy(_migrated(), folder / "mlflow.db")
+    return Study.at(folder)
+
+
+def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Return what a query finds in an SQLite file."""
+    connection = sqlite3.connect(database)
+    try:
+        return connection.execute(query, values).fetchall()
+    finally:
+        connection.close()
+
+
+def check_sweep(study: Study, variant: str, trials: int) -> None:
+    """Assert the promises of a finished sweep from the two databases alone.
+
+    Exactly `trials` trials, all finished; one MLflow run each, ended with the right status; the steps of
+    every metric are 1, 2, ..., without a gap or a double; nothing is left running.
+    """
+    name = f"{study.name}/{variant}-%"
+    found = rows(
+        study.store / "optuna.db",
+        "select t.trial_id, t.number, t.state from trials t join studies s using (study_id) where s.study_name like ?",
+        name,
+    )
+    assert sorted(number for _, number, _ in found) == list(range(trials))
+    assert {state for *_, state in found} <= {"COMPLETE", "PRUNED", "FAIL"}
+    runs = rows(
+        study.store / "mlflow.db",
+        "select r.run_uuid, r.status, k.value from runs r join tags k on k.run_uuid = r.run_uuid and k.key = 'key'"
+        " join tags g on g.run_uuid = r.run_uuid and g.key = 'stage' and g.value = 'trial' where k.value like ?",
+        name,
+    )
+    assert sorted(int(key.rpartition("/")[2]) for *_, key in runs) == list(range(trials))
+    states = {number: state for _, number, state in found}
+    for run_id, status, key in runs:
+        assert status == ("FAILED" if states[int(key.rpartition("/")[2])] == "FAIL" else "FINISHED")
+        steps: dict[str, list[int]] = {}
+        for metric, step in rows(study.store / "mlflow.db", "select key, step from metrics where run_uuid = ?", run_id):
+            steps.setdefault(metric, []).append(step)
+        for taken in steps.values():
+            assert sorted(taken) == list(range(1, len(taken) + 1))
+    assert rows(study.store / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
