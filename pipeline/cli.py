@@ -141,13 +141,22 @@ def _existing(name: str | None) -> Study:
 
 
 def _by_hand(kind: str, name: str | None, variant: str, overrides: dict[str, Any], workers: int | None) -> Study:
-    """Return a study made for this one command, its data prepared; equal settings give the same study."""
+    """Return a study of one variant made for this one command, its data prepared.
+
+    Equal settings give the same study. A path that is set by hand is not swept.
+    """
     from pipeline import data
     from pipeline.stages import fetch, prepare
 
     root = find_root(Path.cwd())
+    given = Params.read(root / "params.yaml")
+    given.variant(variant)
+    if "sweep.space" not in overrides:
+        overrides["sweep.space"] = {
+            path: kind.model_dump() for path, kind in given.sweep.space.items() if path not in overrides
+        }
+    overrides["variants"] = {variant: given.variants[variant]}
     params = Params.read(root / "params.yaml", overrides)
-    params.variant(variant)
     data.check(params.data)
     settings = params.model_dump()
     del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]

@@ -1,0 +1,133 @@
+"""The command line: one clear line and exit code 2 for what a user can mend."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import Params, dump_yaml
+from tests.small import ROOT
+from tests.workshop import QUICK, check_sweep, make_study
+
+
+def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a folder."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_WORKERS": "1", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a project's root with small settings."""
+    make_study(tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    return tmp_path
+
+
+def test_check_accepts_the_params_that_are_shipped() -> None:
+    """`cave check` finds nothing wrong with params.yaml."""
+    done = cave(ROOT, "check")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("model.dept=3", "model.dept: no such parameter (did you mean 'model.depth'?)"),
+        ("model.depth=three", "model.depth: 'three' given; allowed: integer"),
+        ("data.name=mnits", "data.name: 'mnits' given (did you mean 'mnist'?)"),
+        ("data.protocol=burda", "data.protocol: 'burda' given"),
+        ("train.epochs=0", "train.epochs: 0 given; allowed: greater than or equal to 1"),
+        ("train.epochs", "'train.epochs' is not of the form path=value"),
+        ("model.widths=[3", "model.widths: not readable as YAML"),
+    ],
+)
+@pytest.mark.parametrize("command", [["check"], ["sweep", "--variant", "mhvae"], ["train", "--variant", "mhvae"]])
+def test_a_bad_override_gets_one_line(project: Path, command: list[str], word: str, told: str) -> None:
+    """A fault in an override ends every command with one line and exit code 2, before anything is written."""
+    before = sorted(path for path in project.rglob("*"))
+    done = cave(project, *command, "--set", word)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(path for path in project.rglob("*")) == before
+
+
+def test_an_unknown_variant_gets_one_line(project: Path) -> None:
+    """A variant that params.yaml does not have is told with those that it has."""
+    done = cave(project, "sweep", "--variant", "mvae")
+    assert done.returncode == 2
+    assert "'mvae' is not in variants; allowed: vae, hvae, mhvae" in done.stderr
+
+
+def test_outside_a_project_there_is_nothing_to_do(tmp_path: Path) -> None:
+    """In a folder without a project, a command says so."""
+    done = cave(tmp_path, "check")
+    assert done.returncode == 2
+    assert "not inside a platos-cave project" in done.stderr
+
+
+def test_a_stage_with_bad_params_stops_before_it_works(tmp_path: Path) -> None:
+    """The first stage checks all sections, also those it does not use, before it fetches anything."""
+    text = dump_yaml(Params.read(ROOT / "params.yaml", QUICK))
+    (tmp_path / "params.yaml").write_text(text.replace("confidence: 0.95", "confidence: 95"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline.stages.fetch"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: params.yaml: report.confidence: 95 given; allowed: less than 1\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_worker_count_that_is_none_gets_one_line(project: Path) -> None:
+    """CAVE_WORKERS must be a whole number."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_WORKERS": "many"}
+    command = [sys.executable, "-m", "pipeline", "train", "--variant", "vae"]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: CAVE_WORKERS: 'many' given; allowed: a whole number from 1\n")
+
+
+@pytest.mark.slow
+def test_a_sweep_by_hand_is_a_study_of_its_own(project: Path) -> None:
+    """The same command extends its study by more trials, and `cave study list` names it."""
+    command = ["sweep", "--variant", "vae", "--set", "train.batch_size=16", "--trials"]
+    first = cave(project, *command, "2")
+    assert first.returncode == 0, first.stderr
+    second = cave(project, *command, "3")
+    assert "2 of 3 trials were finished before" in second.stdout
+    (folder,) = (project / "experiments").iterdir()
+    assert folder.name.startswith("sweep-vae-")
+    assert f"experiments/{folder.name}  (by hand)" in cave(project, "study", "list").stdout
+    from pipeline.study import Study
+
+    check_sweep(Study.at(folder), "vae", 3)
+    assert "http://127.0.0.1:5000/#/experiments/" in second.stdout
+
+
+@pytest.mark.slow
+def test_what_is_set_by_hand_is_not_swept(project: Path) -> None:
+    """With --set model.depth=3, every trial of a sweep by hand has three levels."""
+    done = cave(project, "sweep", "--variant", "mhvae", "--trials", "2", "--set", "model.depth=3")
+    assert done.returncode == 0, done.stderr
+    (table,) = project.glob("experiments/*/sweep/mhvae/trials.csv")
+    header, *lines = table.read_text().splitlines()
+    assert len(lines) == 2
+    assert "model.z_dim" in header
+    assert "model.depth" not in header
+
+
+@pytest.mark.slow
+def test_training_by_hand_needs_no_sweep(project: Path) -> None:
+    """`cave train` trains and evaluates the settings as given, and says where the results are."""
+    done = cave(project, "train", "--variant", "mhvae", "--set", "model.widths=[5, 3]")
+    assert done.returncode == 0, done.stderr
+    assert "mhvae seed 1: test/elbo" in done.stdout
+    (folder,) = (project / "experiments").iterdir()
+    assert '"widths": [\n  5,\n  3\n ]' in (folder / "train" / "mhvae" / "seed-0" / "model.json").read_text()

@@ -1,0 +1,215 @@
+"""The whole line, `dvc repro`, in temporary repositories: what it makes, that it repeats, that it then rests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import Params, dump_yaml
+from tests.small import ROOT
+from tests.workshop import check_sweep, rows
+
+pytestmark = pytest.mark.slow
+
+VARIANTS = ("vae", "hvae", "mhvae")
+SMALL = {
+    "model.hidden": [[16]],
+    "train.epochs": 3,
+    "train.seeds": [0, 1],
+    "train.batch_size": 200,
+    "sweep.trials": 2,
+    "sweep.epochs": 2,
+    "evaluate.draws": 100,
+    "evaluate.k": [1, 50, 100],
+    "evaluate.active_draws": 20,
+    "report.images": 3,
+}
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "CAVE_WORKERS": "1",
+    "CAVE_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def run(folder: Path, *words: str) -> str:
+    process = start(folder, *words)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    return out
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return two repositories of the same content in which `dvc repro` has run once."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
+    text = dump_yaml(Params.read(ROOT / "params.yaml", SMALL))
+    for folder in folders:
+        shutil.copytree(ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml"):
+            shutil.copy(ROOT / name, folder / name)
+        (folder / ".dvc").mkdir()
+        shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+        (folder / "params.yaml").write_text(text)
+        for words in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "all"],
+        ):
+            subprocess.run(["git", *words], cwd=folder, check=True)
+    processes = [start(folder, "dvc", "repro") for folder in folders]
+    for process in processes:
+        out, _ = process.communicate()
+        assert process.returncode == 0, out
+    return folders
+
+
+def outputs(folder: Path) -> Path:
+    return folder / "experiments" / "default"
+
+
+def test_every_promised_file_is_there(repositories: list[Path]) -> None:
+    """Each variant has its trials, best settings, models, curves and decomposition; the study has its report."""
+    out = outputs(repositories[0])
+    for variant in VARIANTS:
+        for name in (
+            f"sweep/{variant}/trials.csv",
+            f"sweep/{variant}/best.json",
+            f"sweep/{variant}/figures/depth_width.png",
+            f"train/{variant}/seed-1/model.safetensors",
+            f"train/{variant}/seed-1/model.json",
+            f"train/{variant}/seed-1/curves.csv",
+            f"curves/{variant}.csv",
+            f"metrics/{variant}.json",
+            f"evaluate/{variant}/decomposition.json",
+            f"evaluate/{variant}/levels.png",
+        ):
+            assert (out / name).stat().st_size > 0, name
+    assert {"report.html", "table.csv", "table.md"} <= {path.name for path in (out / "report").iterdir()}
+
+
+def test_one_seed_gives_one_set_of_numbers(repositories: list[Path]) -> None:
+    """Two runs in two places agree in every metric and every weight, bit for bit."""
+    one, two = (outputs(folder) for folder in repositories)
+    for variant in VARIANTS:
+        for name in (f"metrics/{variant}.json", f"evaluate/{variant}/decomposition.json"):
+            assert (one / name).read_bytes() == (two / name).read_bytes()
+        for seed in (0, 1):
+            name = f"train/{variant}/seed-{seed}/model.safetensors"
+            assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+def test_mlflow_holds_every_run_with_its_place(repositories: list[Path]) -> None:
+    """There is one parent a sweep, one child a trial, one final run a seed, all ended well and tagged."""
+    database = repositories[0] / "mlflow.db"
+    counts = dict(rows(database, "select value, count(*) from tags where key = 'stage' group by value"))
+    assert counts == {"sweep": 3, "trial": 6, "train": 6}
+    assert rows(database, "select distinct status from runs") == [("FINISHED",)]
+    parents = rows(database, "select run_uuid from tags where key = 'stage' and value = 'sweep'")
+    children = rows(database, "select distinct value from tags where key = 'mlflow.parentRunId'")
+    assert set(children) == set(parents)
+    wanted = {
+        "study", "variant", "depth", "latent_dim", "seed", "stage", "git_commit", "git_dirty", "data_digest",
+        "params_digest", "dvc/data", "mlflow.note.content",
+    }  # fmt: skip
+    for (run_id,) in rows(database, "select run_uuid from runs"):
+        tags = {key for (key,) in rows(database, "select key from tags where run_uuid = ?", run_id)}
+        assert wanted <= tags
+        assert rows(database, "select count(*) from inputs where destination_id = ?", run_id) == [(1,)]
+
+
+def test_final_runs_hold_curves_results_models_and_figures(repositories: list[Path]) -> None:
+    """A final run has the rows of every epoch, the test results with their errors, and its files."""
+    database = repositories[0] / "mlflow.db"
+    query = "select r.run_uuid, r.artifact_uri from runs r join tags t using (run_uuid) where t.key = 'stage'"
+    for run_id, uri in rows(database, query + " and t.value = 'train'"):
+        steps = rows(
+            database, "select step from metrics where run_uuid = ? and key = 'valid/elbo' order by step", run_id
+        )
+        assert steps == [(1,), (2,), (3,)]
+        keys = {key for (key,) in rows(database, "select distinct key from metrics where run_uuid = ?", run_id)}
+        assert {"test/elbo", "test/elbo_se", "test/nll", "test/rate/z1", "test/active/z1", "seconds"} <= keys
+        files = {path.name for path in Path(uri.removeprefix("file://")).rglob("*")}
+        assert {"model.safetensors", "model.json", "curves.csv"} <= files
+
+
+def test_the_sweeps_keep_their_promises(repositories: list[Path]) -> None:
+    """Each variant's sweep has exactly its trials, a run each, and steps without gap or double."""
+    from pipeline.study import Study
+
+    for variant in VARIANTS:
+        check_sweep(Study.at(repositories[0]), variant, 2)
+
+
+def test_the_readme_explains_every_logged_metric(repositories: list[Path]) -> None:
+    """Every metric key in MLflow is a row of the README's table, and every row is logged."""
+    table = (ROOT / "README.md").read_text().split("<!-- metrics -->")[1]
+    explained = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")}
+    logged = set()
+    for (key,) in rows(repositories[0] / "mlflow.db", "select distinct key from metrics"):
+        name = key.removesuffix("_se")
+        for split in ("train/", "valid/", "test/"):
+            name = name.removeprefix(split)
+        head, _, tail = name.partition("/")
+        logged.add(f"{head}/z1" if tail.startswith("z") else f"{head}/k" if tail else name)
+    assert logged == explained
+
+
+def test_a_second_repro_does_nothing(repositories: list[Path]) -> None:
+    """Run again, `dvc repro` runs no stage and MLflow has no new run."""
+    before = rows(repositories[0] / "mlflow.db", "select run_uuid, end_time from runs")
+    out = run(repositories[0], "dvc", "repro")
+    assert "up to date" in out
+    assert "Running stage" not in out
+    assert rows(repositories[0] / "mlflow.db", "select run_uuid, end_time from runs") == before
+
+
+def test_dvc_shows_metrics_plots_and_params(repositories: list[Path]) -> None:
+    """`dvc metrics show`, `metrics diff`, `plots show` and `params diff` work on the outputs."""
+    folder = repositories[0]
+    shown = json.loads(run(folder, "dvc", "metrics", "show", "--json"))[""]["data"]
+    assert set(shown) == {f"experiments/default/metrics/{variant}.json" for variant in VARIANTS}
+    run(folder, "dvc", "metrics", "diff", "--json")
+    run(folder, "dvc", "plots", "show", "-o", "shown")
+    assert "valid/elbo" in (folder / "shown" / "index.html").read_text()
+    run(folder, "dvc", "params", "diff", "--json")
+
+
+def test_evaluation_settings_leave_training_alone(repositories: list[Path]) -> None:
+    """After a change of evaluate.draws, DVC finds evaluate and report stale, and no other stage."""
+    path = repositories[1] / "params.yaml"
+    text = path.read_text()
+    path.write_text(dump_yaml(Params.read(path, {"evaluate.draws": 120, "evaluate.k": [1, 120]})))
+    stale = set(json.loads(run(repositories[1], "dvc", "status", "--json")))
+    path.write_text(text)
+    assert stale == {f"evaluate@{variant}" for variant in VARIANTS}
+
+
+def test_a_study_of_its_own_runs_beside_the_default_one(repositories: list[Path]) -> None:
+    """`cave study new` makes a folder whose pipeline runs there, with its own lock and its own experiment."""
+    folder = repositories[1]
+    before = (folder / "dvc.lock").read_bytes()
+    run(folder, "pipeline", "study", "new", "wide", "--set", "variants={vae: {model.depth: 1}}")
+    out = run(folder, "dvc", "repro", "experiments/wide/dvc.yaml:report")
+    assert "study wide" in out
+    assert (folder / "experiments" / "wide" / "report" / "report.html").exists()
+    assert (folder / "dvc.lock").read_bytes() == before
+    names = {name for (name,) in rows(folder / "mlflow.db", "select name from experiments")}
+    assert {"platos-cave/default", "platos-cave/wide"} <= names
