@@ -14,13 +14,14 @@ from typing import Any, get_args
 
 import pytest
 
-import pipeline.sweep
+import pipeline.sweep.worker
 from pipeline.errors import InputError, RunError
 from pipeline.files import read_json
 from pipeline.params import SweepParams
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
-from pipeline.sweep import PRUNERS, SAMPLERS, Sweep
+from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
+from pipeline.sweep.coordinator import _only
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows
 
@@ -54,7 +55,7 @@ def test_the_registries_are_the_choices() -> None:
 
 def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study) -> None:
     """Every trial is in the table with its run, the best of them in best.json, and each promise holds."""
-    best = Sweep(study, "mhvae").run(1)
+    best = run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
     table = trials(study)
     top = max(table, key=lambda row: float(row["value"]))
@@ -68,9 +69,9 @@ def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study) -> None:
 
 def test_a_finished_sweep_has_nothing_left_to_do(study: Study) -> None:
     """Run again, a sweep trains nothing, gives the same best trial and starts no run."""
-    first = Sweep(study, "mhvae").run(1)
+    first = run(Sweep(study, "mhvae"), 1)
     runs = rows(study.store / "mlflow.db", "select run_uuid from runs")
-    assert Sweep(study, "mhvae").run(1) == first
+    assert run(Sweep(study, "mhvae"), 1) == first
     assert rows(study.store / "mlflow.db", "select run_uuid from runs") == runs
 
 
@@ -86,9 +87,9 @@ def test_more_trials_extend_a_study_and_any_other_change_starts_a_new_one(study:
         {"model.activation": "relu"},
     ):
         assert Sweep(again(study, **change), "mhvae").name != name
-    Sweep(again(study, **{"sweep.trials": 2}), "mhvae").run(1)
+    run(Sweep(again(study, **{"sweep.trials": 2}), "mhvae"), 1)
     before = [row["value"] for row in trials(study)]
-    Sweep(again(study, **{"sweep.trials": 3}), "mhvae").run(1)
+    run(Sweep(again(study, **{"sweep.trials": 3}), "mhvae"), 1)
     assert [row["value"] for row in trials(study)][:2] == before
     check_sweep(study, "mhvae", 3)
 
@@ -98,8 +99,8 @@ def test_the_numbers_depend_on_the_seed_alone(tmp_path: Path, study: Study) -> N
     other = make_study(tmp_path / "other")
     fetch.run(other)
     prepare.run(other)
-    Sweep(study, "mhvae").run(1)
-    Sweep(other, "mhvae").run(1)
+    run(Sweep(study, "mhvae"), 1)
+    run(Sweep(other, "mhvae"), 1)
     volatile = ("run_id", "seconds")
     first, second = ([{k: v for k, v in row.items() if k not in volatile} for row in trials(s)] for s in (study, other))
     assert first == second
@@ -107,7 +108,7 @@ def test_the_numbers_depend_on_the_seed_alone(tmp_path: Path, study: Study) -> N
 
 def test_what_a_variant_fixes_is_not_swept(study: Study) -> None:
     """A vae's depth and ratio are no part of its space, and every one of its trials has one level."""
-    Sweep(again(study, **{"sweep.trials": 2}), "vae").run(1)
+    run(Sweep(again(study, **{"sweep.trials": 2}), "vae"), 1)
     assert "model.depth" not in trials(study, "vae")[0]
     depths = rows(
         study.store / "mlflow.db",
@@ -126,14 +127,14 @@ def test_ctrl_c_in_a_trial_loses_nothing(study: Study, monkeypatch: pytest.Monke
             if "trials/1" in str(kwargs["folder"]) and record.epoch == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.sweep, "fit", stopped)
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
-        Sweep(study, "mhvae").run(1)
+        run(Sweep(study, "mhvae"), 1)
     killed = rows(study.store / "mlflow.db", "select run_uuid from runs where status = 'KILLED'")
     finished = rows(study.store / "optuna.db", "select trial_id from trials where state = 'COMPLETE'")
     assert len(finished) == 1
-    monkeypatch.setattr(pipeline.sweep, "fit", fit)
-    Sweep(study, "mhvae").run(1)
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
+    run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
     assert (trials(study)[1]["run_id"],) in killed
     assert trials(study)[1]["epochs"] == "3"
@@ -149,8 +150,8 @@ def test_a_failed_trial_is_told_with_its_reason_and_the_sweep_goes_on(
             raise NonFiniteError("epoch 1, step 3: train/rate/z2 is nan")
         yield from fit(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline.sweep, "fit", broken)
-    Sweep(study, "mhvae").run(1)
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", broken)
+    run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
     assert [row["state"] for row in trials(study)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert trials(study)[1]["reason"] == "epoch 1, step 3: train/rate/z2 is nan"
@@ -163,19 +164,19 @@ def test_too_many_failures_end_a_sweep(study: Study, monkeypatch: pytest.MonkeyP
         raise NonFiniteError("epoch 1, step 0: train/reconstruction is nan")
         yield
 
-    monkeypatch.setattr(pipeline.sweep, "fit", broken)
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", broken)
     with pytest.raises(RunError, match=r"1 trials failed \(sweep.failures is 0\)"):
-        Sweep(again(study, **{"sweep.failures": 0}), "mhvae").run(1)
+        run(Sweep(again(study, **{"sweep.failures": 0}), "mhvae"), 1)
     assert rows(study.store / "optuna.db", "select state from trials") == [("FAIL",)]
 
 
 def test_one_sweep_of_a_study_at_a_time(study: Study) -> None:
     """A second coordinator of the same sweep is refused and told who holds it."""
     with (
-        Sweep(study, "mhvae")._only(),
+        _only(Sweep(study, "mhvae")),
         pytest.raises(InputError, match=f"process {os.getpid()} is running it already"),
     ):
-        Sweep(study, "mhvae").run(1)
+        run(Sweep(study, "mhvae"), 1)
 
 
 @pytest.mark.slow
@@ -184,7 +185,7 @@ def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     """Killed with all its workers in the middle of a trial, a sweep run again finishes exactly its trials."""
     slow = again(study, **{"sweep.epochs": 40, "data.cave.images": 120})
     command = [sys.executable, "-u", "-m", "pipeline.stages.sweep", "mhvae"]
-    environment = os.environ | {"CAVE_WORKERS": workers, "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[1])}
+    environment = os.environ | {"CAVE_WORKERS": workers, "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2])}
     process = subprocess.Popen(
         command, cwd=slow.folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     )

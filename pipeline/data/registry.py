@@ -86,6 +86,7 @@ DATASETS: dict[str, Dataset] = {
     "fashion_mnist": Dataset(
         source="Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), https://arxiv.org/abs/1708.07747",
         protocols=("standard", "burda"),
+        ink=False,
         read=partial(readers.mnist, train=60000, test=10000),
         remotes=(
             _remote(
@@ -152,6 +153,7 @@ DATASETS: dict[str, Dataset] = {
         source="Inductive Principles for Restricted Boltzmann Machine Learning (Marlin et al. 2010),"
         " https://people.cs.umass.edu/~marlin/data.shtml",
         protocols=("published",),
+        ink=False,
         read=partial(readers.caltech101, train=4100, valid=2264, test=2307),
         remotes=(
             _remote(CALTECH, "caltech101_silhouettes_28_split1.mat", 872124, md5="4483e9c14b188fd09937f9ea6f9ea777"),
@@ -161,6 +163,7 @@ DATASETS: dict[str, Dataset] = {
         source="Frames of a film of Brendan Frey, https://cs.nyu.edu/~roweis/data.html;"
         " sizes as in VAE with a VampPrior (Tomczak, Welling 2018), https://arxiv.org/abs/1705.07120",
         protocols=("published",),
+        ink=False,
         read=partial(readers.frey_face, frames=1965),
         remotes=(
             _remote(

@@ -97,10 +97,11 @@ def _draw(study: Study, variant: str, model: HierarchicalVAE, splits: data.Split
             wide = [eps.repeat_interleave(count, 0) for eps in held]
             wide[level] = torch.randn(rows * count, width, device=device)
             redrawn.append(model.decode(wide).unflatten(0, (rows, count)))
+    ink = data.DATASETS[splits.name].ink
     drawings = {
-        "samples": figures.samples(pictures(prior).numpy(), f"{variant}: draws from the prior"),
-        "reconstructions": figures.reconstructions(pictures(x).numpy(), pictures(mean).numpy(), variant),
-        "levels": figures.levels(pictures(base).numpy(), pictures(torch.stack(redrawn)).numpy(), variant),
+        "samples": figures.samples(pictures(prior).numpy(), f"{variant}: draws from the prior", ink=ink),
+        "reconstructions": figures.reconstructions(pictures(x).numpy(), pictures(mean).numpy(), variant, ink=ink),
+        "levels": figures.levels(pictures(base).numpy(), pictures(torch.stack(redrawn)).numpy(), variant, ink=ink),
     }
     for name, drawing in drawings.items():
         figures.save(drawing, folder / f"{name}.png")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import launch
+from pipeline import launch, sweep
 from pipeline.errors import guarded
 from pipeline.study import Study
-from pipeline.sweep import Sweep
 
 __all__ = ["run"]
 
@@ -16,7 +15,7 @@ __all__ = ["run"]
 def run(study: Study, variant: str) -> None:
     """Run the search with as many workers as there are cores, or CAVE_WORKERS."""
     count = launch.workers(study.params.sweep.trials)
-    best = Sweep(study, variant).run(count)
+    best = sweep.run(sweep.Sweep(study, variant), count)
     print(f"{variant}: best trial {best['trial']}, valid/elbo {best['valid/elbo']:.3f}, {best['params']}")
 
 
@@ -25,7 +24,7 @@ def _main() -> None:
     study = Study.at(Path.cwd())
     if "--worker" in words:
         launch.become_worker()
-        Sweep(study, variant).work()
+        sweep.work(sweep.Sweep(study, variant))
     else:
         run(study, variant)
 

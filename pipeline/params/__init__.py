@@ -1,0 +1,37 @@
+"""Parameters: `params.yaml` read into frozen, strict models.
+
+A parameter has one name everywhere, its dotted path (`model.depth`): in YAML, in `--set`, in a variant's
+overrides, in the search space and in MLflow. Defaults stand in the YAML file alone, so every key must be
+there. Whatever is wrong becomes an `InputError` that names the path, what was given and what is allowed.
+"""
+
+from pipeline.params.sections import (
+    CaveParams,
+    Choices,
+    DataParams,
+    EvaluateParams,
+    ModelParams,
+    Range,
+    ReportParams,
+    SweepParams,
+    TrainParams,
+)
+from pipeline.params.text import digest, parse_assignments, read_yaml
+from pipeline.params.whole import Params, dump_yaml
+
+__all__ = [
+    "CaveParams",
+    "Choices",
+    "DataParams",
+    "EvaluateParams",
+    "ModelParams",
+    "Params",
+    "Range",
+    "ReportParams",
+    "SweepParams",
+    "TrainParams",
+    "digest",
+    "dump_yaml",
+    "parse_assignments",
+    "read_yaml",
+]

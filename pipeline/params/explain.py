@@ -1,0 +1,58 @@
+"""A fault that pydantic found, in one line: path, what was given, what is allowed, the nearest match."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import nearest
+
+__all__ = ["explain"]
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """Tell the first fault in one line: path, what was given, what is allowed."""
+    first = error.errors()[0]
+    keys = [key for key in first["loc"] if key not in ("Range", "Choices", "int", "float", "tuple")]
+    path = ".".join(str(key) for key in keys if not _is_branch(key))
+    given = _show(first["input"])
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "extra_forbidden":
+        siblings = _siblings(root, [str(key) for key in keys[:-1]])
+        hint = nearest(str(keys[-1]), siblings)
+        allowed = f"; allowed: {', '.join(siblings)}" if siblings else ""
+        return f"{path}: unknown key{hint}{allowed}"
+    if kind == "missing":
+        return f"{path}: missing"
+    if kind == "literal_error":
+        field = _annotation(root, [str(key) for key in keys])
+        choices = [str(choice) for choice in get_args(field)] or [str(context.get("expected"))]
+        return f"{path}: {given} given{nearest(str(first['input']), choices)}; allowed: {', '.join(choices)}"
+    if kind == "value_error":
+        return f"{path}: {context['error']}"
+    allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{path}: {given} given; allowed: {allowed}"
+
+
+def _is_branch(key: object) -> bool:
+    return isinstance(key, str) and ("[" in key or "constrained" in key)
+
+
+def _siblings(root: type[BaseModel], keys: list[str]) -> list[str]:
+    model = _annotation(root, keys)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _annotation(root: type[BaseModel], keys: list[str]) -> Any:
+    at: Any = root
+    for key in keys:
+        if not (isinstance(at, type) and issubclass(at, BaseModel) and key in at.model_fields):
+            return None
+        at = at.model_fields[key].annotation
+    return at
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

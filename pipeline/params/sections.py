@@ -1,0 +1,179 @@
+"""The sections of `params.yaml`: which keys there are, of what type, within what range."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "CaveParams",
+    "Choices",
+    "DataParams",
+    "EvaluateParams",
+    "ModelParams",
+    "Range",
+    "ReportParams",
+    "Strict",
+    "SweepParams",
+    "TrainParams",
+]
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Nonnegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Width = Annotated[int, Field(ge=1, le=65536)]
+
+
+class Strict(BaseModel):
+    """Frozen; an unknown key raises; no type is converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class CaveParams(Strict):
+    """The rendered data set."""
+
+    images: Annotated[int, Field(ge=100, le=1_000_000)]
+    size: Annotated[int, Field(ge=28, le=512)]
+    grey: bool
+
+
+class DataParams(Strict):
+    """Which images, how split, how binarized."""
+
+    name: Literal[
+        "digits",
+        "cave",
+        "mnist",
+        "fashion_mnist",
+        "binarized_mnist",
+        "omniglot",
+        "caltech101_silhouettes",
+        "frey_face",
+    ]
+    protocol: Literal["auto", "stratified", "standard", "burda", "static", "published"]
+    binarization: Literal["dynamic", "static", "none"]
+    seed: Seed
+    cave: CaveParams
+
+    @property
+    def binary(self) -> bool:
+        """Are the pixels 0 or 1, by nature or by binarization?"""
+        published = self.name in ("binarized_mnist", "caltech101_silhouettes")
+        return self.binarization != "none" or published or (self.name == "cave" and not self.cave.grey)
+
+
+class ModelParams(Strict):
+    """The knobs of a `HierarchicalVAE`."""
+
+    depth: Annotated[int, Field(ge=1, le=64)]
+    z_dim: Width
+    z_ratio: Annotated[float, Field(gt=0, le=4, allow_inf_nan=False)]
+    widths: Annotated[tuple[Width, ...], Field(min_length=1)] | None
+    parents: Literal["nearest", "every"]
+    inference: Literal["bottom_up"]
+    prior: Literal["normal"]
+    likelihood: Literal["bernoulli", "gaussian"]
+    network: Literal["mlp"]
+    hidden: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=1)]
+    activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu"]
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Units of z_1, ..., z_T: `widths`, or `z_dim` shrunk by `z_ratio` from level to level."""
+        if self.widths is not None:
+            return self.widths
+        return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.depth))
+
+
+class TrainParams(Strict):
+    """The objective, and how it is climbed."""
+
+    objective: Literal["elbo", "beta", "iwae"]
+    draws: Count
+    beta: Nonnegative
+    warmup: Annotated[int, Field(ge=0)]
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    schedule: Literal["constant", "cosine", "staged"]
+    horizon: Count | None
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)]
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)]
+    adam_eps: Positive
+    clip: Positive | None
+    patience: Count | None
+    valid_draws: Count
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.objective != "beta" and (self.beta != 1 or self.warmup != 0):
+            raise ValueError(f"beta {self.beta} and warmup {self.warmup} weigh nothing in objective '{self.objective}'")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, not {list(self.seeds)}")
+        return self
+
+
+class Range(Strict):
+    """An interval of a search space; whole numbers where both ends are whole."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log scale needs low above 0, not {self.low}")
+        if self.step is not None and (self.log or self.step <= 0):
+            raise ValueError("step must be above 0 and does not go with log")
+        return self
+
+
+class Choices(Strict):
+    """A list of values of a search space."""
+
+    choices: Annotated[tuple[str | int | float | bool, ...], Field(min_length=1)]
+
+
+class SweepParams(Strict):
+    """The search: how many trials, over what."""
+
+    trials: Count
+    epochs: Count
+    sampler: Literal["tpe", "random"]
+    pruner: Literal["median", "none"]
+    failures: Annotated[int, Field(ge=0)]
+    seed: Seed
+    space: dict[str, Range | Choices]
+
+
+class EvaluateParams(Strict):
+    """How precisely the test bounds are measured."""
+
+    draws: Count
+    k: Annotated[tuple[Count, ...], Field(min_length=1)]
+    active_draws: Annotated[int, Field(ge=20)]
+    active_threshold: Positive
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if list(self.k) != sorted(set(self.k)):
+            raise ValueError(f"k must grow, not {list(self.k)}")
+        if self.k[-1] > self.draws:
+            raise ValueError(f"k up to {self.k[-1]} needs as many draws, not {self.draws}")
+        return self
+
+
+class ReportParams(Strict):
+    """How results are shown."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    images: Annotated[int, Field(ge=2, le=40)]

@@ -1,0 +1,154 @@
+"""All sections together: overrides by dotted path, variants, and what no single field shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from pipeline.errors import InputError, nearest
+from pipeline.params.explain import explain
+from pipeline.params.sections import (
+    Choices,
+    DataParams,
+    EvaluateParams,
+    ModelParams,
+    Range,
+    ReportParams,
+    Strict,
+    SweepParams,
+    TrainParams,
+)
+from pipeline.params.text import read_yaml
+
+__all__ = ["Params", "dump_yaml"]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Overrides = dict[str, Any]
+
+
+class Params(Strict):
+    """All of `params.yaml`."""
+
+    root: str
+    out: str
+    data: DataParams
+    model: ModelParams
+    train: TrainParams
+    variants: Annotated[dict[Name, Overrides], Field(min_length=1)]
+    sweep: SweepParams
+    evaluate: EvaluateParams
+    report: ReportParams
+
+    @classmethod
+    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
+        """Read and check the whole file, with `overrides` by dotted path; raise `InputError` in one line."""
+        raw = read_yaml(path)
+        if not isinstance(raw, dict):
+            raise InputError(f"{path.name}: a mapping of sections is wanted, not {repr(raw)[:60]}")
+        params = cls._validate(raw, path.name).override(overrides or {}, "--set")
+        params.check()
+        return params
+
+    @classmethod
+    def _validate(cls, raw: object, source: str) -> Params:
+        try:
+            return cls.model_validate(_tuples(raw))
+        except ValidationError as error:
+            raise InputError(f"{source}: {explain(error, cls)}") from None
+
+    def override(self, overrides: Mapping[str, Any], source: str = "overrides") -> Params:
+        """Return these parameters with the values at some dotted paths replaced, checked anew.
+
+        Giving `model.widths` sets `model.depth` to its length unless the same overrides name a depth.
+        """
+        raw = self.model_dump()
+        for path, value in overrides.items():
+            *parents, last = path.split(".")
+            at: Any = raw
+            for key in parents:
+                at = at.get(key) if isinstance(at, dict) else None
+            if not isinstance(at, dict) or not (last in at or at is raw["variants"]):
+                raise InputError(f"{source}: {path}: no such parameter{nearest(path, self.flat())}")
+            at[last] = value
+        if overrides.get("model.widths") is not None and "model.depth" not in overrides:
+            raw["model"]["depth"] = len(overrides["model.widths"])
+        return type(self)._validate(raw, source)
+
+    def variant(self, name: str) -> Params:
+        """Return these parameters as variant `name` has them."""
+        if name not in self.variants:
+            raise InputError(
+                f"variant: '{name}' is not in variants; allowed: {', '.join(self.variants)}"
+                + nearest(name, self.variants)
+            )
+        return self.override(self.variants[name], f"variants.{name}")
+
+    def space(self, variant: str) -> dict[str, Range | Choices]:
+        """Return what is swept for a variant: the space less the paths that the variant fixes."""
+        return {path: kind for path, kind in self.sweep.space.items() if path not in self.variants[variant]}
+
+    def flat(self) -> dict[str, Any]:
+        """Return every value of data, model, train, sweep, evaluate and report by its dotted path."""
+        sections = self.model_dump(exclude={"root", "out", "variants"})
+        return dict(_flatten(sections, ""))
+
+    def check(self) -> None:
+        """Check what no single field shows: variants, the space, and sections against each other."""
+        for name in self.variants:
+            self.variant(name)._check_model(f"variants.{name}: ")
+        for path, kind in self.sweep.space.items():
+            where = f"sweep.space.{path}"
+            if path.split(".")[0] not in ("model", "train") or path in ("train.seeds", "train.epochs"):
+                raise InputError(f"{where}: only paths in model and train can be swept, seeds and epochs excepted")
+            values = kind.choices if isinstance(kind, Choices) else (kind.low, kind.high)
+            for value in values:
+                self.override({path: value}, where)
+
+    def _check_model(self, where: str = "") -> None:
+        model = self.model
+        if model.widths is not None and len(model.widths) != model.depth:
+            raise InputError(
+                f"{where}model.widths: {len(model.widths)} widths given for model.depth {model.depth};"
+                " allowed: null or one width per level"
+            )
+        if model.likelihood == "bernoulli" and not self.data.binary:
+            raise InputError(
+                f"{where}model.likelihood: 'bernoulli' needs binary pixels, but data.binarization is 'none' and"
+                f" {self.data.name} is grey; allowed: data.binarization dynamic or static, or model.likelihood gaussian"
+            )
+
+
+def dump_yaml(params: Params) -> str:
+    """Write parameters as a YAML text that `Params.read` takes back."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = StringIO()
+    yaml.dump(json.loads(params.model_dump_json()), text)
+    return text.getvalue()
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def _flatten(value: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        path = prefix + str(key)
+        if isinstance(item, dict) and path != "sweep.space":
+            rows += _flatten(item, path + ".")
+        else:
+            rows.append((path, item))
+    return rows

@@ -1,0 +1,101 @@
+"""What a search leaves behind: `trials.csv`, `best.json`, `mlflow.json` and the plots."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline import figures
+from pipeline.errors import RunError
+from pipeline.files import write_csv, write_json
+from pipeline.sweep.search import OBJECTIVE, Sweep, short
+from pipeline.tracking import Run
+
+__all__ = ["write"]
+
+
+def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
+    """Write the table of trials, the best of them and the plots, also into the parent run; return the best."""
+    folder = sweep.study.sweep(sweep.variant)
+    trials = sweep.trials()
+    write_csv(folder / "trials.csv", [_row(trial) for trial in trials])
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        raise RunError(f"sweep {sweep.name}: no trial was completed; see the runs' tag 'reason' in MLflow")
+    top = max(complete, key=lambda trial: trial.value or 0.0)
+    best = {"optuna_study": sweep.name, "trial": top.number, OBJECTIVE: top.value, "params": top.params}
+    write_json(folder / "best.json", best)
+    runs = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
+    write_json(
+        folder / "mlflow.json",
+        {"experiment": sweep.tracker.experiment_id, "run": parent.run_id, "trials": runs},
+    )
+    pictures = _figures(sweep, folder / "figures", trials)
+    # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
+    parent.set_tags({f"best/{path}": short(value) for path, value in {"trial": top.number, **top.params}.items()})
+    parent.log_metrics(top.user_attrs["metrics"])
+    parent.log_files("figures", pictures)
+    parent.log_files("", [folder / "trials.csv", folder / "best.json"])
+    return best
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    start, end = trial.datetime_start, trial.datetime_complete
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "value": trial.value,
+        **trial.params,
+        "epochs": max(trial.intermediate_values, default=0),
+        "seconds": round((end - start).total_seconds(), 2) if start and end else None,
+        "run_id": trial.user_attrs.get("mlflow_run_id"),
+        "reason": trial.user_attrs.get("reason"),
+    }
+
+
+def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path]:
+    """Draw Optuna's plots and the depth x width map; leave out what too few trials cannot show."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from optuna.visualization import matplotlib as plots
+
+    paths: list[Path] = []
+    drawings: dict[str, Callable[[optuna.Study], Any]] = {
+        "history": plots.plot_optimization_history,
+        "importances": plots.plot_param_importances,
+        "parallel_coordinate": plots.plot_parallel_coordinate,
+        "slice": plots.plot_slice,
+    }
+    for name, draw in drawings.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                axes = draw(sweep.optuna)
+        except (ValueError, RuntimeError) as error:
+            print(f"{sweep.variant}: no {name} plot: {error}", flush=True)
+            continue
+        figure = axes.figure if hasattr(axes, "figure") else axes.flat[0].figure
+        paths.append(folder / f"{name}.png")
+        figures.save(figure, paths[-1])
+    base = sweep.study.params.variant(sweep.variant)
+    points: list[dict[str, Any]] = []
+    for trial in trials:
+        if trial.value is not None:
+            model = base.override(trial.params).model
+            points.append(
+                {
+                    "depth": model.depth,
+                    "z_dim": model.level_widths[0],
+                    "value": trial.value,
+                    "state": trial.state.name,
+                    "variant": sweep.variant,
+                }
+            )
+    paths.append(folder / "depth_width.png")
+    figures.save(figures.depth_width_map(points), paths[-1])
+    return paths

@@ -1,0 +1,146 @@
+"""A worker: it claims trials one by one and runs each to its end, telling the disk, then MLflow, then Optuna."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from pipeline import launch
+from pipeline.errors import RunError
+from pipeline.files import locked
+from pipeline.models import build
+from pipeline.params import Params, digest
+from pipeline.sweep.search import FINISHED, OBJECTIVE, SAMPLERS, Sweep
+from pipeline.tracking import Run
+from pipeline.training import Record, fit, seeded
+
+__all__ = ["LIVES", "work"]
+
+LIVES = 3  # workers that a trial may kill one after the other without finishing an epoch
+
+
+def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
+    """Run trials until the budget is spent."""
+    token = uuid.uuid4().hex
+    with locked(sweep.scratch / "workers" / token):
+        while (trial := _claim(sweep, token)) is not None:
+            _trial(sweep, trial, tick)
+            tick()
+    (sweep.scratch / "workers" / token).unlink(missing_ok=True)
+
+
+def _claim(sweep: Sweep, token: str) -> Trial | None:
+    """Take over an orphaned trial or ask for a new one, or return nothing when the budget is spent."""
+    settings = sweep.study.params.sweep
+    with locked(sweep.scratch / "admission"):
+        trials = sweep.trials()
+        failed = sum(trial.state == TrialState.FAIL for trial in trials)
+        if failed > settings.failures:
+            raise RunError(
+                f"sweep {sweep.name}: {failed} trials failed (sweep.failures is {settings.failures}); see their runs"
+            )
+        for orphan in (trial for trial in trials if trial.state == TrialState.RUNNING and not _alive(sweep, trial)):
+            epochs, killed = len(orphan.intermediate_values), orphan.user_attrs.get("killed", 0)
+            killed = killed + 1 if epochs == orphan.user_attrs.get("epochs_before", 0) else 0
+            adopted = Trial(sweep.optuna, orphan._trial_id)
+            if killed < LIVES:
+                return _admit(adopted, token, epochs, killed)
+            _fail(sweep, adopted, f"killed {killed} workers without finishing an epoch")
+        if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= settings.trials:
+            return None
+        # A sampler seeded by the trial's number: the same trials whatever the number of workers or restarts,
+        # as far as they do not depend on the results of others.
+        stream = int(digest([settings.seed, len(trials)], 8), 16)
+        sweep.optuna.sampler = SAMPLERS[settings.sampler](stream)
+        return _admit(sweep.optuna.ask(), token, 0, 0)
+
+
+def _admit(trial: Trial, token: str, epochs: int, killed: int) -> Trial:
+    trial.set_user_attr("epochs_before", epochs)
+    trial.set_user_attr("killed", killed)
+    trial.set_user_attr("worker", token)
+    return trial
+
+
+def _alive(sweep: Sweep, trial: FrozenTrial) -> bool:
+    lock = sweep.scratch / "workers" / trial.user_attrs.get("worker", "none")
+    try:
+        with locked(lock, wait=False):
+            lock.unlink(missing_ok=True)
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
+    """Run a trial to its end, whichever that is, and tell Optuna last."""
+    params = sweep.settings(trial)
+    run = _open(sweep, trial, params)
+    folder = sweep.scratch / "trials" / str(trial.number)
+    try:
+        best, pruned = _train(sweep, trial, params, run, folder, tick)
+    except KeyboardInterrupt:
+        trial.set_user_attr("epochs_before", -1)  # asked to stop: this does not count as killed
+        run.finish("KILLED")
+        raise
+    except (RunError, ArithmeticError, RuntimeError, MemoryError, ValueError) as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        run.finish("FAILED", reason)
+        _fail(sweep, trial, reason)
+    else:
+        run.set_tags({"trial_state": "pruned" if pruned else "complete"})
+        run.finish()
+        if pruned:
+            sweep.optuna.tell(trial, state=TrialState.PRUNED)
+        else:
+            trial.set_user_attr("metrics", best.metrics)
+            sweep.optuna.tell(trial, best.metrics[OBJECTIVE])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fail(sweep: Sweep, trial: Trial, reason: str) -> None:
+    trial.set_user_attr("reason", reason)
+    sweep.optuna.tell(trial, state=TrialState.FAIL)
+
+
+def _open(sweep: Sweep, trial: Trial, params: Params) -> Run:
+    widths = " - ".join(map(str, params.model.level_widths))
+    run = sweep.tracker.start(
+        stage="trial",
+        key=f"{sweep.name}/{trial.number}",
+        name=f"{sweep.variant} trial {trial.number}",
+        params=params,
+        splits=sweep.splits,
+        about=f"Trial {trial.number} of Optuna study `{sweep.name}`: **{sweep.variant}** with levels {widths}.",
+        variant=sweep.variant,
+        seed=params.sweep.seed,
+        inputs=[sweep.study.data],
+        parent=sweep.optuna.user_attrs["mlflow_run_id"],
+    )
+    trial.set_user_attr("mlflow_run_id", run.run_id)
+    return run
+
+
+def _train(
+    sweep: Sweep, trial: Trial, params: Params, run: Run, folder: Path, tick: Callable[[], None]
+) -> tuple[Record, bool]:
+    """Train one setting; return the record of its best epoch, and whether the trial was pruned."""
+    seed = params.sweep.seed
+    with seeded(seed, "init"):
+        model = build(params.model, torch.as_tensor(sweep.splits.mean, dtype=torch.get_default_dtype()))
+    reported = sweep.trials()[trial.number].intermediate_values
+    records: list[Record] = []
+    for record in fit(model, sweep.splits, params.train, seed=seed, device=launch.device(), folder=folder):
+        run.log_records([record])
+        records.append(record)
+        if record.epoch not in reported:
+            trial.report(record.metrics[OBJECTIVE], record.epoch)
+        if pruned := trial.should_prune():
+            break
+        tick()
+    return max(records, key=lambda record: record.metrics[OBJECTIVE]), pruned

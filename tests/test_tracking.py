@@ -1,0 +1,105 @@
+"""Runs in MLflow: found again by their key, never doubled, and no secret told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.study import Study
+from pipeline.tracking import Run, Tracker, _without_password, runs_link
+from pipeline.training import Record
+from tests.small import splits
+from tests.workshop import make_study, rows
+
+RECORDS = [
+    Record(epoch, epoch * 4, 0.1 * epoch, 1_700_000_000_000 + epoch, {"valid/elbo": -1.5 * epoch})
+    for epoch in (1, 2, 3)
+]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return make_study(tmp_path)
+
+
+def start(study: Study, key: str = "a", *, again: bool = False) -> Run:
+    return Tracker(study).start(
+        stage="train",
+        key=key,
+        name=key,
+        params=study.params,
+        splits=splits(),
+        about="a run",
+        variant="mhvae",
+        seed=0,
+        again=again,
+    )
+
+
+def test_a_record_sent_twice_is_there_once(study: Study) -> None:
+    """Rows carry their own time, so that sending them again after a crash changes nothing."""
+    run = start(study)
+    run.log_records(RECORDS)
+    run.log_records(RECORDS[1:])
+    assert rows(study.store / "mlflow.db", "select step from metrics order by step") == [(1,), (2,), (3,)]
+
+
+def test_work_that_goes_on_continues_its_run(study: Study) -> None:
+    """The same key gives the same run, set running again, also after it was killed."""
+    first = start(study)
+    first.finish("KILLED")
+    second = start(study)
+    assert second.run_id == first.run_id
+    assert rows(study.store / "mlflow.db", "select status from runs") == [("RUNNING",)]
+
+
+def test_work_that_is_done_anew_gets_a_run_of_its_own(study: Study) -> None:
+    """With `again`, a finished run of the same key is left as it is and a new one is started."""
+    first = start(study)
+    first.finish()
+    second = start(study, again=True)
+    assert second.run_id != first.run_id
+    assert sorted(rows(study.store / "mlflow.db", "select status from runs")) == [("FINISHED",), ("RUNNING",)]
+
+
+def test_a_run_of_another_store_is_not_found(study: Study) -> None:
+    """`find` gives nothing for a run id that this store does not have."""
+    assert Tracker(study).find("0" * 32) is None
+    run = start(study)
+    assert run.tracker.find(run.run_id) is not None
+
+
+def test_artifacts_lie_at_the_root_whatever_the_working_folder(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An artifact logged from elsewhere is kept in mlartifacts of the study's store."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    file = tmp_path / "note.txt"
+    file.write_text("x")
+    start(study).log_files("notes", [file])
+    assert [path.parent.name for path in (study.store / "mlartifacts").rglob("note.txt")] == ["notes"]
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_no_password_is_told() -> None:
+    """What is said of a store leaves its user and password out."""
+    assert _without_password("postgresql://me:secret@host:5432/db") == "postgresql://host:5432/db"
+    assert _without_password("sqlite:///a/b.db") == "sqlite:///a/b.db"
+
+
+def test_a_store_that_cannot_be_used_gets_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracking address that MLflow cannot open is an `InputError` of one line, without its password."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "gopher://me:secret@nowhere/")
+    with pytest.raises(InputError) as caught:
+        Tracker(study)
+    assert "gopher://nowhere/ cannot be used" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_link_opens_the_runs() -> None:
+    """The address names the experiment and the view in which MLflow shows training runs."""
+    assert runs_link("7") == "http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning"
