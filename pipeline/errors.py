@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterable
 __all__ = ["InputError", "RunError", "guarded", "nearest"]
 
 
-class InputError(Exception):
+class _ToldError(Exception):
+    """An error whose message is one line, whatever it was made of."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
+
+class InputError(_ToldError):
     """A fault outside the program (a parameter, a file, an address), told in one line."""
 
 
-class RunError(Exception):
+class RunError(_ToldError):
     """A run that had to stop (a bound that is not finite, too many failed trials), told in one line."""
 
 

@@ -88,10 +88,18 @@ def _reduce(bound: ELBO, ks: tuple[int, ...]) -> dict[str, tuple[Tensor, Tensor]
     results = {name: (term.mean(0), term.var(0) / draws) for name, term in terms.items()}
     for k in ks:
         results[f"iwae/{k}"] = importance_bound(bound.log_weight, k)
-    # Elbo and L_k come from the same draws: the error of their difference is that of log mean w - mean log w.
-    influence = _normalized(bound.log_weight) - bound.log_weight
-    results["gap"] = (results[f"iwae/{ks[-1]}"][0] - bound.elbo, influence.var(0) / draws)
+    results["gap"] = _gap(bound.log_weight, ks[-1])
     return results
+
+
+def _gap(log_weight: Float[Tensor, "draws batch"], k: int) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Return L_k - elbo of each image and the variance of its error: both come from the same draws."""
+    groups = len(log_weight) // k
+    value = importance_bound(log_weight, k)[0] - log_weight.mean(0)
+    if groups == 1:
+        return value, (_normalized(log_weight[:k]) - log_weight[:k]).var(0) / k
+    used = log_weight[: groups * k].unflatten(0, (groups, k))
+    return value, (torch.logsumexp(used, dim=1) - math.log(k) - used.mean(1)).var(0) / groups
 
 
 def importance_bound(

@@ -87,7 +87,7 @@ def fit(
             bounds = [elbo(model, x, params.valid_draws) for x in valid.split(rows)]
         parts = [terms(bound) * bound.rate.shape[-1] / len(valid) for bound in bounds]
         metrics |= _named("valid/", torch.stack(parts).sum(0), model.depth)
-        _require_finite(metrics, run.epoch + 1, run.step)
+        _require_finite(metrics, run.epoch, run.step)
         run.seconds += time.perf_counter() - start
         yield run.keep(metrics)
     model.load_state_dict(run.best)

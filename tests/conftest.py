@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 CHECKED = (
@@ -15,7 +16,9 @@ CHECKED = (
     "pipeline.training",
     "pipeline.evaluation",
 )
-hook = install_import_hook(CHECKED, "beartype.beartype")
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
+hook = install_import_hook(CHECKED, "tests.conftest.check")
+torch.set_num_threads(1)  # of tensors this small, two threads on a busy machine spend their time waiting
 
 
 @pytest.fixture(autouse=True)

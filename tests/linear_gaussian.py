@@ -1,9 +1,9 @@
 """Chains in which everything is linear and Gaussian, so that every term of the bound has a closed form.
 
-With v = (z_0, ..., z_T), z_0 = x, a chain is v = F v + c + e, e ~ N(0, Q), F strictly above the block diagonal (its first
-blocks above it alone for `nearest`). Hence v ~ N((I - F)^-1 c, (I - F)^-1 Q (I - F)^-T); what conditions what is read
-off that joint Gaussian. The log-weights are quadratic in the noise of the posterior, so that draws whose noise has
-exactly the first two moments of N(0, I) (`cubature`) give their exact mean.
+With v = (z_0, ..., z_T), z_0 = x, a chain is v = F v + c + e, e ~ N(0, Q), F strictly above the block diagonal (for
+`nearest`, the first blocks above it alone). Hence v ~ N((I - F)^-1 c, (I - F)^-1 Q (I - F)^-T), and every conditional
+follows from that joint Gaussian. The log-weights are quadratic in the noise of the posterior, so that draws whose noise
+has exactly the first two moments of N(0, I) (`cubature`) give their exact mean.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GivenNoise(MultivariateNormal):
 
 
 class Affine(nn.Module):
-    """N(sum_i weights_i parents_i + offset, covariance), the nearest parent first; draws use `noise` where it is set."""
+    """N(sum_i weights_i parents_i + offset, covariance), the nearest parent first; draws use `noise` if it is set."""
 
     def __init__(self, weights: Sequence[Tensor], offset: Tensor, covariance: Tensor) -> None:
         super().__init__()

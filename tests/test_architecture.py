@@ -82,14 +82,14 @@ def test_a_big_library_has_one_door(library: str, door: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_all_the_code_it_runs(stage: str) -> None:
-    """The deps of a stage in dvc.yaml are exactly the modules that its script imports, directly or not."""
+    """The deps of a stage in dvc.yaml are exactly the modules and packages that its script imports, directly or not."""
     entry = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
     deps = {dep for dep in entry.get("do", entry)["deps"] if dep.startswith("${root}/")}
     needed = set()
     for path in module_files(f"pipeline.stages.{stage}"):
         parts = path.relative_to(PACKAGE).parts
         if parts != ("stages", "__init__.py"):
-            needed.add("${root}/pipeline/" + ("data" if parts[0] == "data" else "/".join(parts)))
+            needed.add("${root}/pipeline/" + ("/".join(parts) if parts[0] == "stages" else parts[0]))
     assert deps == needed
 
 

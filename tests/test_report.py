@@ -16,12 +16,13 @@ from scipy import stats
 
 from pipeline import figures, report
 from pipeline.errors import InputError
-from pipeline.files import write_bytes, write_csv, write_json
+from pipeline.files import read_csv, write_bytes, write_csv, write_json
 from pipeline.study import Study
 
-ROOT = Path(report.__file__).parents[1]
+ROOT = Path(report.__file__).parents[2]
 WIDTHS = {"vae": [16], "hvae": [16, 8], "mhvae": [12, 6, 3]}
 PROTOCOL = {"data": "digits", "protocol": "stratified", "binarization": "dynamic", "images": 360, "draws": 5000}
+PROTOCOL |= {"digest": "3121e022fa5152dbcca9b7ab6f19f8e4"}
 NLL = {"vae": 23.4, "hvae": 22.9, "mhvae": 22.8}
 
 
@@ -105,6 +106,23 @@ def test_numbers_are_means_with_student_intervals(study):
         assert float(row["seconds [s]"]) == 7.0
 
 
+def test_the_tidy_table_holds_every_number_once(study):
+    """A row of results.csv is one number of one seed, as evaluated; only the training's seconds have no error."""
+    frame = report.results(study)
+    assert list(frame) == ["variant", "seed", "depth", "metric", "value", "se"]
+    assert not frame.duplicated(["variant", "seed", "metric"]).any()
+    assert set(frame[frame["se"].isna()]["metric"]) == {"seconds"}
+    numbers = {(row["variant"], row["seed"], row["metric"]): row for row in read_csv(study.report / "results.csv")}
+    assert len(numbers) == len(frame)
+    for variant, widths in WIDTHS.items():
+        seeds = json.loads((study.evaluate(variant) / "decomposition.json").read_text())["seeds"]
+        for seed, cells in seeds.items():
+            for key, cell in cells.items():
+                row = numbers[variant, seed, key.removeprefix("test/")]
+                assert (float(row["value"]), float(row["se"])) == (cell["value"], cell["se"])
+                assert row["depth"] == str(len(widths))
+
+
 def test_levels_that_a_variant_lacks_are_empty(study):
     """Variants of different depths share a table; rates of one variant sum to its kl, negative ones included."""
     rows = table(study)
@@ -117,16 +135,20 @@ def test_levels_that_a_variant_lacks_are_empty(study):
 
 
 def test_the_protocol_stands_beside_the_numbers(study):
-    """Table, Markdown, page and terminal all say what was measured on how many images with how many draws."""
+    """Table, Markdown and page say what was measured on how many images with how many draws; a terminal in short."""
     row = table(study)["vae"]
     assert {key: row[f"protocol/{key}"] for key in PROTOCOL} == {key: str(value) for key, value in PROTOCOL.items()}
-    for text in (
-        (study.report / "table.md").read_text(),
-        (study.report / "report.html").read_text(),
-        report.table_text(study).replace("\n", " "),
-    ):
+    for name in ("table.md", "report.html"):
+        text = (study.report / name).read_text()
         for words in ("digits", "stratified", "dynamic", "test images 360", "draws per image 5000", "95% interval"):
             assert words in text
+        assert PROTOCOL["digest"] in text
+    assert report.table_text(study).splitlines()[:3] == [
+        "study default: digits (digest 3121e022), protocol stratified, binarization dynamic;"
+        " 360 test images, 5000 draws each",
+        "mean ± 95% interval over seeds (Student t)",
+        "",
+    ]
 
 
 def test_the_lowest_nll_is_marked_and_its_overlap_told(tmp_path, study):
@@ -157,7 +179,7 @@ def test_all_outputs_are_written_and_the_same_each_time(tmp_path, study):
     """Equal inputs give equal bytes, in another folder too, so that DVC sees no change where there is none."""
     names = {path.name for path in study.report.iterdir()}
     pictures = {f"{name}.png" for name in ("bounds", "rates_by_level", "curves", "rates_by_epoch", "depth_width")}
-    assert names == {"table.csv", "table.md", "report.html", "summary.json"} | pictures
+    assert names == {"results.csv", "table.csv", "table.md", "report.html", "summary.json"} | pictures
     again = fake(tmp_path / "again")
     report.write(again)
     for name in names:
@@ -194,6 +216,10 @@ def test_different_protocols_are_not_compared(tmp_path):
     assert "cannot be compared" in text
     assert "**" not in text
     assert "test images 100" in text
+    shown = report.table_text(study)
+    assert shown.startswith("study default, vae: digits")
+    assert "\nstudy default, hvae and mhvae: digits" in shown
+    assert "cannot be compared" in shown
 
 
 @pytest.mark.parametrize(
@@ -234,6 +260,12 @@ def test_the_terminal_table_is_narrow(study):
     assert re.search(r"nll \(nats\) +23\.\d\d ± 0\.\d\d", text)
 
 
+def test_the_terminal_ends_with_the_verdict(study):
+    """Under the table stands the sentence that table.md holds, wrapped."""
+    verdict = report.table_text(study).split("\n\n")[-1]
+    assert verdict.replace("\n", " ") == report.build(study).verdict
+
+
 def test_the_terminal_table_needs_the_report(tmp_path):
     """Before the report is made, the table says which command makes it."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
@@ -241,13 +273,16 @@ def test_the_terminal_table_needs_the_report(tmp_path):
         report.table_text(Study.at(tmp_path))
 
 
-def test_the_terminal_table_starts_fast():
-    """Importing the report imports no plotting, no tables, no page engine and no network library."""
+def test_the_terminal_table_starts_fast(study):
+    """Showing the table loads no plotting, no data frames, no page engine and no network library."""
     code = (
-        "import sys, pipeline.report;"
+        "import sys; from pathlib import Path; from pipeline import report; from pipeline.study import Study;"
+        "print(report.table_text(Study.at(Path(sys.argv[1]))));"
         "assert not {'matplotlib', 'pandas', 'jinja2', 'scipy', 'numpy', 'torch'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+    command = [sys.executable, "-W", "error", "-c", code, str(study.folder)]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == report.table_text(study).strip()
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])

@@ -13,8 +13,8 @@ __all__ = ["explain"]
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """Tell the first fault in one line: path, what was given, what is allowed."""
-    first = error.errors()[0]
-    keys = [key for key in first["loc"] if key not in ("Range", "Choices", "int", "float", "tuple")]
+    first = _first(error)
+    keys = [key for key in first["loc"] if not _is_kind(key) and key not in ("int", "float", "tuple")]
     path = ".".join(str(key) for key in keys if not _is_branch(key))
     given = _show(first["input"])
     kind, context = first["type"], first.get("ctx", {})
@@ -33,6 +33,23 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         return f"{path}: {context['error']}"
     allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return f"{path}: {given} given; allowed: {allowed}"
+
+
+def _first(error: ValidationError) -> Any:
+    """Return the first fault; where a value could be of two kinds, of the kind that has the fewest faults."""
+    faults = error.errors()
+    at = next((i for i, key in enumerate(faults[0]["loc"]) if _is_kind(key)), None)
+    if at is None:
+        return faults[0]
+    kinds: dict[object, list[Any]] = {}
+    for fault in faults:
+        if fault["loc"][:at] == faults[0]["loc"][:at]:
+            kinds.setdefault(fault["loc"][at], []).append(fault)
+    return min(kinds.values(), key=len)[0]
+
+
+def _is_kind(key: object) -> bool:
+    return isinstance(key, str) and key.rstrip("]").endswith(("Range", "Choices"))
 
 
 def _is_branch(key: object) -> bool:

@@ -60,6 +60,8 @@ class Params(Strict):
             return cls.model_validate(_tuples(raw))
         except ValidationError as error:
             raise InputError(f"{source}: {explain(error, cls)}") from None
+        except RecursionError:
+            raise InputError(f"{source}: nested too deeply, or within itself") from None
 
     def override(self, overrides: Mapping[str, Any], source: str = "overrides") -> Params:
         """Return these parameters with the values at some dotted paths replaced, checked anew.
@@ -75,8 +77,9 @@ class Params(Strict):
             if not isinstance(at, dict) or not (last in at or at is raw["variants"]):
                 raise InputError(f"{source}: {path}: no such parameter{nearest(path, self.flat())}")
             at[last] = value
-        if overrides.get("model.widths") is not None and "model.depth" not in overrides:
-            raw["model"]["depth"] = len(overrides["model.widths"])
+        widths = overrides.get("model.widths")
+        if isinstance(widths, list | tuple) and widths and "model.depth" not in overrides:
+            raw["model"]["depth"] = len(widths)
         return type(self)._validate(raw, source)
 
     def variant(self, name: str) -> Params:

@@ -1,0 +1,123 @@
+"""What the report reads: the files of the stages before it. A missing one is told with the stage that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.files import read_csv, read_json
+from pipeline.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["PICTURES", "best", "curves", "model", "needed", "pictures", "protocol", "results", "trials"]
+
+PICTURES = ("samples", "reconstructions", "levels")
+COLUMNS = ("variant", "seed", "depth", "metric", "value", "se")
+
+
+def results(study: Study) -> pd.DataFrame:
+    """Return every number of every seed as a tidy table: a row per variant, seed and metric; columns `COLUMNS`.
+
+    `metric` is a key of the evaluation without its prefix `test/`, with `se` the Monte Carlo standard error of its
+    `value`; `seconds`, of the training, has none. `depth` is T, the variant's levels.
+    """
+    import pandas as pd
+
+    rows: list[tuple[Any, ...]] = []
+    for variant in study.params.variants:
+        for seed, cells in _tests(study, variant).items():
+            about = model(study, variant, seed)
+            timed = {**cells, "seconds": {"value": about["seconds"], "se": None}}
+            rows += [
+                (variant, seed, len(about["widths"]), key.removeprefix("test/"), float(cell["value"]), cell["se"])
+                for key, cell in timed.items()
+            ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def protocol(study: Study, variant: str) -> dict[str, Any]:
+    """Return how a variant was measured: the data, its protocol and binarization, test images, draws."""
+    return dict(_decomposition(study, variant)["protocol"])
+
+
+def model(study: Study, variant: str, seed: int) -> dict[str, Any]:
+    """Return what the training says of a model: `widths` of z_1, ..., z_T, `parameters`, `seconds`."""
+    path = study.train(variant) / f"seed-{seed}" / "model.json"
+    return dict(read_json(needed(study, path, f"train@{variant}")))
+
+
+def curves(study: Study, variant: str) -> dict[int, list[dict[str, float]]]:
+    """Return by seed the rows of a variant's training, one an epoch."""
+    import pandas as pd
+
+    paths = {seed: study.train(variant) / f"seed-{seed}" / "curves.csv" for seed in _seeds(study, variant)}
+    return {
+        seed: pd.read_csv(needed(study, path, f"train@{variant}")).to_dict("records") for seed, path in paths.items()
+    }
+
+
+def trials(study: Study, variant: str) -> list[dict[str, Any]]:
+    """Return a variant's trials with `depth` and `z_dim`, units of z_1; what was not swept is the variant's own."""
+    base = study.params.variant(variant).model
+    rows = read_csv(needed(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}"))
+    return [
+        {
+            "variant": variant,
+            "number": int(row["number"]),
+            "state": row["state"],
+            "value": float(row["value"]) if row["value"] else None,
+            "depth": int(row.get("model.depth") or base.depth),
+            "z_dim": int(row.get("model.z_dim") or base.level_widths[0]),
+        }
+        for row in rows
+    ]
+
+
+def best(study: Study, variant: str) -> dict[str, Any]:
+    """Return the best trial of a variant: its number `trial`, its `params`, and its `value` in nats."""
+    found = read_json(needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}"))
+    values = {trial["number"]: trial["value"] for trial in trials(study, variant)}
+    return {**found, "value": values[found["trial"]]}
+
+
+def pictures(study: Study, variant: str) -> dict[str, bytes]:
+    """Return by name the PNGs that the evaluation drew of a variant's first seed."""
+    folder = study.evaluate(variant)
+    return {name: needed(study, folder / f"{name}.png", f"evaluate@{variant}").read_bytes() for name in PICTURES}
+
+
+def needed(study: Study, path: Path, stage: str) -> Path:
+    """Return `path`, which `stage` makes; one that is missing raises `InputError`."""
+    if not path.is_file():
+        raise InputError(f"{_shown(study, path)}: no such file; stage {stage} makes it: run `dvc repro`")
+    return path
+
+
+def _tests(study: Study, variant: str) -> dict[int, Mapping[str, Mapping[str, float]]]:
+    """Return by seed and metric the test results of a variant; a seed that was not evaluated raises `InputError`."""
+    tests, seeds = _decomposition(study, variant)["seeds"], _seeds(study, variant)
+    for seed in seeds:
+        if str(seed) not in tests:
+            source = _shown(study, _source(study, variant))
+            raise InputError(f"{source}: has no seed {seed}; `dvc repro` runs evaluate@{variant} again")
+    return {seed: tests[str(seed)] for seed in seeds}
+
+
+def _decomposition(study: Study, variant: str) -> Any:
+    return read_json(needed(study, _source(study, variant), f"evaluate@{variant}"))
+
+
+def _source(study: Study, variant: str) -> Path:
+    return study.evaluate(variant) / "decomposition.json"
+
+
+def _seeds(study: Study, variant: str) -> tuple[int, ...]:
+    return study.params.variant(variant).train.seeds
+
+
+def _shown(study: Study, path: Path) -> str:
+    return str(path.relative_to(study.root)) if path.is_relative_to(study.root) else str(path)

@@ -1,0 +1,53 @@
+"""The page `report.html`: one file that loads nothing, made from `page.html.j2` beside this module."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import digest
+from pipeline.report import inputs, tables
+from pipeline.report.comparison import Comparison
+from pipeline.study import Study
+
+__all__ = ["page"]
+
+
+def page(study: Study, comparison: Comparison, drawings: Mapping[str, bytes]) -> str:
+    """Return the page; `drawings` are the PNGs that compare variants, by name."""
+    from jinja2 import Environment, StrictUndefined
+
+    params = study.params
+    default = params.root == "."
+    variants = [result.variant for result in comparison.results]
+    header, cells = tables.short(comparison)
+    template = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(template).render(
+        name=study.name,
+        comparison=comparison,
+        header=header,
+        cells=cells,
+        notes=tables.notes(comparison),
+        drawings=_images(drawings),
+        pictures={variant: _images(inputs.pictures(study, variant)) for variant in variants},
+        states={variant: [trial["state"] for trial in inputs.trials(study, variant)] for variant in variants},
+        best={variant: inputs.best(study, variant) for variant in variants},
+        k=params.evaluate.k[-1],
+        threshold=params.evaluate.active_threshold,
+        sweep_epochs=params.sweep.epochs,
+        digest=digest(params.model_dump(mode="json", exclude={"root", "out"})),
+        command="dvc repro" if default else f"dvc repro experiments/{study.name}/dvc.yaml",
+        settings="params.yaml" if default else f"experiments/{study.name}/params.yaml",
+    )  # fmt: skip
+
+
+def _images(pictures: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    return {name: _image(content) for name, content in pictures.items()}
+
+
+def _image(content: bytes) -> dict[str, Any]:
+    """Return a PNG as a URI, and the width in CSS pixels at which its letters are as large as in other figures."""
+    width = round(int.from_bytes(content[16:20]) * 96 / 150)  # figures have 150 pixels to the inch, CSS 96
+    return {"uri": "data:image/png;base64," + base64.b64encode(content).decode(), "width": width}

@@ -1,0 +1,105 @@
+"""The tables of a comparison: `table.csv` with every number, and the short one that people read, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report.comparison import Comparison, join
+from pipeline.report.intervals import fixed
+
+__all__ = ["full", "markdown", "notes", "short", "verdict"]
+
+PROTOCOL = {"data": "data set", "images": "test images", "draws": "draws per image", "digest": "data digest"}
+UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
+
+
+def full(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the rows of `table.csv`; metrics in the order of the deepest variant, so that levels stand together."""
+    deepest = sorted(comparison.results, key=lambda result: -result.depth)
+    names = list(dict.fromkeys(name for result in deepest for name in result.metrics))
+    columns = [f"{name}{part} [{_unit(name)}]" for name in names for part in ("", " half")]
+    rows = []
+    for result in comparison.results:
+        row: dict[str, Any] = {
+            "variant": result.variant,
+            "depth": result.depth,
+            "widths": " + ".join(map(str, result.widths)),
+            "parameters": result.parameters,
+            "seeds": len(result.seeds),
+            "confidence": comparison.confidence,
+        } | dict.fromkeys(columns)
+        for name, value in result.metrics.items():
+            row |= {f"{name} [{_unit(name)}]": value.mean, f"{name} half [{_unit(name)}]": value.half}
+        rows.append(row | {f"protocol/{key}": value for key, value in result.protocol.items()})
+    return rows
+
+
+def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return header and cells of the table that is shown; the lowest nll stands between double asterisks."""
+    header = [
+        "variant", "depth", "units by level", "parameters", "elbo (nats)", "nll (nats)", "gap (nats)", "kl (nats)",
+        "kl by level: rate/z1 + rate/z2 + … (nats)", "active units by level", "training (s)",
+    ]  # fmt: skip
+    cells = []
+    for result in comparison.results:
+        nll = str(result.metrics["nll"])
+        rates = [fixed(rate.mean) for rate in result.levels("rate")]
+        cells.append(
+            [
+                result.variant,
+                str(result.depth),
+                " + ".join(map(str, result.widths)),
+                f"{result.parameters:,}",
+                str(result.metrics["elbo"]),
+                f"**{nll}**" if result is comparison.lowest else nll,
+                str(result.metrics["gap"]),
+                str(result.metrics["kl"]),
+                " + ".join(rates).replace("+ -", "- "),
+                " + ".join(f"{count.mean:.1f}".removesuffix(".0") for count in result.levels("active")),
+                f"{result.metrics['seconds'].mean:.3g}",
+            ]
+        )
+    return header, cells
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return the sentences that stand beside the table: how the numbers were measured."""
+    protocols: dict[str, list[str]] = {}
+    for result in comparison.results:
+        protocols.setdefault(_protocol(result.protocol), []).append(result.variant)
+    seeds = {result.variant: ", ".join(map(str, result.seeds)) for result in comparison.results}
+    single = any(len(result.seeds) == 1 for result in comparison.results)
+    spread = f"Numbers are means over seeds ± {comparison.confidence:.0%} interval (Student t over seeds)"
+    which = "; ".join(dict.fromkeys(seeds.values() if len(set(seeds.values())) == 1 else map(": ".join, seeds.items())))
+    return [
+        *(
+            f"Measured on the test set{'' if len(protocols) == 1 else ' for ' + join(names)}: {text}."
+            for text, names in protocols.items()
+        ),
+        f"{spread}{'; with one seed there is no interval' if single else ''}. Seeds: {which}.",
+        f"The Monte Carlo standard error of one seed's nll is at most {comparison.error:.2g} nats. Active units are"
+        " those whose posterior mean varies over the test images; a single rate is not a divergence and may be"
+        " negative.",
+    ]
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return `table.md`: the short table, then the verdict, then how the numbers were measured."""
+    header, cells = short(comparison)
+    lines = [header, ["---", *("---:" for _ in header[1:])], *cells]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([table, comparison.verdict, *notes(comparison)]) + "\n"
+
+
+def verdict(text: str) -> str:
+    """Return the verdict out of the text of `table.md`."""
+    return text.split("\n\n")[1]
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    return ", ".join(f"{PROTOCOL.get(key, key.replace('_', ' '))} {value}" for key, value in protocol.items())
+
+
+def _unit(metric: str) -> str:
+    return UNITS.get(metric.split("/")[0], "nats")

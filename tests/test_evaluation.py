@@ -1,0 +1,283 @@
+"""Test bounds against exact values, their standard errors against the spread of many seeds, active units by formula."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+import pipeline.evaluation
+from pipeline.evaluation import Estimate, active_units, evaluate, importance_bound, many_draws
+from pipeline.models import HierarchicalVAE, build
+from pipeline.objectives import elbo
+from pipeline.params import EvaluateParams
+from pipeline.training import images
+from tests.linear_gaussian import Affine, Chain, chain, cubature, inferred
+from tests.small import model_params
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SCALE = 100
+PERTURBATION = 0.05  # mild, so that weights have a variance and L_500 is near log p(x)
+
+
+def evaluate_params(**changes: Any) -> EvaluateParams:
+    """Return the parameters of an evaluation that takes a moment."""
+    settings = {"draws": 500, "k": (1, 50, 500), "active_draws": 20, "active_threshold": 0.01, "seed": 0}
+    return EvaluateParams(**settings | changes)
+
+
+def linear() -> tuple[Chain, HierarchicalVAE, Tensor]:
+    """Return a chain, the same with a wrong posterior, and twelve test images of its three pixels."""
+    torch.manual_seed(11)
+    exact = chain((3, 2, 2), "nearest")
+    return exact, exact.perturbed(PERTURBATION), torch.randint(SCALE, (12, 3), dtype=torch.uint8)
+
+
+def bernoulli(depth: int = 2) -> tuple[HierarchicalVAE, Tensor]:
+    """Return an untrained model of six binary pixels, and test images that fill more than one batch."""
+    return build(model_params(depth=depth), torch.full((6,), 0.4)), torch.randint(2, (70, 6), dtype=torch.uint8)
+
+
+@functools.cache
+def truth() -> dict[str, float]:
+    """Return the exact value of each quantity of `linear`, L_50 from 2.4 million draws."""
+    exact, model, test = linear()
+    x = images(test, SCALE)
+    gap = kl_divergence(inferred(model, x), exact.posterior(x)).mean().item()
+    evidence = exact.log_p(x).mean().item()
+    groups = [importance_bound(many_draws(model, x, 10_000).log_weight, 50)[0].mean() for _ in range(20)]
+    draws = cubature(model)
+    moments = elbo(model, x, draws)
+    values = {
+        "elbo": evidence - gap,
+        "reconstruction": moments.reconstruction.mean().item(),
+        "kl": moments.kl.mean().item(),
+        "rate/z1": moments.rate[0].mean().item(),
+        "rate/z2": moments.rate[1].mean().item(),
+        "iwae/50": torch.stack(groups).mean().item(),
+        "iwae/500": evidence,
+        "nll": -evidence,
+        "gap": gap,
+    }
+    return values | {"iwae/1": values["elbo"]}
+
+
+@functools.cache
+def repeated(seeds: int = 40) -> list[dict[str, Estimate]]:
+    """Evaluate `linear` once for each seed."""
+    _, model, test = linear()
+    return [evaluate(model, test, SCALE, evaluate_params(seed=seed), discrete=False) for seed in range(seeds)]
+
+
+NAMES = ["elbo", "reconstruction", "kl", "rate/z1", "rate/z2", "iwae/1", "iwae/50", "iwae/500", "nll", "gap"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_lie_within_their_standard_errors(name: str) -> None:
+    """On a linear-Gaussian chain every value is within 4 reported standard errors of the exact one."""
+    estimate = repeated()[0][name]
+    assert estimate.se > 0
+    assert abs(estimate.value - truth()[name]) < 4 * estimate.se
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_standard_errors_are_the_spread_of_many_seeds(name: str) -> None:
+    """Over 40 seeds the errors, each in units of its reported standard error, deviate by 0.6 to 1.6 around zero."""
+    z = torch.tensor([(run[name].value - truth()[name]) / run[name].se for run in repeated()])
+    assert 0.6 < z.std() < 1.6
+    assert abs(z.mean()) < 4 / len(z) ** 0.5
+
+
+@pytest.mark.parametrize("k", [(1,), (1, 5), (25,)])
+def test_the_standard_error_of_the_gap_holds_when_k_is_below_the_draws(k: tuple[int, ...]) -> None:
+    """Where L_k is a mean over groups, the gap's spread is still 0.6 to 1.6 reported errors, both 0 at k = 1."""
+    _, model, test = linear()
+    params = [evaluate_params(draws=200, k=k, seed=seed) for seed in range(40)]
+    gaps = [evaluate(model, test, SCALE, each, discrete=False)["gap"] for each in params]
+    values, errors = torch.tensor([gap.value for gap in gaps]), torch.tensor([gap.se for gap in gaps])
+    if k == (1,):
+        assert values.abs().max() < 1e-12
+        assert errors.abs().max() < 1e-12
+    else:
+        assert 0.6 < values.std() / errors.mean() < 1.6
+
+
+def test_a_tight_posterior_has_no_gap_and_no_error() -> None:
+    """With the exact posterior elbo, every L_k and -nll are log p(x), and their standard errors vanish."""
+    exact, _, test = linear()
+    results = evaluate(exact.model, test, SCALE, evaluate_params(), discrete=False)
+    evidence = exact.log_p(images(test, SCALE)).mean().item()
+    for name in ("elbo", "iwae/1", "iwae/50", "iwae/500"):
+        assert results[name].value == pytest.approx(evidence, abs=1e-9)
+        assert results[name].se < 1e-9
+    assert results["nll"].value == pytest.approx(-evidence, abs=1e-9)
+    assert results["gap"].value == pytest.approx(0, abs=1e-9)
+
+
+# --- Sums
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_table_adds_up(depth: int) -> None:
+    """The elbo is reconstruction - kl and iwae/1, kl is the sum of rates, gap is L_k - elbo, bpd is nll / (D log 2)."""
+    model, test = bernoulli(depth)
+    results = evaluate(model, test, 1, evaluate_params(), discrete=True)
+    value = {name: estimate.value for name, estimate in results.items()}
+    levels = [f"rate/z{t}" for t in range(1, depth + 1)]
+    assert value["elbo"] == pytest.approx(value["reconstruction"] - value["kl"])
+    assert value["kl"] == pytest.approx(sum(value[level] for level in levels))
+    assert value["iwae/1"] == pytest.approx(value["elbo"])
+    assert value["nll"] == -value["iwae/500"]
+    assert value["gap"] == pytest.approx(value["iwae/500"] - value["elbo"])
+    assert value["bpd"] == pytest.approx(value["nll"] / (6 * math.log(2)))
+    assert results["bpd"].se == pytest.approx(results["nll"].se / (6 * math.log(2)))
+    assert results["iwae/1"].se == pytest.approx(results["elbo"].se)
+    assert value["iwae/1"] < value["iwae/50"] < value["iwae/500"] < 0
+    assert set(value) == {
+        *("elbo", "reconstruction", "kl", "iwae/1", "iwae/50", "iwae/500", "nll", "gap", "bpd"),
+        *levels,
+        *(f"active/z{t}" for t in range(1, depth + 1)),
+    }
+
+
+def test_only_discrete_images_have_bits() -> None:
+    """A continuous density has no bits per dimension, so none are told."""
+    model, test = bernoulli()
+    assert "bpd" not in evaluate(model, test, 1, evaluate_params(), discrete=False)
+
+
+def test_evaluation_depends_on_its_seed_alone() -> None:
+    """The same seed gives the same numbers whatever was drawn before, another seed others; the caller's dice rest."""
+    model, test = bernoulli()
+    first = evaluate(model, test, 1, evaluate_params(draws=50, k=(50,)), discrete=True)
+    torch.rand(3)
+    state = torch.get_rng_state()
+    assert evaluate(model, test, 1, evaluate_params(draws=50, k=(50,)), discrete=True) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert evaluate(model, test, 1, evaluate_params(draws=50, k=(50,), seed=1), discrete=True)["elbo"] != first["elbo"]
+
+
+def test_the_error_shrinks_as_the_root_of_the_draws() -> None:
+    """Sixteen times the draws leave a quarter of the standard error of the elbo."""
+    _, model, test = linear()
+    few, many = (
+        evaluate(model, test, SCALE, evaluate_params(draws=draws, k=(1,)), discrete=False)["elbo"].se
+        for draws in (250, 4000)
+    )
+    assert few / many == pytest.approx(4, rel=0.15)
+
+
+# --- Draws and passes
+
+
+@pytest.mark.parametrize("rows", [1, 50, 64, 10_000])
+def test_many_draws_are_as_many_whatever_a_pass_holds(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of any size give all draws of every term, none twice, with the same mean within 5 standard errors."""
+    monkeypatch.setattr(pipeline.evaluation, "ROWS", rows)
+    _, model, test = linear()
+    x = images(test[:4], SCALE)
+    bound = many_draws(model, x, 501)
+    assert bound.reconstruction.shape == (501, 4)
+    assert bound.rate.shape == (2, 501, 4)
+    assert len(bound.log_weight.unique()) == 501 * 4
+    exact = elbo(model, x, cubature(model)).elbo
+    assert ((bound.elbo - exact).abs() < 5 * bound.log_weight.std(0) / 501**0.5).all()
+
+
+def test_a_pass_never_holds_more_rows_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws times images of one pass stay within `ROWS`."""
+    passes: list[int] = []
+
+    def spy(model: HierarchicalVAE, x: Tensor, draws: int = 1) -> Any:
+        passes.append(draws * len(x))
+        return elbo(model, x, draws)
+
+    monkeypatch.setattr(pipeline.evaluation, "elbo", spy)
+    monkeypatch.setattr(pipeline.evaluation, "ROWS", 100)
+    model, test = bernoulli()
+    many_draws(model, images(test[:30], 1), 10)
+    assert passes == [90, 90, 90, 30]
+
+
+def test_the_importance_bound_is_the_mean_over_whole_groups() -> None:
+    """L_k averages S // k groups of k draws and leaves the rest; its variance is that of the groups' mean."""
+    log_weight = torch.randn(11, 3)
+    value, variance = importance_bound(log_weight, 2)
+    groups = torch.stack([log_weight[i : i + 2].exp().mean(0).log() for i in range(0, 10, 2)])
+    torch.testing.assert_close(value, groups.mean(0))
+    torch.testing.assert_close(variance, groups.var(0) / 5)
+    value, variance = importance_bound(log_weight, 11)
+    weight = log_weight.exp()
+    torch.testing.assert_close(value, weight.mean(0).log())
+    torch.testing.assert_close(variance, (weight / weight.mean(0)).var(0) / 11)
+
+
+# --- Active units
+
+
+def two_levels(noise: float, upper: float) -> HierarchicalVAE:
+    """Return inference z_1 = x + noise e, z_2 = upper z_1 + e, for one pixel and one unit a level."""
+    one = torch.eye(1)
+    rungs = [Affine([one], torch.zeros(1), noise**2 * one), Affine([upper * one], torch.zeros(1), one)]
+    return HierarchicalVAE([*rungs, torch.nn.Identity()], rungs, "nearest")
+
+
+def test_noise_of_the_level_below_is_no_activity() -> None:
+    """Level 2's mean varies by 0.00025 over images: it is not active, though one draw of level 1 shows 0.099."""
+    upper, spread = 0.05, 0.1
+    noise = (0.099 / upper**2 - spread) ** 0.5
+    x = (spread**0.5 * torch.randn(1000, 1)).double()
+    x = x / x.std() * spread**0.5
+    model = two_levels(noise, upper)
+    one_draw = model.posterior(x)[1][1].mean[0].var(0)
+    assert one_draw.item() == pytest.approx(0.099, rel=0.3)
+    assert one_draw.item() > 0.01  # what the published code counts as active
+    results = active_units(model, iter(x.split(50)), draws=200, threshold=0.01)
+    assert results["active/z1"].value == 1
+    assert results["active/z2"].value == 0
+    assert results["active/z2"].se < 0.5
+
+
+def test_the_variance_without_noise_is_unbiased() -> None:
+    """Over 100 repetitions the mean estimate of level 2's variance is 0.00025 within 4 standard errors."""
+    upper, spread, noise = 0.05, 0.1, 6.0
+    x = torch.randn(100, 1)
+    x = x / x.std() * spread**0.5
+    model = two_levels(noise, upper)
+
+    def once() -> Tensor:
+        blocks = [model.posterior(x, 20)[1][1].mean.mean(0) for _ in range(10)]
+        return pipeline.evaluation._between(torch.stack(blocks))
+
+    estimates = torch.cat([once() for _ in range(100)])
+    assert abs(estimates.mean() - 0.00025) < 4 * estimates.std() / 10
+
+
+def test_active_units_are_counted_by_the_variance_of_their_mean() -> None:
+    """Of units with variance 0, 0.009, 0.011 and 4, and of level 2's, made of them, those above 0.01 count."""
+    deviations = torch.tensor([0.0, 0.009**0.5, 0.011**0.5, 2.0])
+    x = torch.randn(400, 1)
+    x = (x - x.mean()) / x.std()
+    lower = Affine([deviations[:, None]], torch.ones(4), torch.eye(4))
+    upper = Affine([torch.tensor([[0.0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0.2]])], torch.zeros(3), torch.eye(3))
+    model = HierarchicalVAE([lower, upper, torch.nn.Identity()], [lower, upper], "nearest")
+    results = active_units(model, iter(x.split(50)), draws=200, threshold=0.01)
+    assert results == {"active/z1": Estimate(2, 0.0), "active/z2": results["active/z2"]}
+    assert results["active/z2"].value == 2
+
+
+@pytest.mark.parametrize("parents", ["nearest", "every"])
+def test_a_model_that_ignores_its_images_has_no_active_unit(parents: str) -> None:
+    """With weights of zero no posterior mean depends on x, and no level of any kind of model counts a unit."""
+    model = build(model_params(depth=3, parents=parents), torch.full((6,), 0.4))
+    for rung in model.inference:
+        rung.network[-1].weight.data.zero_()
+    x = torch.bernoulli(torch.full((60, 6), 0.5))
+    results = active_units(model, iter(x.split(50)), draws=20, threshold=0.01)
+    assert {name: estimate.value for name, estimate in results.items()} == {f"active/z{t}": 0 for t in (1, 2, 3)}
