@@ -101,7 +101,9 @@ class Study:
             raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
         write_text(path, text)
         link = folder / "dvc.yaml"
-        if pipeline and not link.is_symlink():
+        if not pipeline:
+            write_text(folder / ".gitignore", "/raw\n/data\n/train\n")  # what DVC would keep out of git
+        elif not link.is_symlink():
             link.symlink_to("../../dvc.yaml")
         return cls.at(folder)
 

@@ -90,6 +90,22 @@ def test_the_bound_is_reconstruction_minus_prior_mismatch(depth: int, parents: P
 
 @both
 @pytest.mark.parametrize("depth", [1, 2, 3])
+def test_gradients_of_the_bound_are_those_of_its_closed_form(depth: int, parents: Parents) -> None:
+    """Through the draws z = mu + sigma * eps (18), the ELBO has the gradient of log p(x) - KL(q || p(z_1:T|x))."""
+    linear = chain(WIDTHS[depth], parents)
+    x = data(linear)
+    model = linear.perturbed(0.3)
+    knobs = [
+        knob.requires_grad_() for rung in model.inference for knob in (*rung.weights, rung.offset, rung.covariance)
+    ]
+    bound = elbo(model, x, cubature(model)).elbo.sum()
+    closed = (linear.log_p(x) - kl_divergence(inferred(model, x), linear.posterior(x))).sum()
+    for found, wanted in zip(torch.autograd.grad(bound, knobs), torch.autograd.grad(closed, knobs), strict=True):
+        exactly_equal(found, wanted, 1e-8)
+
+
+@both
+@pytest.mark.parametrize("depth", [1, 2, 3])
 def test_random_draws_estimate_the_bound_without_bias(depth: int, parents: Parents) -> None:
     """The means of 20,000 draws' log-weights and kl lie within 4 standard errors of their closed forms."""
     linear = chain(WIDTHS[depth], parents)

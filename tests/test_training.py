@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -210,7 +209,7 @@ def test_a_named_stream_is_its_own() -> None:
 
 def overfitting(**changes: Any) -> tuple[HierarchicalVAE, list[Record], TrainParams]:
     """Train for long on eight images, so that the validation bound rises and then falls."""
-    data = replace(splits(rows=8), binarization="static")
+    data = splits("static", rows=8)
     params = train_params(learning_rate=0.05, batch_size=8, valid_draws=20, **changes)
     built = model(data, hidden=((32,),))
     return built, list(fit(built, data, params, seed=0)), params
@@ -236,6 +235,19 @@ def test_training_stops_exactly_as_many_epochs_after_the_best_as_it_has_patience
     assert len(records) == records[-1].epoch == best + patience < 500
     rises = [epoch for epoch in range(1, len(bounds) + 1) if bounds[epoch - 1] > max([-math.inf, *bounds[: epoch - 1]])]
     assert max(np.diff(rises), default=1) <= patience
+
+
+def test_the_best_epoch_survives_an_interruption(tmp_path: Path) -> None:
+    """Stopped after its best epoch, a training still ends with the same best weights, after the same patience."""
+    whole, records, params = overfitting(epochs=500, patience=8)
+    data = splits("static", rows=8)
+    run = fit(model(data, hidden=((32,),)), data, params, seed=0, folder=tmp_path)
+    for _ in range(len(records) - 3):
+        next(run)
+    run.close()
+    resumed = model(data, hidden=((32,),))
+    assert curve(list(fit(resumed, data, params, seed=0, folder=tmp_path))) == curve(records)
+    assert same(weights(resumed), weights(whole))
 
 
 def test_without_patience_training_never_stops_early() -> None:
@@ -405,20 +417,21 @@ def test_terms_are_means_over_draws_and_examples() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_size_of_a_validation_pass_changes_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a posterior that leaves nothing to chance, unequal passes give the mean over all images."""
-    data = splits()
+def test_the_size_of_a_pass_changes_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a posterior that leaves nothing to chance, unequal passes and batches give the mean over all images."""
+    data = splits("static")
     results = []
-    for rows in (8192, 14):  # 24 images at once, or 7 + 7 + 7 + 3
+    # 24 validation images at once, or 7 + 7 + 7 + 3; 56 training images at once, or 16 + 16 + 16 + 8
+    for rows, batch_size in ((8192, 999), (14, 16)):
         monkeypatch.setattr(pipeline.training, "VALID_ROWS", rows)
         built = model(data)
         for rung in built.inference:
             rung.network[-1].weight.data.zero_()
-            rung.network[-1].bias.data[-rung.network[-1].out_features // 2 :] = -1e3
+            rung.network[-1].bias.data[rung.network[-1].out_features // 2 :] = -1e3
         for rung in built.generative[:-1]:
             rung.network[-1].weight.data.zero_()
-        record = next(fit(built, data, train_params(learning_rate=1e-30), seed=0))
-        results.append(record.metrics["valid/reconstruction"])
+        record = next(fit(built, data, train_params(learning_rate=1e-30, batch_size=batch_size), seed=0))
+        results.append([record.metrics[split + "reconstruction"] for split in ("train/", "valid/")])
     assert results[0] == pytest.approx(results[1], rel=1e-12)
 
 
