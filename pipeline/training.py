@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
-from pipeline.errors import RunError
+from pipeline.errors import InputError, RunError
+from pipeline.files import write_text
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO, OBJECTIVES, elbo, weight
 from pipeline.params import TrainParams
@@ -108,8 +109,8 @@ def _epoch(
         bound = elbo(model, x, params.draws)
         loss = -objective(bound, weight(params, at)).mean()
         if not torch.isfinite(loss):
-            _require_finite(_named("train/", terms(bound.detach()), model.depth), run.epoch + 1, run.step)
-            raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step}: the objective is {loss.item()}")
+            _require_finite(_named("train/", terms(bound.detach()), model.depth), run.epoch + 1, run.step + 1)
+            raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step + 1}: the objective is {loss.item()}")
         optimizer.param_groups[0]["lr"] = params.learning_rate * SCHEDULES[params.schedule](at / horizon)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -160,19 +161,28 @@ class _Run:
                 (self.folder / RECORDS).unlink(missing_ok=True)
             return []
         tensors, counters = read_state(self.folder / STATE)
-        self.epoch, self.step, self.seconds, self.best_epoch, self.best_elbo = counters
-        self.model.load_state_dict(_part(tensors, "model."))
-        self.best = {name: value.to(self.model_device) for name, value in _part(tensors, "best.").items()}
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, "adam.").items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        # A crash between the record and the state leaves one record too many, perhaps a torn one.
-        lines = (self.folder / RECORDS).read_text().splitlines()[: self.epoch]
-        (self.folder / RECORDS).write_text("".join(line + "\n" for line in lines))
-        return [Record(**json.loads(line)) for line in lines]
+        try:
+            self.epoch, self.step, self.seconds, self.best_epoch, self.best_elbo = counters
+            self.model.load_state_dict(_part(tensors, "model."))
+            self.best = {name: value.to(self.model_device) for name, value in _part(tensors, "best.").items()}
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in _part(tensors, "adam.").items():
+                index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = value
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            # A crash between the record and the state leaves one record too many, perhaps a torn one.
+            lines = (self.folder / RECORDS).read_text(encoding="utf-8").splitlines()[: self.epoch]
+            records = [Record(**json.loads(line)) for line in lines]
+            if [record.epoch for record in records] != list(range(1, self.epoch + 1)):
+                raise ValueError(f"{len(records)} records for {self.epoch} epochs")
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.folder}: not the state of this training; delete it to start anew: {reason}"
+            ) from None
+        write_text(self.folder / RECORDS, "".join(line + "\n" for line in lines))
+        return records
 
     @property
     def model_device(self) -> torch.device:

@@ -17,6 +17,7 @@ from torch import Tensor
 import pipeline.training
 from pipeline.checkpoint import read_state
 from pipeline.data import Splits
+from pipeline.errors import InputError
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import ELBO, elbo
 from pipeline.params import TrainParams
@@ -448,7 +449,7 @@ def test_a_bound_that_is_not_finite_is_named_and_the_last_good_state_stays(tmp_p
     next(run)
     with torch.no_grad():
         broken.generative[0].network[0].weight.fill_(math.nan)
-    with pytest.raises(NonFiniteError, match=r"^epoch 3, step 8: train/reconstruction is nan; [^\n]*$"):
+    with pytest.raises(NonFiniteError, match=r"^epoch 3, step 9: train/reconstruction is nan; [^\n]*$"):
         next(run)
     tensors, counters = read_state(tmp_path / "state.safetensors")
     assert counters[:2] == [2, 8]
@@ -465,7 +466,7 @@ def test_a_rate_that_is_not_finite_is_named_before_the_sums_it_breaks() -> None:
     broken = model(data)
     with torch.no_grad():
         broken.inference[1].network[0].weight.fill_(math.nan)
-    with pytest.raises(NonFiniteError, match=r"^epoch 1, step 0: train/rate/z\d is nan"):
+    with pytest.raises(NonFiniteError, match=r"^epoch 1, step 1: train/rate/z\d is nan"):
         next(fit(broken, data, train_params(), seed=0))
 
 
@@ -506,3 +507,25 @@ def test_the_staged_schedule_is_the_published_one() -> None:
 def test_the_cosine_is_one_half_half_way() -> None:
     """The cosine schedule passes 1, 1/2 and 0 at the start, the middle and the end."""
     assert [SCHEDULES["cosine"](progress) for progress in (0.0, 0.5, 1.0)] == pytest.approx([1, 0.5, 0])
+
+
+@pytest.mark.parametrize("damage", ["empty", "gone", "torn"])
+def test_a_state_without_its_records_is_refused(tmp_path: Path, damage: str) -> None:
+    """Records that do not fit the state's epochs are told in one line; nothing is silently left out."""
+    model = build(model_params(), torch.full((16,), 0.5))
+    list(fit(model, splits(), train_params(epochs=2), seed=0, folder=tmp_path))
+    records = tmp_path / "records.jsonl"
+    if damage == "gone":
+        records.unlink()
+    else:
+        records.write_text("" if damage == "empty" else records.read_text().replace("}", "", 1))
+    with pytest.raises(InputError, match="not the state of this training"):
+        list(fit(model, splits(), train_params(epochs=4), seed=0, folder=tmp_path))
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    """A folder with the state of a deeper model is told in one line."""
+    deep = build(model_params(depth=3), torch.full((16,), 0.5))
+    list(fit(deep, splits(), train_params(epochs=1), seed=0, folder=tmp_path))
+    with pytest.raises(InputError, match="not the state of this training"):
+        list(fit(build(model_params(), torch.full((16,), 0.5)), splits(), train_params(), seed=0, folder=tmp_path))

@@ -31,7 +31,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         return f"{path}: {given} given{nearest(str(first['input']), choices)}; allowed: {', '.join(choices)}"
     if kind == "value_error":
         return f"{path}: {context['error']}"
-    allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid ").replace("tuple", "list")
     return f"{path}: {given} given; allowed: {allowed}"
 
 
@@ -71,5 +71,5 @@ def _annotation(root: type[BaseModel], keys: list[str]) -> Any:
 
 
 def _show(value: object) -> str:
-    text = repr(value)
+    text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else text[:57] + "..."

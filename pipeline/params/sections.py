@@ -157,9 +157,9 @@ class SweepParams(Strict):
 class EvaluateParams(Strict):
     """How precisely the test bounds are measured."""
 
-    draws: Count
+    draws: Annotated[int, Field(ge=2)]
     k: Annotated[tuple[Count, ...], Field(min_length=1)]
-    active_draws: Annotated[int, Field(ge=20)]
+    active_draws: Annotated[int, Field(ge=20, multiple_of=10)]
     active_threshold: Positive
     seed: Seed
 
@@ -167,8 +167,8 @@ class EvaluateParams(Strict):
     def _within(self) -> Self:
         if list(self.k) != sorted(set(self.k)):
             raise ValueError(f"k must grow, not {list(self.k)}")
-        if self.k[-1] > self.draws:
-            raise ValueError(f"k up to {self.k[-1]} needs as many draws, not {self.draws}")
+        if any(self.draws % k for k in self.k):
+            raise ValueError(f"every k must divide draws, {self.draws}, not {list(self.k)}")
         return self
 
 

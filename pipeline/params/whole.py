@@ -78,7 +78,7 @@ class Params(Strict):
                 raise InputError(f"{source}: {path}: no such parameter{nearest(path, self.flat())}")
             at[last] = value
         widths = overrides.get("model.widths")
-        if isinstance(widths, list | tuple) and widths and "model.depth" not in overrides:
+        if isinstance(widths, list | tuple) and widths and not {"model", "model.depth"} & set(overrides):
             raw["model"]["depth"] = len(widths)
         return type(self)._validate(raw, source)
 
@@ -93,6 +93,7 @@ class Params(Strict):
 
     def space(self, variant: str) -> dict[str, Range | Choices]:
         """Return what is swept for a variant: the space less the paths that the variant fixes."""
+        self.variant(variant)  # raises for a name that is none
         return {path: kind for path, kind in self.sweep.space.items() if path not in self.variants[variant]}
 
     def flat(self) -> dict[str, Any]:
