@@ -111,8 +111,10 @@ def show(study: Of = None) -> None:
 
 @app.command()
 def link(study: Of = None) -> None:
-    """Print the address at which `cave ui` shows a study's runs."""
-    _runs(_existing(study), 5000)
+    """Print where a study's report lies and the address at which `cave ui` shows its runs."""
+    found = _existing(study)
+    print(f"report: {found.report / 'report.html'}")
+    _runs(found, 5000)
 
 
 @app.command()
@@ -122,8 +124,16 @@ def ui(study: Of = None, port: Annotated[int, typer.Option(min=1, max=65535)] = 
 
     found = _existing(study)
     _runs(found, port)
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    words = ["ui", "--backend-store-uri", tracking_uri(found), "--port", str(port), "--workers", "1"]
+    uri = tracking_uri(found)
+    if uri.startswith("http"):
+        print("MLFLOW_TRACKING_URI names a server: it shows the runs itself")
+        return
+    environment = os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, where others would see its password
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    words = ["ui", "--port", str(port), "--workers", "1"]
     sys.exit(subprocess.run([sys.executable, "-m", "mlflow", *words], cwd=found.store, env=environment).returncode)
 
 
@@ -151,6 +161,9 @@ def _by_hand(kind: str, name: str | None, variant: str, overrides: dict[str, Any
     root = find_root(Path.cwd())
     given = Params.read(root / "params.yaml")
     given.variant(variant)
+    for path, value in given.variants[variant].items():
+        if overrides.get(path, value) != value:
+            raise InputError(f"--set: {path}: {overrides[path]!r} given, but variant '{variant}' fixes it at {value!r}")
     if "sweep.space" not in overrides:
         overrides["sweep.space"] = {
             path: kind.model_dump() for path, kind in given.sweep.space.items() if path not in overrides
@@ -162,7 +175,7 @@ def _by_hand(kind: str, name: str | None, variant: str, overrides: dict[str, Any
     del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
     if workers is not None:
         os.environ["CAVE_WORKERS"] = str(workers)
-    study = Study.create(root, name or f"{kind}-{digest(settings, 8)}", overrides, pipeline=False, replace=name is None)
+    study = Study.create(root, name or f"{kind}-{digest(settings, 8)}", overrides, pipeline=False)
     fetch.run(study)
     prepare.run(study)
     return study
@@ -187,4 +200,19 @@ def _runs(study: Study, port: int) -> None:
 
 def main() -> None:
     """Run the command line."""
-    guarded(app)
+    guarded(_run)
+
+
+def _run() -> None:
+    # Typer would end on Ctrl-C by itself and without a word.
+    from typer.main import get_command
+
+    try:
+        sys.exit(get_command(app)(standalone_mode=False) or 0)
+    except Exception as error:
+        if type(error).__name__ == "Abort":
+            raise KeyboardInterrupt from None
+        if not hasattr(error, "show"):
+            raise
+        error.show()  # a fault in the words of the command
+        sys.exit(getattr(error, "exit_code", 2))

@@ -42,6 +42,7 @@ def guarded(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        if "CAVE_WORKER_OF" not in os.environ:  # one word for all workers
+            print("stopped; run the same command to go on", file=sys.stderr)
         sys.stdout.flush()
         os._exit(130)

@@ -50,9 +50,13 @@ def evaluate(
     params: EvaluateParams,
     *,
     discrete: bool,
+    stream: str = "",
 ) -> dict[str, Estimate]:
-    """Measure every test bound of `model` on the frozen test set; the keys are those of the README's table."""
-    with seeded(params.seed, "bounds"):
+    """Measure every test bound of `model` on the frozen test set; the keys are those of the README's table.
+
+    Models measured on different streams have independent Monte Carlo errors.
+    """
+    with seeded(params.seed, f"bounds {stream}"):
         parts = [_reduce(many_draws(model, x, params.draws), params.k) for x in _batches(test, scale)]
     means = {name: torch.cat([part[name][0] for part in parts]) for name in parts[0]}
     variances = {name: torch.cat([part[name][1] for part in parts]) for name in parts[0]}
@@ -64,7 +68,7 @@ def evaluate(
     if discrete:
         bits = test.shape[1] * math.log(2)
         results["bpd"] = Estimate(-best.value / bits, best.se / bits)
-    with seeded(params.seed, "active"):
+    with seeded(params.seed, f"active {stream}"):
         results |= active_units(model, _batches(test, scale), params.active_draws, params.active_threshold)
     return results
 

@@ -27,6 +27,7 @@ __all__ = ["become_worker", "device", "run", "share", "workers"]
 
 POLL = 0.2  # seconds
 WORKER = "CAVE_WORKER_OF"  # set for a worker: how many there are
+PARENT = "CAVE_WORKER_PARENT"  # and whose it is
 GRACE = 10.0  # seconds that workers have to end by themselves
 
 
@@ -87,21 +88,22 @@ def run(
 ) -> None:
     """Run Python modules with arguments side by side in `folder`, and call `tick` while they run.
 
-    A worker killed by a signal is started again, up to `retries` times in all. On Ctrl-C the workers get time
-    to end by themselves; none outlives this call.
+    A worker killed by a signal is started again, up to `retries` times in all. Workers do not hear the
+    terminal: on Ctrl-C they are told once, here, and get time to end by themselves; none outlives this call.
 
     Raises:
         InputError, RunError: a worker ended in one (it has said why on stderr), or was killed too often.
     """
     waiting = [list(command) for command in reversed(commands)]
     running: list[tuple[list[str], subprocess.Popen[bytes]]] = []
-    environment = os.environ | {WORKER: str(len(commands))}
+    environment = os.environ | {WORKER: str(len(commands)), PARENT: str(os.getpid())}
     try:
         while waiting or running:
             while waiting:
                 command = waiting.pop()
                 words = [sys.executable, "-m", *command]
-                running.append((command, subprocess.Popen(words, env=environment, cwd=folder)))
+                process = subprocess.Popen(words, env=environment, cwd=folder, start_new_session=True)
+                running.append((command, process))
             time.sleep(POLL)
             tick()
             for entry in [entry for entry in running if entry[1].poll() is not None]:
@@ -121,7 +123,7 @@ def run(
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End workers: let those that are ending finish, then terminate, then kill."""
+    """End workers: ask them, then terminate, then kill."""
     for step, patience in ((signal.SIGINT, GRACE), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
         for process in processes:
             if process.poll() is None:
@@ -132,8 +134,8 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _die_with_parent() -> None:
-    """End this process within a second of its parent's end, however the parent ended."""
-    parent = os.getppid()
+    """End this process soon after its parent's end, however and whenever the parent ended."""
+    parent = int(os.environ[PARENT])
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -119,7 +119,7 @@ PRIORS: dict[str, type[StandardNormal]] = {"normal": StandardNormal}
 def build(params: ModelParams, mean: Float[Tensor, " units"]) -> HierarchicalVAE:
     """Build the model that `params` describes for data of mean `mean`, a vector of all its units.
 
-    The output bias starts at the data's mean; every latent conditional starts near N(0, I).
+    The output bias starts at the data's mean; the biases of every latent conditional start at N(0, I).
     """
     widths = [len(mean), *params.level_widths]
 

@@ -45,7 +45,7 @@ class Study:
 
     @property
     def cache(self) -> Path:
-        """What may be deleted at any time: downloads, checkpoints of unfinished work, locks."""
+        """What may be deleted when nothing runs: downloads, states of unfinished work (which then starts anew), locks."""
         return self.store / ".cache"
 
     @property
@@ -83,23 +83,32 @@ class Study:
         """The comparison of all variants."""
         return self.out / "report"
 
+    def how(self, stage: str) -> str:
+        """Say in a sentence how a stage's results are made again."""
+        if (self.folder / "dvc.yaml").exists():
+            here = "" if self.folder == self.root else f"{self.folder.relative_to(self.root)}/dvc.yaml:"
+            return f"Reproduce with `dvc repro {here}{stage}`."
+        return f"Made by hand with the settings in `{self.out.name}/params.yaml`."
+
     @classmethod
-    def create(
-        cls, root: Path, name: str, overrides: Mapping[str, Any], *, pipeline: bool = True, replace: bool = False
-    ) -> Study:
+    def create(cls, root: Path, name: str, overrides: Mapping[str, Any], *, pipeline: bool = True) -> Study:
         """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a link to `dvc.yaml`.
 
-        Other parameters that are there already are an `InputError`, unless `replace`.
+        Other parameters that are there already are an `InputError`; a budget of trials may change.
         """
         folder = root / "experiments" / name
         if not name.replace("-", "").replace("_", "").isalnum() or name != name.lower():
             raise InputError(f"study: '{name}' given; allowed: lower-case letters, digits, - and _")
-        params = Params.read(root / "params.yaml", overrides).override({"root": "../..", "out": "."})
-        text = dump_yaml(params)
+        params = Params.read(root / "params.yaml", overrides)
+        if (root / params.out).resolve() == folder.resolve():
+            raise InputError(f"study: '{name}' is the study of the root's params.yaml; choose another name")
+        params = params.override({"root": "../..", "out": "."})
         path = folder / "params.yaml"
-        if not replace and path.exists() and path.read_text(encoding="utf-8") != text:
-            raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
-        write_text(path, text)
+        if path.exists():
+            budget = {"sweep.trials": params.sweep.trials, "sweep.failures": params.sweep.failures}
+            if Params.read(path).override(budget) != params:
+                raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
+        write_text(path, dump_yaml(params))
         link = folder / "dvc.yaml"
         if not pipeline:
             write_text(folder / ".gitignore", "/raw\n/data\n/train\n")  # what DVC would keep out of git

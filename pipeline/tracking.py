@@ -24,7 +24,7 @@ from pipeline.provenance import dvc_hashes, git_state
 from pipeline.study import Study
 from pipeline.training import Record
 
-__all__ = ["Run", "Tracker", "runs_link", "tracking_uri"]
+__all__ = ["Run", "Tracker", "runs_link", "tracking_uri", "without_password"]
 
 BATCH = 1000  # rows that MLflow takes at once
 
@@ -60,14 +60,16 @@ class Tracker:
                 self.experiment_id = self._experiment()
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"MLflow at {_without_password(uri)} cannot be used: {reason}") from None
+            raise InputError(f"MLflow at {without_password(uri)} cannot be used: {reason}") from None
 
     def _experiment(self) -> str:
         name = f"platos-cave/{self.study.name}"
         found = self.client.get_experiment_by_name(name)
         if found is not None:
+            if found.lifecycle_stage == "deleted":
+                self.client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
-        local = self.client.tracking_uri.startswith("sqlite:")
+        local = not self.client.tracking_uri.startswith("http")
         location = (self.study.store / "mlartifacts" / self.study.name).as_uri() if local else None
         note = (
             f"Study **{self.study.name}** of platos-cave on `{self.study.params.data.name}`.\n\n"
@@ -91,18 +93,19 @@ class Tracker:
         seed: int,
         inputs: Sequence[Path] = (),
         parent: str | None = None,
-        again: bool = False,
+        goes_on: bool = False,
     ) -> Run:
-        """Start the run of a piece of work, or go on with the one it has; with `again`, not with a finished one.
+        """Start the run of a piece of work; work that goes on where it was stopped goes on in its run.
 
-        `inputs` are the DVC outs whose hashes become tags.
+        Work that starts anew, its state being gone, leaves no half run behind: one of its key that did not
+        come to an end is deleted. `inputs` are the DVC outs whose hashes become tags.
         """
-        query = f"tags.key = '{key}'" + (" and attributes.status != 'FINISHED'" if again else "")
-        found = self.client.search_runs([self.experiment_id], query, max_results=1)
-        if found:
-            run_id = str(found[0].info.run_id)
-            self.client.update_run(run_id, status="RUNNING")
-            return Run(self, run_id)
+        for run in self.client.search_runs([self.experiment_id], f"tags.key = '{key}'"):
+            if goes_on:
+                self.client.update_run(run.info.run_id, status="RUNNING")
+                return Run(self, str(run.info.run_id))
+            if run.info.status in ("RUNNING", "KILLED"):
+                self.client.delete_run(run.info.run_id)
         flat = {
             path: value for path, value in params.flat().items() if path.split(".")[0] in ("data", "model", "train")
         }
@@ -118,7 +121,7 @@ class Tracker:
             "data_digest": splits.digest,
             "params_digest": digest(flat),
             "mlflow.note.content": about,
-            "mlflow.source.name": f"python -m pipeline.stages.{stage} {variant}",
+            "mlflow.source.name": f"cave: {stage} {variant}",
             "mlflow.source.type": "LOCAL",
             **git_state(self.study.root),
             **dvc_hashes(self.study.folder, *inputs),
@@ -135,10 +138,10 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.get_run(run_id)
+            found = self.client.get_run(run_id)
         except MlflowException:
             return None
-        return Run(self, run_id)
+        return Run(self, run_id) if found.info.lifecycle_stage == "active" else None
 
 
 @dataclass(frozen=True)
@@ -204,8 +207,8 @@ class Run:
             source=json.dumps({"stage": "prepare"}),
             profile=json.dumps(profile),
         )
-        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)]) for context in ("training",)]
-        self.tracker.client.log_inputs(self.run_id, datasets=inputs)
+        tag = InputTag("mlflow.data.context", "training")
+        self.tracker.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
 
     def finish(self, status: str = "FINISHED", reason: str = "") -> None:
         """End the run as FINISHED, FAILED or KILLED, with the reason as a tag."""
@@ -214,6 +217,7 @@ class Run:
         self.tracker.client.set_terminated(self.run_id, status)
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """Return an address without the user and the password in it."""
     scheme, sign, rest = uri.partition("://")
     return scheme + sign + (rest.rpartition("@")[2] if "@" in rest else rest)

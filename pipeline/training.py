@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO, OBJECTIVES, elbo, weight
 from pipeline.params import TrainParams
 
-__all__ = ["SCHEDULES", "NonFiniteError", "Record", "fit", "images", "seeded", "terms"]
+__all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "images", "seeded", "terms"]
 
 STATE, RECORDS = "state.safetensors", "records.jsonl"
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
@@ -60,8 +61,9 @@ def fit(
 ) -> Iterator[Record]:
     """Train `model` in place and yield a record an epoch; at the end the model holds its best weights.
 
-    Best means the highest `valid/elbo`. With a `folder`, every epoch's state is kept there before its record
-    is yielded, and a call that finds a state yields the records that were there and goes on.
+    Best means the highest `valid/objective`, of the epochs after the warm-up. With a `folder`, every epoch's
+    state is kept there before its record is yielded, and a call that finds a state yields the records that were
+    there and goes on.
 
     Raises:
         NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`.
@@ -84,14 +86,22 @@ def fit(
         with seeded(seed, f"epoch {run.epoch}"):
             metrics = _epoch(run, train, splits.scale, binarize, params)
         with seeded(seed, "valid"), torch.no_grad():
-            rows = max(1, VALID_ROWS // params.valid_draws)
-            bounds = [elbo(model, x, params.valid_draws) for x in valid.split(rows)]
-        parts = [terms(bound) * bound.rate.shape[-1] / len(valid) for bound in bounds]
-        metrics |= _named("valid/", torch.stack(parts).sum(0), model.depth)
+            metrics |= _validate(model, valid, params)
         _require_finite(metrics, run.epoch, run.step)
         run.seconds += time.perf_counter() - start
-        yield run.keep(metrics)
+        yield run.keep(metrics, eligible=run.epoch > params.warmup)
     model.load_state_dict(run.best)
+
+
+def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: TrainParams) -> dict[str, float]:
+    """Measure the terms on the validation set, and the objective as it is after the warm-up."""
+    draws = params.draws if params.objective == "iwae" else params.valid_draws
+    total = torch.zeros(model.depth + 4, device=valid.device)
+    for x in valid.split(max(1, VALID_ROWS // draws)):
+        bound = elbo(model, x, draws)
+        objective = OBJECTIVES[params.objective](bound, params.beta).mean()
+        total += torch.cat([objective[None], terms(bound)]) * (len(x) / len(valid))
+    return {"valid/objective": total[0].item()} | _named("valid/", total[1:], model.depth)
 
 
 def _epoch(
@@ -129,28 +139,33 @@ class _Run:
     def __init__(self, model: HierarchicalVAE, optimizer: torch.optim.Adam, folder: Path | None) -> None:
         self.model, self.optimizer, self.folder = model, optimizer, folder
         self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.best_epoch, self.best_elbo = 0, -math.inf
+        self.best_epoch, self.best_value = 0, -math.inf
         self.best = _copy(model.state_dict())
 
     def stale(self, patience: int | None) -> bool:
-        """Has `valid/elbo` not risen for `patience` epochs?"""
+        """Has `valid/objective` not risen for `patience` epochs?"""
         return patience is not None and self.epoch - self.best_epoch >= patience
 
-    def keep(self, metrics: dict[str, float]) -> Record:
-        """Note an epoch's metrics, write the state if there is a folder, and return the record."""
-        if metrics["valid/elbo"] > self.best_elbo:
-            self.best_epoch, self.best_elbo = self.epoch, metrics["valid/elbo"]
+    def keep(self, metrics: dict[str, float], *, eligible: bool) -> Record:
+        """Note an epoch's metrics, write the state if there is a folder, and return the record.
+
+        An epoch that is not eligible takes the place of the best, so that patience starts after the last of them.
+        """
+        if not eligible or metrics["valid/objective"] > self.best_value:
+            self.best_epoch, self.best_value = self.epoch, metrics["valid/objective"] if eligible else -math.inf
             self.best = _copy(self.model.state_dict())
         record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / RECORDS).open("a") as file:
                 file.write(json.dumps(asdict(record)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
             tensors |= {f"best.{name}": value for name, value in self.best.items()}
             for index, moments in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
-            counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_elbo]
+            counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_value]
             write_state(self.folder / STATE, tensors, counters)
         return record
 
@@ -162,7 +177,7 @@ class _Run:
             return []
         tensors, counters = read_state(self.folder / STATE)
         try:
-            self.epoch, self.step, self.seconds, self.best_epoch, self.best_elbo = counters
+            self.epoch, self.step, self.seconds, self.best_epoch, self.best_value = counters
             self.model.load_state_dict(_part(tensors, "model."))
             self.best = {name: value.to(self.model_device) for name, value in _part(tensors, "best.").items()}
             state: dict[int, dict[str, Tensor]] = {}
@@ -172,7 +187,8 @@ class _Run:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
             # A crash between the record and the state leaves one record too many, perhaps a torn one.
-            lines = (self.folder / RECORDS).read_text(encoding="utf-8").splitlines()[: self.epoch]
+            kept = (self.folder / RECORDS).read_text(encoding="utf-8").splitlines()
+            lines = kept[: self.epoch]
             records = [Record(**json.loads(line)) for line in lines]
             if [record.epoch for record in records] != list(range(1, self.epoch + 1)):
                 raise ValueError(f"{len(records)} records for {self.epoch} epochs")
@@ -181,7 +197,8 @@ class _Run:
             raise InputError(
                 f"{self.folder}: not the state of this training; delete it to start anew: {reason}"
             ) from None
-        write_text(self.folder / RECORDS, "".join(line + "\n" for line in lines))
+        if kept != lines:
+            write_text(self.folder / RECORDS, "".join(line + "\n" for line in lines))
         return records
 
     @property
@@ -196,6 +213,12 @@ def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def best_record(records: Sequence[Record], params: TrainParams) -> Record:
+    """Return the record of the epoch whose weights `fit` leaves in the model."""
+    after = [record for record in records if record.epoch > params.warmup]
+    return max(after, key=lambda record: record.metrics["valid/objective"]) if after else records[-1]
 
 
 def images(pixels: UInt8[Tensor, "*batch units"], scale: int, binarize: bool = False) -> Float[Tensor, "*batch units"]:
@@ -217,8 +240,8 @@ def _named(prefix: str, values: Tensor, depth: int) -> dict[str, float]:
 
 
 def _require_finite(metrics: dict[str, float], epoch: int, step: int) -> None:
-    # The sums elbo and kl break with their parts: name the part.
-    for name in sorted(metrics, key=lambda name: name.endswith(("elbo", "kl"))):
+    # What is made of other terms breaks with them: name the part.
+    for name in sorted(metrics, key=lambda name: name.endswith(("objective", "elbo", "kl"))):
         if not math.isfinite(metrics[name]):
             raise NonFiniteError(
                 f"epoch {epoch}, step {step}: {name} is {metrics[name]};"

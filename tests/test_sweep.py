@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,68 @@ def test_one_sweep_of_a_study_at_a_time(study: Study) -> None:
         pytest.raises(InputError, match=f"process {os.getpid()} is running it already"),
     ):
         run(Sweep(study, "mhvae"), 1)
+
+
+def test_a_lost_state_starts_a_trial_anew_in_a_run_of_its_own(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the cache deleted after Ctrl-C, the trial starts again and its half run is gone: no step is doubled."""
+
+    def stopped(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        for record in fit(*args, **kwargs):
+            yield record
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(Sweep(study, "mhvae"), 1)
+    shutil.rmtree(study.cache)
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
+    run(Sweep(study, "mhvae"), 1)
+    check_sweep(study, "mhvae", 4)
+
+
+def test_a_new_database_starts_new_runs(study: Study) -> None:
+    """With optuna.db deleted, the sweep starts over in runs of its own; the finished old ones stay as they were."""
+    first = run(Sweep(study, "mhvae"), 1)
+    before = rows(study.store / "mlflow.db", "select run_uuid, end_time from runs order by run_uuid")
+    (study.store / "optuna.db").unlink()
+    assert run(Sweep(study, "mhvae"), 1)["params"] == first["params"]
+    after = rows(study.store / "mlflow.db", "select run_uuid, end_time from runs order by run_uuid")
+    assert len(after) == 2 * len(before)
+    assert set(before) <= set(after)
+
+
+def test_a_database_that_cannot_be_used_gets_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong CAVE_OPTUNA_URL is an `InputError` without its password."""
+    monkeypatch.setenv("CAVE_OPTUNA_URL", "nonsense://me:secret@nowhere/db")
+    with pytest.raises(InputError, match=r"Optuna at nonsense://nowhere/db cannot be used") as caught:
+        run(Sweep(study, "mhvae"), 1)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
+    """SIGINT to the whole process group, as a terminal sends it: every run is ended, and the sweep goes on later."""
+    slow = again(study, **{"sweep.epochs": 60})
+    command = [sys.executable, "-u", "-m", "pipeline.stages.sweep", "mhvae"]
+    environment = os.environ | {"CAVE_WORKERS": "2", "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2])}
+    process = subprocess.Popen(
+        command, cwd=slow.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    query = "select count(*) from trial_intermediate_values"
+    while not (slow.store / "optuna.db").exists():
+        time.sleep(0.05)
+    while not rows(slow.store / "optuna.db", "select name from sqlite_master where name = 'trial_intermediate_values'"):
+        time.sleep(0.05)
+    while rows(slow.store / "optuna.db", query)[0][0] < 5:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert told == "stopped; run the same command to go on\n"
+    assert rows(slow.store / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    check_sweep(slow, "mhvae", 4)
 
 
 @pytest.mark.slow

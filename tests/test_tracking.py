@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.study import Study
-from pipeline.tracking import Run, Tracker, _without_password, runs_link
+from pipeline.tracking import Run, Tracker, runs_link, without_password
 from pipeline.training import Record
 from tests.small import splits
 from tests.workshop import make_study, rows
@@ -24,7 +24,7 @@ def study(tmp_path: Path) -> Study:
     return make_study(tmp_path)
 
 
-def start(study: Study, key: str = "a", *, again: bool = False) -> Run:
+def start(study: Study, key: str = "a", *, goes_on: bool = False) -> Run:
     return Tracker(study).start(
         stage="train",
         key=key,
@@ -34,7 +34,7 @@ def start(study: Study, key: str = "a", *, again: bool = False) -> Run:
         about="a run",
         variant="mhvae",
         seed=0,
-        again=again,
+        goes_on=goes_on,
     )
 
 
@@ -47,21 +47,35 @@ def test_a_record_sent_twice_is_there_once(study: Study) -> None:
 
 
 def test_work_that_goes_on_continues_its_run(study: Study) -> None:
-    """The same key gives the same run, set running again, also after it was killed."""
+    """Work whose state is there goes on in the run of its key, set running again, also after it was killed."""
     first = start(study)
     first.finish("KILLED")
-    second = start(study)
+    second = start(study, goes_on=True)
     assert second.run_id == first.run_id
     assert rows(study.store / "mlflow.db", "select status from runs") == [("RUNNING",)]
 
 
-def test_work_that_is_done_anew_gets_a_run_of_its_own(study: Study) -> None:
-    """With `again`, a finished run of the same key is left as it is and a new one is started."""
-    first = start(study)
-    first.finish()
-    second = start(study, again=True)
-    assert second.run_id != first.run_id
-    assert sorted(rows(study.store / "mlflow.db", "select status from runs")) == [("FINISHED",), ("RUNNING",)]
+def test_work_that_starts_anew_leaves_no_half_run(study: Study) -> None:
+    """Without its state, work gets a run of its own; one that was killed is deleted, a finished one is kept."""
+    finished = start(study)
+    finished.finish()
+    killed = start(study)
+    killed.finish("KILLED")
+    anew = start(study)
+    assert len({finished.run_id, killed.run_id, anew.run_id}) == 3
+    active = rows(study.store / "mlflow.db", "select run_uuid from runs where lifecycle_stage = 'active'")
+    assert set(active) == {(finished.run_id,), (anew.run_id,)}
+
+
+def test_a_deleted_run_is_not_found_and_a_deleted_experiment_is_restored(study: Study) -> None:
+    """What was deleted in the UI stops nothing: the run counts as gone, the experiment comes back."""
+    run = start(study)
+    tracker = run.tracker
+    tracker.client.delete_run(run.run_id)
+    assert tracker.find(run.run_id) is None
+    tracker.client.delete_experiment(tracker.experiment_id)
+    assert Tracker(study).experiment_id == tracker.experiment_id
+    assert start(study).run_id != run.run_id
 
 
 def test_a_run_of_another_store_is_not_found(study: Study) -> None:
@@ -87,8 +101,8 @@ def test_artifacts_lie_at_the_root_whatever_the_working_folder(
 
 def test_no_password_is_told() -> None:
     """What is said of a store leaves its user and password out."""
-    assert _without_password("postgresql://me:secret@host:5432/db") == "postgresql://host:5432/db"
-    assert _without_password("sqlite:///a/b.db") == "sqlite:///a/b.db"
+    assert without_password("postgresql://me:secret@host:5432/db") == "postgresql://host:5432/db"
+    assert without_password("sqlite:///a/b.db") == "sqlite:///a/b.db"
 
 
 def test_a_store_that_cannot_be_used_gets_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,8 @@ def check_sweep(study: Study, variant: str, trials: int) -> None:
     runs = rows(
         study.store / "mlflow.db",
         "select r.run_uuid, r.status, k.value from runs r join tags k on k.run_uuid = r.run_uuid and k.key = 'key'"
-        " join tags g on g.run_uuid = r.run_uuid and g.key = 'stage' and g.value = 'trial' where k.value like ?",
+        " join tags g on g.run_uuid = r.run_uuid and g.key = 'stage' and g.value = 'trial'"
+        " where k.value like ? and r.lifecycle_stage = 'active'",
         name,
     )
     assert sorted(int(key.rpartition("/")[2]) for *_, key in runs) == list(range(trials))

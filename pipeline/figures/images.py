@@ -46,7 +46,7 @@ def levels(base: Array, redrawn: Array, variant: str, *, ink: bool = True) -> Fi
     """Show what each level decides: its noise alone is drawn again, that of every other level is held.
 
     Args:
-        base: [rows, h, w], means of p(x | z_1) of some draws from the prior.
+        base: [rows, h, w], means of p(x | z) of some draws from the prior.
         redrawn: [T, rows, columns, h, w]; at [t - 1, i, j] the j-th image after the noise of z_t in draw i is replaced.
         variant: whose images these are.
         ink: show 1 as black.

@@ -149,6 +149,7 @@ class SweepParams(Strict):
     epochs: Count
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "none"]
+    startup: Annotated[int, Field(ge=1)]
     failures: Annotated[int, Field(ge=0)]
     seed: Seed
     space: dict[str, Range | Choices]

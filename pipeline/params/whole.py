@@ -103,7 +103,12 @@ class Params(Strict):
 
     def check(self) -> None:
         """Check what no single field shows: variants, the space, and sections against each other."""
-        for name in self.variants:
+        for name, fixed in self.variants.items():
+            for path in fixed:
+                if path.split(".")[0] not in ("model", "train") or path == "train.seeds":
+                    raise InputError(
+                        f"variants.{name}: {path}: a variant fixes paths in model and train, seeds excepted"
+                    )
             self.variant(name)._check_model(f"variants.{name}: ")
         for path, kind in self.sweep.space.items():
             where = f"sweep.space.{path}"
@@ -112,6 +117,13 @@ class Params(Strict):
             values = kind.choices if isinstance(kind, Choices) else (kind.low, kind.high)
             for value in values:
                 self.override({path: value}, where)
+        for name in self.variants:
+            model = self.variant(name).model
+            for path in ("model.depth", "model.z_dim", "model.z_ratio"):
+                if model.widths is not None and path in self.space(name):
+                    raise InputError(
+                        f"sweep.space.{path}: variant '{name}' has model.widths, which leaves it no effect"
+                    )
 
     def _check_model(self, where: str = "") -> None:
         model = self.model

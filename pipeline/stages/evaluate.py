@@ -47,7 +47,9 @@ def measure(study: Study, variant: str, seed: int) -> None:
     test = torch.as_tensor(splits.test, device=launch.device())
     results = {
         f"test/{key}": asdict(estimate)
-        for key, estimate in evaluate(model, test, splits.scale, study.params.evaluate, discrete=splits.binary).items()
+        for key, estimate in evaluate(
+            model, test, splits.scale, study.params.evaluate, discrete=splits.binary, stream=f"seed {seed}"
+        ).items()
     }
     folder = study.evaluate(variant)
     write_json(folder / f"seed-{seed}.json", results)

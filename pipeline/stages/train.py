@@ -18,7 +18,7 @@ from pipeline.params import Params, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
 from pipeline.tracking import Tracker
-from pipeline.training import Record, fit, seeded
+from pipeline.training import Record, best_record, fit, seeded
 
 __all__ = ["run"]
 
@@ -27,7 +27,12 @@ def settings(study: Study, variant: str) -> Params:
     """Return the variant's parameters with the values its sweep found best, if it was swept."""
     params = study.params.variant(variant)
     best = study.sweep(variant) / "best.json"
-    return params.override(read_json(best)["params"], str(best)) if best.exists() else params
+    return params.override(read_json(best)["params"], str(best)) if swept(study, variant) else params
+
+
+def swept(study: Study, variant: str) -> bool:
+    """Tell whether the variant's sweep has left its best settings."""
+    return (study.sweep(variant) / "best.json").exists()
 
 
 def run(study: Study, variant: str) -> None:
@@ -56,13 +61,14 @@ def train(study: Study, variant: str, seed: int) -> None:
         splits=splits,
         about=(
             f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}`"
-            f" (protocol {splits.protocol}, binarization {splits.binarization}), seed {seed}: final training with the"
-            f" sweep's best settings, and its test results.\n\nReproduce with `dvc repro evaluate@{variant}`."
+            f" (protocol {splits.protocol}, binarization {splits.binarization}), seed {seed}: final training, with"
+            f" {'the best settings of its sweep' if swept(study, variant) else 'settings as given'}, and its test"
+            f" results.\n\n{study.how(f'evaluate@{variant}')}"
         ),
         variant=variant,
         seed=seed,
         inputs=[study.data, study.sweep(variant) / "best.json"],
-        again=not scratch.exists(),
+        goes_on=scratch.exists(),
     )
     scratch.mkdir(parents=True, exist_ok=True)
     with seeded(seed, "init"):
@@ -80,7 +86,7 @@ def train(study: Study, variant: str, seed: int) -> None:
         tracked.finish("KILLED")
         raise
     folder = study.train(variant) / f"seed-{seed}"
-    best = max(records, key=lambda record: record.metrics["valid/elbo"])
+    best = best_record(records, params.train)
     about = {
         "variant": variant,
         "seed": seed,

@@ -69,12 +69,13 @@ def _parent(sweep: Sweep) -> Run:
     about = (
         f"Search of **{sweep.variant}** over {', '.join(params.space(sweep.variant)) or 'nothing'}:"
         f" {params.sweep.trials} trials of at most {params.sweep.epochs} epochs, by {params.sweep.sampler}."
-        " Its parameters and metrics are the best trial's; the trials are its children."
-        f"\n\nOptuna study `{sweep.name}`. Reproduce with `dvc repro sweep@{sweep.variant}`."
+        " Its metrics and its tags `best/*` are the best trial's; the trials are its children."
+        f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
     )
     run = sweep.tracker.start(
         stage="sweep",
-        key=sweep.name,
+        key=sweep.key,
+        goes_on=True,
         name=f"sweep {sweep.variant}",
         params=params,
         splits=sweep.splits,

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline import figures
 from pipeline.errors import RunError
 from pipeline.files import write_csv, write_json
-from pipeline.sweep.search import OBJECTIVE, Sweep, short
+from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
 from pipeline.tracking import Run
 
 __all__ = ["write"]
@@ -28,7 +28,7 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         raise RunError(f"sweep {sweep.name}: no trial was completed; see the runs' tag 'reason' in MLflow")
-    top = max(complete, key=lambda trial: trial.value or 0.0)
+    top = max(complete, key=lambda trial: trial.values[0])
     best = {"optuna_study": sweep.name, "trial": top.number, OBJECTIVE: top.value, "params": top.params}
     write_json(folder / "best.json", best)
     runs = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
@@ -38,7 +38,10 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     )
     pictures = _figures(sweep, folder / "figures", trials)
     # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
-    parent.set_tags({f"best/{path}": short(value) for path, value in {"trial": top.number, **top.params}.items()})
+    chosen = {f"best/{path}": short(value) for path, value in {"trial": top.number, **top.params}.items()}
+    widths = sweep.study.params.variant(sweep.variant).override(top.params).model.level_widths
+    shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
+    parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     parent.log_metrics(top.user_attrs["metrics"])
     parent.log_files("figures", pictures)
     parent.log_files("", [folder / "trials.csv", folder / "best.json"])
@@ -85,7 +88,7 @@ def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path
     base = sweep.study.params.variant(sweep.variant)
     points: list[dict[str, Any]] = []
     for trial in trials:
-        if trial.value is not None:
+        if trial.state in FINISHED and set(trial.params) == set(sweep.study.params.space(sweep.variant)):
             model = base.override(trial.params).model
             points.append(
                 {

@@ -7,6 +7,7 @@ number of trials: more trials extend a study, any other change starts a new one.
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,24 +18,25 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import data
+from pipeline.errors import InputError
 from pipeline.files import locked
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, without_password
 
 __all__ = ["FINISHED", "OBJECTIVE", "PRUNERS", "SAMPLERS", "Sweep", "short"]
 
 OBJECTIVE = "valid/elbo"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed, startup: optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True),
+    "random": lambda seed, _: optuna.samplers.RandomSampler(seed=seed),
 }
-PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
-    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=5),
-    "none": optuna.pruners.NopPruner,
+PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
+    "median": lambda startup: optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=5),
+    "none": lambda _: optuna.pruners.NopPruner(),
 }
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -79,15 +81,28 @@ class Sweep:
         """The study in its store: CAVE_OPTUNA_URL, or the database at the root."""
         url = os.environ.get("CAVE_OPTUNA_URL") or f"sqlite:///{self.study.store / 'optuna.db'}"
         options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+        sweep = self.study.params.sweep
         # Processes that open a fresh database at once would both make its tables.
         with locked(self.study.cache / "locks" / "optuna"):
-            return optuna.create_study(
-                storage=optuna.storages.RDBStorage(url, engine_kwargs=options),
-                study_name=self.name,
-                direction="maximize",
-                pruner=PRUNERS[self.study.params.sweep.pruner](),
-                load_if_exists=True,
-            )
+            try:
+                study = optuna.create_study(
+                    storage=optuna.storages.RDBStorage(url, engine_kwargs=options),
+                    study_name=self.name,
+                    direction="maximize",
+                    pruner=PRUNERS[sweep.pruner](sweep.startup),
+                    load_if_exists=True,
+                )
+                if "id" not in study.user_attrs:
+                    study.set_user_attr("id", uuid.uuid4().hex)
+            except Exception as error:  # whatever the database's driver raises
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(f"Optuna at {without_password(url)} cannot be used: {reason}") from None
+        return study
+
+    @property
+    def key(self) -> str:
+        """The name with the study's own number: a second study of this name, in another database, has another."""
+        return f"{self.name}/{self.optuna.user_attrs['id']}"
 
     @cached_property
     def tracker(self) -> Tracker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import uuid
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import launch
-from pipeline.errors import RunError
+from pipeline.errors import InputError, RunError
 from pipeline.files import locked
 from pipeline.models import build
 from pipeline.params import Params, digest
@@ -44,30 +45,44 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
             raise RunError(
                 f"sweep {sweep.name}: {failed} trials failed (sweep.failures is {settings.failures}); see their runs"
             )
+
+        def sampler(number: int) -> None:
+            # Seeded by the trial's number: the same trials whatever the number of workers or restarts, as far as
+            # they do not depend on the results of others.
+            stream = int(digest([settings.seed, number], 8), 16)
+            sweep.optuna.sampler = SAMPLERS[settings.sampler](stream, settings.startup)
+
         for orphan in (trial for trial in trials if trial.state == TrialState.RUNNING and not _alive(sweep, trial)):
             epochs, killed = len(orphan.intermediate_values), orphan.user_attrs.get("killed", 0)
             killed = killed + 1 if epochs == orphan.user_attrs.get("epochs_before", 0) else 0
+            sampler(orphan.number)
             adopted = Trial(sweep.optuna, orphan._trial_id)
             if killed < LIVES:
-                return _admit(adopted, token, epochs, killed)
+                return _admit(sweep, adopted, token, epochs, killed)
             _fail(sweep, adopted, f"killed {killed} workers without finishing an epoch")
         if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= settings.trials:
             return None
-        # A sampler seeded by the trial's number: the same trials whatever the number of workers or restarts,
-        # as far as they do not depend on the results of others.
-        stream = int(digest([settings.seed, len(trials)], 8), 16)
-        sweep.optuna.sampler = SAMPLERS[settings.sampler](stream)
-        return _admit(sweep.optuna.ask(), token, 0, 0)
+        sampler(len(trials))
+        return _admit(sweep, sweep.optuna.ask(), token, 0, 0)
 
 
-def _admit(trial: Trial, token: str, epochs: int, killed: int) -> Trial:
+def _admit(sweep: Sweep, trial: Trial, token: str, epochs: int, killed: int) -> Trial:
     trial.set_user_attr("epochs_before", epochs)
     trial.set_user_attr("killed", killed)
+    trial.set_user_attr("place", _place(sweep))
     trial.set_user_attr("worker", token)
     return trial
 
 
+def _place(sweep: Sweep) -> str:
+    """Name the machine and the folder whose locks tell whether a worker is alive."""
+    return f"{platform.node()}:{sweep.scratch}"
+
+
 def _alive(sweep: Sweep, trial: FrozenTrial) -> bool:
+    """Tell whether the trial's worker lives; of one elsewhere nothing is known, and it is left alone."""
+    if trial.user_attrs.get("place", _place(sweep)) != _place(sweep):
+        return True
     lock = sweep.scratch / "workers" / trial.user_attrs.get("worker", "none")
     try:
         with locked(lock, wait=False):
@@ -80,15 +95,15 @@ def _alive(sweep: Sweep, trial: FrozenTrial) -> bool:
 def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     """Run a trial to its end, whichever that is, and tell Optuna last."""
     params = sweep.settings(trial)
-    run = _open(sweep, trial, params)
     folder = sweep.scratch / "trials" / str(trial.number)
+    run = _open(sweep, trial, params, goes_on=folder.exists())
     try:
         best, pruned = _train(sweep, trial, params, run, folder, tick)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InputError):  # a full disk, say, is no fault of this setting
         trial.set_user_attr("epochs_before", -1)  # asked to stop: this does not count as killed
         run.finish("KILLED")
         raise
-    except (RunError, ArithmeticError, RuntimeError, MemoryError, ValueError) as error:
+    except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         run.finish("FAILED", reason)
         _fail(sweep, trial, reason)
@@ -108,11 +123,12 @@ def _fail(sweep: Sweep, trial: Trial, reason: str) -> None:
     sweep.optuna.tell(trial, state=TrialState.FAIL)
 
 
-def _open(sweep: Sweep, trial: Trial, params: Params) -> Run:
+def _open(sweep: Sweep, trial: Trial, params: Params, *, goes_on: bool) -> Run:
     widths = " - ".join(map(str, params.model.level_widths))
     run = sweep.tracker.start(
         stage="trial",
-        key=f"{sweep.name}/{trial.number}",
+        key=f"{sweep.key}/{trial.number}",
+        goes_on=goes_on,
         name=f"{sweep.variant} trial {trial.number}",
         params=params,
         splits=sweep.splits,
@@ -130,7 +146,7 @@ def _train(
     sweep: Sweep, trial: Trial, params: Params, run: Run, folder: Path, tick: Callable[[], None]
 ) -> tuple[Record, bool]:
     """Train one setting; return the record of its best epoch, and whether the trial was pruned."""
-    seed = params.sweep.seed
+    seed = int(digest(["trial", params.sweep.seed], 7), 16)  # a stream that no final training draws from
     with seeded(seed, "init"):
         model = build(params.model, torch.as_tensor(sweep.splits.mean, dtype=torch.get_default_dtype()))
     reported = sweep.trials()[trial.number].intermediate_values
