@@ -45,7 +45,7 @@ class Study:
 
     @property
     def cache(self) -> Path:
-        """What may be deleted when nothing runs: downloads, states of unfinished work (which then starts anew), locks."""
+        """Downloads, locks, and states of unfinished work, which starts anew without them; for when nothing runs."""
         return self.store / ".cache"
 
     @property

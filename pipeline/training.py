@@ -101,7 +101,7 @@ def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: T
         bound = elbo(model, x, draws)
         objective = OBJECTIVES[params.objective](bound, params.beta).mean()
         total += torch.cat([objective[None], terms(bound)]) * (len(x) / len(valid))
-    return {"valid/objective": total[0].item()} | _named("valid/", total[1:], model.depth)
+    return _named("valid/", total[1:], model.depth) | {"valid/objective": total[0].item()}
 
 
 def _epoch(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import pipeline.objectives
 import pipeline.training
 from pipeline.checkpoint import read_state
 from pipeline.data import Splits
@@ -21,7 +22,7 @@ from pipeline.errors import InputError
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import ELBO, elbo
 from pipeline.params import TrainParams
-from pipeline.training import SCHEDULES, NonFiniteError, Record, fit, images, seeded, terms
+from pipeline.training import SCHEDULES, NonFiniteError, Record, best_record, fit, images, seeded, terms
 from tests.small import model_params, splits, train_params
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -383,7 +384,28 @@ def test_no_weight_enters_a_reported_bound(changes: dict[str, Any]) -> None:
     still = {"objective": "beta", "learning_rate": 1e-30, "epochs": 2}
     plain, weighted = train(train_params(**still))[1], train(train_params(**still | changes))[1]
     for one, other in zip(plain, weighted, strict=True):
+        assert one.metrics.pop("valid/objective") != other.metrics.pop("valid/objective")
         assert other.metrics == pytest.approx(one.metrics, rel=1e-5)
+
+
+def test_the_weights_kept_are_those_of_the_objective_after_its_warm_up() -> None:
+    """Patience and the best epoch start after the warm-up, and go by the weighted objective or L_k, not the elbo."""
+    _, records = train(train_params(objective="beta", beta=4.0, warmup=6, patience=1, epochs=30))
+    assert len(records) > 7
+    for objective, draws in (("beta", 1), ("iwae", 3)):
+        params = train_params(objective=objective, draws=draws, epochs=12, warmup=4 if objective == "beta" else 0)
+        model, records = train(params)
+        best = best_record(records, params)
+        assert best.epoch > params.warmup
+        allowed = [record for record in records if record.epoch > params.warmup]
+        assert best.metrics["valid/objective"] == max(record.metrics["valid/objective"] for record in allowed)
+        data = splits()
+        with seeded(0, "valid"), torch.no_grad():
+            x = images(torch.as_tensor(data.valid), data.scale)
+            bound = elbo(model, x, params.draws if objective == "iwae" else params.valid_draws)
+        assert pipeline.objectives.OBJECTIVES[objective](bound, params.beta).mean().item() == pytest.approx(
+            best.metrics["valid/objective"]
+        )
 
 
 def test_a_weight_changes_what_training_climbs() -> None:
@@ -402,7 +424,7 @@ def test_a_record_names_every_term_of_both_splits(depth: int) -> None:
     levels = [f"rate/z{t}" for t in range(1, depth + 1)]
     for record in records:
         names = [prefix + name for prefix in ("train/", "valid/") for name in ("elbo", "reconstruction", "kl", *levels)]
-        assert list(record.metrics) == names
+        assert list(record.metrics) == [*names, "valid/objective"]
         for prefix in ("train/", "valid/"):
             value = {name.removeprefix(prefix): record.metrics[name] for name in names}
             assert value["elbo"] == pytest.approx(value["reconstruction"] - value["kl"], abs=1e-4)

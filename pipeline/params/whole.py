@@ -92,9 +92,11 @@ class Params(Strict):
         return self.override(self.variants[name], f"variants.{name}")
 
     def space(self, variant: str) -> dict[str, Range | Choices]:
-        """Return what is swept for a variant: the space less the paths that the variant fixes."""
-        self.variant(variant)  # raises for a name that is none
-        return {path: kind for path, kind in self.sweep.space.items() if path not in self.variants[variant]}
+        """Return what is swept for a variant: the space less what it fixes, `model.widths` fixing depth and units."""
+        fixed = set(self.variants.get(variant, {}))
+        if self.variant(variant).model.widths is not None:
+            fixed |= {"model.depth", "model.z_dim", "model.z_ratio"}
+        return {path: kind for path, kind in self.sweep.space.items() if path not in fixed}
 
     def flat(self) -> dict[str, Any]:
         """Return every value of data, model, train, sweep, evaluate and report by its dotted path."""
@@ -117,13 +119,6 @@ class Params(Strict):
             values = kind.choices if isinstance(kind, Choices) else (kind.low, kind.high)
             for value in values:
                 self.override({path: value}, where)
-        for name in self.variants:
-            model = self.variant(name).model
-            for path in ("model.depth", "model.z_dim", "model.z_ratio"):
-                if model.widths is not None and path in self.space(name):
-                    raise InputError(
-                        f"sweep.space.{path}: variant '{name}' has model.widths, which leaves it no effect"
-                    )
 
     def _check_model(self, where: str = "") -> None:
         model = self.model
