@@ -15,6 +15,7 @@ CHECKED = (
     "pipeline.distributions",
     "pipeline.training",
     "pipeline.evaluation",
+    "pipeline.decompositions",
 )
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
 hook = install_import_hook(CHECKED, "tests.conftest.check")

@@ -27,6 +27,7 @@ LINE = [
     "checkpoint",
     "training",
     "evaluation",
+    "decompositions",
     "figures",
     "provenance",
     "tracking",

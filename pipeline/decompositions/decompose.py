@@ -1,0 +1,81 @@
+"""Every decomposition of one model on the frozen test set.
+
+    levels     `kl_up/z_t`, `gap/z_t`, their `_bias`, `log_marginal/z1`; `width/z_t` on the model's own draws
+    surgery    `mutual_information`, `marginal_kl`, ...: see there which exist for which model
+    gaps       `approximation_gap`, `amortization_gap`, `inference_gap`, on the first images of the test set
+
+All in nats per example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from pipeline.decompositions.estimates import mean_over_images
+from pipeline.decompositions.gaps import gap_terms
+from pipeline.decompositions.levels import level_terms, sandwich
+from pipeline.decompositions.surgery import surgery, upper_information
+from pipeline.evaluation import Estimate
+from pipeline.models import HierarchicalVAE
+from pipeline.params import EvaluateParams
+from pipeline.training import images, seeded
+
+__all__ = ["Settings", "decompose"]
+
+BATCH = 50  # images of one batch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much of the test set, and how many draws, each decomposition takes; the first images are taken."""
+
+    level_images: int = 2000
+    level_draws: int = 10  # of the posterior per image
+    inner_draws: int = 100  # of the upper levels per draw
+    simulated: int = 1000  # draws of the model for the two-sided bound
+    queries: int = 2000  # examples whose draws are scored under all posteriors
+    path_draws: int = 100  # of the levels below, for the information of upper levels
+    gap_images: int = 100
+    gap_steps: int = 300
+    gap_draws: int = 16  # per step
+    gap_rate: float = 0.05
+
+
+def decompose(
+    model: HierarchicalVAE,
+    test: UInt8[Tensor, "n units"],
+    scale: int,
+    params: EvaluateParams,
+    settings: Settings,
+) -> dict[str, Estimate]:
+    """Take the bound of `model` apart on the test set; log p(x) stands on `params.draws` draws."""
+    x = images(test, scale)
+    with seeded(params.seed, "levels"):
+        levels = [
+            level_terms(model, batch, draws=settings.level_draws, inner=settings.inner_draws, outer=params.draws)
+            for batch in x[: settings.level_images].split(BATCH)
+        ]
+        results = mean_over_images(levels)
+    with seeded(params.seed, "sandwich"):
+        results |= sandwich(model, settings.simulated, inner=settings.inner_draws, outer=params.draws)
+    with seeded(params.seed, "surgery"):
+        results |= surgery(model, x, settings.queries)
+        if model.depth > 1 and model.parents == "nearest":
+            results |= upper_information(model, x, settings.queries, settings.path_draws)
+    with seeded(params.seed, "gaps"):
+        gaps = [
+            gap_terms(
+                model,
+                batch,
+                steps=settings.gap_steps,
+                draws=settings.gap_draws,
+                rate=settings.gap_rate,
+                k=params.draws,
+            )
+            for batch in x[: settings.gap_images].split(BATCH)
+        ]
+        results |= mean_over_images(gaps)
+    return results

@@ -1,0 +1,99 @@
+"""What the family of posteriors costs, and what one network for all examples costs.
+
+    log p(x) - elbo = [log p(x) - L(q*)] + [L(q*) - L(q)] = approximation_gap + amortization_gap,
+
+L(q) the bound of the trained q and L(q*) that of the best q of the same family for each example by itself.
+Cremer, Li, Duvenaud, "Inference Suboptimality in Variational Autoencoders" (2018), https://arxiv.org/abs/1801.03558
+
+q* here: at every level t and for every example n,
+
+    q*(z_t | .) = N(mu_t(.) + sigma_t(.) shift_tn, diag (sigma_t(.) exp(log_scale_tn))^2),
+
+mu_t and sigma_t being those of the trained network; shift = log_scale = 0 is the trained q, where Adam starts. At
+level 1 this is every diagonal Gaussian, free for each example; above it, how mu_t and sigma_t depend on the levels
+below stays the network's, so that what that dependence lacks counts as approximation. The model is left as it is.
+
+An optimizer that stops early moves some amortization gap into the approximation gap; their sum is unmoved. log p(x)
+is L_k with q* as the proposal, an under-estimate: the approximation gap is under-estimated by what L_k lacks.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from pipeline.decompositions.estimates import PerImage, of_draws
+from pipeline.evaluation import importance_bound, many_draws
+from pipeline.models import HierarchicalVAE
+from pipeline.objectives import elbo
+from pipeline.training import SCHEDULES
+
+__all__ = ["gap_terms", "refine"]
+
+
+class _Refined(nn.Module):
+    """A diagonal Gaussian conditional, moved and scaled for each example of one batch."""
+
+    def __init__(self, rung: nn.Module, shift: Float[Tensor, "batch units"]) -> None:
+        super().__init__()
+        self.rung = rung
+        self.shift = nn.Parameter(shift)
+        self.log_scale = nn.Parameter(torch.zeros_like(shift))
+
+    def forward(self, *parents: Tensor) -> Distribution:
+        """Return q*(z_t | parents); the last dimension but one of the parents is the batch."""
+        q = self.rung(*parents)
+        mean = q.mean + q.stddev * self.shift
+        return Independent(Normal(mean, q.stddev * self.log_scale.exp(), validate_args=False), 1, validate_args=False)
+
+
+def refine(
+    model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: int, draws: int, rate: float
+) -> HierarchicalVAE:
+    """Return the model with q* for the examples x: `steps` of Adam from `rate` down a cosine, `draws` each.
+
+    Raises:
+        TypeError: a posterior factor is not a diagonal Gaussian.
+    """
+    with torch.no_grad():
+        factors = model.posterior(x)[1]
+    for q_t in factors:
+        if not (isinstance(q_t, Independent) and isinstance(q_t.base_dist, Normal)):
+            raise TypeError(f"refinement needs diagonal Gaussian posteriors, not {q_t}")
+    rungs = [_Refined(rung, torch.zeros_like(q_t.mean[0])) for rung, q_t in zip(model.inference, factors, strict=True)]
+    refined = HierarchicalVAE(model.generative, rungs, model.parents)
+    free = [tensor for rung in rungs for tensor in (rung.shift, rung.log_scale)]
+    optimizer = torch.optim.Adam(free, lr=rate, betas=(0.9, 0.99))
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * SCHEDULES["cosine"](step / steps)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            loss = -elbo(refined, x, draws).elbo.sum()
+        loss.backward(inputs=free)
+        optimizer.step()
+    return refined
+
+
+def gap_terms(
+    model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: int, draws: int, rate: float, k: int
+) -> PerImage:
+    """Return `approximation_gap`, `amortization_gap` and their sum `inference_gap` of each image, in nats.
+
+    `k` (at least 2) fresh draws stand behind each bound and behind log p(x).
+    """
+    refined = refine(model, x, steps=steps, draws=draws, rate=rate)
+    with torch.no_grad():
+        trained, best = many_draws(model, x, k).log_weight, many_draws(refined, x, k).log_weight
+        log_p, _ = importance_bound(best, k)
+        before, before_error = of_draws(trained)
+        after, after_error = of_draws(best)
+        # log p(x) and L(q*) come from the same draws: the error of log mean w - mean log w, as in `evaluation`.
+        weight = torch.softmax(best, 0) * k
+        influence, error = (weight - best).var(0) / k, weight.var(0) / k
+    return {
+        "approximation_gap": (log_p - after, influence),
+        "amortization_gap": (after - before, after_error + before_error),
+        "inference_gap": (log_p - before, error + before_error),
+    }

@@ -1,0 +1,165 @@
+"""The bound by level: closed forms, estimators against them, and the forms that are wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from pipeline.decompositions.estimates import mean_over_images
+from pipeline.decompositions.levels import level_terms, sandwich
+from pipeline.models import build
+from pipeline.objectives import elbo
+from tests.closed_forms import Exact
+from tests.linear_gaussian import Parents, chain
+from tests.small import model_params
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+WIDTHS = [(3, 2), (4, 3, 2), (3, 2, 3, 1), (2, 3, 2, 2, 3), (2, 1, 2, 1, 2, 1, 2)]  # T = 1, 2, 3, 4, 6
+SMALL = [(3, 2), (4, 3, 2), (3, 2, 3, 1), (2, 2, 1, 2, 1)]
+
+
+def named(parts: dict[str, Any], name: str, depth: int) -> torch.Tensor:
+    """Return the values of one decomposition, [depth, batch]."""
+    return torch.stack([parts[f"{name}/z{t}"][0] for t in range(1, depth + 1)])
+
+
+@pytest.mark.parametrize("parents", ["nearest", "every"])
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_the_closed_forms_of_all_four_decompositions_agree(widths: tuple[int, ...], parents: Parents) -> None:
+    """(a), (b) and (c) sum to one KL and (d) to log p(x) - elbo, to 1e-10; (b), (c) and (d) have no negative term."""
+    exact_chain = chain(widths, parents)
+    x = 2 * torch.randn(5, widths[0])
+    exact = Exact(exact_chain, exact_chain.perturbed(0.3), x)
+    for terms in (exact.rates, exact.top_down, exact.bottom_up):
+        torch.testing.assert_close(terms.sum(0), exact.kl, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(exact.gaps.sum(0), exact_chain.log_p(x) - exact.elbo, rtol=1e-10, atol=1e-10)
+    for terms in (exact.top_down, exact.bottom_up, exact.gaps):
+        assert (terms > -1e-10).all()
+    if parents == "nearest":
+        torch.testing.assert_close(exact.bottom_up[1:], exact.gaps[1:], rtol=1e-10, atol=1e-10)
+
+
+def test_a_rate_is_no_divergence() -> None:
+    """With the exact posterior of a chain of 6 levels some rate below the top is negative, while every gap is 0."""
+    exact_chain = chain((2, 1, 2, 1, 2, 1, 2), "nearest")
+    exact = Exact(exact_chain, exact_chain.model, torch.randn(50, 2))
+    assert exact.rates[:-1].min() < -0.1
+    assert exact.gaps.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("parents", ["nearest", "every"])
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_the_exact_posterior_has_no_gap_at_any_level(widths: tuple[int, ...], parents: Parents) -> None:
+    """With the exact posterior every gap is 0 to 1e-9 from any draws, and no estimate of it is biased."""
+    exact_chain = chain(widths, parents)
+    x = 2 * torch.randn(4, widths[0])
+    parts = level_terms(exact_chain.model, x, draws=2, inner=2, outer=2)
+    assert named(parts, "gap", exact_chain.model.depth).abs().max() < 1e-9
+    assert named(parts, "gap_bias", exact_chain.model.depth).abs().max() < 1e-9
+    if parents == "nearest":
+        assert named(parts, "kl_up", exact_chain.model.depth)[1:].abs().sum() < 1e-9
+
+
+@pytest.mark.parametrize("parents", ["nearest", "every"])
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+def test_the_sums_are_the_kl_and_the_gap_of_the_same_draws(widths: tuple[int, ...], parents: Parents) -> None:
+    """However few draws stand behind them, kl_up sums to the draws' KL and gap to log p(x) less the draws' bound."""
+    exact_chain = chain(widths, parents)
+    model, x = exact_chain.perturbed(0.3), torch.randn(4, widths[0])
+    torch.manual_seed(1)
+    bound = elbo(model, x, 3)
+    torch.manual_seed(1)
+    parts = level_terms(model, x, draws=3, inner=2, outer=2)
+    gap = parts["log_marginal/z0"][0] - bound.elbo
+    torch.testing.assert_close(named(parts, "gap", model.depth).sum(0), gap, rtol=1e-10, atol=1e-10)
+    if parents == "nearest" or model.depth == 1:
+        kl = named(parts, "kl_up", model.depth).sum(0)
+        torch.testing.assert_close(kl, bound.kl.mean(0), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("parents", ["nearest", "every"])
+@pytest.mark.parametrize("widths", SMALL, ids=str)
+def test_the_estimates_agree_with_the_closed_forms(widths: tuple[int, ...], parents: Parents) -> None:
+    """Each term of (c) and (d) is its closed form within 4 standard errors, none above 0.05 nats."""
+    exact_chain = chain(widths, parents)
+    model, x = exact_chain.perturbed(0.1), torch.randn(6, widths[0])
+    exact = Exact(exact_chain, model, x)
+    estimates = mean_over_images([level_terms(model, x, draws=100, inner=100, outer=4000)])
+    expected = {"log_marginal/z0": exact_chain.log_p(x)}
+    expected |= {f"gap/z{t}": gap for t, gap in enumerate(exact.gaps, start=1)}
+    if parents == "nearest" or model.depth == 1:
+        expected |= {f"kl_up/z{t}": kl for t, kl in enumerate(exact.bottom_up, start=1)}
+        expected |= {"log_marginal/z1": exact.p(1, 1)}
+    for name, term in expected.items():
+        assert estimates[name].se < 0.05
+        assert abs(estimates[name].value - term.mean()) < 4 * estimates[name].se + 1e-9, name
+    assert set(estimates) == set(expected) | {name.replace("/", "_bias/") for name in expected if "log" not in name}
+
+
+def test_at_depth_1_the_terms_are_the_kl_and_the_gap() -> None:
+    """A VAE has one term of each decomposition: its Monte Carlo KL and log p(x) - elbo."""
+    model, x = build(model_params(depth=1), torch.full((16,), 0.5)), torch.rand(5, 16)
+    torch.manual_seed(1)
+    bound = elbo(model, x, 4)
+    torch.manual_seed(1)
+    parts = level_terms(model, x, draws=4, inner=2, outer=50)
+    torch.testing.assert_close(parts["kl_up/z1"][0], bound.kl.mean(0))
+    torch.testing.assert_close(parts["gap/z1"][0], parts["log_marginal/z0"][0] - bound.elbo)
+
+
+def test_the_bias_is_known_to_first_order_and_falls_with_the_draws() -> None:
+    """kl_up/z1 is above its closed form by kl_up_bias within 4 standard errors, less so for more inner draws."""
+    exact_chain = chain((4, 3, 2), "nearest")
+    model, x = exact_chain.perturbed(0.2), torch.randn(20, 4)
+    exact = Exact(exact_chain, model, x)
+    excess = {}
+    for inner in (4, 64):
+        estimates = mean_over_images([level_terms(model, x, draws=2000, inner=inner, outer=2)])
+        term, bias = estimates["kl_up/z1"], estimates["kl_up_bias/z1"]
+        excess[inner] = term.value - exact.bottom_up[0].mean().item()
+        assert bias.value == pytest.approx(-estimates["kl_up_bias/z2"].value)
+        assert excess[inner] > 0.5 * bias.value - 4 * term.se
+        if inner == 64:
+            assert abs(excess[inner] - bias.value) < 4 * (term.se + bias.se)
+    assert excess[4] > 4 * 0.01 > abs(excess[64])
+
+
+@pytest.mark.parametrize("parents", ["nearest", "every"])
+def test_on_the_models_own_draws_the_bound_is_two_sided(parents: Parents) -> None:
+    """The width of the sandwich is 0 to 1e-9 with the exact posterior, and positive and falling in K with another."""
+    exact_chain = chain((3, 2, 3, 1), parents)
+    for width in sandwich(exact_chain.model, 20, inner=3, outer=3).values():
+        assert abs(width.value) < 1e-9
+    wrong = exact_chain.perturbed(0.2)
+    few, many = (sandwich(wrong, 500, inner=k, outer=k) for k in (2, 50))
+    assert set(few) == {"width/z0", "width/z1", "width/z2"}
+    for name, width in few.items():
+        assert width.value > 4 * width.se
+        assert many[name].value < 0.5 * width.value
+
+
+def test_the_closed_form_kl_at_inner_levels_is_not_the_bound() -> None:
+    """With the exact posterior of a chain, the closed-form KL to p(z_t|z_t+1) at drawn neighbours misses log p(x).
+
+    log p(x) itself is what the log-ratio rates give. The form known as consistency terms, z_t and z_t+1 independent
+    given z_t-1, has the same expectation, which is checked within 4 standard errors.
+    """
+    exact_chain = chain((3, 2, 2, 2), "nearest")
+    model, x = exact_chain.model, torch.randn(4, 3)
+    exact = Exact(exact_chain, model, x)
+    z, q = model.posterior(x, 4000)
+    p = model.joint(z)
+    drawn = torch.stack([kl_divergence(q_t, p_t.expand(q_t.batch_shape)) for q_t, p_t in zip(q, p[1:], strict=True)])
+    wrong = drawn.sum(0)
+    consistency = exact.independent_given_below
+    se = wrong.std(0) / len(wrong) ** 0.5
+    assert ((wrong.mean(0) - consistency.sum(0)).abs() < 4 * se).all()
+    reconstruction = exact.p(0, model.depth) - exact.p(1, model.depth)
+    torch.testing.assert_close(reconstruction - exact.rates.sum(0), exact_chain.log_p(x), rtol=1e-10, atol=1e-10)
+    assert (reconstruction - consistency.sum(0) < exact_chain.log_p(x) - 0.5).all()
+    torch.testing.assert_close(consistency[-1], exact.rates[-1])
+    torch.testing.assert_close(reconstruction - exact.top_down.sum(0), exact_chain.log_p(x), rtol=1e-10, atol=1e-10)
