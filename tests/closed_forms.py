@@ -33,14 +33,14 @@ class Exact:
         self.variance[d:, d:] = q.covariance_matrix[0] if q.covariance_matrix.ndim == 3 else q.covariance_matrix
 
     def p(self, first: int, last: int) -> Tensor:
-        """Return E_q log p(z_first, ..., z_last), z_0 being x; 0 for no nodes."""
+        """Return E_q log p of the nodes from `first` to `last`, z_0 being x; 0 for no nodes."""
         s = slice(self.starts[first], self.starts[last + 1])
         c, v, off = self.chain.covariance[s, s], self.variance[s, s], (self.mean - self.chain.mean)[:, s]
         solved = torch.linalg.solve(c, off.mT).mT
         return -0.5 * (torch.linalg.solve(c, v).trace() + (off * solved).sum(-1) + logdet(c))
 
     def q(self, first: int, last: int) -> Tensor:
-        """Return E_q log q(z_first, ..., z_last | x), from z_1 up."""
+        """Return E_q log q of the nodes from `first` to `last`, from z_1 up."""
         s = slice(self.starts[first], self.starts[last + 1])
         v = self.variance[s, s]
         return -0.5 * (logdet(v) + len(v)) * torch.ones(len(self.x))
@@ -80,12 +80,8 @@ class Exact:
     @property
     def independent_given_below(self) -> Tensor:
         """The wrong form: E KL(q(z_t|z_t-1) || p(z_t|z_t+1)), a second z_t drawn given z_t-1, apart from z_t+1."""
-        terms = [self.q(1, 1)] if self.depth == 1 else []
-        right = self.rates
-        for t in self._levels:
-            if t == self.depth:
-                terms = [*terms[: t - 1], right[-1]]
-                break
+        terms = []
+        for t in range(1, self.depth):
             rung, child = self.model.inference[t - 1], self.model.generative[t]
             above = slice(self.starts[t + 1], self.starts[t + 2])
             # The second z_t has z_t's mean and variance; its covariance with z_t+1 comes from z_t-1 alone.
@@ -100,7 +96,7 @@ class Exact:
                 torch.linalg.solve(child.covariance, spread).trace() + (off * solved).sum(-1) + logdet(child.covariance)
             )
             terms.append(self._up_q[t - 1] - log_p)
-        return torch.stack(terms)
+        return torch.stack([*terms, self.rates[-1]])
 
     @property
     def _levels(self) -> range:

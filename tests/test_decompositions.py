@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from pipeline.decompositions import Settings, decompose
 from pipeline.decompositions.estimates import mean_over_images
 from pipeline.decompositions.levels import level_terms, sandwich
 from pipeline.models import build
 from pipeline.objectives import elbo
+from pipeline.params import EvaluateParams
 from tests.closed_forms import Exact
 from tests.linear_gaussian import Parents, chain
-from tests.small import model_params
+from tests.small import model_params, splits
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -84,18 +86,18 @@ def test_the_sums_are_the_kl_and_the_gap_of_the_same_draws(widths: tuple[int, ..
 @pytest.mark.parametrize("parents", ["nearest", "every"])
 @pytest.mark.parametrize("widths", SMALL, ids=str)
 def test_the_estimates_agree_with_the_closed_forms(widths: tuple[int, ...], parents: Parents) -> None:
-    """Each term of (c) and (d) is its closed form within 4 standard errors, none above 0.05 nats."""
+    """Each term of (c) and (d) is its closed form within 4 standard errors, none above 0.1 nats."""
     exact_chain = chain(widths, parents)
-    model, x = exact_chain.perturbed(0.1), torch.randn(6, widths[0])
+    model, x = exact_chain.perturbed(0.05), torch.randn(6, widths[0])
     exact = Exact(exact_chain, model, x)
-    estimates = mean_over_images([level_terms(model, x, draws=100, inner=100, outer=4000)])
+    estimates = mean_over_images([level_terms(model, x, draws=100, inner=50, outer=2000)])
     expected = {"log_marginal/z0": exact_chain.log_p(x)}
     expected |= {f"gap/z{t}": gap for t, gap in enumerate(exact.gaps, start=1)}
     if parents == "nearest" or model.depth == 1:
         expected |= {f"kl_up/z{t}": kl for t, kl in enumerate(exact.bottom_up, start=1)}
         expected |= {"log_marginal/z1": exact.p(1, 1)}
     for name, term in expected.items():
-        assert estimates[name].se < 0.05
+        assert estimates[name].se < 0.1
         assert abs(estimates[name].value - term.mean()) < 4 * estimates[name].se + 1e-9, name
     assert set(estimates) == set(expected) | {name.replace("/", "_bias/") for name in expected if "log" not in name}
 
@@ -112,20 +114,28 @@ def test_at_depth_1_the_terms_are_the_kl_and_the_gap() -> None:
 
 
 def test_the_bias_is_known_to_first_order_and_falls_with_the_draws() -> None:
-    """kl_up/z1 is above its closed form by kl_up_bias within 4 standard errors, less so for more inner draws."""
+    """At the same draws kl_up/z1 is above its value with the exact p(z_1), by kl_up_bias within 4 standard errors.
+
+    That holds for 20 inner draws; for 2 it is more above, and the estimated bias is too.
+    """
     exact_chain = chain((4, 3, 2), "nearest")
-    model, x = exact_chain.perturbed(0.2), torch.randn(20, 4)
-    exact = Exact(exact_chain, model, x)
-    excess = {}
-    for inner in (4, 64):
-        estimates = mean_over_images([level_terms(model, x, draws=2000, inner=inner, outer=2)])
-        term, bias = estimates["kl_up/z1"], estimates["kl_up_bias/z1"]
-        excess[inner] = term.value - exact.bottom_up[0].mean().item()
-        assert bias.value == pytest.approx(-estimates["kl_up_bias/z2"].value)
-        assert excess[inner] > 0.5 * bias.value - 4 * term.se
-        if inner == 64:
-            assert abs(excess[inner] - bias.value) < 4 * (term.se + bias.se)
-    assert excess[4] > 4 * 0.01 > abs(excess[64])
+    model, x = exact_chain.perturbed(0.1), torch.randn(30, 4)
+    marginal = MultivariateNormal(exact_chain.mean[4:7], exact_chain.covariance[4:7, 4:7])
+    excess, bias = [], []
+    for inner in (2, 20):
+        torch.manual_seed(1)
+        z, q = model.posterior(x, 100)
+        torch.manual_seed(1)
+        parts = level_terms(model, x, draws=100, inner=inner, outer=2)
+        true = (q[0].log_prob(z[1]) - marginal.log_prob(z[1])).mean(0)
+        estimates = mean_over_images([parts | {"excess": (parts["kl_up/z1"][0] - true, None)}])
+        excess.append(estimates["excess"])
+        bias.append(estimates["kl_up_bias/z1"])
+        assert bias[-1].value == pytest.approx(-estimates["kl_up_bias/z2"].value)
+        assert excess[-1].value > 4 * excess[-1].se
+    assert abs(excess[1].value - bias[1].value) < 4 * (excess[1].se + bias[1].se)
+    assert excess[0].value > 2 * excess[1].value
+    assert bias[0].value > 2 * bias[1].value
 
 
 @pytest.mark.parametrize("parents", ["nearest", "every"])
@@ -134,12 +144,12 @@ def test_on_the_models_own_draws_the_bound_is_two_sided(parents: Parents) -> Non
     exact_chain = chain((3, 2, 3, 1), parents)
     for width in sandwich(exact_chain.model, 20, inner=3, outer=3).values():
         assert abs(width.value) < 1e-9
-    wrong = exact_chain.perturbed(0.2)
-    few, many = (sandwich(wrong, 500, inner=k, outer=k) for k in (2, 50))
+    wrong = exact_chain.perturbed(0.03)
+    few, many = (sandwich(wrong, 300, inner=k, outer=k) for k in (2, 50))
     assert set(few) == {"width/z0", "width/z1", "width/z2"}
     for name, width in few.items():
-        assert width.value > 4 * width.se
-        assert many[name].value < 0.5 * width.value
+        assert width.value > 3 * width.se
+        assert many[name].value < 0.75 * width.value
 
 
 def test_the_closed_form_kl_at_inner_levels_is_not_the_bound() -> None:
@@ -153,6 +163,7 @@ def test_the_closed_form_kl_at_inner_levels_is_not_the_bound() -> None:
     exact = Exact(exact_chain, model, x)
     z, q = model.posterior(x, 4000)
     p = model.joint(z)
+    p[-1] = MultivariateNormal(torch.zeros(2), torch.eye(2))  # the same N(0, I), in a form that has a KL to q_T
     drawn = torch.stack([kl_divergence(q_t, p_t.expand(q_t.batch_shape)) for q_t, p_t in zip(q, p[1:], strict=True)])
     wrong = drawn.sum(0)
     consistency = exact.independent_given_below
@@ -163,3 +174,49 @@ def test_the_closed_form_kl_at_inner_levels_is_not_the_bound() -> None:
     assert (reconstruction - consistency.sum(0) < exact_chain.log_p(x) - 0.5).all()
     torch.testing.assert_close(consistency[-1], exact.rates[-1])
     torch.testing.assert_close(reconstruction - exact.top_down.sum(0), exact_chain.log_p(x), rtol=1e-10, atol=1e-10)
+
+
+PARAMS = EvaluateParams(draws=40, k=(1, 40), active_draws=20, active_threshold=0.01, seed=0)
+FEW = Settings(
+    level_images=6,
+    level_draws=2,
+    inner_draws=4,
+    simulated=8,
+    queries=10,
+    path_draws=3,
+    gap_images=4,
+    gap_steps=2,
+    gap_draws=2,
+    gap_rate=0.1,
+)
+FLAT = {"kl_up/z1", "kl_up_bias/z1", "gap/z1", "gap_bias/z1", "log_marginal/z0", "log_marginal/z1", "width/z0"}
+MIXED = {"mutual_information", "mutual_information/z1", "marginal_kl", "total_correlation/z1"}
+INFERENCE = {"approximation_gap", "amortization_gap", "inference_gap"}
+KEYS = {
+    (1, "nearest"): FLAT | MIXED | INFERENCE | {"total_correlation", "dimension_kl"},
+    (1, "every"): FLAT | MIXED | INFERENCE | {"total_correlation", "dimension_kl"},
+    (2, "nearest"): FLAT
+    | MIXED
+    | INFERENCE
+    | {"kl_up/z2", "kl_up_bias/z2", "gap/z2", "gap_bias/z2", "width/z1"}
+    | {f"{name}/z2/{side}" for name in ("mutual_information", "marginal_kl") for side in ("lower", "upper")},
+    (2, "every"): {"gap/z1", "gap_bias/z1", "gap/z2", "gap_bias/z2", "log_marginal/z0", "width/z0", "width/z1"}
+    | {"mutual_information/z1", "total_correlation/z1"}
+    | INFERENCE,
+}
+
+
+@pytest.mark.parametrize(("depth", "parents"), KEYS)
+def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, parents: str) -> None:
+    """One call gives the keys that exist for the model, all finite, and the same numbers when it is made again."""
+    torch.manual_seed(0)
+    data = splits()
+    model = build(model_params(depth=depth, parents=parents), torch.full((16,), 0.5))
+    test = torch.as_tensor(data.test)
+    first = decompose(model, test, data.scale, PARAMS, FEW)
+    torch.manual_seed(5)
+    assert decompose(model, test, data.scale, PARAMS, FEW) == first
+    assert set(first) == KEYS[depth, parents]
+    for name, estimate in first.items():
+        assert torch.isfinite(torch.tensor([estimate.value, estimate.se])).all(), name
+        assert estimate.se >= 0

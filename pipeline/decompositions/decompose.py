@@ -41,7 +41,7 @@ class Settings:
     gap_images: int = 100
     gap_steps: int = 300
     gap_draws: int = 16  # per step
-    gap_rate: float = 0.05
+    gap_rate: float = 0.1
 
 
 def decompose(

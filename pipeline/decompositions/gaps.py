@@ -13,8 +13,10 @@ mu_t and sigma_t being those of the trained network; shift = log_scale = 0 is th
 level 1 this is every diagonal Gaussian, free for each example; above it, how mu_t and sigma_t depend on the levels
 below stays the network's, so that what that dependence lacks counts as approximation. The model is left as it is.
 
-An optimizer that stops early moves some amortization gap into the approximation gap; their sum is unmoved. log p(x)
-is L_k with q* as the proposal, an under-estimate: the approximation gap is under-estimated by what L_k lacks.
+Adam walks about rate * steps / 2 trained sigmas at most, which has to reach the best mean: from a q that was 8 sigmas
+off, 300 steps of 0.05 fell 0.2 nats short on a linear chain, 300 of 0.2 arrived. What it does not reach counts as
+approximation; the sum of both gaps is not touched by it. log p(x) is L_k with q* as the proposal, an under-estimate:
+the approximation gap is under-estimated by what L_k lacks.
 """
 
 from __future__ import annotations
