@@ -4,7 +4,9 @@
     surgery    `mutual_information`, `marginal_kl`, ...: see there which exist for which model
     gaps       `approximation_gap`, `amortization_gap`, `inference_gap`, on the first images of the test set
 
-All in nats per example.
+All in nats per example. Cost: a tenth of the default images, simulations and queries took 27 s of one CPU thread, for
+10,000 images of 784 pixels, 5000 draws, levels of 50 and 25 units, hidden layers 200-200 and 100-100. Most of it is
+log p(x), 0.09 s an image at 5000 draws.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Settings:
     level_images: int = 2000
     level_draws: int = 10  # of the posterior per image
     inner_draws: int = 100  # of the upper levels per draw
-    simulated: int = 1000  # draws of the model for the two-sided bound
+    simulated: int = 300  # draws of the model for the two-sided bound
     queries: int = 2000  # examples whose draws are scored under all posteriors
     path_draws: int = 100  # of the levels below, for the information of upper levels
     gap_images: int = 100
