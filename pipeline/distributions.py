@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 from torch.nn import functional as F
 
-__all__ = ["LIKELIHOODS", "Conditional", "Family", "StandardNormal", "diag_gaussian"]
+__all__ = ["LIKELIHOODS", "Conditional", "Family", "StandardNormal", "diag_gaussian", "noncentred"]
 
 SMALLEST_SIGMA = 1e-4
 
@@ -46,6 +46,20 @@ def diag_gaussian(raw: Float[Tensor, "*batch two_units"]) -> Distribution:
     """Return N(mu, diag sigma^2) with mu the first half of `raw`, sigma = softplus(second half) + 1e-4."""
     mu, sigma = raw.chunk(2, dim=-1)
     return Independent(Normal(mu, F.softplus(sigma) + SMALLEST_SIGMA, validate_args=False), 1, validate_args=False)
+
+
+def noncentred(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
+    """Return mu + sigma * noise, distributed as `p` where the noise is N(0, I).
+
+    Raises:
+        ValueError: `p` is not Gaussian.
+    """
+    if isinstance(p, MultivariateNormal):
+        shifted: Tensor = p.loc + (p.scale_tril @ noise[..., None])[..., 0]
+        return shifted
+    if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
+        return p.mean + p.stddev * noise
+    raise ValueError(f"non-centred coordinates are those of a Gaussian, not of a {type(p).__name__}")
 
 
 def _diag_gaussian_bias(mean: Tensor) -> Tensor:

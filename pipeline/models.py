@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pipeline.distributions import LATENT, LIKELIHOODS, Conditional, Family, StandardNormal
+from pipeline.distributions import LATENT, LIKELIHOODS, Conditional, Family, StandardNormal, noncentred
 from pipeline.params import ModelParams
 
 __all__ = ["NETWORKS", "PRIORS", "HierarchicalVAE", "build"]
@@ -80,17 +80,25 @@ class HierarchicalVAE(nn.Module):
             z.insert(0, rung(*self._parents(z)).expand((count,)).sample())
         return z
 
+    def descend(self, noise: Sequence[Float[Tensor, "*batch _"]]) -> tuple[list[Tensor], list[Distribution]]:
+        """Return the nodes [z_1, ..., z_T] at z_t = mu_t + sigma_t * noise_t, and the factors of (19) at them.
+
+        `noise` is given for levels 1 to T. In these non-centred coordinates the levels are independent a
+        priori, N(0, I) whatever the depth and the parents.
+        """
+        z: list[Tensor] = []
+        p: list[Distribution] = []
+        for rung, eps in zip(reversed(self.generative[1:]), reversed(noise), strict=True):
+            p.insert(0, rung(*self._parents(z)))
+            z.insert(0, noncentred(p[0], eps))
+        return z, [self.generative[0](*self._parents(z)), *p]
+
     def decode(self, noise: Sequence[Float[Tensor, "count _"]]) -> Float[Tensor, "count units"]:
         """Return E[x | z_1:T] at z_t = mu_t + sigma_t * noise_t, `noise` given for levels 1 to T.
 
-        In these non-centred coordinates levels are independent a priori, so that one level's decision can
-        be taken again with all others held.
+        One level's decision can be taken again with all others held.
         """
-        z: list[Tensor] = []
-        for rung, eps in zip(reversed(self.generative[1:]), reversed(noise), strict=True):
-            p_t = rung(*self._parents(z))
-            z.insert(0, p_t.mean + p_t.stddev * eps)
-        x: Tensor = self.generative[0](*self._parents(z)).mean
+        x: Tensor = self.descend(noise)[1][0].mean
         return x
 
 

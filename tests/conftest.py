@@ -16,6 +16,7 @@ CHECKED = (
     "pipeline.training",
     "pipeline.evaluation",
     "pipeline.decompositions",
+    "pipeline.annealing",
 )
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
 hook = install_import_hook(CHECKED, "tests.conftest.check")

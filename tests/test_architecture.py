@@ -28,6 +28,7 @@ LINE = [
     "training",
     "evaluation",
     "decompositions",
+    "annealing",
     "figures",
     "provenance",
     "tracking",

@@ -1,0 +1,179 @@
+"""Bounds of log p(x) from below and, where the posterior can be drawn from, from above.
+
+Chains from the prior give log mean w, in expectation a lower bound of log p(x), for any x. An x simulated from the
+model comes with one exact draw of its posterior, the eps it was decoded from; chains from there back to the prior
+give -log mean w, in expectation an upper bound, and the two a sandwich. Real data have no such draw: for them
+only the lower bound is valid, and the sandwich's width on simulated data says how far it may be off.
+
+    ais                         mean over test images of log mean w over the chains        nats / example
+    bdmc/lower, bdmc/upper      the same and its counterpart on simulated images           nats / example
+    bdmc/width                  bdmc/upper - bdmc/lower                                    nats / example
+    ais/acceptance, bdmc/acceptance    mean probability that a move is accepted
+
+The standard error of `ais` is over chains with the test set held fixed; those of `bdmc/*` are over simulated images.
+
+Grosse, Ghahramani, Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo" (2015),
+https://arxiv.org/abs/1511.02543
+Wu, Burda, Salakhutdinov, Grosse, "On the quantitative analysis of decoder-based generative models" (2017),
+https://arxiv.org/abs/1611.04273
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, UInt8
+from torch import Tensor
+
+from pipeline.annealing.chains import SCHEDULES, Weights, anneal, tune
+from pipeline.annealing.paths import PATHS, Path, widths
+from pipeline.evaluation import Estimate, importance_bound
+from pipeline.models import HierarchicalVAE
+from pipeline.training import images, seeded
+
+__all__ = ["Sandwich", "Settings", "annealed", "sandwich"]
+
+ROWS = 2048  # rows of one pass, chains times images
+TUNERS = 10  # chains an image that tune the step sizes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long, how many and how seeded the chains are; `start` names a path, `schedule` its temperatures."""
+
+    temperatures: int = 1000
+    chains: int = 100
+    leapfrog: int = 10
+    schedule: str = "sigmoid"
+    start: str = "prior"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("temperatures", 1), ("chains", 2), ("leapfrog", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name, choices in (("schedule", SCHEDULES), ("start", PATHS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """The chains of each example, up from the start and, for simulated examples alone, down from the posterior."""
+
+    x: Float[Tensor, "batch units"]
+    up: Weights
+    down: Weights | None
+
+    @property
+    def lower(self) -> Float64[Tensor, " batch"]:
+        """Lower bound of log p(x), in nats."""
+        return self.up.log_mean
+
+    @property
+    def upper(self) -> Float64[Tensor, " batch"]:
+        """Upper bound of log p(x), in nats.
+
+        Raises:
+            ValueError: the examples are real, so that no exact draw of their posterior is known.
+        """
+        if self.down is None:
+            raise ValueError("an upper bound needs simulated examples: give their number in place of x")
+        return -self.down.log_mean
+
+    @property
+    def width(self) -> Float64[Tensor, " batch"]:
+        """Upper less lower bound, in nats; it raises as `upper` does."""
+        return self.upper - self.lower
+
+    @property
+    def acceptance(self) -> Float64[Tensor, " batch"]:
+        """Mean probability of acceptance over all moves."""
+        parts = [self.up] if self.down is None else [self.up, self.down]
+        return torch.stack([part.acceptance.mean(0) for part in parts]).mean(0)
+
+
+@torch.no_grad()
+def sandwich(
+    model: HierarchicalVAE, data: Float[Tensor, "batch units"] | int, settings: Settings | None = None
+) -> Sandwich:
+    """Bound log p(x) of the examples given, from below; or of as many simulated examples, from both sides.
+
+    Memory grows with neither the examples nor the chains. The caller's random state is left alone.
+    """
+    settings = settings or Settings()
+    with seeded(settings.seed, "annealing"):
+        x, eps = simulate(model, data) if isinstance(data, int) else (data, None)
+        per_pass = max(1, ROWS // settings.chains)
+        starts = [None] * len(x) if eps is None else eps.split(per_pass)
+        parts = [_bound(model, part, start, settings) for part, start in zip(x.split(per_pass), starts, strict=False)]
+    up = _join([up for up, _ in parts])
+    return Sandwich(x, up, None if eps is None else _join([down for _, down in parts if down is not None]))
+
+
+def simulate(model: HierarchicalVAE, count: int) -> tuple[Float[Tensor, "count _"], Float[Tensor, "count _"]]:
+    """Draw examples from (19) and return them with the eps they came from, an exact draw of each one's posterior."""
+    levels = widths(model)
+    eps = torch.randn(count, sum(levels)).to(model.sample(1)[0])
+    _, p = model.descend(eps.split(levels, dim=-1))
+    return p[0].sample(), eps
+
+
+def _bound(
+    model: HierarchicalVAE, x: Float[Tensor, "batch _"], eps: Float[Tensor, "batch _"] | None, settings: Settings
+) -> tuple[Weights, Weights | None]:
+    path = PATHS[settings.start](model, x)
+    betas = SCHEDULES[settings.schedule](settings.temperatures).to(x.device)
+    steps = tune(path, path.draw(TUNERS), betas, settings.leapfrog)  # of f alone: tuning never sees `eps`
+    up = _stack([anneal(path, path.draw(n), betas, steps, settings.leapfrog) for n in _passes(settings.chains)])
+    if eps is None:
+        return up, None
+    back, slow = betas.flip(0), steps.flip(0)
+    starts = [eps.expand(n, *eps.shape) for n in _passes(settings.chains)]
+    return up, _stack([anneal(path, start, back, slow, settings.leapfrog) for start in starts])
+
+
+def _passes(chains: int) -> Iterator[int]:
+    return (min(ROWS, chains - done) for done in range(0, chains, ROWS))
+
+
+def _stack(parts: list[Weights]) -> Weights:
+    """Join chains of the same examples; the passes are of one length, but perhaps for the last."""
+    counts = torch.tensor([len(part.log_weight) for part in parts], dtype=torch.float64)
+    share = (counts / counts.sum()).to(parts[0].acceptance.device)
+    acceptance = torch.stack([part.acceptance for part in parts])
+    return Weights(torch.cat([part.log_weight for part in parts]), torch.einsum("p,pmb->mb", share, acceptance))
+
+
+def _join(parts: list[Weights]) -> Weights:
+    """Join the chains of different examples."""
+    return Weights(
+        torch.cat([part.log_weight for part in parts], dim=1), torch.cat([part.acceptance for part in parts], dim=1)
+    )
+
+
+def annealed(
+    model: HierarchicalVAE,
+    test: UInt8[Tensor, "n units"],
+    scale: int,
+    settings: Settings | None = None,
+    *,
+    simulated: int = 10,
+) -> dict[str, Estimate]:
+    """Bound log p(x) of the test images from below, and of `simulated` images of the model from both sides."""
+    real, own = sandwich(model, images(test, scale), settings), sandwich(model, simulated, settings)
+    lower, variance = importance_bound(real.up.log_weight, len(real.up.log_weight))
+    return {
+        "ais": Estimate(lower.mean().item(), variance.sum().sqrt().item() / len(lower)),
+        "ais/acceptance": _over_images(real.acceptance),
+        "bdmc/lower": _over_images(own.lower),
+        "bdmc/upper": _over_images(own.upper),
+        "bdmc/width": _over_images(own.width),
+        "bdmc/acceptance": _over_images(own.acceptance),
+    }
+
+
+def _over_images(values: Float[Tensor, " batch"]) -> Estimate:
+    return Estimate(values.mean().item(), values.std().item() / len(values) ** 0.5)
