@@ -5,8 +5,9 @@ f_{beta_1}, ..., f_{beta_{K-1}} invariant in turn. Its log-weight
 
     log w = sum_{k=1..K} (beta_k - beta_{k-1}) ratio(eps_{k-1})
 
-is unbiased in the weight: E w = Z(beta_K) / Z(beta_0). From 0 up to 1 hence E w = p(x) and E log w <= log p(x). From 1 down
-to 0, started at an exact draw of the posterior, E w = 1 / p(x), hence -E log w >= log p(x): one code goes both ways.
+is unbiased in the weight: E w = Z(beta_K) / Z(beta_0). From 0 up to 1 hence E w = p(x) and E log w <= log p(x).
+From 1 down to 0, started at an exact draw of the posterior, E w = 1 / p(x) and -E log w >= log p(x): one code
+goes both ways.
 
 The guarantee needs transitions that do not depend on the chain they move. So the step sizes are tuned by chains of
 their own, which are thrown away, and are frozen in the weighted ones.
@@ -37,10 +38,10 @@ LARGEST_STEP = 1.0  # half the stability limit under the prior N(0, I), in which
 
 @dataclass(frozen=True)
 class Weights:
-    """What the chains gathered: log-weights in nats, mean probability of acceptance at each temperature between."""
+    """What the chains gathered: log-weights in nats, and the mean probability of acceptance of all moves."""
 
     log_weight: Float64[Tensor, "chains batch"]
-    acceptance: Float64[Tensor, "moves batch"]
+    acceptance: Float64[Tensor, " batch"]
 
     @property
     def log_mean(self) -> Float64[Tensor, " batch"]:
@@ -77,13 +78,13 @@ def anneal(
 ) -> Weights:
     """Move the chains at `eps` along `betas`, up or down, with the given step sizes, and weigh them."""
     log_weight = eps.new_zeros(eps.shape[:2], dtype=torch.float64)
-    acceptance = []
+    acceptance = eps.new_zeros(eps.shape[1], dtype=torch.float64)
     for k, beta in enumerate(betas.tolist()[1:]):
         log_weight += (betas[k + 1] - betas[k]) * path.ratio(eps).double()
         if k < len(steps):
             eps, probability = transition(path.at(beta), eps, steps[k], leapfrog)
-            acceptance.append(probability.double().mean(0))
-    return Weights(log_weight, torch.stack(acceptance) if acceptance else steps.double())
+            acceptance += probability.double().mean(0) / len(steps)
+    return Weights(log_weight, acceptance)
 
 
 def _sigmoid(temperatures: int) -> Float64[Tensor, " _"]:
@@ -94,7 +95,9 @@ def _sigmoid(temperatures: int) -> Float64[Tensor, " _"]:
 
 def _geometric(temperatures: int) -> Float64[Tensor, " _"]:
     """0, then equal ratios from 1e-4 to 1: dense at the start."""
-    return torch.cat([torch.zeros(1, dtype=torch.float64), torch.logspace(-4, 0, temperatures, dtype=torch.float64)])
+    return torch.cat(
+        [torch.zeros(1, dtype=torch.float64), torch.logspace(0, -4, temperatures, dtype=torch.float64).flip(0)]
+    )
 
 
 SCHEDULES: dict[str, Callable[[int], Float64[Tensor, " _"]]] = {"sigmoid": _sigmoid, "geometric": _geometric}

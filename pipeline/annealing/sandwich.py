@@ -28,7 +28,7 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from pipeline.annealing.chains import SCHEDULES, Weights, anneal, tune
-from pipeline.annealing.paths import PATHS, Path, widths
+from pipeline.annealing.paths import PATHS, widths
 from pipeline.evaluation import Estimate, importance_bound
 from pipeline.models import HierarchicalVAE
 from pipeline.training import images, seeded
@@ -92,7 +92,7 @@ class Sandwich:
     def acceptance(self) -> Float64[Tensor, " batch"]:
         """Mean probability of acceptance over all moves."""
         parts = [self.up] if self.down is None else [self.up, self.down]
-        return torch.stack([part.acceptance.mean(0) for part in parts]).mean(0)
+        return torch.stack([part.acceptance for part in parts]).mean(0)
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def sandwich(
 ) -> Sandwich:
     """Bound log p(x) of the examples given, from below; or of as many simulated examples, from both sides.
 
-    Memory grows with neither the examples nor the chains. The caller's random state is left alone.
+    The examples, and the chains, are taken in passes of bounded memory. The caller's random state is left alone.
     """
     settings = settings or Settings()
     with seeded(settings.seed, "annealing"):
@@ -140,17 +140,16 @@ def _passes(chains: int) -> Iterator[int]:
 
 
 def _stack(parts: list[Weights]) -> Weights:
-    """Join chains of the same examples; the passes are of one length, but perhaps for the last."""
-    counts = torch.tensor([len(part.log_weight) for part in parts], dtype=torch.float64)
-    share = (counts / counts.sum()).to(parts[0].acceptance.device)
-    acceptance = torch.stack([part.acceptance for part in parts])
-    return Weights(torch.cat([part.log_weight for part in parts]), torch.einsum("p,pmb->mb", share, acceptance))
+    """Join chains of the same examples."""
+    log_weight = torch.cat([part.log_weight for part in parts])
+    accepted = torch.stack([part.acceptance * len(part.log_weight) for part in parts]).sum(0)
+    return Weights(log_weight, accepted / len(log_weight))
 
 
 def _join(parts: list[Weights]) -> Weights:
     """Join the chains of different examples."""
     return Weights(
-        torch.cat([part.log_weight for part in parts], dim=1), torch.cat([part.acceptance for part in parts], dim=1)
+        torch.cat([part.log_weight for part in parts], dim=1), torch.cat([part.acceptance for part in parts])
     )
 
 
