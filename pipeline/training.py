@@ -24,7 +24,7 @@ from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
 from pipeline.errors import RunError
 from pipeline.models import HierarchicalVAE
-from pipeline.objectives import ELBO, OBJECTIVES, elbo, weight
+from pipeline.objectives import ELBO, STOPPED, climbed, elbo, stopped
 from pipeline.params import TrainParams
 
 __all__ = ["SCHEDULES", "NonFiniteError", "Record", "fit", "images", "seeded", "terms"]
@@ -98,15 +98,15 @@ def _epoch(
 ) -> dict[str, float]:
     """Run one epoch of updates and return its mean terms."""
     model, optimizer = run.model, run.optimizer
-    objective = OBJECTIVES[params.objective]
+    measure = stopped if params.objective in STOPPED else elbo
     horizon = params.horizon or params.epochs
     order = torch.randperm(len(train), device=train.device)
     total = torch.zeros(model.depth + 3, device=train.device)
     for start in range(0, len(train), params.batch_size):
         at = run.epoch + start / len(train)
         x = images(train[order[start : start + params.batch_size]], scale, binarize)
-        bound = elbo(model, x, params.draws)
-        loss = -objective(bound, weight(params, at)).mean()
+        bound = measure(model, x, params.draws)
+        loss = -climbed(bound, params, at).mean()
         if not torch.isfinite(loss):
             _require_finite(_named("train/", terms(bound.detach()), model.depth), run.epoch + 1, run.step)
             raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step}: the objective is {loss.item()}")
