@@ -78,7 +78,7 @@ def test_every_prior_takes_its_place(prior: str, inference: str, parents: str, d
 
 @pytest.mark.parametrize("prior", ["vamp", "mixture"])
 def test_a_mixture_is_the_sum_of_its_components(prior: str) -> None:
-    """log p(z) is the logsumexp of the components' densities and the log of their weights."""
+    """Log p(z) is the logsumexp of the components' densities and the log of their weights."""
     p = top(model(prior=prior))
     assert isinstance(p, MixtureSameFamily)
     z = torch.randn(7, 1, 2)
