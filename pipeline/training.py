@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
 from pipeline.errors import RunError
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, collect
 from pipeline.objectives import ELBO, STOPPED, climbed, elbo, stopped
 from pipeline.params import TrainParams
 
@@ -75,19 +75,25 @@ def fit(
         eps=params.adam_eps,
         fused=True,
     )
-    run = _Run(model, optimizer, folder)
+    if params.adam_second_moment:
+        _start_second_moment(optimizer, params.adam_second_moment)
+    run = _Run(model, optimizer, folder, params.ema)
     yield from run.resume()
     binarize = splits.binary and splits.binarization == "dynamic"
     while run.epoch < params.epochs and not run.stale(params.patience):
         start = time.perf_counter()
         with seeded(seed, f"epoch {run.epoch}"):
             metrics = _epoch(run, train, splits.scale, binarize, params)
-        with seeded(seed, "valid"), torch.no_grad():
-            rows = max(1, VALID_ROWS // params.valid_draws)
-            bounds = [elbo(model, x, params.valid_draws) for x in valid.split(rows)]
-        parts = [terms(bound) * bound.rate.shape[-1] / len(valid) for bound in bounds]
-        metrics |= _named("valid/", torch.stack(parts).sum(0), model.depth)
-        _require_finite(metrics, run.epoch, run.step)
+        with run.averaged(), torch.no_grad():
+            with seeded(seed, "statistics"):
+                collect(model, (images(x, splits.scale, binarize) for x in train.split(params.batch_size)))
+            with seeded(seed, "valid"):
+                rows = max(1, VALID_ROWS // params.valid_draws)
+                bounds = [elbo(model, x, params.valid_draws) for x in valid.split(rows)]
+            parts = [terms(bound) * bound.rate.shape[-1] / len(valid) for bound in bounds]
+            metrics |= _named("valid/", torch.stack(parts).sum(0), model.depth)
+            _require_finite(metrics, run.epoch, run.step)
+            run.rank(metrics["valid/elbo"])
         run.seconds += time.perf_counter() - start
         yield run.keep(metrics)
     model.load_state_dict(run.best)
@@ -100,13 +106,16 @@ def _epoch(
     model, optimizer = run.model, run.optimizer
     measure = stopped if params.objective in STOPPED else elbo
     horizon = params.horizon or params.epochs
-    order = torch.randperm(len(train), device=train.device)
+    positions = torch.randperm if params.shuffle else torch.arange
+    order = positions(len(train), device=train.device)
     total = torch.zeros(model.depth + 3, device=train.device)
+    model.train()
     for start in range(0, len(train), params.batch_size):
         at = run.epoch + start / len(train)
         x = images(train[order[start : start + params.batch_size]], scale, binarize)
         bound = measure(model, x, params.draws)
-        loss = -climbed(bound, params, at).mean()
+        objective = climbed(bound, params, at)
+        loss = -(objective.sum() if params.gradient == "sum" else objective.mean())
         if not torch.isfinite(loss):
             _require_finite(_named("train/", terms(bound.detach()), model.depth), run.epoch + 1, run.step)
             raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step}: the objective is {loss.item()}")
@@ -117,29 +126,63 @@ def _epoch(
             torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
         optimizer.step()
         run.step += 1
+        run.follow()
         total += terms(bound.detach()) * (len(x) / len(train))
     run.epoch += 1
     return _named("train/", total, model.depth)
 
 
-class _Run:
-    """Where a training stands: weights, optimizer, counters, and the best weights so far."""
+def _start_second_moment(optimizer: torch.optim.Adam, value: float) -> None:
+    """Let Adam's mean square of the gradient start at `value` instead of 0."""
+    for group in optimizer.param_groups:
+        for weights in group["params"]:
+            optimizer.state[weights] = {
+                "step": torch.zeros((), dtype=torch.float32, device=weights.device),
+                "exp_avg": torch.zeros_like(weights),
+                "exp_avg_sq": torch.full_like(weights, value),
+            }
 
-    def __init__(self, model: HierarchicalVAE, optimizer: torch.optim.Adam, folder: Path | None) -> None:
-        self.model, self.optimizer, self.folder = model, optimizer, folder
+
+class _Run:
+    """Where a training stands: weights, their average, optimizer, counters, and the best weights so far."""
+
+    def __init__(
+        self, model: HierarchicalVAE, optimizer: torch.optim.Adam, folder: Path | None, decay: float | None
+    ) -> None:
+        self.model, self.optimizer, self.folder, self.decay = model, optimizer, folder, decay
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_elbo = 0, -math.inf
         self.best = _copy(model.state_dict())
+        self.average = {} if decay is None else _copy(dict(model.named_parameters()))
+
+    def follow(self) -> None:
+        """Move the average of the weights towards them: decay * average + (1 - decay) * weights."""
+        if self.decay is not None:
+            for name, weights in self.model.named_parameters():
+                self.average[name].lerp_(weights.detach(), 1 - self.decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights, where there are any, into the model, and take them out again."""
+        own = _copy(self.model.state_dict()) if self.average else {}
+        self.model.load_state_dict(self.average, strict=False)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own, strict=False)
+
+    def rank(self, bound: float) -> None:
+        """Note the weights that the model now holds if their validation bound is the highest so far."""
+        if bound > self.best_elbo:
+            self.best_epoch, self.best_elbo = self.epoch, bound
+            self.best = _copy(self.model.state_dict())
 
     def stale(self, patience: int | None) -> bool:
         """Has `valid/elbo` not risen for `patience` epochs?"""
         return patience is not None and self.epoch - self.best_epoch >= patience
 
     def keep(self, metrics: dict[str, float]) -> Record:
-        """Note an epoch's metrics, write the state if there is a folder, and return the record."""
-        if metrics["valid/elbo"] > self.best_elbo:
-            self.best_epoch, self.best_elbo = self.epoch, metrics["valid/elbo"]
-            self.best = _copy(self.model.state_dict())
+        """Write the state if there is a folder, and return the epoch's record."""
         record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -147,6 +190,7 @@ class _Run:
                 file.write(json.dumps(asdict(record)) + "\n")
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
             tensors |= {f"best.{name}": value for name, value in self.best.items()}
+            tensors |= {f"average.{name}": value for name, value in self.average.items()}
             for index, moments in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
             counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_elbo]
@@ -163,6 +207,7 @@ class _Run:
         self.epoch, self.step, self.seconds, self.best_epoch, self.best_elbo = counters
         self.model.load_state_dict(_part(tensors, "model."))
         self.best = {name: value.to(self.model_device) for name, value in _part(tensors, "best.").items()}
+        self.average = {name: value.to(self.model_device) for name, value in _part(tensors, "average.").items()}
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(tensors, "adam.").items():
             index, key = name.split(".")

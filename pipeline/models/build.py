@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -22,25 +23,36 @@ from pipeline.distributions import (
     likelihood,
 )
 from pipeline.models.hierarchy import HierarchicalVAE
-from pipeline.models.networks import ACTIVATIONS, NETWORKS
+from pipeline.models.networks import ACTIVATIONS, NETWORKS, Image
 from pipeline.params import ModelParams
 
 __all__ = ["PRIORS", "build"]
 
 
-def build(params: ModelParams, mean: Float[Tensor, " units"]) -> HierarchicalVAE:
+def build(params: ModelParams, mean: Float[Tensor, " units"], shape: tuple[int, int] | None = None) -> HierarchicalVAE:
     """Build the model that `params` describes for data of mean `mean`, a vector of all its units.
 
-    The output bias starts at the data's mean; every latent conditional starts near N(0, I).
+    The output bias starts at the data's mean; every latent conditional starts near N(0, I). `shape`, the images'
+    height and width, is what network conv needs.
+
+    Raises:
+        ValueError: network conv without a shape of as many units.
     """
     widths = [len(mean), *params.level_widths]
+    if params.network == "conv" and (shape is None or shape[0] * shape[1] != len(mean)):
+        raise ValueError(f"network conv needs the shape of images of {len(mean)} units, not {shape}")
 
-    def network(rung: int, inputs: int, outputs: int) -> nn.Sequential:
-        return NETWORKS[params.network](inputs, outputs, _hidden(params, rung), params.activation)
+    def network(
+        rung: int, inputs: int, outputs: int, hidden: Sequence[int], side: Literal["input", "output"]
+    ) -> nn.Sequential:
+        image = Image(side, shape) if shape is not None and rung == 0 else None
+        return NETWORKS[params.network](inputs, outputs, hidden, params.activation, params.batch_norm, image)
 
     def conditional(rung: int, child: int, ancestors: Sequence[int], family: Family, at: Tensor) -> Conditional:
         inputs = sum(widths[node] for node in (ancestors if params.parents == "every" else ancestors[:1]))
-        return Conditional(_at(network(rung, inputs, family.per_unit * widths[child]), family, at), family)
+        outputs = family.per_unit * widths[child]
+        built = network(rung, inputs, outputs, _hidden(params, rung), "output" if child == 0 else "input")
+        return Conditional(_at(built, family, at), family)
 
     levels = range(1, params.depth + 1)
     inference: list[nn.Module] = []
@@ -50,9 +62,9 @@ def build(params: ModelParams, mean: Float[Tensor, " units"]) -> HierarchicalVAE
         below = widths[0]
         for t in levels:
             *hidden, d = _hidden(params, t - 1)
-            body = NETWORKS[params.network](below, d, hidden, params.activation)
+            body = network(t - 1, below, d, hidden, "input")
             body.append(ACTIVATIONS[params.activation]())
-            head = NETWORKS["mlp"](d, LATENT.per_unit * widths[t], [], params.activation)
+            head = NETWORKS["mlp"](d, LATENT.per_unit * widths[t], [], params.activation, params.batch_norm)
             inference.append(Evidence(body, _at(head, LATENT, torch.zeros(widths[t]))))
             below = d
     family = likelihood(params)

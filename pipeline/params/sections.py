@@ -84,7 +84,8 @@ class ModelParams(Strict):
     likelihood: Literal["bernoulli", "gaussian", "continuous_bernoulli", "discretized_logistic"]
     sigma: Positive | Literal["learned"]
     levels: Annotated[int, Field(ge=2, le=65536)]
-    network: Literal["mlp"]
+    network: Literal["mlp", "conv"]
+    batch_norm: bool
     hidden: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=1)]
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu"]
 
@@ -113,7 +114,11 @@ class TrainParams(Strict):
     adam_beta1: Annotated[float, Field(ge=0, lt=1)]
     adam_beta2: Annotated[float, Field(ge=0, lt=1)]
     adam_eps: Positive
+    adam_second_moment: Nonnegative
+    gradient: Literal["mean", "sum"]
     clip: Positive | None
+    shuffle: bool
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
     patience: Count | None
     valid_draws: Count
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]

@@ -139,6 +139,13 @@ class Params(Strict):
             raise InputError(
                 f"{where}model.sigma: {model.sigma} given, which only likelihood gaussian uses; allowed: learned"
             )
+        if model.network == "conv" and not model.hidden[0]:
+            raise InputError(f"{where}model.hidden: network conv needs channels in the first rung")
+        if model.batch_norm and model.prior == "vamp":
+            raise InputError(
+                f"{where}model.batch_norm: true given with prior vamp, whose pseudo-inputs would be normalized apart"
+                " from the images; allowed: false, or model.prior normal or mixture"
+            )
         if model.inference == "top_down" and not all(model.hidden):
             raise InputError(f"{where}model.hidden: inference top_down needs a hidden layer in every rung")
 
