@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -15,9 +17,10 @@ from pipeline.data import Splits
 from pipeline.distributions import Mixture, StandardNormal, Vamp, from_noise
 from pipeline.models import PRIORS, HierarchicalVAE, build
 from pipeline.objectives import elbo
-from pipeline.params import ModelParams
+from pipeline.params import ModelParams, Params
+from pipeline.stages import evaluate as evaluate_stage
 from pipeline.training import fit
-from tests.small import model_params, splits, train_params
+from tests.small import ROOT, model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -195,3 +198,16 @@ def test_a_learned_prior_is_learned(prior: str) -> None:
     """Training raises the bound and moves every weight of the prior."""
     moved, _ = last_bound(splits("static"), prior=prior)
     assert moved.all()
+
+
+@pytest.mark.parametrize("prior", ["vamp", "mixture"])
+def test_the_figures_are_drawn_for_every_prior(prior: str, tmp_path: Path) -> None:
+    """The evaluation's samples, reconstructions and levels are drawn whatever the prior."""
+    data = splits()
+    built = build(model_params(prior=prior, depth=3), torch.tensor(data.mean).double())
+    study: Any = SimpleNamespace(
+        params=Params.read(ROOT / "params.yaml", {"report.images": 2}), evaluate=lambda variant: tmp_path
+    )
+    paths = evaluate_stage._draw(study, "variant", built, data, torch.tensor(data.test))
+    assert [path.name for path in paths] == ["samples.png", "reconstructions.png", "levels.png"]
+    assert all(path.exists() for path in paths)
