@@ -53,9 +53,9 @@ def load(path: str | Path) -> HierarchicalVAE:
         given = description.get("format") if isinstance(description, dict) else description
         raise InputError(f"{folder / 'model.json'}: format {given!r} given; allowed: {FORMAT}")
     try:
-        model = build(
-            ModelParams.model_validate_json(json.dumps(description["model"])), torch.zeros(description["units"])
-        )
+        params = ModelParams.model_validate_json(json.dumps(description["model"]))
+        height, width = description["data"]["shape"]
+        model = build(params, torch.zeros(description["units"]), (height, width))
         weights, _ = read_state(folder / "model.safetensors")
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

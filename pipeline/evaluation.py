@@ -6,6 +6,7 @@ All of them are reductions of the terms of S draws per image (`pipeline.objectiv
     iwae/k = L_k                          mean over images of the mean over S // k groups of k draws
     nll = -iwae/max k,  gap = iwae/max k - elbo (an under-estimate of log p(x) - elbo)
     bpd = nll / (D log 2)                 bits per dimension, discrete x only
+    kl_down/z_t = E KL(q(z_t | .) || p(z_t | .))      top-down inference only; they sum to kl in the mean
     active/z_t = #{u : Var_x(E_q[z_t,u]) > threshold}
 
 The standard error is over draws with the test set held fixed. Where an image has one group only, it is the
@@ -23,7 +24,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pipeline.models import HierarchicalVAE
-from pipeline.objectives import ELBO, elbo
+from pipeline.objectives import ELBO, elbo, top_down_kl
 from pipeline.params import EvaluateParams
 from pipeline.training import images, seeded
 
@@ -68,6 +69,9 @@ def evaluate(
     if discrete:
         bits = test.shape[1] * math.log(2)
         results["bpd"] = Estimate(-best.value / bits, best.se / bits)
+    if model.direction == "top_down":
+        with seeded(params.seed, f"kl_down {stream}"):
+            results |= _top_down(model, _batches(test, scale), params.draws)
     with seeded(params.seed, f"active {stream}"):
         results |= active_units(model, _batches(test, scale), params.active_draws, params.active_threshold)
     return results
@@ -75,6 +79,22 @@ def evaluate(
 
 def _batches(test: UInt8[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
     return (images(pixels, scale) for pixels in test.split(IMAGES))
+
+
+def _top_down(
+    model: HierarchicalVAE, batches: Iterator[Float[Tensor, "batch units"]], draws: int
+) -> dict[str, Estimate]:
+    """Measure the KL divergence of each level (decomposition (b) of a hierarchy)."""
+    means, variances = [], []
+    for x in batches:
+        per_pass = max(1, ROWS // len(x))
+        passes = [top_down_kl(model, x, min(per_pass, draws - done)) for done in range(0, draws, per_pass)]
+        kl = torch.cat(passes, dim=1)
+        means.append(kl.mean(1))
+        variances.append(kl.var(1) / draws)
+    mean, variance = torch.cat(means, dim=1), torch.cat(variances, dim=1)
+    se = variance.sum(1).sqrt() / mean.shape[1]
+    return {f"kl_down/z{t}": Estimate(mean[t - 1].mean().item(), se[t - 1].item()) for t in range(1, model.depth + 1)}
 
 
 def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int) -> ELBO:

@@ -9,31 +9,51 @@ Everything is a reduction of the log-weights of the draws z_1:T ~ q(z_1:T | x), 
     L_k = E log (1/k) sum_{i=1..k} w_i        Burda, Grosse, Salakhutdinov, "Importance Weighted
                                               Autoencoders" (2016), https://arxiv.org/abs/1509.00519
 
-A single rate below the top level is no KL divergence and may be negative; their sum's mean is the KL.
+A single rate below the top level is no KL divergence and may be negative; their sum's mean is the KL. Top-down
+inference alone has a KL divergence a level, in closed form given what was drawn above (`top_down_kl`):
+
+    KL(q(z_1:T|x) || p(z_1:T)) = KL(q(z_T|x) || p(z_T)) + sum_{t<T} E KL(q(z_t|z_t+1.., x) || p(z_t|z_t+1..))
+
+Two objectives have the value of another and a gradient of less variance. In both, log q is a function of the draws
+whose weights are constants (`stopped`), so that the score, of mean 0, is left out:
+
+    stl     d/dphi log w along the path of the draws.         Roeder, Wu, Duvenaud, "Sticking the Landing"
+                                                              (2017), https://arxiv.org/abs/1703.09194
+    dreg    sum_i v_i^2 d/dphi log w_i along the path, v_i = w_i / sum w; sum_i v_i d/dtheta log p(x, z_i).
+                                                              Tucker et al., "Doubly Reparameterized Gradient
+                                                              Estimators" (2019), https://arxiv.org/abs/1810.04152
+
+The path runs through the whole chain z_1, ..., z_T, so both hold for hierarchies of either direction; weights that
+q shares with p (the ladder's) get the sum of both parts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import MixtureSameFamily, kl_divergence
 
 from pipeline.models import HierarchicalVAE
 from pipeline.params import TrainParams
 
-__all__ = ["ELBO", "OBJECTIVES", "elbo", "weight"]
+__all__ = ["ELBO", "OBJECTIVES", "STOPPED", "climbed", "elbo", "stopped", "top_down_kl", "weight"]
 
 
 @dataclass(frozen=True)
 class ELBO:
-    """The terms of the bound, per draw, example and level, in nats. Never weighted."""
+    """The terms of the bound, per draw, example and level, in nats. Never weighted.
+
+    `nodes` are the z_1:T that the terms were computed at, where an objective needs the path through them.
+    """
 
     reconstruction: Float[Tensor, "draws batch"]
     rate: Float[Tensor, "depth draws batch"]
+    nodes: tuple[Float[Tensor, "draws batch _"], ...] = ()
 
     @property
     def kl(self) -> Float[Tensor, "draws batch"]:
@@ -69,13 +89,74 @@ def elbo(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1
     return ELBO(reconstruction=log_p[0], rate=torch.stack(log_q) - torch.stack(log_p[1:]))
 
 
+def stopped(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1) -> ELBO:
+    """Return the same terms as `elbo`, the weights of log q held constant and the nodes kept."""
+    z, _ = model.posterior(x, draws)
+    z = [z_t.view_as(z_t) for z_t in z]  # what the terms see of a draw, apart from what the draws above it see
+    log_p = [p_t.log_prob(z_t) for p_t, z_t in zip(model.joint(z), z, strict=True)]
+    log_q = [q_t.log_prob(z_t) for q_t, z_t in zip(model.stopped_posterior(z), z[1:], strict=True)]
+    return ELBO(log_p[0], torch.stack(log_q) - torch.stack(log_p[1:]), tuple(z[1:]))
+
+
+def top_down_kl(
+    model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1
+) -> Float[Tensor, "depth draws batch"]:
+    """Return KL(q(z_t | .) || p(z_t | .)) of each level at draws of the levels above, all of them 0 or more.
+
+    The mean over draws of their sum is that of `kl`. Where the prior is a mixture the top level's divergence has no
+    closed form, and its log-ratio stands in, which is 0 or more in the mean alone.
+
+    Raises:
+        ValueError: the inference is bottom-up, where these divergences are not what a closed form gives.
+    """
+    if model.direction != "top_down":
+        raise ValueError("a KL divergence a level needs inference top_down")
+    z, q = model.posterior(x, draws)
+    return torch.stack(
+        [
+            q_t.log_prob(z_t) - p_t.log_prob(z_t) if isinstance(p_t, MixtureSameFamily) else kl_divergence(q_t, p_t)
+            for z_t, q_t, p_t in zip(z[1:], q, model.joint(z)[1:], strict=True)
+        ]
+    )
+
+
+def _dreg(bound: ELBO) -> Float[Tensor, " batch"]:
+    """L_k, the gradient along each draw's path weighed once more by the draw's share of the sum."""
+    share = torch.softmax(bound.log_weight.detach(), 0)[..., None]
+    for node in bound.nodes:
+        node.register_hook(lambda gradient: gradient * share)
+    return bound.iwae
+
+
 OBJECTIVES: dict[str, Callable[[ELBO, float], Float[Tensor, " batch"]]] = {
     "elbo": lambda bound, _: bound.elbo,
     "beta": lambda bound, beta: (bound.reconstruction - beta * bound.kl).mean(0),
     "iwae": lambda bound, _: bound.iwae,
+    "stl": lambda bound, _: bound.elbo,
+    "dreg": lambda bound, _: _dreg(bound),
 }
+STOPPED = {"stl", "dreg"}
+"""Objectives of the terms that `stopped` gives, once each; at those of `elbo` they are elbo and iwae."""
 
 
 def weight(params: TrainParams, epoch: float) -> float:
     """Return the weight of the rate at `epoch`: `beta`, reached linearly over `warmup` epochs from 0."""
     return params.beta * min(1.0, epoch / params.warmup) if params.warmup else params.beta
+
+
+def climbed(bound: ELBO, params: TrainParams, epoch: float) -> Float[Tensor, " batch"]:
+    """Return what training climbs at `epoch`: the objective, with free bits and each level's own warm-up.
+
+    A level whose rate, a mean over draws and batch, is below `free_bits` counts as that constant. Level t
+    warms up `stagger` epochs after level t - 1.
+    Source: Kingma et al. (2016), appendix C.8, https://arxiv.org/abs/1606.04934
+    """
+    objective = OBJECTIVES[params.objective]
+    if params.free_bits:
+        spent = bound.rate.mean((1, 2), keepdim=True) >= params.free_bits
+        bound = replace(bound, rate=torch.where(spent, bound.rate, params.free_bits))
+    if params.stagger:
+        starts = [epoch - level * params.stagger for level in range(len(bound.rate))]
+        ramps = bound.rate.new_tensor([min(1.0, max(0.0, since / params.warmup)) for since in starts])
+        return objective(replace(bound, rate=ramps[:, None, None] * bound.rate), params.beta)
+    return objective(bound, weight(params, epoch))

@@ -25,8 +25,8 @@ from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
 from pipeline.errors import InputError, RunError
 from pipeline.files import write_text
-from pipeline.models import HierarchicalVAE
-from pipeline.objectives import ELBO, OBJECTIVES, elbo, weight
+from pipeline.models import HierarchicalVAE, collect
+from pipeline.objectives import ELBO, STOPPED, climbed, elbo, stopped
 from pipeline.params import TrainParams
 
 __all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "images", "seeded", "terms"]
@@ -78,28 +78,34 @@ def fit(
         eps=params.adam_eps,
         fused=True,
     )
-    run = _Run(model, optimizer, folder)
+    if params.adam_second_moment:
+        _start_second_moment(optimizer, params.adam_second_moment)
+    run = _Run(model, optimizer, folder, params.ema)
     yield from run.resume()
     binarize = splits.binary and splits.binarization == "dynamic"
     while run.epoch < params.epochs and not run.stale(params.patience):
         start = time.perf_counter()
         with seeded(seed, f"epoch {run.epoch}"):
             metrics = _epoch(run, train, splits.scale, binarize, params)
-        with seeded(seed, "valid"), torch.no_grad():
-            metrics |= _validate(model, valid, params)
-        _require_finite(metrics, run.epoch, run.step)
+        with run.averaged(), torch.no_grad():
+            with seeded(seed, "statistics"):
+                collect(model, (images(x, splits.scale, binarize) for x in train.split(params.batch_size)))
+            with seeded(seed, "valid"):
+                metrics |= _validate(model, valid, params)
+            _require_finite(metrics, run.epoch, run.step)
+            run.rank(metrics["valid/objective"], eligible=run.epoch > _settled(params, model.depth))
         run.seconds += time.perf_counter() - start
-        yield run.keep(metrics, eligible=run.epoch > params.warmup)
+        yield run.keep(metrics)
     model.load_state_dict(run.best)
 
 
 def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: TrainParams) -> dict[str, float]:
     """Measure the terms on the validation set, and the objective as it is after the warm-up."""
-    draws = params.draws if params.objective == "iwae" else params.valid_draws
+    draws = params.draws if params.objective in ("iwae", "dreg") else params.valid_draws
     total = torch.zeros(model.depth + 4, device=valid.device)
     for x in valid.split(max(1, VALID_ROWS // draws)):
         bound = elbo(model, x, draws)
-        objective = OBJECTIVES[params.objective](bound, params.beta).mean()
+        objective = climbed(bound, params, math.inf).mean()
         total += torch.cat([objective[None], terms(bound)]) * (len(x) / len(valid))
     return _named("valid/", total[1:], model.depth) | {"valid/objective": total[0].item()}
 
@@ -109,15 +115,18 @@ def _epoch(
 ) -> dict[str, float]:
     """Run one epoch of updates and return its mean terms."""
     model, optimizer = run.model, run.optimizer
-    objective = OBJECTIVES[params.objective]
+    measure = stopped if params.objective in STOPPED else elbo
     horizon = params.horizon or params.epochs
-    order = torch.randperm(len(train), device=train.device)
+    positions = torch.randperm if params.shuffle else torch.arange
+    order = positions(len(train), device=train.device)
     total = torch.zeros(model.depth + 3, device=train.device)
+    model.train()
     for start in range(0, len(train), params.batch_size):
         at = run.epoch + start / len(train)
         x = images(train[order[start : start + params.batch_size]], scale, binarize)
-        bound = elbo(model, x, params.draws)
-        loss = -objective(bound, weight(params, at)).mean()
+        bound = measure(model, x, params.draws)
+        objective = climbed(bound, params, at)
+        loss = -(objective.sum() if params.gradient == "sum" else objective.mean())
         if not torch.isfinite(loss):
             _require_finite(_named("train/", terms(bound.detach()), model.depth), run.epoch + 1, run.step + 1)
             raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step + 1}: the objective is {loss.item()}")
@@ -128,32 +137,66 @@ def _epoch(
             torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
         optimizer.step()
         run.step += 1
+        run.follow()
         total += terms(bound.detach()) * (len(x) / len(train))
     run.epoch += 1
     return _named("train/", total, model.depth)
 
 
-class _Run:
-    """Where a training stands: weights, optimizer, counters, and the best weights so far."""
+def _start_second_moment(optimizer: torch.optim.Adam, value: float) -> None:
+    """Let Adam's mean square of the gradient start at `value` instead of 0."""
+    for group in optimizer.param_groups:
+        for weights in group["params"]:
+            optimizer.state[weights] = {
+                "step": torch.zeros((), dtype=torch.float32, device=weights.device),
+                "exp_avg": torch.zeros_like(weights),
+                "exp_avg_sq": torch.full_like(weights, value),
+            }
 
-    def __init__(self, model: HierarchicalVAE, optimizer: torch.optim.Adam, folder: Path | None) -> None:
-        self.model, self.optimizer, self.folder = model, optimizer, folder
+
+class _Run:
+    """Where a training stands: weights, their average, optimizer, counters, and the best weights so far."""
+
+    def __init__(
+        self, model: HierarchicalVAE, optimizer: torch.optim.Adam, folder: Path | None, decay: float | None
+    ) -> None:
+        self.model, self.optimizer, self.folder, self.decay = model, optimizer, folder, decay
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, -math.inf
         self.best = _copy(model.state_dict())
+        self.average = {} if decay is None else _copy(dict(model.named_parameters()))
+
+    def follow(self) -> None:
+        """Move the average of the weights towards them: decay * average + (1 - decay) * weights."""
+        if self.decay is not None:
+            for name, weights in self.model.named_parameters():
+                self.average[name].lerp_(weights.detach(), 1 - self.decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights, where there are any, into the model, and take them out again."""
+        own = _copy(self.model.state_dict()) if self.average else {}
+        self.model.load_state_dict(self.average, strict=False)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own, strict=False)
+
+    def rank(self, value: float, *, eligible: bool) -> None:
+        """Note the weights that the model now holds if their validation objective is the highest so far.
+
+        An epoch that is not eligible takes the place of the best, so that patience starts after the last of them.
+        """
+        if not eligible or value > self.best_value:
+            self.best_epoch, self.best_value = self.epoch, value if eligible else -math.inf
+            self.best = _copy(self.model.state_dict())
 
     def stale(self, patience: int | None) -> bool:
         """Has `valid/objective` not risen for `patience` epochs?"""
         return patience is not None and self.epoch - self.best_epoch >= patience
 
-    def keep(self, metrics: dict[str, float], *, eligible: bool) -> Record:
-        """Note an epoch's metrics, write the state if there is a folder, and return the record.
-
-        An epoch that is not eligible takes the place of the best, so that patience starts after the last of them.
-        """
-        if not eligible or metrics["valid/objective"] > self.best_value:
-            self.best_epoch, self.best_value = self.epoch, metrics["valid/objective"] if eligible else -math.inf
-            self.best = _copy(self.model.state_dict())
+    def keep(self, metrics: dict[str, float]) -> Record:
+        """Write the state if there is a folder, and return the epoch's record."""
         record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -163,6 +206,7 @@ class _Run:
                 os.fsync(file.fileno())
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
             tensors |= {f"best.{name}": value for name, value in self.best.items()}
+            tensors |= {f"average.{name}": value for name, value in self.average.items()}
             for index, moments in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
             counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_value]
@@ -180,6 +224,7 @@ class _Run:
             self.epoch, self.step, self.seconds, self.best_epoch, self.best_value = counters
             self.model.load_state_dict(_part(tensors, "model."))
             self.best = {name: value.to(self.model_device) for name, value in _part(tensors, "best.").items()}
+            self.average = {name: value.to(self.model_device) for name, value in _part(tensors, "average.").items()}
             state: dict[int, dict[str, Tensor]] = {}
             for name, value in _part(tensors, "adam.").items():
                 index, key = name.split(".")
@@ -215,9 +260,15 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def _settled(params: TrainParams, depth: int) -> int:
+    """Return the epoch at which every level's rate has its full weight."""
+    return params.warmup + params.stagger * (depth - 1)
+
+
 def best_record(records: Sequence[Record], params: TrainParams) -> Record:
     """Return the record of the epoch whose weights `fit` leaves in the model."""
-    after = [record for record in records if record.epoch > params.warmup]
+    depth = sum(name.startswith("valid/rate/") for name in records[0].metrics)
+    after = [record for record in records if record.epoch > _settled(params, depth)]
     return max(after, key=lambda record: record.metrics["valid/objective"]) if after else records[-1]
 
 

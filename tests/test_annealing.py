@@ -24,7 +24,7 @@ from pipeline.annealing import (
     transition,
     tune,
 )
-from pipeline.distributions import noncentred
+from pipeline.distributions import from_noise
 from pipeline.evaluation import Estimate
 from pipeline.models import HierarchicalVAE, build
 from tests.linear_gaussian import Chain, chain
@@ -74,7 +74,7 @@ def test_standard_noise_gives_the_model(parents: str) -> None:
 def test_only_a_gaussian_has_non_centred_coordinates() -> None:
     """A distribution that is no Gaussian is refused."""
     with pytest.raises(ValueError, match="Laplace"):
-        noncentred(torch.distributions.Laplace(torch.zeros(2), torch.ones(2)), torch.zeros(2))
+        from_noise(torch.distributions.Laplace(torch.zeros(2), torch.ones(2)), torch.zeros(2))
 
 
 # Hamiltonian transitions

@@ -47,7 +47,7 @@ def test_every_name_that_params_allow_is_there(registry: dict[str, object], fiel
 @pytest.mark.parametrize("name", list(PRIORS))
 def test_a_prior_needs_no_parents_and_normalizes(name: str) -> None:
     """Called without parents a prior is a distribution over vectors of its width whose density integrates to 1."""
-    distribution = PRIORS[name](1)()
+    distribution = build(model_params(prior=name, widths=(3, 1)), torch.tensor(MEAN)).generative[-1]()
     assert distribution.event_shape == (1,)
     axis = torch.linspace(-12, 12, 2001)[:, None]
     assert abs(distribution.log_prob(axis).exp().sum() * 24 / 2000 - 1) < 1e-9

@@ -64,6 +64,11 @@ class DataParams(Strict):
         published = self.name in ("binarized_mnist", "caltech101_silhouettes")
         return self.binarization != "none" or published or (self.name == "cave" and not self.cave.grey)
 
+    @property
+    def levels(self) -> int:
+        """Grey levels of a pixel."""
+        return 2 if self.binary else 17 if self.name == "digits" else 256
+
 
 class ModelParams(Strict):
     """The knobs of a `HierarchicalVAE`."""
@@ -73,10 +78,14 @@ class ModelParams(Strict):
     z_ratio: Annotated[float, Field(gt=0, le=4, allow_inf_nan=False)]
     widths: Annotated[tuple[Width, ...], Field(min_length=1)] | None
     parents: Literal["nearest", "every"]
-    inference: Literal["bottom_up"]
-    prior: Literal["normal"]
-    likelihood: Literal["bernoulli", "gaussian"]
-    network: Literal["mlp"]
+    inference: Literal["bottom_up", "top_down"]
+    prior: Literal["normal", "vamp", "mixture"]
+    pseudo_inputs: Annotated[int, Field(ge=1, le=65536)]
+    likelihood: Literal["bernoulli", "gaussian", "continuous_bernoulli", "discretized_logistic"]
+    sigma: Positive | Literal["learned"]
+    levels: Annotated[int, Field(ge=2, le=65536)]
+    network: Literal["mlp", "conv"]
+    batch_norm: bool
     hidden: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=1)]
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu"]
 
@@ -91,10 +100,12 @@ class ModelParams(Strict):
 class TrainParams(Strict):
     """The objective, and how it is climbed."""
 
-    objective: Literal["elbo", "beta", "iwae"]
+    objective: Literal["elbo", "beta", "iwae", "stl", "dreg"]
     draws: Count
     beta: Nonnegative
     warmup: Annotated[int, Field(ge=0)]
+    stagger: Annotated[int, Field(ge=0)]
+    free_bits: Nonnegative
     epochs: Count
     batch_size: Count
     learning_rate: Positive
@@ -103,7 +114,11 @@ class TrainParams(Strict):
     adam_beta1: Annotated[float, Field(ge=0, lt=1)]
     adam_beta2: Annotated[float, Field(ge=0, lt=1)]
     adam_eps: Positive
+    adam_second_moment: Nonnegative
+    gradient: Literal["mean", "sum"]
     clip: Positive | None
+    shuffle: bool
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
     patience: Count | None
     valid_draws: Count
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
@@ -112,6 +127,10 @@ class TrainParams(Strict):
     def _consistent(self) -> Self:
         if self.objective != "beta" and (self.beta != 1 or self.warmup != 0):
             raise ValueError(f"beta {self.beta} and warmup {self.warmup} weigh nothing in objective '{self.objective}'")
+        if self.stagger and not self.warmup:
+            raise ValueError(f"stagger {self.stagger} delays a warmup, and there is none")
+        if self.free_bits and self.objective not in ("elbo", "beta"):
+            raise ValueError(f"free_bits {self.free_bits} go with objective elbo or beta, not '{self.objective}'")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, not {list(self.seeds)}")
         return self

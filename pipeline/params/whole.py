@@ -130,8 +130,32 @@ class Params(Strict):
         if model.likelihood == "bernoulli" and not self.data.binary:
             raise InputError(
                 f"{where}model.likelihood: 'bernoulli' needs binary pixels, but data.binarization is 'none' and"
-                f" {self.data.name} is grey; allowed: data.binarization dynamic or static, or model.likelihood gaussian"
+                f" {self.data.name} is grey; allowed: data.binarization dynamic or static, or model.likelihood"
+                " gaussian, continuous_bernoulli or discretized_logistic"
             )
+        if model.likelihood in ("continuous_bernoulli", "discretized_logistic") and self.data.binary:
+            raise InputError(
+                f"{where}model.likelihood: '{model.likelihood}' needs grey pixels, but those of {self.data.name} are"
+                " binary here; allowed: model.likelihood bernoulli, or data.binarization none where the data are grey"
+            )
+        if model.likelihood == "discretized_logistic" and model.levels != self.data.levels:
+            raise InputError(
+                f"{where}model.levels: {model.levels} given; allowed: {self.data.levels}, the grey levels of"
+                f" {self.data.name}"
+            )
+        if model.sigma != "learned" and model.likelihood != "gaussian":
+            raise InputError(
+                f"{where}model.sigma: {model.sigma} given, which only likelihood gaussian uses; allowed: learned"
+            )
+        if model.network == "conv" and not model.hidden[0]:
+            raise InputError(f"{where}model.hidden: network conv needs channels in the first rung")
+        if model.batch_norm and model.prior == "vamp":
+            raise InputError(
+                f"{where}model.batch_norm: true given with prior vamp, whose pseudo-inputs would be normalized apart"
+                " from the images; allowed: false, or model.prior normal or mixture"
+            )
+        if model.inference == "top_down" and not all(model.hidden):
+            raise InputError(f"{where}model.hidden: inference top_down needs a hidden layer in every rung")
 
 
 def dump_yaml(params: Params) -> str:

@@ -19,6 +19,8 @@ from pipeline.training import images, seeded
 
 __all__ = ["run"]
 
+DISCRETE = ("bernoulli", "discretized_logistic")  # likelihoods that are masses and not densities
+
 
 def run(study: Study, variant: str) -> None:
     """Measure every seed's model, then write all of them with their protocol, and their means."""
@@ -45,12 +47,10 @@ def measure(study: Study, variant: str, seed: int) -> None:
     source = study.train(variant) / f"seed-{seed}"
     model = checkpoint.load(source).to(launch.device())
     test = torch.as_tensor(splits.test, device=launch.device())
-    results = {
-        f"test/{key}": asdict(estimate)
-        for key, estimate in evaluate(
-            model, test, splits.scale, study.params.evaluate, discrete=splits.binary, stream=f"seed {seed}"
-        ).items()
-    }
+    discrete = read_json(source / "model.json")["model"]["likelihood"] in DISCRETE
+    settings, stream = study.params.evaluate, f"seed {seed}"
+    estimates = evaluate(model, test, splits.scale, settings, discrete=discrete, stream=stream)
+    results = {f"test/{key}": asdict(estimate) for key, estimate in estimates.items()}
     folder = study.evaluate(variant)
     write_json(folder / f"seed-{seed}.json", results)
     pictures = _draw(study, variant, model, splits, test) if seed == study.params.train.seeds[0] else []

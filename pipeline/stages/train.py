@@ -72,7 +72,7 @@ def train(study: Study, variant: str, seed: int) -> None:
     )
     scratch.mkdir(parents=True, exist_ok=True)
     with seeded(seed, "init"):
-        model = build(params.model, torch.as_tensor(splits.mean, dtype=torch.get_default_dtype()))
+        model = build(params.model, torch.as_tensor(splits.mean, dtype=torch.get_default_dtype()), splits.shape)
     records: list[Record] = []
     try:
         for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):

@@ -148,7 +148,9 @@ def _train(
     """Train one setting; return the record of its best epoch, and whether the trial was pruned."""
     seed = int(digest(["trial", params.sweep.seed], 7), 16)  # a stream that no final training draws from
     with seeded(seed, "init"):
-        model = build(params.model, torch.as_tensor(sweep.splits.mean, dtype=torch.get_default_dtype()))
+        model = build(
+            params.model, torch.as_tensor(sweep.splits.mean, dtype=torch.get_default_dtype()), sweep.splits.shape
+        )
     reported = sweep.trials()[trial.number].intermediate_values
     records: list[Record] = []
     for record in fit(model, sweep.splits, params.train, seed=seed, device=launch.device(), folder=folder):

@@ -3,29 +3,33 @@
 Write z_0 = x. Joint and posterior are products over the same rungs:
 
     p(x, z_1:T) = p(z_T) prod_{t=1..T} p(z_{t-1} | parents)          (19)
-    q(z_1:T | x) =       prod_{t=1..T} q(z_t | parents)              (20)
+    q(z_1:T | x) =       prod_{t=1..T} q(z_t | parents)              (20), bottom-up
+    q(z_1:T | x) = q(z_T | x) prod_{t<T} q(z_t | z_t+1.., x)         top-down, the ladder
 
 The parents of a rung are its nearest neighbour on the side it is conditioned on (`nearest`, the Markov chain
 of the MHVAE) or every node on that side (`every`, the HVAE); at depth 1 both are the VAE. A node is a tensor
 [draws, batch, units]; x enters as [1, batch, units] and broadcasts.
 
+The ladder climbs from x to the evidence N(mu_hat_t, sigma_hat_t^2) of every level without drawing anything. On the
+way down, q(z_t | .) is that evidence merged with the generative p(z_t | parents), whose networks it shares.
+
 Luo, "Understanding Diffusion Models: A Unified Perspective" (2022), https://arxiv.org/abs/2208.11970
+Sønderby et al., "Ladder Variational Autoencoders" (2016), https://arxiv.org/abs/1602.02282
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.func import functional_call
 
-from pipeline.distributions import LATENT, LIKELIHOODS, Conditional, Family, StandardNormal, noncentred
-from pipeline.params import ModelParams
+from pipeline.distributions import climb, from_noise, merge
 
-__all__ = ["NETWORKS", "PRIORS", "HierarchicalVAE", "build"]
+__all__ = ["HierarchicalVAE"]
 
 
 class HierarchicalVAE(nn.Module):
@@ -33,8 +37,9 @@ class HierarchicalVAE(nn.Module):
 
     Args:
         generative: p(x | .), p(z_1 | .), ..., p(z_T); the last is called without parents.
-        inference: q(z_1 | .), ..., q(z_T | .).
+        inference: q(z_1 | .), ..., q(z_T | .), or the T steps of the way up where it is `top_down`.
         parents: what a conditional sees of its ancestors, the nearest node or every one (nearest first).
+        direction: in which the factors of the posterior follow each other.
     """
 
     def __init__(
@@ -42,11 +47,13 @@ class HierarchicalVAE(nn.Module):
         generative: Iterable[nn.Module],
         inference: Iterable[nn.Module],
         parents: Literal["nearest", "every"],
+        direction: Literal["bottom_up", "top_down"] = "bottom_up",
     ) -> None:
         super().__init__()
         self.generative = nn.ModuleList(generative)
         self.inference = nn.ModuleList(inference)
         self.parents = parents
+        self.direction = direction
         if len(self.generative) != len(self.inference) + 1:
             raise ValueError(f"{len(self.inference)} levels need one more generative rung, not {len(self.generative)}")
 
@@ -61,13 +68,32 @@ class HierarchicalVAE(nn.Module):
     def posterior(
         self, x: Float[Tensor, "batch units"], draws: int = 1
     ) -> tuple[list[Float[Tensor, "_ batch _"]], list[Distribution]]:
-        """Draw z_1:T from (20): return the nodes [x, z_1, ..., z_T] and the T factors of q."""
+        """Draw z_1:T from (20) or the ladder: return the nodes [x, z_1, ..., z_T] and the T factors of q."""
+        if self.direction == "top_down":
+            return self._descend(x, draws)
         z, q = [x[None]], []
         for rung in self.inference:
             q_t = rung(*self._parents(z[::-1])).expand((draws, len(x)))
             z.append(q_t.rsample())
             q.append(q_t)
         return z, q
+
+    def _descend(self, x: Float[Tensor, "batch units"], draws: int) -> tuple[list[Tensor], list[Distribution]]:
+        *evidence, top = climb(self.inference, x[None])
+        q = [top.expand((draws, len(x)))]
+        z = [q[0].rsample()]
+        for rung, evidence_t in zip(reversed(self.generative[1:-1]), reversed(evidence), strict=True):
+            q.insert(0, merge(rung(*self._parents(z)), evidence_t))
+            z.insert(0, q[0].rsample())
+        return [x[None], *z], q
+
+    def stopped_posterior(self, z: Sequence[Float[Tensor, "_ batch _"]]) -> list[Distribution]:
+        """Return the factors of q at the nodes z with all weights held constant: gradients reach the nodes alone."""
+        if self.direction == "bottom_up":
+            return [_stopped(rung)(*self._parents(z[t::-1])) for t, rung in enumerate(self.inference)]
+        *evidence, top = climb(map(_stopped, self.inference), z[0])
+        p = [_stopped(rung)(*self._parents(z[t + 1 :])) for t, rung in enumerate(self.generative[1:-1], start=1)]
+        return [*map(merge, p, evidence), top]
 
     def joint(self, z: Sequence[Float[Tensor, "_ batch _"]]) -> list[Distribution]:
         """Return the factors of (19) at the nodes z: p(x | .), p(z_1 | .), ..., p(z_T)."""
@@ -90,66 +116,20 @@ class HierarchicalVAE(nn.Module):
         p: list[Distribution] = []
         for rung, eps in zip(reversed(self.generative[1:]), reversed(noise), strict=True):
             p.insert(0, rung(*self._parents(z)))
-            z.insert(0, noncentred(p[0], eps))
+            z.insert(0, from_noise(p[0], eps))
         return z, [self.generative[0](*self._parents(z)), *p]
 
     def decode(self, noise: Sequence[Float[Tensor, "count _"]]) -> Float[Tensor, "count units"]:
         """Return E[x | z_1:T] at z_t = mu_t + sigma_t * noise_t, `noise` given for levels 1 to T.
 
-        One level's decision can be taken again with all others held.
+        One level's decision can be taken again with all others held. Noise from N(0, I) gives z_1:T from the
+        model, whatever the prior.
         """
         x: Tensor = self.descend(noise)[1][0].mean
         return x
 
 
-def mlp(inputs: int, outputs: int, hidden: Sequence[int], activation: str) -> nn.Sequential:
-    """Return a multilayer perceptron, Glorot-uniform weights and zero biases."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in zip([inputs, *hidden], [*hidden, outputs], strict=True):
-        layer = nn.Linear(fan_in, fan_out)
-        nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
-        layers += [layer, ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-}
-NETWORKS: dict[str, Callable[[int, int, Sequence[int], str], nn.Sequential]] = {"mlp": mlp}
-PRIORS: dict[str, type[StandardNormal]] = {"normal": StandardNormal}
-
-
-def build(params: ModelParams, mean: Float[Tensor, " units"]) -> HierarchicalVAE:
-    """Build the model that `params` describes for data of mean `mean`, a vector of all its units.
-
-    The output bias starts at the data's mean; the biases of every latent conditional start at N(0, I).
-    """
-    widths = [len(mean), *params.level_widths]
-
-    def conditional(rung: int, child: int, ancestors: Sequence[int], family: Family, at: Tensor) -> Conditional:
-        inputs = sum(widths[node] for node in (ancestors if params.parents == "every" else ancestors[:1]))
-        hidden = params.hidden[min(rung, len(params.hidden) - 1)]
-        network = NETWORKS[params.network](inputs, family.per_unit * widths[child], hidden, params.activation)
-        with torch.no_grad():
-            network[-1].bias.copy_(family.bias(at))  # type: ignore[operator]
-        return Conditional(network, family)
-
-    levels = range(1, params.depth + 1)
-    inference = [conditional(t - 1, t, range(t - 1, -1, -1), LATENT, torch.zeros(widths[t])) for t in levels]
-    likelihood = LIKELIHOODS[params.likelihood]
-    generative: list[nn.Module] = [
-        conditional(
-            t - 1,
-            t - 1,
-            range(t, params.depth + 1),
-            likelihood if t == 1 else LATENT,
-            mean if t == 1 else torch.zeros(widths[t - 1]),
-        )
-        for t in levels
-    ]
-    return HierarchicalVAE([*generative, PRIORS[params.prior](widths[-1])], inference, params.parents)
+def _stopped(rung: nn.Module) -> Callable[..., Any]:
+    """Return `rung` as a function in which its weights are constants."""
+    weights = {name: value.detach() for name, value in rung.named_parameters()}
+    return lambda *parents: functional_call(rung, weights, parents)

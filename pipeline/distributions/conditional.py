@@ -1,0 +1,98 @@
+"""Conditionals, bottom-up evidence and its merge with what is above.
+
+    Conditional     a distribution of one rung given its parents
+    Evidence        one step of the ladder's way up: d_t from d_{t-1}, and N(mu_hat_t, sigma_hat_t^2) from d_t
+    merge           N(z; m, s^2) ~ N(z; mu_p, sigma_p^2) N(z; mu_hat, sigma_hat^2), so s^-2 = sigma_p^-2 + sigma_hat^-2
+                    and m / s^2 = mu_p / sigma_p^2 + mu_hat / sigma_hat^2
+
+Sønderby et al., "Ladder Variational Autoencoders" (2016), equations (11)-(17), https://arxiv.org/abs/1602.02282
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
+
+from pipeline.distributions.families import LATENT, Family
+
+__all__ = ["Conditional", "Evidence", "climb", "from_noise", "merge"]
+
+
+class Conditional(nn.Module):
+    """A distribution of one rung given its parents, from a network and a family."""
+
+    def __init__(self, network: nn.Module, family: Family) -> None:
+        super().__init__()
+        self.network = network
+        self.family = family
+
+    def forward(self, *parents: Float[Tensor, "*#batch _"]) -> Distribution:
+        """Return the distribution given the parents, the nearest first; their leading dimensions broadcast."""
+        if len(parents) > 1:
+            leading = torch.broadcast_shapes(*(parent.shape[:-1] for parent in parents))
+            context = torch.cat([parent.expand(*leading, -1) for parent in parents], dim=-1)
+        else:
+            (context,) = parents
+        return self.family.distribution(self.network(context))
+
+
+class Evidence(nn.Module):
+    """What x says of one level, from the deterministic unit d below it."""
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, below: Float[Tensor, "*batch _"]) -> tuple[Float[Tensor, "*batch _"], Distribution]:
+        """Return d_t and N(mu_hat_t, sigma_hat_t^2)."""
+        d = self.body(below)
+        return d, LATENT.distribution(self.head(d))
+
+
+def climb(rungs: Iterable[Callable[..., Any]], x: Float[Tensor, "*batch _"]) -> list[Distribution]:
+    """Return the evidence of every level, the lowest first."""
+    evidence, d = [], x
+    for rung in rungs:
+        d, evidence_t = rung(d)
+        evidence.append(evidence_t)
+    return evidence
+
+
+def merge(p: Distribution, evidence: Distribution) -> Distribution:
+    """Return the normal whose density is proportional to the product of two, each with a diagonal covariance."""
+    precision, hat = p.variance.reciprocal(), evidence.variance.reciprocal()
+    variance = 1 / (precision + hat)
+    mean = variance * (p.mean * precision + evidence.mean * hat)
+    return Independent(Normal(mean, variance.sqrt(), validate_args=False), 1, validate_args=False)
+
+
+def from_noise(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
+    """Carry N(0, I) over to `p`: mu + sigma * noise for a Gaussian, exactly also for a mixture of diagonal ones.
+
+    In a mixture the first unit's noise, as a uniform number, picks the component; where it falls within the
+    component's share is uniform again, and becomes that unit's noise.
+
+    Raises:
+        ValueError: `p` is neither.
+    """
+    if isinstance(p, MultivariateNormal):
+        shifted: Tensor = p.loc + (p.scale_tril @ noise[..., None])[..., 0]
+        return shifted
+    if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
+        return p.mean + p.stddev * noise
+    if not isinstance(p, MixtureSameFamily):
+        raise ValueError(f"non-centred coordinates are those of a Gaussian, not of a {type(p).__name__}")
+    shares = p.mixture_distribution.probs.double()
+    ends = shares.cumsum(-1)
+    uniform = torch.special.ndtr(noise[..., 0].double())
+    chosen = torch.searchsorted(ends, uniform).clamp(max=len(shares) - 1)
+    within = ((uniform - ends[chosen] + shares[chosen]) / shares[chosen]).clamp(1e-12, 1 - 1e-12)
+    first = torch.special.ndtri(within).to(noise.dtype)
+    component = p.component_distribution
+    return component.mean[chosen] + component.stddev[chosen] * torch.cat([first[..., None], noise[..., 1:]], dim=-1)

@@ -1,0 +1,7 @@
+"""The hierarchical VAE of any depth, the networks of its rungs, and how it is built from parameters."""
+
+from pipeline.models.build import PRIORS, build
+from pipeline.models.hierarchy import HierarchicalVAE
+from pipeline.models.networks import ACTIVATIONS, NETWORKS, Image, collect, mlp
+
+__all__ = ["ACTIVATIONS", "NETWORKS", "PRIORS", "HierarchicalVAE", "Image", "build", "collect", "mlp"]
