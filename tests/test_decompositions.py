@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pipeline.decompositions import Settings, decompose
+from pipeline.decompositions import decompose
 from pipeline.decompositions.estimates import mean_over_images
 from pipeline.decompositions.levels import level_terms, sandwich
 from pipeline.models import build
 from pipeline.objectives import elbo
-from pipeline.params import EvaluateParams
+from pipeline.params import DecomposeParams, EvaluateParams
 from tests.closed_forms import Exact
 from tests.linear_gaussian import Parents, chain
 from tests.small import model_params, splits
@@ -176,8 +176,8 @@ def test_the_closed_form_kl_at_inner_levels_is_not_the_bound() -> None:
     torch.testing.assert_close(reconstruction - exact.top_down.sum(0), exact_chain.log_p(x), rtol=1e-10, atol=1e-10)
 
 
-PARAMS = EvaluateParams(draws=40, k=(1, 40), active_draws=20, active_threshold=0.01, seed=0)
-FEW = Settings(
+PARAMS = EvaluateParams(draws=40, k=(1, 40), active_draws=20, active_threshold=0.01, seed=0, decompose=None)
+FEW = DecomposeParams(
     level_images=6,
     level_draws=2,
     inner_draws=4,

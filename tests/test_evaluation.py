@@ -28,7 +28,14 @@ PERTURBATION = 0.05  # mild, so that weights have a variance and L_500 is near l
 
 def evaluate_params(**changes: Any) -> EvaluateParams:
     """Return the parameters of an evaluation that takes a moment."""
-    settings = {"draws": 500, "k": (1, 50, 500), "active_draws": 20, "active_threshold": 0.01, "seed": 0}
+    settings = {
+        "draws": 500,
+        "k": (1, 50, 500),
+        "active_draws": 20,
+        "active_threshold": 0.01,
+        "seed": 0,
+        "decompose": None,
+    }
     return EvaluateParams(**settings | changes)
 
 

@@ -26,6 +26,18 @@ QUICK: dict[str, Any] = {
     "evaluate.draws": 60,
     "evaluate.k": [1, 5, 60],
     "evaluate.active_draws": 20,
+    "evaluate.decompose": {
+        "level_images": 8,
+        "level_draws": 2,
+        "inner_draws": 4,
+        "simulated": 4,
+        "queries": 10,
+        "path_draws": 3,
+        "gap_images": 4,
+        "gap_steps": 2,
+        "gap_draws": 2,
+        "gap_rate": 0.1,
+    },
     "report.images": 3,
 }
 

@@ -1,5 +1,5 @@
 """The bound taken apart: by level, over the data set, and into what the family and the network cost."""
 
-from pipeline.decompositions.decompose import Settings, decompose
+from pipeline.decompositions.decompose import decompose
 
-__all__ = ["Settings", "decompose"]
+__all__ = ["decompose"]

@@ -23,7 +23,7 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
 from pipeline.evaluation import Estimate
 from pipeline.models import HierarchicalVAE
@@ -39,7 +39,8 @@ def surgery(model: HierarchicalVAE, x: Float[Tensor, "n units"], queries: int) -
     """Return the surgery's terms in nats, from one draw at each of `queries` examples against all n posteriors.
 
     Keys: `mutual_information/z1`, `total_correlation/z1`; but with `every` at depth above 1, `mutual_information` and
-    `marginal_kl` of z_1:T; at depth 1, `total_correlation` and `dimension_kl`. More than n queries are n.
+    `marginal_kl` of z_1:T; at depth 1, `total_correlation` and `dimension_kl`, the latter two
+    under a prior that factorises. More than n queries are n.
 
     Raises:
         TypeError: the level-1 posterior is not a diagonal Gaussian.
@@ -57,7 +58,7 @@ def surgery(model: HierarchicalVAE, x: Float[Tensor, "n units"], queries: int) -
         log_q = sum((q_t.log_prob(z_t)[0].double() for q_t, z_t in zip(q[1:], z[2:], strict=True)), marginal)
         log_p = sum(p_t.log_prob(z_t)[0].double() for p_t, z_t in zip(p[1:], z[1:], strict=True))
         terms |= {"mutual_information": own - marginal, "marginal_kl": log_q - log_p}
-        if model.depth == 1:
+        if model.depth == 1 and not isinstance(p[-1], MixtureSameFamily):
             terms |= {"total_correlation": marginal - dimensions, "dimension_kl": dimensions - log_p}
     return {name: _estimate(term) for name, term in terms.items()}
 

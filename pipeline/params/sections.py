@@ -10,6 +10,7 @@ __all__ = [
     "CaveParams",
     "Choices",
     "DataParams",
+    "DecomposeParams",
     "EvaluateParams",
     "ModelParams",
     "Range",
@@ -174,6 +175,21 @@ class SweepParams(Strict):
     space: dict[str, Range | Choices]
 
 
+class DecomposeParams(Strict):
+    """How much of the test set, and how many draws, each decomposition takes; the first images are taken."""
+
+    level_images: Annotated[int, Field(ge=2)]
+    level_draws: Annotated[int, Field(ge=2)]
+    inner_draws: Annotated[int, Field(ge=2)]
+    simulated: Annotated[int, Field(ge=2)]
+    queries: Annotated[int, Field(ge=2)]
+    path_draws: Annotated[int, Field(ge=2)]
+    gap_images: Annotated[int, Field(ge=2)]
+    gap_steps: Count
+    gap_draws: Count
+    gap_rate: Positive
+
+
 class EvaluateParams(Strict):
     """How precisely the test bounds are measured."""
 
@@ -181,6 +197,7 @@ class EvaluateParams(Strict):
     k: Annotated[tuple[Count, ...], Field(min_length=1)]
     active_draws: Annotated[int, Field(ge=20, multiple_of=10)]
     active_threshold: Positive
+    decompose: DecomposeParams | None
     seed: Seed
 
     @model_validator(mode="after")

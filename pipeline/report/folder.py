@@ -52,4 +52,6 @@ def _draw(study: Study, comparison: Comparison) -> dict[str, bytes]:
         "rates_by_epoch": figures.rates_by_epoch(curves),
         "depth_width": figures.depth_width_map(trials),
     }
+    if any("test/gap/z1" in row for seeds in tests.values() for row in seeds.values()):
+        drawings["gaps_by_level"] = figures.gaps_by_level(tests)
     return {name: figures.png(drawing) for name, drawing in drawings.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pipeline import checkpoint, data, figures, launch
+from pipeline.decompositions import decompose
 from pipeline.errors import guarded
 from pipeline.evaluation import evaluate
 from pipeline.files import read_json, write_json
@@ -50,6 +51,8 @@ def measure(study: Study, variant: str, seed: int) -> None:
     discrete = read_json(source / "model.json")["model"]["likelihood"] in DISCRETE
     settings, stream = study.params.evaluate, f"seed {seed}"
     estimates = evaluate(model, test, splits.scale, settings, discrete=discrete, stream=stream)
+    if settings.decompose is not None and model.direction == "bottom_up":
+        estimates |= decompose(model, test, splits.scale, settings, settings.decompose, stream=stream)
     results = {f"test/{key}": asdict(estimate) for key, estimate in estimates.items()}
     folder = study.evaluate(variant)
     write_json(folder / f"seed-{seed}.json", results)
