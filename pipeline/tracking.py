@@ -105,6 +105,7 @@ class Tracker:
                 self.client.update_run(run.info.run_id, status="RUNNING")
                 return Run(self, str(run.info.run_id))
             if run.info.status in ("RUNNING", "KILLED"):
+                self.client.set_terminated(run.info.run_id, "KILLED")
                 self.client.delete_run(run.info.run_id)
         flat = {
             path: value for path, value in params.flat().items() if path.split(".")[0] in ("data", "model", "train")

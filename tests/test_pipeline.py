@@ -196,13 +196,13 @@ def test_dvc_shows_metrics_plots_and_params(repositories: list[Path]) -> None:
 
 
 def test_evaluation_settings_leave_training_alone(repositories: list[Path]) -> None:
-    """After a change of evaluate.draws, DVC finds evaluate and report stale, and no other stage."""
+    """After a change of evaluate.draws, DVC finds evaluate and the report stale, and no other stage."""
     path = repositories[1] / "params.yaml"
     text = path.read_text()
     path.write_text(dump_yaml(Params.read(path, {"evaluate.draws": 120, "evaluate.k": [1, 120]})))
     stale = set(json.loads(run(repositories[1], "dvc", "status", "--json")))
     path.write_text(text)
-    assert stale == {f"evaluate@{variant}" for variant in VARIANTS}
+    assert stale == {"report", *(f"evaluate@{variant}" for variant in VARIANTS)}
 
 
 def test_a_study_of_its_own_runs_beside_the_default_one(repositories: list[Path]) -> None:

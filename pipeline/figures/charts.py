@@ -115,7 +115,7 @@ def gaps_by_level(results: Mapping[str, Mapping[int, Row]]) -> Figure:
     `results` holds by variant and seed the test metrics; a variant without `test/kl_up/z1` has no bar on the left.
     """
     caption = (
-        "Bars: means over seeds, measured on the first test images. Left: every part is a true divergence, their sum the"
+        "Bars: means over seeds, on the first test images. Left: every part is a true divergence, their sum the"
         " KL. Right: the parts sum to log p(x) - ELBO; those of $z_2$ and above are the same as on the left."
         " Small negative parts are Monte Carlo error."
     )
