@@ -14,7 +14,7 @@ from pipeline.errors import InputError, guarded
 from pipeline.params import Params, digest, parse_assignments
 from pipeline.study import Study, find_root
 
-__all__ = ["main"]
+__all__ = ["main", "runs_link"]
 
 app = typer.Typer(
     help="VAE, HVAE and Markovian HVAE of any depth, each bound taken apart term by term.",
@@ -188,7 +188,6 @@ def _where(study: Study, folder: Path) -> None:
 
 def _runs(study: Study, port: int) -> None:
     from pipeline.files import read_json
-    from pipeline.tracking import runs_link
 
     kept = [*study.out.glob("train/*/seed-*/mlflow.json"), *study.out.glob("sweep/*/mlflow.json")]
     if not kept:
@@ -196,6 +195,11 @@ def _runs(study: Study, port: int) -> None:
         return
     address = runs_link(read_json(kept[0])["experiment"], f"http://127.0.0.1:{port}")
     print(f"runs:   {address}  (served by `make ui`)")
+
+
+def runs_link(experiment_id: str, address: str = "http://127.0.0.1:5000") -> str:
+    """Return the address at which the MLflow UI shows a study's runs (without it, it opens on another page)."""
+    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 def main() -> None:

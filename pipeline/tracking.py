@@ -24,7 +24,7 @@ from pipeline.provenance import dvc_hashes, git_state
 from pipeline.study import Study
 from pipeline.training import Record
 
-__all__ = ["Run", "Tracker", "runs_link", "tracking_uri", "without_password"]
+__all__ = ["Run", "Tracker", "tracking_uri", "without_password"]
 
 BATCH = 1000  # rows that MLflow takes at once
 
@@ -32,11 +32,6 @@ BATCH = 1000  # rows that MLflow takes at once
 def tracking_uri(study: Study) -> str:
     """Return MLFLOW_TRACKING_URI, or the database at the root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study.store / 'mlflow.db'}"
-
-
-def runs_link(experiment_id: str, address: str = "http://127.0.0.1:5000") -> str:
-    """Return the address at which the MLflow UI shows a study's runs (without it, it opens on another page)."""
-    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 class Tracker:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.study import Study
-from pipeline.tracking import Run, Tracker, runs_link, without_password
+from pipeline.tracking import Run, Tracker, without_password
 from pipeline.training import Record
 from tests.small import splits
 from tests.workshop import make_study, rows
@@ -112,8 +112,3 @@ def test_a_store_that_cannot_be_used_gets_one_line(study: Study, monkeypatch: py
         Tracker(study)
     assert "gopher://nowhere/ cannot be used" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_the_link_opens_the_runs() -> None:
-    """The address names the experiment and the view in which MLflow shows training runs."""
-    assert runs_link("7") == "http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning"

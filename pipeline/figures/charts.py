@@ -116,7 +116,8 @@ def gaps_by_level(results: Mapping[str, Mapping[int, Row]]) -> Figure:
     """
     caption = (
         "Bars: means over seeds, on the first test images. Left: every part is a true divergence, their sum the"
-        " KL. Right: the parts sum to log p(x) - ELBO; those of $z_2$ and above are the same as on the left."
+        " KL. Right: the parts sum to log p(x) - ELBO; in a Markov chain those of $z_2$ and above"
+        " are the same as on the left. An empty row was not measured."
         " Small negative parts are Monte Carlo error."
     )
     title = "What each level costs: divergence from the model's own marginals, and loss of log p(x)"
