@@ -65,6 +65,7 @@ def become_worker() -> None:
 
     torch.set_num_threads(_count("CAVE_THREADS", max(1, _cores() // _count(WORKER, 1))))
     if WORKER in os.environ:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background ignores it
         _die_with_parent()
 
 

@@ -223,9 +223,15 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     command = [sys.executable, "-u", "-m", "pipeline.stages.sweep", "mhvae"]
     environment = os.environ | {"CAVE_WORKERS": "2", "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2])}
     process = subprocess.Popen(
-        command, cwd=slow.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=slow.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip  (a shell starts what runs in the background with SIGINT ignored)
     query = "select count(*) from trial_intermediate_values"
     while not (slow.store / "optuna.db").exists():
         time.sleep(0.05)
