@@ -526,4 +526,6 @@ def test_any_override_is_parameters_or_one_line(path: str, value: Any) -> None:
     if params is None:
         assert message.splitlines() == [message]
     else:
-        assert digest(params.flat()[path]) == digest(value)
+        taken = params.flat()[path]
+        # A whole number may stand where a float is asked for, and then is one.
+        assert digest(taken) == digest(float(value) if isinstance(taken, float) else value)
