@@ -121,6 +121,8 @@ class TrainParams(Strict):
     shuffle: bool
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     patience: Count | None
+    keep: Literal["best", "last"]
+    milestones: tuple[Count, ...]
     valid_draws: Count
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
 
@@ -132,6 +134,8 @@ class TrainParams(Strict):
             raise ValueError(f"stagger {self.stagger} delays a warmup, and there is none")
         if self.free_bits and self.objective not in ("elbo", "beta"):
             raise ValueError(f"free_bits {self.free_bits} go with objective elbo or beta, not '{self.objective}'")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must grow, not {list(self.milestones)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, not {list(self.seeds)}")
         return self

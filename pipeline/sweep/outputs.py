@@ -17,7 +17,7 @@ from pipeline.files import write_csv, write_json
 from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
 from pipeline.tracking import Run
 
-__all__ = ["write"]
+__all__ = ["write", "write_nothing"]
 
 
 def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
@@ -45,6 +45,17 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     parent.log_metrics(top.user_attrs["metrics"])
     parent.log_files("figures", pictures)
     parent.log_files("", [folder / "trials.csv", folder / "best.json"])
+    return best
+
+
+def write_nothing(sweep: Sweep) -> dict[str, Any]:
+    """Write the outputs of a search over nothing: no trials, no run, no settings but the variant's own."""
+    folder = sweep.study.sweep(sweep.variant)
+    write_csv(folder / "trials.csv", [])
+    best: dict[str, Any] = {"optuna_study": None, "trial": None, OBJECTIVE: None, "params": {}}
+    write_json(folder / "best.json", best)
+    write_json(folder / "mlflow.json", {"experiment": sweep.tracker.experiment_id, "run": None, "trials": {}})
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     return best
 
 
