@@ -188,10 +188,15 @@ class DecomposeParams(Strict):
     simulated: Annotated[int, Field(ge=2)]
     queries: Annotated[int, Field(ge=2)]
     path_draws: Annotated[int, Field(ge=2)]
+    pair_queries: Annotated[int, Field(ge=2)]
     gap_images: Annotated[int, Field(ge=2)]
     gap_steps: Count
     gap_draws: Count
     gap_rate: Positive
+    ais_images: Annotated[int, Field(ge=2)]
+    ais_chains: Annotated[int, Field(ge=2)]
+    ais_temperatures: Annotated[int, Field(ge=2)]
+    ais_leapfrog: Count
 
 
 class EvaluateParams(Strict):
