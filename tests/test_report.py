@@ -396,6 +396,17 @@ def test_the_plane_holds_points_of_one_split(study):
     assert inputs.finals(study, "vae")[1] == pytest.approx(best)
 
 
+def test_a_variant_that_was_not_searched_has_no_trials(tmp_path):
+    """Where a space was empty the page says that nothing was searched, and the plane has the final models alone."""
+    study = fake(tmp_path / "study", seeds=(0, 1))
+    for variant in WIDTHS:
+        write_csv(study.sweep(variant) / "trials.csv", [])
+        write_json(study.sweep(variant) / "best.json", {"optuna_study": None, "trial": None, "params": {}})
+    report.write(study)
+    assert (study.report / "report.html").read_text().count("nothing was searched") == len(WIDTHS)
+    assert (study.report / "rate_distortion.png").exists()
+
+
 def test_the_terminal_shows_the_most_telling_terms(fine):
     """Of the finer decompositions the terminal has kl_up and gap by level and the width of the sandwich alone."""
     shown = {line.split(" ")[0] for line in report.table_text(fine).splitlines()}

@@ -80,7 +80,7 @@ def rate_distortion(
     caption = (
         "Rate: nats that the latents spend on an image (KL). Distortion: nats by which the image is still unknown once"
         " they are known. ELBO = -(rate + distortion): along a dotted line it is equal, further down and left it is"
-        " higher. Everything is measured on the validation set, at each training's best epoch."
+        " higher. Everything is measured on the validation set, at the epoch whose weights count."
         f"{f' Trials stopped early that lie outside the frame: {outside}.' if outside else ''}"
     )
     figure = blank(8.5, 5.0, "Rate and distortion of all trials and of the final models", caption)

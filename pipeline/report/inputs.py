@@ -93,10 +93,10 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
 
 
 def best(study: Study, variant: str) -> dict[str, Any]:
-    """Return the best trial of a variant: its number `trial`, its `params`, and its `value` in nats."""
+    """Return the best trial of a variant: its number `trial`, its `params`, its `value` in nats; None of no search."""
     found = read_json(needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}"))
     values = {trial["number"]: trial["value"] for trial in trials(study, variant)}
-    return {**found, "value": values[found["trial"]]}
+    return {**found, "value": values.get(found["trial"])}
 
 
 def pictures(study: Study, variant: str) -> dict[str, bytes]:
