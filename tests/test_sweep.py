@@ -68,6 +68,25 @@ def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study) -> None:
     assert {"history.png", "parallel_coordinate.png", "slice.png", "depth_width.png"} <= pictures
 
 
+def test_the_table_holds_rate_and_distortion_of_each_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its best epoch, as of its value: the bound is their difference; a pruned trial has them, a failed one not."""
+
+    def failing(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        for record in fit(*args, **kwargs):
+            if "trials/2" in str(kwargs["folder"]):
+                raise NonFiniteError("not finite")
+            yield record
+
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", failing)
+    monkeypatch.setattr("optuna.trial.Trial.should_prune", lambda trial: trial.number == 1)
+    run(Sweep(study, "mhvae"), 1)
+    table = trials(study)
+    assert {row["state"] for row in table[:3]} == {"COMPLETE", "PRUNED", "FAIL"}
+    assert {table[2][key] for key in ("valid/kl", "valid/reconstruction")} == {""}
+    for row in (row for row in table if row["state"] != "FAIL"):
+        assert float(row["valid/reconstruction"]) - float(row["valid/kl"]) == pytest.approx(float(row["value"]))
+
+
 def test_a_finished_sweep_has_nothing_left_to_do(study: Study) -> None:
     """Run again, a sweep trains nothing, gives the same best trial and starts no run."""
     first = run(Sweep(study, "mhvae"), 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pipeline.files import write_bytes, write_csv, write_json, write_text
 from pipeline.report import inputs, tables
 from pipeline.report.comparison import Comparison, build
@@ -9,6 +11,14 @@ from pipeline.report.page import page
 from pipeline.study import Study
 
 __all__ = ["write"]
+
+DECOMPOSITIONS = {  # figures that are drawn where one of these metrics was measured
+    "gaps_by_level": ("kl_up/z1", "gap/z1"),
+    "sandwich": ("ais", "bdmc/width"),
+    "inference_gaps": ("approximation_gap", "amortization_gap"),
+    "surgery": ("mutual_information", "mutual_information/z1"),
+    "factors": ("probe/z1",),
+}
 
 
 def write(study: Study) -> None:
@@ -34,6 +44,10 @@ def _draw(study: Study, comparison: Comparison) -> dict[str, bytes]:
     variants = [result.variant for result in comparison.results]
     curves = {variant: inputs.curves(study, variant) for variant in variants}
     trials = [trial for variant in variants for trial in inputs.trials(study, variant)]
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {variant: {} for variant in variants}
+    for trial in trials:
+        if trial["point"]:
+            points[trial["variant"]].setdefault(trial["state"], []).append(trial["point"])
     tests: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in variants}
     for (variant, seed), rows in comparison.seeds.groupby(["variant", "seed"], sort=False):
         tests[variant][seed] = dict(zip("test/" + rows["metric"], rows["value"], strict=True))
@@ -51,7 +65,27 @@ def _draw(study: Study, comparison: Comparison) -> dict[str, bytes]:
         "curves": figures.curves(curves),
         "rates_by_epoch": figures.rates_by_epoch(curves),
         "depth_width": figures.depth_width_map(trials),
+        "rate_distortion": figures.rate_distortion(points, {name: inputs.finals(study, name) for name in variants}),
     }
-    if any("test/gap/z1" in row for seeds in tests.values() for row in seeds.values()):
-        drawings["gaps_by_level"] = figures.gaps_by_level(tests)
+    means, error = _means(comparison)
+    found = {name for row in means.values() for name in row}
+    drawings |= {
+        name: getattr(figures, name)(means, error) for name, needs in DECOMPOSITIONS.items() if set(needs) & found
+    }
     return {name: figures.png(drawing) for name, drawing in drawings.items()}
+
+
+def _means(comparison: Comparison) -> tuple[dict[str, dict[str, tuple[float, float]]], str]:
+    """Return by variant and metric the mean over seeds and its standard error, and what that error is in words.
+
+    Over several seeds the error holds both, the trainings' differences and that of the draws; one seed has the latter.
+    """
+    means: dict[str, dict[str, tuple[float, float]]] = {result.variant: {} for result in comparison.results}
+    for (variant, metric), rows in comparison.seeds.groupby(["variant", "metric"], sort=False):
+        error = rows["value"].sem() if len(rows) > 1 else rows["se"].max()
+        means[variant][metric] = (float(rows["value"].mean()), 0.0 if math.isnan(error) else float(error))
+    counts = {len(result.seeds) for result in comparison.results}
+    if counts == {1}:
+        return means, "Monte Carlo standard error (one seed)"
+    alone = ", where there is one seed its Monte Carlo error" if 1 in counts else ""
+    return means, f"standard error of the mean over seeds{alone}"

@@ -30,6 +30,7 @@ def page(study: Study, comparison: Comparison, drawings: Mapping[str, bytes]) ->
         header=header,
         cells=cells,
         notes=tables.notes(comparison),
+        terms=tables.terms(comparison),
         drawings=_images(drawings),
         pictures={variant: _images(inputs.pictures(study, variant)) for variant in variants},
         states={variant: [trial["state"] for trial in inputs.trials(study, variant)] for variant in variants},

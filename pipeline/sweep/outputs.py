@@ -19,6 +19,8 @@ from pipeline.tracking import Run
 
 __all__ = ["write", "write_nothing"]
 
+PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pruned one, of those that it ran
+
 
 def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     """Write the table of trials, the best of them and the plots, also into the parent run; return the best."""
@@ -65,6 +67,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
         "number": trial.number,
         "state": trial.state.name,
         "value": trial.value,
+        **{name: trial.user_attrs.get("metrics", {}).get(name) for name in PLANE},
         **trial.params,
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": round((end - start).total_seconds(), 2) if start and end else None,
