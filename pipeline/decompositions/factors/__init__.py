@@ -15,9 +15,9 @@ about 0 where the level knows nothing; probes and informativeness are below 0 wh
 
 The first factor is a category, the others are numbers. A number is its own target, angles included: over the ranges of
 `cave` none of them wraps around (the widest, `roll`, spans 2/3 of a half turn), so that neighbouring angles are
-neighbouring numbers. Not every factor can be read perfectly: the shadow of an ellipsoid is an ellipse, five numbers
-for its seven factors, a sphere has no lean and no roll, and small images blur `height` and `light`. What is below 1 at
-`z0` or at a level is no fault of the model alone.
+neighbouring numbers. A factor that wraps around would need another loss, which is not here. Not every factor can be
+read perfectly: the shadow of an ellipsoid is an ellipse, five numbers for its seven factors, and one of height 1 is a
+sphere, without lean and roll. What is below 1 is no fault of the model alone.
 
 Edges of bins, forests and linear maps are fitted on the training images, and scores are measured on the test images.
 Standard errors are over test images, the fits held fixed, by the jackknife (`jackknife`); those of disentanglement and
