@@ -207,6 +207,8 @@ FEW = DecomposeParams(
     ais_chains=2,
     ais_temperatures=3,
     ais_leapfrog=1,
+    factor_images=100,
+    factor_draws=2,
 )
 SIDES = ("lower", "upper")
 FLAT = {"kl_up/z1", "kl_up_bias/z1", "gap/z1", "gap_bias/z1", "log_marginal/z0", "log_marginal/z1", "width/z0"}

@@ -42,6 +42,8 @@ QUICK: dict[str, Any] = {
         "ais_chains": 2,
         "ais_temperatures": 3,
         "ais_leapfrog": 1,
+        "factor_images": 100,
+        "factor_draws": 2,
     },
     "report.images": 3,
 }

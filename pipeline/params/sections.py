@@ -197,6 +197,8 @@ class DecomposeParams(Strict):
     ais_chains: Annotated[int, Field(ge=2)]
     ais_temperatures: Annotated[int, Field(ge=2)]
     ais_leapfrog: Count
+    factor_images: Annotated[int, Field(ge=100)]
+    factor_draws: Annotated[int, Field(ge=2)]
 
 
 class EvaluateParams(Strict):
