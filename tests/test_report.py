@@ -18,6 +18,8 @@ from pipeline import figures, report
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_bytes, write_csv, write_json
 from pipeline.report import inputs, tables
+from pipeline.report.milestones import milestones
+from pipeline.report.milestones import table as beside
 from pipeline.study import Study
 
 ROOT = Path(report.__file__).parents[2]
@@ -69,6 +71,7 @@ def fake(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), spread: float = 0.05,
         write_json(
             study.evaluate(variant) / "decomposition.json", {"variant": variant, "protocol": PROTOCOL, "seeds": tests}
         )
+        write_csv(study.evaluate(variant) / "milestones.csv", [])
         for name in report.PICTURES:
             write_bytes(study.evaluate(variant) / f"{name}.png", picture(name))
         space = {"model.z_dim": 8} | ({"model.depth": depth} if variant != "vae" else {})
@@ -462,3 +465,30 @@ def test_numbers_are_rounded_without_a_false_zero():
     assert str(report.Interval(-0.001, 0.001)) == "0.00 ± <0.01"
     assert str(report.Interval(-23.456, None)) == "-23.46"
     assert str(report.Interval(3.0, 0.0)) == "3.00 ± 0.00"
+
+
+def test_published_numbers_stand_beside_the_studys_own(tmp_path):
+    """The table has the nll at each milestone, the published number, and own - published; a figure shows them."""
+    made = fake(tmp_path)
+    text = (tmp_path / "params.yaml").read_text().replace("published: {}", "published: {vae: {a paper: 23.0}}")
+    (tmp_path / "params.yaml").write_text(text)
+    made = Study.at(tmp_path)
+    rows = [
+        {"seed": seed, "epoch": epoch, "metric": "nll", "value": nll, "se": 0.01}
+        for seed in (0, 1)
+        for epoch, nll in ((4, 30.0 + seed), (13, 25.0))
+    ]
+    write_csv(made.evaluate("vae") / "milestones.csv", rows)
+    report.write(made)
+    found = milestones(made)
+    assert list(found) == ["vae"]
+    assert found["vae"][4]["nll"].mean == 30.5
+    comparison = report.build(made)
+    header, cells = beside(made, comparison, found)
+    own = comparison.results[0].metrics["nll"].mean
+    assert header == ["variant", "epoch 4", "epoch 13", "tested weights", "a paper", "own - a paper"]
+    assert cells[0][2:] == ["25.00 ± 0.00", str(comparison.results[0].metrics["nll"]), "23.00", f"{own - 23.0:+.2f}"]
+    assert cells[1][1:3] == ["", ""]
+    assert cells[1][4:] == ["", ""]
+    assert (made.report / "milestones.png").exists()
+    assert f"{own - 23.0:+.2f}" in (made.report / "report.html").read_text()

@@ -8,6 +8,7 @@ from pipeline.figures.charts import bounds, curves, rates_by_epoch, rates_by_lev
 from pipeline.figures.decompositions import gaps_by_level, inference_gaps, surgery
 from pipeline.figures.factors import factors
 from pipeline.figures.images import levels, reconstructions, samples
+from pipeline.figures.milestones import milestones
 from pipeline.figures.sandwich import sandwich
 from pipeline.figures.style import colour, png, save
 from pipeline.figures.sweeps import depth_width_map, rate_distortion
@@ -21,6 +22,7 @@ __all__ = [
     "gaps_by_level",
     "inference_gaps",
     "levels",
+    "milestones",
     "png",
     "rate_distortion",
     "rates_by_epoch",

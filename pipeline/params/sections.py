@@ -225,3 +225,4 @@ class ReportParams(Strict):
 
     confidence: Annotated[float, Field(gt=0, lt=1)]
     images: Annotated[int, Field(ge=2, le=40)]
+    published: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]]

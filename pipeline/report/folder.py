@@ -7,6 +7,7 @@ import math
 from pipeline.files import write_bytes, write_csv, write_json, write_text
 from pipeline.report import inputs, tables
 from pipeline.report.comparison import Comparison, build
+from pipeline.report.milestones import Milestones, milestones, published, tidy
 from pipeline.report.page import page
 from pipeline.study import Study
 
@@ -23,21 +24,22 @@ DECOMPOSITIONS = {  # figures that are drawn where one of these metrics was meas
 
 def write(study: Study) -> None:
     """Write tables, figures, `summary.json` and the page `report.html` into the report's folder."""
-    comparison = build(study)
-    drawings = _draw(study, comparison)
-    html = page(study, comparison, drawings)
+    comparison, reached = build(study), milestones(study)
+    drawings = _draw(study, comparison, reached)
+    html = page(study, comparison, reached, drawings)
     folder = study.report
     for name, content in drawings.items():
         write_bytes(folder / f"{name}.png", content)
     write_text(folder / "results.csv", comparison.seeds.to_csv(index=False, lineterminator="\n"))
     write_csv(folder / "table.csv", tables.full(comparison))
+    write_csv(folder / "milestones.csv", tidy(reached))
     write_text(folder / "table.md", tables.markdown(comparison))
     means = {r.variant: {name: value.mean for name, value in r.metrics.items()} for r in comparison.results}
     write_json(folder / "summary.json", means)
     write_text(folder / "report.html", html)
 
 
-def _draw(study: Study, comparison: Comparison) -> dict[str, bytes]:
+def _draw(study: Study, comparison: Comparison, reached: Milestones) -> dict[str, bytes]:
     """Return by name the PNGs that compare variants."""
     from pipeline import figures
 
@@ -67,6 +69,12 @@ def _draw(study: Study, comparison: Comparison) -> dict[str, bytes]:
         "depth_width": figures.depth_width_map(trials),
         "rate_distortion": figures.rate_distortion(points, {name: inputs.finals(study, name) for name in variants}),
     }
+    if reached:
+        nll = {
+            variant: {epoch: (metrics["nll"].mean, metrics["nll"].half) for epoch, metrics in epochs.items()}
+            for variant, epochs in reached.items()
+        }
+        drawings["milestones"] = figures.milestones(nll, published(study))
     means, error = _means(comparison)
     found = {name for row in means.values() for name in row}
     drawings |= {
