@@ -30,8 +30,8 @@ from pipeline.training import images, seeded
 
 __all__ = ["Estimate", "active_units", "evaluate", "importance_bound", "many_draws"]
 
-IMAGES = 50  # a batch of test images
-ROWS = 8192  # rows of one pass, draws times images
+IMAGES = 20  # a batch of test images
+ROWS = 2000  # rows of one pass, draws times images: its logits stay in the cache
 BLOCKS = 10  # of draws, for the jackknife of the active units
 
 

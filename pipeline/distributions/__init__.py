@@ -4,15 +4,19 @@ A conditional is a network, which turns a context into numbers, and a family, wh
 distribution. Events are vectors: `log_prob` sums over the last dimension and keeps all the others.
 """
 
+from pipeline.distributions.bernoulli import BernoulliVector
 from pipeline.distributions.conditional import Conditional, Evidence, climb, from_noise, merge
 from pipeline.distributions.families import LATENT, LIKELIHOODS, SMALLEST_SIGMA, Family, diag_gaussian, likelihood
+from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.priors import Mixture, StandardNormal, Vamp
 
 __all__ = [
     "LATENT",
     "LIKELIHOODS",
     "SMALLEST_SIGMA",
+    "BernoulliVector",
     "Conditional",
+    "DiagGaussian",
     "Evidence",
     "Family",
     "Mixture",

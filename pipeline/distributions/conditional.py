@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from pipeline.distributions.families import LATENT, Family
+from pipeline.distributions.gaussian import DiagGaussian
 
 __all__ = ["Conditional", "Evidence", "climb", "from_noise", "merge"]
 
@@ -69,7 +70,7 @@ def merge(p: Distribution, evidence: Distribution) -> Distribution:
     precision, hat = p.variance.reciprocal(), evidence.variance.reciprocal()
     variance = 1 / (precision + hat)
     mean = variance * (p.mean * precision + evidence.mean * hat)
-    return Independent(Normal(mean, variance.sqrt(), validate_args=False), 1, validate_args=False)
+    return DiagGaussian(mean, variance.sqrt())
 
 
 def from_noise(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent
 from torch.nn import functional as F
 
+from pipeline.distributions.bernoulli import BernoulliVector
+from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.grey import ContinuousBernoulli, DiscretizedLogistic
 from pipeline.params import ModelParams
 
@@ -46,7 +48,7 @@ class Family:
 def diag_gaussian(raw: Float[Tensor, "*batch two_units"]) -> Distribution:
     """Return N(mu, diag sigma^2) with mu the first half of `raw`, sigma = softplus(second half) + 1e-4."""
     mu, sigma = raw.chunk(2, dim=-1)
-    return Independent(Normal(mu, F.softplus(sigma) + SMALLEST_SIGMA, validate_args=False), 1, validate_args=False)
+    return DiagGaussian(mu, F.softplus(sigma) + SMALLEST_SIGMA)
 
 
 def _with_spread(mean: Tensor, spread: float) -> Tensor:
@@ -60,7 +62,7 @@ def _diag_gaussian_bias(mean: Tensor) -> Tensor:
 
 
 def _bernoulli(logits: Float[Tensor, "*batch units"]) -> Distribution:
-    return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+    return BernoulliVector(logits)
 
 
 def _bernoulli_bias(mean: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ def _fixed_gaussian(sigma: float) -> Family:
     """N(mu, sigma^2 I) with one sigma, given."""
 
     def distribution(mu: Float[Tensor, "*batch units"]) -> Distribution:
-        return Independent(Normal(mu, torch.full_like(mu, sigma), validate_args=False), 1, validate_args=False)
+        return DiagGaussian(mu, mu.new_full((), sigma).expand(mu.shape[-1]))
 
     return Family(1, distribution, lambda mean: mean)
 

@@ -21,9 +21,10 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from pipeline.distributions.families import diag_gaussian
+from pipeline.distributions.gaussian import DiagGaussian
 
 __all__ = ["Mixture", "StandardNormal", "Vamp"]
 
@@ -39,7 +40,7 @@ class StandardNormal(nn.Module):
 
     def forward(self) -> Distribution:
         """Return N(0, I) over `units` dimensions."""
-        return Independent(Normal(self.zero, torch.ones_like(self.zero), validate_args=False), 1, validate_args=False)
+        return DiagGaussian(self.zero, torch.ones_like(self.zero))
 
 
 class Mixture(nn.Module):
