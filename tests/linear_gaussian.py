@@ -128,7 +128,7 @@ class Chain:
 
 def condition(mean: Tensor, covariance: Tensor, wanted: Iterable[int], known: Iterable[int]) -> tuple[Tensor, ...]:
     """Return weight, offset and covariance of p(wanted | known) in the Gaussian N(mean, covariance)."""
-    a, b = torch.tensor(list(wanted)), torch.tensor(list(known))
+    a, b = (torch.tensor(list(units), dtype=torch.long) for units in (wanted, known))
     weight = torch.linalg.solve(covariance[b][:, b], covariance[b][:, a]).mT
     rest = covariance[a][:, a] - weight @ covariance[b][:, a]
     return weight, mean[a] - weight @ mean[b], (rest + rest.mT) / 2
