@@ -14,7 +14,7 @@ Closed forms come by routes of their own, which share no formula:
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 import torch
@@ -406,12 +406,8 @@ def test_the_information_of_upper_levels_is_held(depth: int) -> None:
 def activity(linear: Chain, model: HierarchicalVAE, x: Tensor) -> list[Tensor]:
     """Return Var_x E_q[z_t] of each unit of each level, the images x given."""
     mean = inferred(model, x).mean
-    return [mean[:, [u - linear.widths[0] for u in blocks(linear.widths, t, t)]].var(0) for t in linear_levels(linear)]
-
-
-def linear_levels(linear: Chain) -> range:
-    """Return the levels 1..T."""
-    return range(1, linear.model.depth + 1)
+    units = [[u - linear.widths[0] for u in blocks(linear.widths, t, t)] for t in range(1, model.depth + 1)]
+    return [mean[:, here].var(0) for here in units]
 
 
 @both
@@ -498,10 +494,12 @@ def test_the_approximation_gap_has_a_closed_form(case: int, depth: int) -> None:
 def test_both_gaps_are_measured(depth: int) -> None:
     """From a q that is off by 0.2 sigmas or so, `gap_terms` finds each gap within 4 errors and 0.01 nats.
 
-    The standard errors are below 0.02 nats; 0.01 nats are what the optimizer may leave.
+    The standard errors are below 0.02 nats; 0.01 nats are what the optimizer may leave. The chain is the first one
+    whose approximation gap is between 0.02 and 0.4 nats: at far larger ones L_4000 is no log p(x).
     """
-    linear = chain(random_widths(depth, 1, 3), "nearest")
-    x = torch.randn(6, linear.widths[0])
+    drawn = (chain(random_widths(depth, case, 2), "nearest") for case in count())
+    linear = next(each for each in drawn if 0.02 < level_gaps(each).sum() < 0.4)
+    x = linear.model.sample(6)[0]
     rungs = [
         Diagonal(
             rung.weight,
@@ -527,14 +525,13 @@ def test_both_gaps_are_measured(depth: int) -> None:
 # --- Annealed importance sampling
 
 
-@both
-@pytest.mark.parametrize("depth", [4, 5, 6])
+@pytest.mark.parametrize(("depth", "parents"), [(4, "nearest"), (5, "every"), (6, "nearest")])
 def test_the_mean_annealed_weight_of_deep_chains_is_the_evidence(depth: int, parents: Parents) -> None:
-    """With 4 to 6 levels the mean of w / p(x) is 1 within 3 standard errors below 0.05."""
+    """With 4 to 6 levels the mean of w / p(x) over four x is 1 within 3 standard errors below 0.05."""
     linear = chain(random_widths(depth, 1, 2), parents)
-    x = linear.model.sample(1)[0]
-    up = annealed(linear.model, x, Settings(temperatures=30, chains=1500, leapfrog=4, seed=1)).up
-    ratio = (up.log_weight - linear.log_p(x)).exp()[:, 0]
-    error = ratio.std().item() / len(ratio) ** 0.5
+    x = linear.model.sample(4)[0]
+    up = annealed(linear.model, x, Settings(temperatures=30, chains=500, leapfrog=4, seed=1)).up
+    ratio = (up.log_weight - linear.log_p(x)).exp()
+    error = (ratio.var(0).sum() / 500).sqrt().item() / 4
     assert error < 0.05
     assert abs(ratio.mean() - 1) < 3 * error
