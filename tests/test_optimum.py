@@ -89,7 +89,7 @@ def mhvae(widths: tuple[int, ...]) -> HierarchicalVAE:
 TRAIN = {
     "objective": "stl",
     "draws": 16,
-    "epochs": 70,
+    "epochs": 60,
     "batch_size": COUNT,
     "learning_rate": 0.1,
     "schedule": "cosine",
@@ -130,7 +130,7 @@ def test_the_linear_vae_of_the_package_reaches_the_maximum_likelihood() -> None:
     x = torch.tensor(data) / float(SCALE)
     params = model_params(depth=1, widths=(2,), hidden=((),), likelihood="gaussian", sigma=sigma)
     model = build(params, x.mean(0))
-    list(fit(model, splits(data), train_params(**TRAIN), seed=0))
+    list(fit(model, splits(data), train_params(**TRAIN | {"epochs": 100}), seed=0))
     with torch.no_grad():
         log_weight = elbo(model, x, 4000).log_weight
     error = ((log_weight.var(0) / 4000).sum().sqrt() / COUNT).item()
