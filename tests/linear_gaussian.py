@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from pipeline.distributions import StandardNormal
 from pipeline.models import HierarchicalVAE
@@ -52,6 +52,35 @@ class Affine(nn.Module):
         if self.noise is None:
             return MultivariateNormal(mean, scale_tril=scale)
         distribution = GivenNoise(mean, scale_tril=scale)
+        distribution.noise = self.noise
+        return distribution
+
+
+class Diagonal(nn.Module):
+    """N(weight parent + offset, diag sigma^2) with weights that are learned; draws use `noise` if it is set."""
+
+    def __init__(self, weight: Tensor, offset: Tensor, sigma: Tensor) -> None:
+        super().__init__()
+        self.weight, self.offset = nn.Parameter(weight.clone()), nn.Parameter(offset.clone())
+        self.log_sigma = nn.Parameter(sigma.log())
+        self.noise: Tensor | None = None
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The weight of the only parent."""
+        return [self.weight]
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance given the parent."""
+        return (2 * self.log_sigma).exp().expand(len(self.offset)).diag()
+
+    def forward(self, parent: Tensor) -> Distribution:
+        mean = parent @ self.weight.mT + self.offset
+        sigma = self.log_sigma.exp().expand(len(self.offset))
+        if self.noise is None:
+            return Independent(Normal(mean, sigma.expand_as(mean)), 1)
+        distribution = GivenNoise(mean, scale_tril=sigma.diag())
         distribution.noise = self.noise
         return distribution
 
@@ -99,7 +128,7 @@ class Chain:
 
 def condition(mean: Tensor, covariance: Tensor, wanted: Iterable[int], known: Iterable[int]) -> tuple[Tensor, ...]:
     """Return weight, offset and covariance of p(wanted | known) in the Gaussian N(mean, covariance)."""
-    a, b = torch.tensor(list(wanted)), torch.tensor(list(known))
+    a, b = (torch.tensor(list(units), dtype=torch.long) for units in (wanted, known))
     weight = torch.linalg.solve(covariance[b][:, b], covariance[b][:, a]).mT
     rest = covariance[a][:, a] - weight @ covariance[b][:, a]
     return weight, mean[a] - weight @ mean[b], (rest + rest.mT) / 2
@@ -112,32 +141,46 @@ def _covariance(d: int) -> Tensor:
 
 def chain(widths: Sequence[int], parents: Parents) -> Chain:
     """Draw a chain at random, `widths` being those of x, z_1, ..., z_T."""
-    depth, total = len(widths) - 1, sum(widths)
-    starts = [sum(widths[:t]) for t in range(depth + 2)]
-    block = [range(starts[t], starts[t + 1]) for t in range(depth + 1)]
+    depth = len(widths) - 1
     generative: list[nn.Module] = []
-    linear, offset, noise = torch.zeros(total, total), torch.zeros(total), torch.eye(total)
     for t in range(depth):
-        ancestors = range(t + 1, depth + 1) if parents == "every" else [t + 1]
-        rung = Affine(
-            [torch.randn(widths[t], widths[s]) / widths[s] ** 0.5 for s in ancestors],
-            torch.randn(widths[t]),
-            _covariance(widths[t]),
-        )
-        generative.append(rung)
-        rows = slice(starts[t], starts[t + 1])
-        for s, weight in zip(ancestors, rung.weights, strict=True):
-            linear[rows, starts[s] : starts[s + 1]] = weight
-        offset[rows], noise[rows, rows] = rung.offset, rung.covariance
-    generative.append(StandardNormal(widths[depth]))
-    inverse = torch.linalg.inv(torch.eye(total) - linear)
-    mean, covariance = inverse @ offset, inverse @ noise @ inverse.mT
+        weights = [torch.randn(widths[t], widths[s]) / widths[s] ** 0.5 for s in _ancestors(t, depth, parents)]
+        generative.append(Affine(weights, torch.randn(widths[t]), _covariance(widths[t])))
+    return exact([*generative, StandardNormal(widths[depth])], widths, parents)
+
+
+def exact(generative: Sequence[nn.Module], widths: Sequence[int], parents: Parents) -> Chain:
+    """Return the chain of these conditionals, the last of them N(0, I), with its exact posterior as inference."""
+    depth, starts = len(widths) - 1, _starts(widths)
+    mean, covariance = joint(generative, widths, parents)
     inference = []
     for t in range(1, depth + 1):
         known = range(t - 1, -1, -1) if parents == "every" else [t - 1]
-        weight, at, rest = condition(mean, covariance, block[t], [unit for s in known for unit in block[s]])
+        units = [unit for s in known for unit in range(starts[s], starts[s + 1])]
+        weight, at, rest = condition(mean, covariance, range(starts[t], starts[t + 1]), units)
         inference.append(Affine(weight.split([widths[s] for s in known], dim=1), at, rest))
     return Chain(HierarchicalVAE(generative, inference, parents), tuple(widths), mean, covariance)
+
+
+def joint(generative: Sequence[nn.Module], widths: Sequence[int], parents: Parents) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of the nodes [x, z_1:T] of a chain, differentiable in its weights."""
+    depth, total, starts = len(widths) - 1, sum(widths), _starts(widths)
+    linear, offset, noise = torch.zeros(total, total), torch.zeros(total), torch.eye(total)
+    for t, rung in enumerate(generative[:-1]):
+        rows = slice(starts[t], starts[t + 1])
+        for s, weight in zip(_ancestors(t, depth, parents), rung.weights, strict=True):
+            linear[rows, starts[s] : starts[s + 1]] = weight
+        offset[rows], noise[rows, rows] = rung.offset, rung.covariance
+    inverse = torch.linalg.inv(torch.eye(total) - linear)
+    return inverse @ offset, inverse @ noise @ inverse.mT
+
+
+def _ancestors(t: int, depth: int, parents: Parents) -> Sequence[int]:
+    return range(t + 1, depth + 1) if parents == "every" else [t + 1]
+
+
+def _starts(widths: Sequence[int]) -> list[int]:
+    return [sum(widths[:t]) for t in range(len(widths) + 1)]
 
 
 def inferred(model: HierarchicalVAE, x: Tensor) -> MultivariateNormal:
