@@ -31,6 +31,7 @@ SMALL = {
     "evaluate.draws": 100,
     "evaluate.k": [1, 50, 100],
     "evaluate.active_draws": 20,
+    "evaluate.milestone_draws": 50,
     "evaluate.decompose": QUICK["evaluate.decompose"],
     "report.images": 3,
 }

@@ -486,7 +486,14 @@ def test_published_numbers_stand_beside_the_studys_own(tmp_path):
     comparison = report.build(made)
     header, cells = beside(made, comparison, found)
     own = comparison.results[0].metrics["nll"].mean
-    assert header == ["variant", "epoch 4", "epoch 13", "tested weights", "a paper", "own - a paper"]
+    assert header == [
+        "variant",
+        "epoch 4, k = 500",
+        "epoch 13, k = 500",
+        "tested weights, k = 5000",
+        "a paper",
+        "own - a paper",
+    ]
     assert cells[0][2:] == ["25.00 ± 0.00", str(comparison.results[0].metrics["nll"]), "23.00", f"{own - 23.0:+.2f}"]
     assert cells[1][1:3] == ["", ""]
     assert cells[1][4:] == ["", ""]

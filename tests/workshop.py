@@ -26,6 +26,7 @@ QUICK: dict[str, Any] = {
     "evaluate.draws": 60,
     "evaluate.k": [1, 5, 60],
     "evaluate.active_draws": 20,
+    "evaluate.milestone_draws": 50,
     "evaluate.decompose": {
         "level_images": 8,
         "level_draws": 2,

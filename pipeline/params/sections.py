@@ -208,6 +208,7 @@ class EvaluateParams(Strict):
     k: Annotated[tuple[Count, ...], Field(min_length=1)]
     active_draws: Annotated[int, Field(ge=20, multiple_of=10)]
     active_threshold: Positive
+    milestone_draws: Annotated[int, Field(ge=2)]
     decompose: DecomposeParams | None
     seed: Seed
 

@@ -2,7 +2,7 @@
 
 A published number is a negative log-likelihood in nats that `report.published` gives by variant and source. It is shown
 with the difference `own - published`, below 0 where the study's is lower. Whether the two can be compared is for the
-reader to see: the protocol stands beside the study's.
+reader to see: the protocol stands beside the study's. At milestones nll is minus L_k at k = `evaluate.milestone_draws`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def table(study: Study, comparison: Comparison, found: Milestones) -> tuple[list
     known = published(study)
     epochs = sorted({epoch for variant in found.values() for epoch in variant})
     sources = list(dict.fromkeys(source for numbers in known.values() for source in numbers))
-    header = ["variant", *(f"epoch {epoch}" for epoch in epochs), "tested weights"]
+    draws, k = study.params.evaluate.milestone_draws, study.params.evaluate.k[-1]
+    header = ["variant", *(f"epoch {epoch}, k = {draws}" for epoch in epochs), f"tested weights, k = {k}"]
     header += [text for source in sources for text in (source, f"own - {source}")]
     cells = []
     for result in comparison.results:

@@ -14,6 +14,7 @@ from pipeline.errors import guarded
 from pipeline.evaluation import Estimate, evaluate
 from pipeline.files import read_json, write_csv, write_json
 from pipeline.models import HierarchicalVAE
+from pipeline.params import EvaluateParams
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training import images, seeded
@@ -56,13 +57,10 @@ def measure(study: Study, variant: str, seed: int) -> None:
     source, folder = study.train(variant) / f"seed-{seed}", study.evaluate(variant)
     model = checkpoint.load(source).to(launch.device())
     test = torch.as_tensor(splits.test, device=launch.device())
-    bounds = _bounds(study, source, splits, test, seed)
-    final = bounds | _parts(study, model, splits, test, seed)
-    milestones = {
-        epoch: bounds if epoch == read_json(source / "model.json")["best_epoch"]  # the same weights
-        else _bounds(study, path, splits, test, seed)
-        for epoch, path in _milestones(source).items()
-    }  # fmt: skip
+    settings = study.params.evaluate
+    final = _bounds(settings, source, splits, test, seed) | _parts(settings, model, splits, test, seed)
+    fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
+    milestones = {epoch: _bounds(fewer, path, splits, test, seed) for epoch, path in _milestones(source).items()}
     results = {f"test/{key}": asdict(estimate) for key, estimate in final.items()}
     then = {epoch: {key: asdict(estimate) for key, estimate in found.items()} for epoch, found in milestones.items()}
     write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then})
@@ -87,19 +85,20 @@ def _milestones(source: Path) -> dict[int, Path]:
     return dict(sorted((int(path.name.removeprefix("epoch-")), path) for path in source.glob("epoch-*")))
 
 
-def _bounds(study: Study, source: Path, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Estimate]:
+def _bounds(
+    settings: EvaluateParams, source: Path, splits: data.Splits, test: torch.Tensor, seed: int
+) -> dict[str, Estimate]:
     """Measure every test bound of the model in `source`."""
     model = checkpoint.load(source).to(launch.device())
     discrete = read_json(source / "model.json")["model"]["likelihood"] in DISCRETE
-    settings = study.params.evaluate
     return evaluate(model, test, splits.scale, settings, discrete=discrete, stream=f"seed {seed}")
 
 
 def _parts(
-    study: Study, model: HierarchicalVAE, splits: data.Splits, test: torch.Tensor, seed: int
+    settings: EvaluateParams, model: HierarchicalVAE, splits: data.Splits, test: torch.Tensor, seed: int
 ) -> dict[str, Estimate]:
     """Take the bound apart, if wanted, and ask what each level knows of the factors, where those are known."""
-    settings, stream = study.params.evaluate, f"seed {seed}"
+    stream = f"seed {seed}"
     if settings.decompose is None:
         return {}
     parts = decompose(model, test, splits.scale, settings, settings.decompose, stream=stream)
