@@ -166,13 +166,13 @@ class Run:
         for start in range(0, len(rows), BATCH):
             self.tracker.client.log_batch(self.run_id, metrics=rows[start : start + BATCH])
 
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log single numbers in one batch."""
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
         self.tracker.client.log_batch(
-            self.run_id, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()]
+            self.run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
         )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

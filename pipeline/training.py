@@ -29,9 +29,9 @@ from pipeline.models import HierarchicalVAE, collect
 from pipeline.objectives import ELBO, STOPPED, climbed, elbo, stopped
 from pipeline.params import TrainParams
 
-__all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "images", "seeded", "terms"]
+__all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "images", "milestones", "seeded", "terms"]
 
-STATE, RECORDS = "state.safetensors", "records.jsonl"
+STATE, RECORDS, MILESTONE = "state.safetensors", "records.jsonl", "epoch-"
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
 
 
@@ -59,11 +59,11 @@ def fit(
     device: torch.device | None = None,
     folder: Path | None = None,
 ) -> Iterator[Record]:
-    """Train `model` in place and yield a record an epoch; at the end the model holds its best weights.
+    """Train `model` in place and yield a record an epoch; at the end the model holds its best weights, or the last.
 
     Best means the highest `valid/objective`, of the epochs after the warm-up. With a `folder`, every epoch's
     state is kept there before its record is yielded, and a call that finds a state yields the records that were
-    there and goes on.
+    there and goes on; the weights of the milestones are kept there too (`milestones`).
 
     Raises:
         NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`.
@@ -93,10 +93,12 @@ def fit(
             with seeded(seed, "valid"):
                 metrics |= _validate(model, valid, params)
             _require_finite(metrics, run.epoch, run.step)
-            run.rank(metrics["valid/objective"], eligible=run.epoch > _settled(params, model.depth))
+            run.rank(metrics["valid/objective"], run.epoch > _settled(params, model.depth), params.keep)
+            if run.epoch in params.milestones:
+                run.mark()
         run.seconds += time.perf_counter() - start
         yield run.keep(metrics)
-    model.load_state_dict(run.best)
+    model.load_state_dict(run.kept)
 
 
 def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: TrainParams) -> dict[str, float]:
@@ -155,7 +157,7 @@ def _start_second_moment(optimizer: torch.optim.Adam, value: float) -> None:
 
 
 class _Run:
-    """Where a training stands: weights, their average, optimizer, counters, and the best weights so far."""
+    """Where a training stands: weights, their average, optimizer, counters, and the weights that are to be kept."""
 
     def __init__(
         self, model: HierarchicalVAE, optimizer: torch.optim.Adam, folder: Path | None, decay: float | None
@@ -163,7 +165,7 @@ class _Run:
         self.model, self.optimizer, self.folder, self.decay = model, optimizer, folder, decay
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, -math.inf
-        self.best = _copy(model.state_dict())
+        self.kept = _copy(model.state_dict())
         self.average = {} if decay is None else _copy(dict(model.named_parameters()))
 
     def follow(self) -> None:
@@ -182,14 +184,22 @@ class _Run:
         finally:
             self.model.load_state_dict(own, strict=False)
 
-    def rank(self, value: float, *, eligible: bool) -> None:
+    def rank(self, value: float, eligible: bool, keep: str) -> None:
         """Note the weights that the model now holds if their validation objective is the highest so far.
 
         An epoch that is not eligible takes the place of the best, so that patience starts after the last of them.
+        The weights that are kept are the best, or, for keep `last`, those of every epoch in turn.
         """
-        if not eligible or value > self.best_value:
+        best = not eligible or value > self.best_value
+        if best:
             self.best_epoch, self.best_value = self.epoch, value if eligible else -math.inf
-            self.best = _copy(self.model.state_dict())
+        if best or keep == "last":
+            self.kept = _copy(self.model.state_dict())
+
+    def mark(self) -> None:
+        """Keep the weights that the model now holds as those of a milestone, if there is a folder."""
+        if self.folder is not None:
+            write_state(self.folder / f"{MILESTONE}{self.epoch}.safetensors", self.model.state_dict(), self.epoch)
 
     def stale(self, patience: int | None) -> bool:
         """Has `valid/objective` not risen for `patience` epochs?"""
@@ -205,7 +215,7 @@ class _Run:
                 file.flush()
                 os.fsync(file.fileno())
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-            tensors |= {f"best.{name}": value for name, value in self.best.items()}
+            tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
             tensors |= {f"average.{name}": value for name, value in self.average.items()}
             for index, moments in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
@@ -223,7 +233,7 @@ class _Run:
         try:
             self.epoch, self.step, self.seconds, self.best_epoch, self.best_value = counters
             self.model.load_state_dict(_part(tensors, "model."))
-            self.best = {name: value.to(self.model_device) for name, value in _part(tensors, "best.").items()}
+            self.kept = {name: value.to(self.model_device) for name, value in _part(tensors, "kept.").items()}
             self.average = {name: value.to(self.model_device) for name, value in _part(tensors, "average.").items()}
             state: dict[int, dict[str, Tensor]] = {}
             for name, value in _part(tensors, "adam.").items():
@@ -267,9 +277,17 @@ def _settled(params: TrainParams, depth: int) -> int:
 
 def best_record(records: Sequence[Record], params: TrainParams) -> Record:
     """Return the record of the epoch whose weights `fit` leaves in the model."""
+    if params.keep == "last":
+        return records[-1]
     depth = sum(name.startswith("valid/rate/") for name in records[0].metrics)
     after = [record for record in records if record.epoch > _settled(params, depth)]
     return max(after, key=lambda record: record.metrics["valid/objective"]) if after else records[-1]
+
+
+def milestones(folder: Path) -> dict[int, dict[str, Tensor]]:
+    """Return by epoch the weights that `fit` kept in `folder`."""
+    found = [read_state(path) for path in folder.glob(f"{MILESTONE}*.safetensors")]
+    return {epoch: weights for weights, epoch in sorted(found, key=lambda item: int(item[1]))}
 
 
 def images(pixels: UInt8[Tensor, "*batch units"], scale: int, binarize: bool = False) -> Float[Tensor, "*batch units"]:

@@ -50,6 +50,8 @@ TRAIN: dict[str, Any] = {
     "shuffle": True,
     "ema": None,
     "patience": None,
+    "keep": "best",
+    "milestones": (),
     "valid_draws": 2,
     "seeds": (0,),
 }

@@ -319,8 +319,17 @@ def test_steps_adapted_inside_a_weighted_chain_are_biased_and_frozen_ones_are_no
 def test_the_keys_and_their_identities() -> None:
     """The width is the upper less the lower bound, every error is positive, and rates of acceptance lie in (0, 1)."""
     model, test = bent((2, 1)), torch.randint(2, (6, 6), dtype=torch.uint8)
-    results = annealed(model, test, 1, settings(chains=50), simulated=5)
-    names = ["ais", "ais/acceptance", "bdmc/lower", "bdmc/upper", "bdmc/width", "bdmc/acceptance"]
+    results = annealed(model, test.double(), settings(chains=50), simulated=5, draws=50)
+    names = [
+        "ais",
+        "ais/elbo",
+        "ais/iwae",
+        "ais/acceptance",
+        "bdmc/lower",
+        "bdmc/upper",
+        "bdmc/width",
+        "bdmc/acceptance",
+    ]
     assert list(results) == names
     assert all(isinstance(results[name], Estimate) and results[name].se > 0 for name in names)
     width = results["bdmc/upper"].value - results["bdmc/lower"].value
@@ -334,7 +343,7 @@ def test_the_reported_error_is_the_spread_of_many_seeds() -> None:
     test = torch.randint(100, (4, 3), dtype=torch.uint8)
     evidence = exact.log_p(test / 100).mean().item()
     runs = [
-        annealed(exact.model, test, 100, settings(temperatures=4, chains=100, leapfrog=2, seed=seed), simulated=2)[
+        annealed(exact.model, test / 100, settings(temperatures=4, chains=100, leapfrog=2, seed=seed), simulated=2)[
             "ais"
         ]
         for seed in range(20)

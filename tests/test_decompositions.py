@@ -176,6 +176,20 @@ def test_the_closed_form_kl_at_inner_levels_is_not_the_bound() -> None:
     torch.testing.assert_close(reconstruction - exact.top_down.sum(0), exact_chain.log_p(x), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("parents", ["nearest", "every"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_gaps_of_a_ladder_sum_to_its_gap(depth: int, parents: str) -> None:
+    """However few draws stand behind them, the gaps of a ladder sum to log p(x) less the draws' bound."""
+    model = build(model_params(depth=depth, parents=parents, inference="top_down"), torch.full((16,), 0.5))
+    x = torch.rand(4, 16)
+    torch.manual_seed(1)
+    bound = elbo(model, x, 3)
+    torch.manual_seed(1)
+    parts = level_terms(model, x, draws=3, inner=2, outer=2)
+    gap = parts["log_marginal/z0"][0] - bound.elbo
+    torch.testing.assert_close(named(parts, "gap", depth).sum(0), gap, rtol=1e-10, atol=1e-10)
+
+
 PARAMS = EvaluateParams(draws=40, k=(1, 40), active_draws=20, active_threshold=0.01, seed=0, decompose=None)
 FEW = DecomposeParams(
     level_images=6,
@@ -184,39 +198,53 @@ FEW = DecomposeParams(
     simulated=8,
     queries=10,
     path_draws=3,
+    pair_queries=6,
     gap_images=4,
     gap_steps=2,
     gap_draws=2,
     gap_rate=0.1,
+    ais_images=3,
+    ais_chains=2,
+    ais_temperatures=3,
+    ais_leapfrog=1,
+    factor_images=100,
+    factor_draws=2,
 )
+SIDES = ("lower", "upper")
 FLAT = {"kl_up/z1", "kl_up_bias/z1", "gap/z1", "gap_bias/z1", "log_marginal/z0", "log_marginal/z1", "width/z0"}
-MIXED = {"mutual_information", "mutual_information/z1", "marginal_kl", "total_correlation/z1"}
-INFERENCE = {"approximation_gap", "amortization_gap", "inference_gap"}
+MIXED = {"mutual_information", "mutual_information/z1", "marginal_kl", "marginal_kl/z1", "total_correlation/z1"}
+INFERENCE = {"approximation_gap", "amortization_gap", "inference_gap", "approximation_gap/z1", "amortization_gap/z1"}
+ANNEALED = {f"ais{name}" for name in ("", "/elbo", "/iwae", "/acceptance")}
+ANNEALED |= {f"bdmc/{name}" for name in ("lower", "upper", "width", "acceptance")}
+ONE = FLAT | MIXED | INFERENCE | ANNEALED | {"total_correlation", "dimension_kl"}
+BOTH = {f"total_correlation/{side}" for side in SIDES} | {"approximation_gap/z2", "amortization_gap/z2"}
+UPPER = {f"{name}/z2/{side}" for name in ("mutual_information", "marginal_kl", "total_correlation") for side in SIDES}
+TWO = INFERENCE | ANNEALED | BOTH | {"gap/z1", "gap_bias/z1", "gap/z2", "gap_bias/z2", "log_marginal/z0", "width/z0"}
+TWO |= {"mutual_information", "marginal_kl"}
+LADDER = {"mutual_information/z2", "marginal_kl/z2", "total_correlation/z2", "width/z2"}
 KEYS = {
-    (1, "nearest"): FLAT | MIXED | INFERENCE | {"total_correlation", "dimension_kl"},
-    (1, "every"): FLAT | MIXED | INFERENCE | {"total_correlation", "dimension_kl"},
-    (2, "nearest"): FLAT
-    | MIXED
-    | INFERENCE
-    | {"kl_up/z2", "kl_up_bias/z2", "gap/z2", "gap_bias/z2", "width/z1"}
-    | {f"{name}/z2/{side}" for name in ("mutual_information", "marginal_kl") for side in ("lower", "upper")},
-    (2, "every"): {"gap/z1", "gap_bias/z1", "gap/z2", "gap_bias/z2", "log_marginal/z0", "width/z0", "width/z1"}
-    | {"mutual_information/z1", "total_correlation/z1"}
-    | INFERENCE,
+    (1, "nearest", "bottom_up"): ONE,
+    (1, "every", "bottom_up"): ONE,
+    (1, "nearest", "top_down"): ONE,
+    (2, "nearest", "bottom_up"): TWO | FLAT | MIXED | UPPER | {"kl_up/z2", "kl_up_bias/z2", "width/z1"},
+    (2, "every", "bottom_up"): TWO | UPPER | {"mutual_information/z1", "total_correlation/z1", "width/z1"},
+    (2, "nearest", "top_down"): TWO
+    | LADDER
+    | {f"{name}/z1/{side}" for name in ("mutual_information", "total_correlation") for side in SIDES},
 }
 
 
-@pytest.mark.parametrize(("depth", "parents"), KEYS)
-def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, parents: str) -> None:
+@pytest.mark.parametrize(("depth", "parents", "inference"), KEYS)
+def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, parents: str, inference: str) -> None:
     """One call gives the keys that exist for the model, all finite, and the same numbers when it is made again."""
     torch.manual_seed(0)
     data = splits()
-    model = build(model_params(depth=depth, parents=parents), torch.full((16,), 0.5))
+    model = build(model_params(depth=depth, parents=parents, inference=inference), torch.full((16,), 0.5))
     test = torch.as_tensor(data.test)
     first = decompose(model, test, data.scale, PARAMS, FEW)
     torch.manual_seed(5)
     assert decompose(model, test, data.scale, PARAMS, FEW) == first
-    assert set(first) == KEYS[depth, parents]
+    assert set(first) == KEYS[depth, parents, inference]
     for name, estimate in first.items():
         assert torch.isfinite(torch.tensor([estimate.value, estimate.se])).all(), name
         assert estimate.se >= 0

@@ -31,6 +31,21 @@ def test_rates_are_stacked_by_sign():
     assert axes.lines[0].get_xdata()[0] == pytest.approx(12.5)
 
 
+def means(depth: int, every: bool = False) -> dict[str, tuple[float, float]]:
+    """Return numbers of the finer decompositions of one variant, mean and standard error."""
+    levels = range(1, depth + 1)
+    names = [f"{key}/z{t}" for key in ("gap", "approximation_gap", "amortization_gap", "mig") for t in levels]
+    names += [f"probe/{factor}/z{t}" for factor in ("size", "x") for t in (0, *levels)]
+    names += ["mutual_information/z1", "ais/elbo", "ais/iwae", "ais", "bdmc/lower", "bdmc/upper", "bdmc/width"]
+    if not every:
+        names += [f"kl_up/z{t}" for t in levels] + ["mutual_information", "marginal_kl"]
+        names += [f"mutual_information/z{t}/{end}" for t in levels[1:] for end in ("lower", "upper")]
+        names += ["total_correlation", "dimension_kl"] if depth == 1 else []
+    return {name: (0.1 + 0.05 * index, 0.01) for index, name in enumerate(names)}
+
+
+ALL = {"vae": means(1), "hvae": means(4, every=True), "mhvae": means(6), "bare": {}}
+ERROR = "standard error of the mean over seeds"
 FIGURES = {
     "samples": lambda: figures.samples(IMAGES, "draws"),
     "one sample": lambda: figures.samples(IMAGES[:1], "draws", ink=False),
@@ -50,8 +65,92 @@ FIGURES = {
             {"variant": "hvae", "depth": 3, "z_dim": 9, "state": "PRUNED", "value": -30.0},
         ]
     ),
+    "plane": lambda: figures.rate_distortion(
+        {"vae": {"COMPLETE": [(3.0, 20.0), (4.0, 19.5)], "PRUNED": [(9.0, 30.0)]}, "hvae": {}}, {"vae": [(3.5, 18.0)]}
+    ),
+    "plane of one point": lambda: figures.rate_distortion({"vae": {"PRUNED": [(3.0, 20.0)]}}, {}),
+    "plane of nothing": lambda: figures.rate_distortion({}, {}),
+    **{
+        f"{draw.__name__} of {name}": lambda draw=draw, rows=rows: draw(rows, ERROR)
+        for draw in (
+            figures.gaps_by_level,
+            figures.inference_gaps,
+            figures.surgery,
+            figures.sandwich,
+            figures.factors,
+        )
+        for name, rows in {"all": ALL, "one": {"vae": ALL["vae"]}}.items()
+    },
     "map of nothing": lambda: figures.depth_width_map([]),
 }
+
+
+def test_parts_of_a_gap_end_where_their_sum_is():
+    """Bars are the means by level end to end, whiskers their errors; what is not split by level is one grey bar."""
+    rows = {"mhvae": {"approximation_gap/z1": (0.2, 0.01), "approximation_gap/z2": (0.1, 0.02)}}
+    rows["mhvae"] |= {"approximation_gap": (0.3, 0.03), "amortization_gap": (0.15, 0.05)}
+    left, right = figures.inference_gaps(rows, ERROR).axes
+    assert [(bar.get_x(), bar.get_width()) for bar in left.patches] == [(0.0, 0.2), (0.2, pytest.approx(0.1))]
+    assert [bar.get_width() for bar in right.patches] == [0.15]
+    spans = [segment[:, 0] for part in left.containers if hasattr(part, "has_xerr") for segment in segments(part)]
+    ends = [(0.19, 0.21), (0.28, 0.32), (0.27, 0.33)]
+    assert [tuple(span) for span in spans] == [pytest.approx(end) for end in ends]
+
+
+def segments(container):
+    return container.lines[2][0].get_segments()
+
+
+def test_the_thin_bar_splits_the_marginal_kl():
+    """Mutual information and marginal KL lie end to end, under the latter its own two parts."""
+    terms = {"mutual_information": (3.0, 0), "marginal_kl": (1.0, 0)}
+    split = {"total_correlation": (0.4, 0), "dimension_kl": (0.6, 0)}
+    spans = [(bar.get_x(), bar.get_width()) for bar in figures.surgery({"vae": terms | split}, ERROR).axes[0].patches]
+    assert np.array(spans) == pytest.approx(np.array([(0, 3), (3, 1), (3, 0.4), (3.4, 0.6)]))
+    assert len(figures.surgery({"mhvae": terms}, ERROR).axes[0].patches) == 2
+
+
+def test_information_of_upper_levels_is_a_span():
+    """At z_1 a dot, above it a line from the lower to the upper estimate."""
+    row = {f"mutual_information/z2/{end}": (value, 0.0) for end, value in (("lower", 1.0), ("upper", 1.5))}
+    axes = figures.surgery({"mhvae": row | {"mutual_information/z1": (3.0, 0.0)}}, ERROR).axes[1]
+    assert [1.0, 1.5] in [list(drawn.get_xdata()) for drawn in axes.lines]
+    assert [3.0] in [list(drawn.get_xdata()) for drawn in axes.lines]
+
+
+def test_the_width_of_a_sandwich_is_written_out():
+    """Both bounds and their distance stand over the bar, whose length the distance is."""
+    row = {"bdmc/lower": (-21.0123, 0.3), "bdmc/upper": (-21.0001, 0.3), "bdmc/width": (0.0122, 0.004)}
+    left, right = figures.sandwich({"vae": row}, ERROR).axes
+    assert [bar.get_width() for bar in right.patches] == [0.0122]
+    assert [text.get_text() for text in right.texts] == ["-21.012 to -21.000: width 0.012 ± 0.004"]
+    assert [text.get_text() for text in left.texts] == ["not measured"]
+
+
+def test_a_heat_map_has_its_top_level_above_and_the_pixels_below():
+    """Rows run down from z_T to the image, columns over factors, their mean and scores; what is missing is white."""
+    row = {"probe/size/z0": (0.9, 0), "probe/size/z1": (0.7, 0), "probe/size/z2": (-0.004, 0), "mig/z1": (0.2, 0.03)}
+    figure = figures.factors({"mhvae": row, "none": {}}, ERROR)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["$z_{2}$", "$z_{1}$", "pixels"]
+    assert [(text.get_position(), text.get_text()) for text in axes.texts] == [
+        ((0, 0), "0.00"),
+        ((0, 1), "0.70"),
+        ((3, 1), "0.20"),
+        ((0, 2), "0.90"),
+    ]
+    assert "0.03" in figure.get_supxlabel()
+    assert len(figure.axes) == 2  # and the scale
+
+
+def test_lines_of_the_plane_have_slope_minus_one():
+    """Along a dotted line rate and distortion have one sum, minus the bound that labels it."""
+    axes = figures.rate_distortion({"vae": {"COMPLETE": [(3.0, 20.0), (5.0, 18.5)]}}, {"vae": [(4.0, 18.0)]}).axes[0]
+    (lines,) = axes.collections
+    for bound, paths in zip(lines.levels, lines.get_paths(), strict=True):
+        assert paths.vertices.sum(1) == pytest.approx(-bound)
+    points = [tuple(np.array(drawn.get_xydata())[0]) for drawn in axes.lines if len(drawn.get_xydata())]
+    assert points == [(3.0, 20.0), (4.0, 18.0)]
 
 
 @pytest.mark.parametrize("name", FIGURES)

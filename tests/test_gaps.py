@@ -79,7 +79,7 @@ def test_refinement_finds_the_best_posterior_of_the_family(widths: tuple[int, ..
     """
     exact = chain(widths, "nearest")
     model, x = moved(best(exact)), torch.randn(6, widths[0])
-    terms = mean_over_images([gap_terms(model, x, steps=200, draws=16, rate=0.1, k=2000)])
+    terms = mean_over_images([gap_terms(model, x, steps=200, draws=16, rate=0.1, k=2000, level_draws=50, inner=20)])
     approximation, amortization = terms["approximation_gap"], terms["amortization_gap"]
     assert abs(approximation.value - diagonal_gap(exact)) < 4 * approximation.se + 0.01
     assert approximation.value + amortization.value == pytest.approx(terms["inference_gap"].value, abs=1e-10)
@@ -93,7 +93,8 @@ def test_refinement_finds_the_best_posterior_of_the_family(widths: tuple[int, ..
 def test_a_posterior_that_is_right_has_no_gap() -> None:
     """Where the posterior is a diagonal Gaussian that q already is, both gaps are 0 to 0.01 nats."""
     exact = chain((3, 1), "nearest")
-    terms = mean_over_images([gap_terms(best(exact), torch.randn(5, 3), steps=100, draws=32, rate=0.02, k=500)])
+    settings = {"steps": 100, "draws": 32, "rate": 0.02, "k": 500, "level_draws": 10, "inner": 10}
+    terms = mean_over_images([gap_terms(best(exact), torch.randn(5, 3), **settings)])
     for term in terms.values():
         assert abs(term.value) < 0.01
 

@@ -132,6 +132,7 @@ CONFLICTS = [
     (("sweep.space={train.epochs: {low: 1, high: 2}}",), "only paths in model and train can be swept"),
     (("sweep.space={data.seed: {low: 1, high: 2}}",), "only paths in model and train can be swept"),
     (("sweep.space={model: {choices: [3]}}",), "sweep.space.model"),
+    (("report.published={vea: {a paper: 86.76}}",), "report.published: vea: not in variants"),
     (("model.depht=3",), "--set: model.depht: no such parameter (did you mean 'model.depth'?)"),
     (("depth=3",), "--set: depth: no such parameter"),
     (("model.depth.x=3",), "--set: model.depth.x: no such parameter"),

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
+from pipeline.files import read_csv, read_json
 from pipeline.params import Params, dump_yaml
 from tests.small import ROOT
 from tests.workshop import QUICK, check_sweep, rows
@@ -21,6 +23,7 @@ VARIANTS = ("vae", "hvae", "mhvae")
 SMALL = {
     "model.hidden": [[16]],
     "train.epochs": 3,
+    "train.milestones": [1, 2],
     "train.seeds": [0, 1],
     "train.batch_size": 200,
     "sweep.trials": 2,
@@ -149,6 +152,23 @@ def test_final_runs_hold_curves_results_models_and_figures(repositories: list[Pa
         assert {"test/elbo", "test/elbo_se", "test/nll", "test/rate/z1", "test/active/z1", "seconds"} <= keys
         files = {path.name for path in Path(uri.removeprefix("file://")).rglob("*")}
         assert {"model.safetensors", "model.json", "curves.csv"} <= files
+
+
+def test_milestones_are_tested_as_models_of_their_own(repositories: list[Path]) -> None:
+    """The table has every bound at every milestone; MLflow has them at that step; the weights can be loaded."""
+    out, database = outputs(repositories[0]), repositories[0] / "mlflow.db"
+    for variant in VARIANTS:
+        table = read_csv(out / "evaluate" / variant / "milestones.csv")
+        assert {(row["seed"], row["epoch"]) for row in table} == {(s, e) for s in "01" for e in "12"}
+        assert {"elbo", "nll", "rate/z1", "iwae/50"} <= {row["metric"] for row in table}
+        model = pipeline.load(out / "train" / variant / "seed-0" / "epoch-1")
+        assert model.depth >= 1
+    run_id = read_json(out / "train" / "vae" / "seed-1" / "mlflow.json")["run"]
+    query = "select step, value from metrics where run_uuid = ? and key = 'milestone/nll' order by step"
+    wanted = [float(row["value"]) for row in read_csv(out / "evaluate" / "vae" / "milestones.csv")
+              if row["seed"] == "1" and row["metric"] == "nll"]  # fmt: skip
+    assert rows(database, query, run_id) == list(zip((1, 2), wanted, strict=True))
+    assert "Milestones and published numbers" in (out / "report" / "report.html").read_text()
 
 
 def test_the_sweeps_keep_their_promises(repositories: list[Path]) -> None:

@@ -17,6 +17,9 @@ from scipy import stats
 from pipeline import figures, report
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_bytes, write_csv, write_json
+from pipeline.report import inputs, tables
+from pipeline.report.milestones import milestones
+from pipeline.report.milestones import table as beside
 from pipeline.study import Study
 
 ROOT = Path(report.__file__).parents[2]
@@ -26,8 +29,22 @@ PROTOCOL |= {"digest": "3121e022fa5152dbcca9b7ab6f19f8e4"}
 NLL = {"vae": 23.4, "hvae": 22.9, "mhvae": 22.8}
 
 
-def fake(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), spread: float = 0.05) -> Study:
-    """Write all that the report reads, from small synthetic numbers."""
+FACTORS = ("solid", "size", "light")
+SCORES = ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness")
+DRAWN = {  # what a figure of the finer decompositions needs
+    "gaps_by_level": ("kl_up", "gap/"),
+    "sandwich": ("ais", "bdmc"),
+    "inference_gaps": ("approximation_gap", "amortization_gap"),
+    "surgery": ("mutual_information", "marginal_kl", "total_correlation", "dimension_kl"),
+    "factors": ("probe", "mig", "dci"),
+}
+
+
+BETWEEN = (("lower", -0.1), ("upper", 0.2))
+
+
+def fake(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), spread: float = 0.05, *, fine: bool = False) -> Study:
+    """Write all that the report reads, from small synthetic numbers; `fine`: with the finer decompositions."""
     folder.mkdir(exist_ok=True)
     shutil.copy(ROOT / "params.yaml", folder)
     study = Study.at(folder, {"train.seeds": list(seeds)})
@@ -42,30 +59,66 @@ def fake(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), spread: float = 0.05)
             values |= {"iwae/1": -nll - gap, "iwae/50": -nll - 0.1, "iwae/5000": -nll, "nll": nll, "gap": gap}
             values |= {"bpd": nll / 64 / math.log(2)}
             values |= {f"active/z{t}": max(1, width - 2 - seed % 2) for t, width in enumerate(widths, start=1)}
+            if fine:
+                values |= finer(variant, depth, rng)
             tests[str(seed)] = {f"test/{key}": {"value": float(v), "se": 0.0008} for key, v in values.items()}
             home = study.train(variant) / f"seed-{seed}"
             write_json(
-                home / "model.json", {"widths": widths, "parameters": 69008, "seconds": 6.0 + seed, "seed": seed}
+                home / "model.json",
+                {"widths": widths, "parameters": 69008, "seconds": 6.0 + seed, "best_epoch": 15, "seed": seed},
             )
             write_csv(home / "curves.csv", [_epoch(e, values, rates) for e in range(1, 21)])
         write_json(
             study.evaluate(variant) / "decomposition.json", {"variant": variant, "protocol": PROTOCOL, "seeds": tests}
         )
+        write_csv(study.evaluate(variant) / "milestones.csv", [])
         for name in report.PICTURES:
             write_bytes(study.evaluate(variant) / f"{name}.png", picture(name))
         space = {"model.z_dim": 8} | ({"model.depth": depth} if variant != "vae" else {})
         trials = [
-            {"number": n, "state": state, "value": value, **space, "epochs": 30, "seconds": 1.5, "run_id": "a" * 32}
-            for n, state, value in [
-                (0, "COMPLETE", -24.5),
-                (1, "COMPLETE", -23.9),
-                (2, "PRUNED", -26.0),
-                (3, "FAIL", None),
+            {
+                "number": n,
+                "state": state,
+                "value": value,
+                "valid/kl": kl,
+                "valid/reconstruction": kl and value + kl,
+                **space,
+            }
+            | {"epochs": 30, "seconds": 1.5, "run_id": "a" * 32}
+            for n, state, value, kl in [
+                (0, "COMPLETE", -24.5, 12.5),
+                (1, "COMPLETE", -23.9, 14.0),
+                (2, "PRUNED", -26.0, 11.0),
+                (3, "FAIL", None, None),
             ]
         ]
         write_csv(study.sweep(variant) / "trials.csv", trials)
         write_json(study.sweep(variant) / "best.json", {"trial": 1, "params": space})
     return study
+
+
+def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float]:
+    """Return numbers of the finer decompositions; an hvae lacks those that need a Markov chain."""
+    levels = range(1, depth + 1)
+    values = {f"gap/z{t}": 0.3 / t**2 + 0.01 * rng.normal() for t in levels}
+    values |= {f"gap_bias/z{t}": 0.001 * rng.normal() for t in levels}
+    if variant != "hvae":
+        values |= {f"kl_up/z{t}": 13.0 / t**3 + 0.02 * rng.normal() for t in levels}
+        values |= {"mutual_information": 5.0, "marginal_kl": 8.0 + 0.1 * rng.normal()}
+        values |= {f"mutual_information/z{t}/{end}": 5.0 / t + w for t in levels[1:] for end, w in BETWEEN}
+        values |= {f"marginal_kl/z{t}/{end}": 0.5 + w for t in levels[-1:] if t > 1 for end, w in BETWEEN}
+    if variant == "vae":
+        values |= {"total_correlation": 3.0, "dimension_kl": 5.0 + 0.1 * rng.normal()}
+    values |= {"mutual_information/z1": 5.0, "total_correlation/z1": 3.0}
+    for name, size in (("approximation_gap", 0.3), ("amortization_gap", 0.1)):
+        parts = {f"{name}/z{t}": size / t + 0.01 * rng.normal() for t in levels}
+        values |= {name: sum(parts.values())} | parts
+    values["inference_gap"] = values["approximation_gap"] + values["amortization_gap"]
+    values |= {"ais/elbo": -23.4, "ais/iwae": -23.02 + 0.01 * rng.normal(), "ais": -23.0, "ais/acceptance": 0.65}
+    values |= {"bdmc/lower": -21.012, "bdmc/upper": -21.0, "bdmc/width": 0.012, "bdmc/acceptance": 0.6}
+    values |= {f"probe/{factor}/z{t}": 0.9 - 0.1 * t + 0.01 * rng.normal() for factor in FACTORS for t in (0, *levels)}
+    values |= {f"probe/z{t}": 0.9 - 0.1 * t for t in (0, *levels)}
+    return values | {f"{score}/z{t}": 0.1 + 0.05 * t for score in SCORES for t in levels}
 
 
 @cache
@@ -109,7 +162,7 @@ def test_numbers_are_means_with_student_intervals(study):
 def test_the_tidy_table_holds_every_number_once(study):
     """A row of results.csv is one number of one seed, as evaluated; only the training's seconds have no error."""
     frame = report.results(study)
-    assert list(frame) == ["variant", "seed", "depth", "metric", "value", "se"]
+    assert list(frame) == ["variant", "seed", "depth", "metric", "term", "level", "value", "se", "unit"]
     assert not frame.duplicated(["variant", "seed", "metric"]).any()
     assert set(frame[frame["se"].isna()]["metric"]) == {"seconds"}
     numbers = {(row["variant"], row["seed"], row["metric"]): row for row in read_csv(study.report / "results.csv")}
@@ -166,7 +219,7 @@ def test_the_page_loads_nothing(study):
     """The page refers to no address: every image is a data URI, and there is no script, link or style to load."""
     page = (study.report / "report.html").read_text()
     sources = re.findall(r'(?:src|href|srcset|data|action)\s*=\s*"([^"]*)"', page)
-    assert len(sources) == 5 + 3 * len(WIDTHS)
+    assert len(sources) == 6 + 3 * len(WIDTHS)
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?://|<script|<link|<iframe|@import|url\(", page)
     assert page.count("<img") == page.count('alt="') == len(sources)
@@ -178,7 +231,8 @@ def test_the_page_loads_nothing(study):
 def test_all_outputs_are_written_and_the_same_each_time(tmp_path, study):
     """Equal inputs give equal bytes, in another folder too, so that DVC sees no change where there is none."""
     names = {path.name for path in study.report.iterdir()}
-    pictures = {f"{name}.png" for name in ("bounds", "rates_by_level", "curves", "rates_by_epoch", "depth_width")}
+    drawn = ("bounds", "rates_by_level", "curves", "rates_by_epoch", "depth_width", "rate_distortion")
+    pictures = {f"{name}.png" for name in drawn}
     assert names == {"results.csv", "table.csv", "table.md", "report.html", "summary.json"} | pictures
     again = fake(tmp_path / "again")
     report.write(again)
@@ -252,6 +306,118 @@ def test_a_seed_that_was_not_evaluated_is_told(tmp_path):
         report.build(Study.at(study.folder))
 
 
+@pytest.fixture(scope="module")
+def fine(tmp_path_factory):
+    study = fake(tmp_path_factory.mktemp("fine"), fine=True)
+    report.write(study)
+    return study
+
+
+def test_a_figure_is_drawn_where_its_numbers_are(tmp_path, study, fine, monkeypatch):
+    """With all terms measured all figures are there, on the page too; without its terms a figure alone is missing."""
+    plain = {path.name for path in study.report.iterdir()}
+    assert {path.name for path in fine.report.iterdir()} - plain == {f"{name}.png" for name in DRAWN}
+    page = (fine.report / "report.html").read_text()
+    assert page.count("<img") == 6 + len(DRAWN) + 3 * len(WIDTHS)
+    quick = picture("samples")
+    monkeypatch.setattr(figures, "png", lambda figure: quick)
+    for number, (name, starts) in enumerate(DRAWN.items()):
+        less = fake(tmp_path / str(number), seeds=(0, 1), fine=True)
+        for variant in WIDTHS:
+            path = less.evaluate(variant) / "decomposition.json"
+            found = json.loads(path.read_text())
+            begins = tuple(f"test/{start}" for start in starts)
+            found["seeds"] = {
+                seed: {key: cell for key, cell in cells.items() if not key.startswith(begins)}
+                for seed, cells in found["seeds"].items()
+            }
+            write_json(path, found)
+        report.write(less)
+        assert {f"{other}.png" for other in DRAWN if (less.report / f"{other}.png").exists()} == {
+            f"{other}.png" for other in DRAWN if other != name
+        }
+
+
+def test_the_table_of_terms_holds_what_was_measured(fine):
+    """A cell is mean and interval over seeds with the largest Monte Carlo error; levels of a term stand together."""
+    groups = tables.terms(report.build(fine))
+    assert list(groups) == ["by level", "bounds by annealing", "over the data set", "inference", "factors"]
+    rows = {name: (unit, cells) for group in groups.values() for name, unit, cells in group}
+    page = (fine.report / "report.html").read_text()
+    for index, variant in enumerate(WIDTHS):
+        seeds = json.loads((fine.evaluate(variant) / "decomposition.json").read_text())["seeds"].values()
+        for name, (_, cells) in rows.items():
+            found = [seed[f"test/{name}"] for seed in seeds if f"test/{name}" in seed]
+            if found:
+                mean = report.interval([cell["value"] for cell in found], 0.95)
+                assert cells[index] == (mean.text(3), f"{max(cell['se'] for cell in found):.2g}")
+                assert f"<td>{mean.text(3).replace('<', '&lt;')} <small>se 0.0008</small></td>" in page
+            else:
+                assert cells[index] == ("", "")
+    names = [name for name, *_ in groups["over the data set"]]
+    assert names[:4] == ["mutual_information", *(f"mutual_information/{at}" for at in ("z1", "z2/lower", "z2/upper"))]
+    assert {name: rows[name][0] for name in ("gap/z1", "mig/z1")} == {"gap/z1": "nats", "mig/z1": "score"}
+
+
+def test_the_tidy_table_names_term_and_level(fine):
+    """Term and level of a row are its metric; a level is z0 (the image), z1, ... or none."""
+    rows = read_csv(fine.report / "results.csv")
+    assert {row["level"] for row in rows} == {"", "z0", "z1", "z2", "z3"}
+    found = {row["metric"]: (row["term"], row["level"], row["unit"]) for row in rows}
+    assert found["mutual_information/z2/lower"] == ("mutual_information/lower", "z2", "nats")
+    assert found["probe/size/z0"] == ("probe/size", "z0", "score")
+    assert found["iwae/50"] == ("iwae/50", "", "nats")
+    assert {row["metric"] for row in rows if not row["level"]} == {row["term"] for row in rows if not row["level"]}
+
+
+def test_whiskers_are_standard_errors(monkeypatch, fine, tmp_path):
+    """Figures get the mean over seeds and s / sqrt(n); of one seed the Monte Carlo standard error, and say which."""
+    given = {}
+
+    def spy(means, error):
+        given.update(means=means, error=error)
+        return figures.samples(np.eye(8)[None], "spy")
+
+    monkeypatch.setattr(figures, "inference_gaps", spy)
+    report.write(fine)
+    seeds = json.loads((fine.evaluate("vae") / "decomposition.json").read_text())["seeds"].values()
+    values = [seed["test/amortization_gap"]["value"] for seed in seeds]
+    assert given["means"]["vae"]["amortization_gap"] == pytest.approx((np.mean(values), stats.sem(values)))
+    assert given["error"] == "standard error of the mean over seeds"
+    report.write(fake(tmp_path / "one", seeds=(0,), fine=True))
+    assert given["means"]["vae"]["amortization_gap"][1] == 0.0008
+    assert "Monte Carlo" in given["error"]
+
+
+def test_the_plane_holds_points_of_one_split(study):
+    """Trials and final models are both at their best epochs on the validation set; a failed trial has no point."""
+    *points, none = [trial["point"] for trial in inputs.trials(study, "vae")]
+    assert np.array(points) == pytest.approx(np.array([(12.5, 12.0), (14.0, 9.9), (11.0, 15.0)]))
+    assert none is None
+    rows = read_csv(study.train("vae") / "seed-1" / "curves.csv")
+    best = (float(rows[14]["valid/kl"]), -float(rows[14]["valid/reconstruction"]))
+    assert inputs.finals(study, "vae")[1] == pytest.approx(best)
+
+
+def test_a_variant_that_was_not_searched_has_no_trials(tmp_path):
+    """Where a space was empty the page says that nothing was searched, and the plane has the final models alone."""
+    study = fake(tmp_path / "study", seeds=(0, 1))
+    for variant in WIDTHS:
+        write_csv(study.sweep(variant) / "trials.csv", [])
+        write_json(study.sweep(variant) / "best.json", {"optuna_study": None, "trial": None, "params": {}})
+    report.write(study)
+    assert (study.report / "report.html").read_text().count("nothing was searched") == len(WIDTHS)
+    assert (study.report / "rate_distortion.png").exists()
+
+
+def test_the_terminal_shows_the_most_telling_terms(fine):
+    """Of the finer decompositions the terminal has kl_up and gap by level and the width of the sandwich alone."""
+    shown = {line.split(" ")[0] for line in report.table_text(fine).splitlines()}
+    values = finer("mhvae", 3, np.random.default_rng(0))
+    assert shown & set(values) == {*(f"{key}/z{t}" for key in ("kl_up", "gap") for t in (1, 2, 3)), "bdmc/width"}
+    assert max(map(len, report.table_text(fine).splitlines())) <= 120
+
+
 def test_the_terminal_table_is_narrow(study):
     """Three variants fit into 120 columns, a level to a row."""
     text = report.table_text(study)
@@ -299,3 +465,30 @@ def test_numbers_are_rounded_without_a_false_zero():
     assert str(report.Interval(-0.001, 0.001)) == "0.00 ± <0.01"
     assert str(report.Interval(-23.456, None)) == "-23.46"
     assert str(report.Interval(3.0, 0.0)) == "3.00 ± 0.00"
+
+
+def test_published_numbers_stand_beside_the_studys_own(tmp_path):
+    """The table has the nll at each milestone, the published number, and own - published; a figure shows them."""
+    made = fake(tmp_path)
+    text = (tmp_path / "params.yaml").read_text().replace("published: {}", "published: {vae: {a paper: 23.0}}")
+    (tmp_path / "params.yaml").write_text(text)
+    made = Study.at(tmp_path)
+    rows = [
+        {"seed": seed, "epoch": epoch, "metric": "nll", "value": nll, "se": 0.01}
+        for seed in (0, 1)
+        for epoch, nll in ((4, 30.0 + seed), (13, 25.0))
+    ]
+    write_csv(made.evaluate("vae") / "milestones.csv", rows)
+    report.write(made)
+    found = milestones(made)
+    assert list(found) == ["vae"]
+    assert found["vae"][4]["nll"].mean == 30.5
+    comparison = report.build(made)
+    header, cells = beside(made, comparison, found)
+    own = comparison.results[0].metrics["nll"].mean
+    assert header == ["variant", "epoch 4", "epoch 13", "tested weights", "a paper", "own - a paper"]
+    assert cells[0][2:] == ["25.00 ± 0.00", str(comparison.results[0].metrics["nll"]), "23.00", f"{own - 23.0:+.2f}"]
+    assert cells[1][1:3] == ["", ""]
+    assert cells[1][4:] == ["", ""]
+    assert (made.report / "milestones.png").exists()
+    assert f"{own - 23.0:+.2f}" in (made.report / "report.html").read_text()

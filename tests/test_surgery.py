@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from pipeline.decompositions.surgery import log_dimensions, log_mixture, surgery, upper_information
+from pipeline.decompositions.estimates import mean_over_images
+from pipeline.decompositions.levels import level_terms
+from pipeline.decompositions.mixtures import log_dimensions, log_mixture
+from pipeline.decompositions.surgery import surgery
+from pipeline.evaluation import Estimate
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from tests.linear_gaussian import chain
@@ -30,21 +34,28 @@ def pairs(mean: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
     return Normal(mean, sigma).log_prob(z[:, None])
 
 
-def model(depth: int = 1, parents: str = "nearest") -> HierarchicalVAE:
+def model(depth: int = 1, parents: str = "nearest", inference: str = "bottom_up") -> HierarchicalVAE:
     """Return an untrained model whose posteriors differ much from one example to another."""
     torch.manual_seed(2)
-    built = build(model_params(depth=depth, z_dim=4, z_ratio=1.0, parents=parents), torch.full((16,), 0.5))
+    shape = {"depth": depth, "z_dim": 4, "z_ratio": 1.0, "parents": parents, "inference": inference}
+    built = build(model_params(**shape), torch.full((16,), 0.5))
     with torch.no_grad():
         for rung in built.inference:
-            rung.network[-1].weight *= 4
-            rung.network[-1].bias[4:] -= 1.0
+            last = (rung.network if inference == "bottom_up" else rung.head)[-1]
+            last.weight *= 4
+            last.bias[4:] -= 1.0
     return built
+
+
+def measured(model: HierarchicalVAE, x: Tensor, queries: int, **changes: int) -> dict[str, Estimate]:
+    """Return the surgery with few draws behind what is not exact."""
+    return surgery(model, x, queries=queries, **{"paths": 4, "inner": 4, "pairs": queries} | changes)
 
 
 @pytest.mark.parametrize("cells", [2**22, 40])
 def test_the_mixture_is_the_sum_over_all_pairs(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of any size give the log of the mean of all N densities at a draw, jointly and by dimension."""
-    monkeypatch.setattr("pipeline.decompositions.surgery.CELLS", cells)
+    monkeypatch.setattr("pipeline.decompositions.mixtures.CELLS", cells)
     mean, sigma, z = posteriors(13, 3)
     mean[4], sigma[4], z[4] = 50.0, 1e-4, 50.0 + 1e-5
     log_q, index = pairs(mean, sigma, z), torch.arange(13)
@@ -52,7 +63,8 @@ def test_the_mixture_is_the_sum_over_all_pairs(cells: int, monkeypatch: pytest.M
     joint = torch.logsumexp(log_q.sum(-1), 1) - math.log(13)
     torch.testing.assert_close(log_mixture(z, mean, sigma, index, own), joint, rtol=1e-9, atol=1e-9)
     marginal = torch.logsumexp(log_q, 1) - math.log(13)
-    torch.testing.assert_close(log_dimensions(z, mean, sigma), marginal, rtol=1e-9, atol=1e-9)
+    alone = log_q[index, index]
+    torch.testing.assert_close(log_dimensions(z, mean, sigma, index, alone), marginal, rtol=1e-9, atol=1e-9)
 
 
 def test_the_terms_sum_to_the_mean_kl() -> None:
@@ -62,12 +74,13 @@ def test_the_terms_sum_to_the_mean_kl() -> None:
     order = torch.randperm(60)
     kl = elbo(vae, x[order]).kl.mean().item()
     torch.manual_seed(3)
-    terms = surgery(vae, x, 60)
+    terms = measured(vae, x, 60)
     value = {name: term.value for name, term in terms.items()}
     assert set(value) == {
         "mutual_information",
         "mutual_information/z1",
         "marginal_kl",
+        "marginal_kl/z1",
         "total_correlation",
         "total_correlation/z1",
         "dimension_kl",
@@ -86,8 +99,8 @@ def test_the_information_of_a_chain_is_that_of_its_first_level(depth: int) -> No
     order = torch.randperm(40)
     bound = elbo(mhvae, x[order])
     torch.manual_seed(3)
-    terms = surgery(mhvae, x, 40)
-    assert terms["mutual_information"] == terms["mutual_information/z1"]
+    terms = measured(mhvae, x, 40)
+    assert terms["mutual_information"].value == pytest.approx(terms["mutual_information/z1"].value, abs=1e-10)
     total = terms["mutual_information"].value + terms["marginal_kl"].value
     assert total == pytest.approx(bound.kl.mean().item(), abs=1e-10)
     # By enumeration over all examples, with every level in the mixture.
@@ -101,12 +114,56 @@ def test_the_information_of_a_chain_is_that_of_its_first_level(depth: int) -> No
     assert terms["mutual_information"].value == pytest.approx((log_q - marginal).mean().item(), abs=1e-10)
 
 
-def test_an_hvae_is_measured_at_its_first_level() -> None:
-    """With every ancestor as a parent, the terms are those of level 1, and upper levels are refused."""
-    hvae, x = model(2, "every"), torch.rand(20, 16)
-    assert set(surgery(hvae, x, 20)) == {"mutual_information/z1", "total_correlation/z1"}
-    with pytest.raises(ValueError, match="Markov"):
-        upper_information(hvae, x, 20, 4)
+@pytest.mark.parametrize(
+    ("parents", "inference"), [("every", "bottom_up"), ("nearest", "top_down"), ("every", "top_down")]
+)
+@pytest.mark.parametrize("depth", [2, 3])
+def test_all_levels_together_are_exact_in_every_hierarchy(depth: int, parents: str, inference: str) -> None:
+    """MI + marginal KL is the draws' mean KL, and MI is that of an enumeration of all pairs, to 1e-10."""
+    built, x = model(depth, parents, inference), torch.rand(30, 16)
+    torch.manual_seed(3)
+    order = torch.randperm(30)
+    state = torch.get_rng_state()
+    kl = elbo(built, x[order]).kl.mean().item()
+    torch.manual_seed(3)
+    terms = measured(built, x, 30)
+    assert terms["mutual_information"].value + terms["marginal_kl"].value == pytest.approx(kl, abs=1e-10)
+    torch.set_rng_state(state)
+    z, q = built.posterior(x[order])
+    own = sum(q_t.log_prob(z_t)[0] for q_t, z_t in zip(q, z[1:], strict=True))
+    singles = [
+        sum(
+            q_t.log_prob(z_t)[0] for q_t, z_t in zip(built.posterior_at([x[n][None, None], *z[1:]]), z[1:], strict=True)
+        )
+        for n in range(30)
+    ]
+    marginal = torch.logsumexp(torch.stack(singles), 0) - math.log(30)
+    assert terms["mutual_information"].value == pytest.approx((own - marginal).mean().item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_first_level_of_a_ladder_is_its_top(depth: int) -> None:
+    """A ladder's top level is exact, with both splits adding up draw by draw; the levels below it have two sides."""
+    ladder, x = model(depth, inference="top_down"), torch.rand(30, 16)
+    torch.manual_seed(3)
+    order = torch.randperm(30)
+    z, q = ladder.posterior(x[order])
+    top = (q[-1].log_prob(z[-1]) - ladder.joint(z)[-1].log_prob(z[-1])).mean().item()
+    torch.manual_seed(3)
+    terms = measured(ladder, x, 30)
+    assert terms[f"mutual_information/z{depth}"].value + terms[f"marginal_kl/z{depth}"].value == pytest.approx(top)
+    assert {"mutual_information/z1/lower", "mutual_information/z1/upper", "total_correlation/z1/lower"} <= set(terms)
+    assert "marginal_kl/z1" not in terms
+
+
+def test_the_chain_pays_for_level_1_what_its_divergence_says() -> None:
+    """In a chain I(n; z_1) + KL(q(z_1) || p(z_1)) is the divergence of level 1, both by the same inner weights."""
+    mhvae, x = model(2), torch.rand(50, 16)
+    terms = measured(mhvae, x, 50, inner=200)
+    level = mean_over_images([level_terms(mhvae, x, draws=200, inner=200, outer=2)])["kl_up/z1"]
+    both = terms["mutual_information/z1"].value + terms["marginal_kl/z1"].value
+    se = math.hypot(terms["mutual_information/z1"].se, terms["marginal_kl/z1"].se)
+    assert abs(both - level.value) < 4 * math.hypot(se, level.se)
 
 
 def test_information_is_at_most_log_n() -> None:
@@ -124,7 +181,7 @@ def test_information_is_at_most_log_n() -> None:
 def test_a_subset_of_queries_is_unbiased() -> None:
     """A tenth of the examples as queries gives the terms of all of them within 4 standard errors."""
     vae, x = model(), torch.rand(600, 16)
-    few, all_of_them = surgery(vae, x, 60), surgery(vae, x, 10**6)
+    few, all_of_them = measured(vae, x, 60), measured(vae, x, 10**6)
     for name, term in few.items():
         exact = all_of_them[name]
         assert abs(term.value - exact.value) < 4 * math.hypot(term.se, exact.se), name
@@ -145,7 +202,7 @@ def test_gaussian_data_give_the_closed_form() -> None:
             return Independent(Normal(mean, sigma.expand_as(mean)), 1)
 
     generative = chain((3, 2), "nearest").model.generative
-    terms = surgery(HierarchicalVAE(generative, [Linear()], "nearest"), x, 1000)
+    terms = measured(HierarchicalVAE(generative, [Linear()], "nearest"), x, 1000)
     covariance = weight @ weight.mT + sigma.square().diag()
     variances = covariance.diagonal()
     exact = {
@@ -167,7 +224,7 @@ def test_the_bounds_of_upper_levels_meet_the_exact_value() -> None:
     with torch.no_grad():
         mhvae.inference[0].network[-1].bias[4:] = -7.0
         mhvae.inference[0].network[-1].weight[4:] = 0.0
-    terms = upper_information(mhvae, x, 100, 20)
+    terms = measured(mhvae, x, 100, paths=20)
     q = mhvae.inference[1](mhvae.inference[0](x).mean)
     z = q.mean + q.stddev * torch.randn(400, 100, 4)
     own = Independent(Normal(q.mean, q.stddev), 1).log_prob(z)
@@ -187,7 +244,7 @@ def test_more_paths_narrow_the_bounds_of_upper_levels() -> None:
     mhvae, x = model(2), torch.rand(100, 16)
     width = []
     for paths in (2, 100):
-        terms = upper_information(mhvae, x, 100, paths)
+        terms = measured(mhvae, x, 100, paths=paths)
         low, high = terms["mutual_information/z2/lower"], terms["mutual_information/z2/upper"]
         assert low.value < high.value
         assert low.value < math.log(100)
@@ -207,7 +264,7 @@ class Minibatch:
         self.exact_joint = torch.logsumexp(log_q.sum(-1), 1) - math.log(self.n)
         self.exact_parts = (torch.logsumexp(log_q, 1) - math.log(self.n)).sum(-1)
         self.joint = log_mixture(z, mean, sigma, index, self.own)
-        self.parts = log_dimensions(z, mean, sigma).sum(-1)
+        self.parts = log_dimensions(z, mean, sigma, index, log_q[index, index]).sum(-1)
         self.batch = pairs(mean[: self.m], sigma[: self.m], z[: self.m])  # [m, m, d]
 
     def information(self, log_joint: Tensor) -> float:

@@ -20,6 +20,7 @@ from pipeline.errors import InputError, RunError
 from pipeline.files import read_json
 from pipeline.params import SweepParams
 from pipeline.stages import fetch, prepare
+from pipeline.stages.train import settings
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
 from pipeline.sweep.coordinator import _only
@@ -66,6 +67,25 @@ def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study) -> None:
     assert len({row["run_id"] for row in table}) == 4
     pictures = {path.name for path in (study.sweep("mhvae") / "figures").iterdir()}
     assert {"history.png", "parallel_coordinate.png", "slice.png", "depth_width.png"} <= pictures
+
+
+def test_the_table_holds_rate_and_distortion_of_each_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its best epoch, as of its value: the bound is their difference; a pruned trial has them, a failed one not."""
+
+    def failing(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        for record in fit(*args, **kwargs):
+            if "trials/2" in str(kwargs["folder"]):
+                raise NonFiniteError("not finite")
+            yield record
+
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", failing)
+    monkeypatch.setattr("optuna.trial.Trial.should_prune", lambda trial: trial.number == 1)
+    run(Sweep(study, "mhvae"), 1)
+    table = trials(study)
+    assert {row["state"] for row in table[:3]} == {"COMPLETE", "PRUNED", "FAIL"}
+    assert {table[2][key] for key in ("valid/kl", "valid/reconstruction")} == {""}
+    for row in (row for row in table if row["state"] != "FAIL"):
+        assert float(row["valid/reconstruction"]) - float(row["valid/kl"]) == pytest.approx(float(row["value"]))
 
 
 def test_a_finished_sweep_has_nothing_left_to_do(study: Study) -> None:
@@ -269,3 +289,22 @@ def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     check_sweep(slow, "mhvae", 4)
     assert set(done) <= set(rows(slow.store / "optuna.db", "select number, state from trials"))
+
+
+def test_an_empty_space_is_not_searched(study: Study) -> None:
+    """Where nothing is searched, no trial and no run is made, and the settings are the variant's own."""
+    nothing = again(study, **{"sweep.space": {}})
+    best = run(Sweep(nothing, "mhvae"), 2)
+    assert (best["trial"], best["params"]) == (None, {})
+    assert trials(nothing) == []
+    assert read_json(nothing.sweep("mhvae") / "best.json") == best
+    assert rows(nothing.store / "mlflow.db", "select count(*) from runs") == [(0,)]
+    assert settings(nothing, "mhvae") == nothing.params.variant("mhvae")
+
+
+def test_milestones_are_no_setting_of_a_trial(study: Study) -> None:
+    """Epochs whose weights are kept change no trial's number: the study is the same, and no trial keeps any."""
+    marked = again(study, **{"train.milestones": [1, 2]})
+    assert Sweep(marked, "mhvae").name == Sweep(study, "mhvae").name
+    trial = Sweep(marked, "mhvae").optuna.ask()
+    assert Sweep(marked, "mhvae").settings(trial).train.milestones == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 import pipeline.training
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import ELBO, elbo
-from pipeline.training import Record, fit, images, seeded, terms
+from pipeline.training import Record, best_record, fit, images, milestones, seeded, terms
 from tests.small import model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -126,3 +127,45 @@ def test_other_values_are_refused(changes: dict[str, Any]) -> None:
     """A decay lies between 0 and 1, a gradient is a mean or a sum, a second moment is not negative."""
     with pytest.raises(ValueError, match=next(iter(changes))):
         train_params(**changes)
+
+
+def test_the_last_weights_are_those_of_a_training_as_long() -> None:
+    """With keep `last` the weights are the last epoch's, whatever the validation says; with `best` the best epoch's."""
+    wild = {"epochs": 8, "learning_rate": 1.0}
+    _, last, records, _ = train(**wild, keep="last")
+    assert best_record(records, train_params(**wild, keep="last")) == records[-1]
+    best = best_record(records, train_params(**wild))
+    assert best.epoch < 8
+    _, kept, _, _ = train(**wild)
+    _, shorter, _, _ = train(epochs=best.epoch, learning_rate=1.0, keep="last")
+    assert torch.equal(kept, shorter)
+    assert not torch.equal(kept, last)
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 2, 3])
+def test_milestones_are_the_weights_of_those_epochs(tmp_path: Path, killed_after: int) -> None:
+    """Weights kept at epochs 2 and 3 are those of trainings of 2 and 3 epochs, to the bit, also after a stop."""
+    data, params = splits("static"), train_params(milestones=(2, 3, 9), ema=0.5)
+
+    def fresh() -> HierarchicalVAE:
+        with seeded(0, "weights"):
+            return build(model_params(), torch.tensor(data.mean).double())
+
+    if killed_after:
+        for record in fit(fresh(), data, params, seed=0, folder=tmp_path):
+            if record.epoch == killed_after:
+                break
+    list(fit(fresh(), data, params, seed=0, folder=tmp_path))
+    found = milestones(tmp_path)
+    assert list(found) == [2, 3]
+    for epoch, weights in found.items():
+        model = fresh()
+        list(fit(model, data, train_params(epochs=epoch, ema=0.5, keep="last"), seed=0))
+        for name, value in model.state_dict().items():
+            assert torch.equal(weights[name], value), name
+
+
+def test_milestones_grow() -> None:
+    """Epochs out of order are refused."""
+    with pytest.raises(ValueError, match="must grow"):
+        train_params(milestones=(3, 2))

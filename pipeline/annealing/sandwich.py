@@ -6,11 +6,13 @@ give -log mean w, in expectation an upper bound, and the two a sandwich. Real da
 only the lower bound is valid, and the sandwich's width on simulated data says how far it may be off.
 
     ais                         mean over test images of log mean w over the chains        nats / example
+    ais/elbo, ais/iwae          elbo and L_k of the same images                            nats / example
     bdmc/lower, bdmc/upper      the same and its counterpart on simulated images           nats / example
     bdmc/width                  bdmc/upper - bdmc/lower                                    nats / example
     ais/acceptance, bdmc/acceptance    mean probability that a move is accepted
 
-The standard error of `ais` is over chains with the test set held fixed; those of `bdmc/*` are over simulated images.
+The standard errors of `ais`, `ais/elbo` and `ais/iwae` are over draws with the images held fixed; those of `bdmc/*`
+are over simulated images.
 
 Grosse, Ghahramani, Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo" (2015),
 https://arxiv.org/abs/1511.02543
@@ -24,18 +26,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.annealing.chains import SCHEDULES, Weights, anneal, tune
 from pipeline.annealing.paths import PATHS, widths
-from pipeline.evaluation import Estimate, importance_bound
+from pipeline.evaluation import Estimate, importance_bound, many_draws
 from pipeline.models import HierarchicalVAE
-from pipeline.training import images, seeded
+from pipeline.training import seeded
 
 __all__ = ["Sandwich", "Settings", "annealed", "sandwich"]
 
 ROWS = 2048  # rows of one pass, chains times images
+IMAGES = 50  # a batch of importance sampling
 TUNERS = 10  # chains an image that tune the step sizes
 
 
@@ -155,23 +158,35 @@ def _join(parts: list[Weights]) -> Weights:
 
 def annealed(
     model: HierarchicalVAE,
-    test: UInt8[Tensor, "n units"],
-    scale: int,
+    x: Float[Tensor, "batch units"],
     settings: Settings | None = None,
     *,
     simulated: int = 10,
+    draws: int = 5000,
 ) -> dict[str, Estimate]:
-    """Bound log p(x) of the test images from below, and of `simulated` images of the model from both sides."""
-    real, own = sandwich(model, images(test, scale), settings), sandwich(model, simulated, settings)
-    lower, variance = importance_bound(real.up.log_weight, len(real.up.log_weight))
+    """Bound log p(x) of the examples from below, and of `simulated` ones of the model from both sides.
+
+    Beside the chains' bound stand `elbo` and L_k of the same examples at k = `draws` of the posterior.
+    """
+    settings = settings or Settings()
+    real, own = sandwich(model, x, settings), sandwich(model, simulated, settings)
+    with seeded(settings.seed, "importance"), torch.no_grad():
+        log_weight = torch.cat([many_draws(model, rows, draws).log_weight for rows in x.split(IMAGES)], dim=1)
+    elbo = log_weight.mean(0), log_weight.var(0) / draws
     return {
-        "ais": Estimate(lower.mean().item(), variance.sum().sqrt().item() / len(lower)),
+        "ais": _over_draws(*importance_bound(real.up.log_weight, len(real.up.log_weight))),
+        "ais/elbo": _over_draws(*elbo),
+        "ais/iwae": _over_draws(*importance_bound(log_weight, draws)),
         "ais/acceptance": _over_images(real.acceptance),
         "bdmc/lower": _over_images(own.lower),
         "bdmc/upper": _over_images(own.upper),
         "bdmc/width": _over_images(own.width),
         "bdmc/acceptance": _over_images(own.acceptance),
     }
+
+
+def _over_draws(value: Float[Tensor, " batch"], variance: Float[Tensor, " batch"]) -> Estimate:
+    return Estimate(value.mean().item(), variance.sum().sqrt().item() / len(value))
 
 
 def _over_images(values: Float[Tensor, " batch"]) -> Estimate:

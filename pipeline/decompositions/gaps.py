@@ -1,17 +1,21 @@
-"""What the family of posteriors costs, and what one network for all examples costs.
+"""What the family of posteriors costs, and what one network for all examples costs, in all and by level.
 
     log p(x) - elbo = [log p(x) - L(q*)] + [L(q*) - L(q)] = approximation_gap + amortization_gap,
 
 L(q) the bound of the trained q and L(q*) that of the best q of the same family for each example by itself.
 Cremer, Li, Duvenaud, "Inference Suboptimality in Variational Autoencoders" (2018), https://arxiv.org/abs/1801.03558
+By level: `approximation_gap/z_t` is `gap/z_t` of q* (decomposition (d), see `levels`), `amortization_gap/z_t` is
+`gap/z_t` of q less that of q*. The former are 0 or more. Of the latter only the sum is: q* may spend at one level what
+it gains at another.
 
 q* here: at every level t and for every example n,
 
     q*(z_t | .) = N(mu_t(.) + sigma_t(.) shift_tn, diag (sigma_t(.) exp(log_scale_tn))^2),
 
-mu_t and sigma_t being those of the trained network; shift = log_scale = 0 is the trained q, where Adam starts. At
-level 1 this is every diagonal Gaussian, free for each example; above it, how mu_t and sigma_t depend on the levels
-below stays the network's, so that what that dependence lacks counts as approximation. The model is left as it is.
+mu_t and sigma_t being those of the trained network, or, in the ladder, of the evidence that it merges with p; shift =
+log_scale = 0 is the trained q, where Adam starts. At the level drawn first this is every diagonal Gaussian, free for
+each example; at the others, how mu_t and sigma_t depend on the levels drawn before stays the network's, so that what
+that dependence lacks counts as approximation. The model is left as it is.
 
 Adam walks about rate * steps / 2 trained sigmas at most, which has to reach the best mean: from a q that was 8 sigmas
 off, 300 steps of 0.05 fell 0.2 nats short on a linear chain, 300 of 0.2 arrived. What it does not reach counts as
@@ -27,7 +31,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from pipeline.decompositions.estimates import PerImage, of_draws
-from pipeline.evaluation import importance_bound, many_draws
+from pipeline.decompositions.levels import level_terms, log_mean
+from pipeline.evaluation import many_draws
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo
 from pipeline.training import SCHEDULES
@@ -36,7 +41,7 @@ __all__ = ["gap_terms", "refine"]
 
 
 class _Refined(nn.Module):
-    """A diagonal Gaussian conditional, moved and scaled for each example of one batch."""
+    """A rung of the inference whose diagonal Gaussian is moved and scaled for each example of one batch."""
 
     def __init__(self, rung: nn.Module, shift: Float[Tensor, "batch units"]) -> None:
         super().__init__()
@@ -44,11 +49,21 @@ class _Refined(nn.Module):
         self.shift = nn.Parameter(shift)
         self.log_scale = nn.Parameter(torch.zeros_like(shift))
 
-    def forward(self, *parents: Tensor) -> Distribution:
-        """Return q*(z_t | parents); the last dimension but one of the parents is the batch."""
-        q = self.rung(*parents)
-        mean = q.mean + q.stddev * self.shift
-        return Independent(Normal(mean, q.stddev * self.log_scale.exp(), validate_args=False), 1, validate_args=False)
+    def forward(self, *parents: Tensor) -> Distribution | tuple[Tensor, Distribution]:
+        """Return q*(z_t | parents), or the ladder's step with its evidence moved.
+
+        The last dimension but one of the parents is the batch, or the batch several times over.
+        """
+        given = self.rung(*parents)
+        if isinstance(given, tuple):
+            return given[0], self._moved(given[1])
+        return self._moved(given)
+
+    def _moved(self, q: Distribution) -> Distribution:
+        times = q.mean.shape[-2] // len(self.shift)
+        shift, scale = self.shift.repeat(times, 1), self.log_scale.exp().repeat(times, 1)
+        mean = q.mean + q.stddev * shift
+        return Independent(Normal(mean, q.stddev * scale, validate_args=False), 1, validate_args=False)
 
 
 def refine(
@@ -65,7 +80,7 @@ def refine(
         if not (isinstance(q_t, Independent) and isinstance(q_t.base_dist, Normal)):
             raise TypeError(f"refinement needs diagonal Gaussian posteriors, not {q_t}")
     rungs = [_Refined(rung, torch.zeros_like(q_t.mean[0])) for rung, q_t in zip(model.inference, factors, strict=True)]
-    refined = HierarchicalVAE(model.generative, rungs, model.parents)
+    refined = HierarchicalVAE(model.generative, rungs, model.parents, model.direction)
     free = [tensor for rung in rungs for tensor in (rung.shift, rung.log_scale)]
     optimizer = torch.optim.Adam(free, lr=rate, betas=(0.9, 0.99))
     for step in range(steps):
@@ -79,23 +94,42 @@ def refine(
 
 
 def gap_terms(
-    model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: int, draws: int, rate: float, k: int
+    model: HierarchicalVAE,
+    x: Float[Tensor, "batch units"],
+    *,
+    steps: int,
+    draws: int,
+    rate: float,
+    k: int,
+    level_draws: int,
+    inner: int,
 ) -> PerImage:
     """Return `approximation_gap`, `amortization_gap` and their sum `inference_gap` of each image, in nats.
 
-    `k` (at least 2) fresh draws stand behind each bound and behind log p(x).
+    `k` (at least 2) fresh draws stand behind each bound and behind log p(x). The gaps by level have draws of their own,
+    `level_draws` and `inner` of them as in `level_terms`.
     """
     refined = refine(model, x, steps=steps, draws=draws, rate=rate)
     with torch.no_grad():
         trained, best = many_draws(model, x, k).log_weight, many_draws(refined, x, k).log_weight
-        log_p, _ = importance_bound(best, k)
+        log_p, error, _ = known = log_mean(best)
         before, before_error = of_draws(trained)
         after, after_error = of_draws(best)
         # log p(x) and L(q*) come from the same draws: the error of log mean w - mean log w, as in `evaluation`.
-        weight = torch.softmax(best, 0) * k
-        influence, error = (weight - best).var(0) / k, weight.var(0) / k
-    return {
+        influence = (torch.softmax(best, 0) * k - best).var(0) / k
+        ours, theirs = (
+            level_terms(q, x, draws=level_draws, inner=inner, outer=k, log_p=known) for q in (model, refined)
+        )
+    results: PerImage = {
         "approximation_gap": (log_p - after, influence),
         "amortization_gap": (after - before, after_error + before_error),
         "inference_gap": (log_p - before, error + before_error),
     }
+    for t in model.order:
+        (gap, gap_error), (least, least_error) = ours[f"gap/z{t}"], theirs[f"gap/z{t}"]
+        assert gap_error is not None
+        assert least_error is not None
+        shared = error if t == model.order[0] else 0.0  # log p(x) is the same in both
+        results[f"approximation_gap/z{t}"] = (least, least_error)
+        results[f"amortization_gap/z{t}"] = (gap - least, gap_error + least_error - 2 * shared)
+    return results

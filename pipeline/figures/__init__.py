@@ -4,22 +4,32 @@ Each function returns a `matplotlib.figure.Figure` made without pyplot, so that 
 touched; `save` writes it. Images are arrays [.., h, w] in [0, 1]. Bounds and rates are in nats per example.
 """
 
-from pipeline.figures.charts import bounds, curves, gaps_by_level, rates_by_epoch, rates_by_level
+from pipeline.figures.charts import bounds, curves, rates_by_epoch, rates_by_level
+from pipeline.figures.decompositions import gaps_by_level, inference_gaps, surgery
+from pipeline.figures.factors import factors
 from pipeline.figures.images import levels, reconstructions, samples
+from pipeline.figures.milestones import milestones
+from pipeline.figures.sandwich import sandwich
 from pipeline.figures.style import colour, png, save
-from pipeline.figures.sweeps import depth_width_map
+from pipeline.figures.sweeps import depth_width_map, rate_distortion
 
 __all__ = [
     "bounds",
     "colour",
     "curves",
     "depth_width_map",
+    "factors",
     "gaps_by_level",
+    "inference_gaps",
     "levels",
+    "milestones",
     "png",
+    "rate_distortion",
     "rates_by_epoch",
     "rates_by_level",
     "reconstructions",
     "samples",
+    "sandwich",
     "save",
+    "surgery",
 ]

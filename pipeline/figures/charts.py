@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures.style import GREY, blank, colour, facets, level_colours, line, plain
 
-__all__ = ["bounds", "curves", "gaps_by_level", "rates_by_epoch", "rates_by_level"]
+__all__ = ["bounds", "curves", "rates_by_epoch", "rates_by_level"]
 
 Row = Mapping[str, float]
 Curves = Mapping[str, Mapping[int, Sequence[Row]]]  # variant: seed: a row an epoch
@@ -105,38 +105,6 @@ def rates_by_level(results: Mapping[str, Mapping[int, Row]]) -> Figure:
         Line2D([], [], ls="", marker="o", color=GREY, label="a seed"),
         Line2D([], [], ls="", marker="|", ms=12, mew=2, color="black", label="mean"),
     ]
-    figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
-    return figure
-
-
-def gaps_by_level(results: Mapping[str, Mapping[int, Row]]) -> Figure:
-    """Show what each level adds to the divergence from the model's own marginals, and what it loses of log p(x).
-
-    `results` holds by variant and seed the test metrics; a variant without `test/kl_up/z1` has no bar on the left.
-    """
-    caption = (
-        "Bars: means over seeds, on the first test images. Left: every part is a true divergence, their sum the"
-        " KL. Right: the parts sum to log p(x) - ELBO; in a Markov chain those of $z_2$ and above"
-        " are the same as on the left. An empty row was not measured."
-        " Small negative parts are Monte Carlo error."
-    )
-    title = "What each level costs: divergence from the model's own marginals, and loss of log p(x)"
-    figure = blank(9.6, 0.62 * len(results) + 2.4, title, caption)
-    panels = figure.subplots(1, 2, sharey=True)
-    palette = level_colours(max(_depth(row, "test") for seeds in results.values() for row in seeds.values()))
-    places = np.arange(len(results))[::-1]
-    for axes, key, label in zip(panels, ("kl_up", "gap"), ("divergence by level", "gap by level"), strict=True):
-        for place, seeds in zip(places, results.values(), strict=True):
-            ends = {True: 0.0, False: 0.0}
-            for level, tone in enumerate(palette, start=1):
-                parts = [row[f"test/{key}/z{level}"] for row in seeds.values() if f"test/{key}/z{level}" in row]
-                part = float(np.mean(parts)) if parts else 0.0
-                axes.barh(place, part, left=ends[part >= 0], height=0.62, color=tone, edgecolor="white", lw=0.8)
-                ends[part >= 0] += part
-        axes.axvline(0, color=GREY, lw=0.8)
-        plain(axes, label, "nats per example")
-    panels[0].set_yticks(places, list(results), fontsize=11)
-    handles = [line(f"$z_{{{level}}}$", tone, lw=7) for level, tone in enumerate(palette, start=1)]
     figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
     return figure
 

@@ -18,12 +18,20 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.files import write_bytes
 
-__all__ = ["GREY", "blank", "colour", "facets", "level_colours", "line", "plain", "png", "save"]
+__all__ = ["GREY", "PARTS", "blank", "colour", "facets", "level_colours", "line", "plain", "png", "save"]
 
-# Okabe and Ito, "Color Universal Design" (2008)
+# Okabe and Ito, "Color Universal Design" (2008); the last three of OTHERS are of Tol, "Colour Schemes" (2021)
 NAMED = {"vae": "#0072B2", "hvae": "#E69F00", "mhvae": "#009E73"}
-OTHERS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000")
+OTHERS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000", "#882255", "#999933", "#332288")
 GREY = "#555555"
+# of the KL's terms, apart from the colours of variants and levels
+PARTS = {
+    "mutual_information": "#4A4A4A",
+    "marginal_kl": "#BDBDBD",
+    "total_correlation": "#A6611A",
+    "dimension_kl": "#DFC27D",
+    "whole": "#9A9A9A",
+}
 DPI = 150
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from pipeline.figures.style import GREY, facets, plain
+from pipeline.figures.style import GREY, blank, colour, facets, plain
 
-__all__ = ["depth_width_map"]
+__all__ = ["depth_width_map", "rate_distortion"]
 
 
 def depth_width_map(trials: Sequence[Mapping[str, Any]]) -> Figure:
@@ -55,4 +56,61 @@ def depth_width_map(trials: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_ylim(min(depths) - 0.6, max(depths) + 0.6)
     bar = figure.colorbar(scale, ax=list(panels.flat), extend="min")
     bar.set_label("validation ELBO\n(nats per example)", fontsize=9)
+    return figure
+
+
+Point = tuple[float, float]  # rate, distortion
+
+
+def rate_distortion(
+    trials: Mapping[str, Mapping[str, Sequence[Point]]], finals: Mapping[str, Sequence[Point]]
+) -> Figure:
+    """Show trials and final models in the plane of rate and distortion on the validation set, with lines of equal ELBO.
+
+    `trials` holds by variant and state (COMPLETE, PRUNED) a point a trial, `finals` by variant a point a seed; each at
+    its best epoch.
+    """
+    complete = [point for states in trials.values() for point in states.get("COMPLETE", ())]
+    pruned = [point for states in trials.values() for point in states.get("PRUNED", ())]
+    framed = np.array([*complete, *(point for seeds in finals.values() for point in seeds)] or pruned or [(1.0, 1.0)])
+    low, high = framed.min(0), framed.max(0)
+    margin = 0.07 * (high - low) + 1e-3 * (1 + np.abs(high))
+    low, high = low - margin, high + margin
+    outside = int(sum(np.any((point < low) | (point > high)) for point in np.array(pruned).reshape(-1, 2)))
+    caption = (
+        "Rate: nats that the latents spend on an image (KL). Distortion: nats by which the image is still unknown once"
+        " they are known. ELBO = -(rate + distortion): along a dotted line it is equal, further down and left it is"
+        " higher. Everything is measured on the validation set, at the epoch whose weights count."
+        f"{f' Trials stopped early that lie outside the frame: {outside}.' if outside else ''}"
+    )
+    figure = blank(8.5, 5.0, "Rate and distortion of all trials and of the final models", caption)
+    axes = figure.subplots()
+    rate, distortion = np.meshgrid(np.linspace(low[0], high[0], 50), np.linspace(low[1], high[1], 50))
+    lines = axes.contour(rate, distortion, -rate - distortion, 9, colors=GREY, linewidths=0.8, linestyles=":", zorder=1)
+    places = [(min(high[0], -bound - low[1]) - 0.09 * (high[0] - low[0]), bound) for bound in lines.levels]
+    shown = [(x, -bound - x) for x, bound in places if low[0] + 0.12 * (high[0] - low[0]) < x and -bound - x < high[1]]
+    axes.clabel(lines, fontsize=8, fmt=lambda bound: f"ELBO {bound:g}", manual=shown)
+    for variant in dict.fromkeys([*trials, *finals]):
+        tone = colour(variant, dict.fromkeys([*trials, *finals]))
+        states = trials.get(variant, {})
+        for state, style in (("PRUNED", {"marker": "x"}), ("COMPLETE", {"marker": "o", "alpha": 0.6})):
+            x, y = np.array(states.get(state, ())).reshape(-1, 2).T
+            axes.plot(x, y, ls="", ms=6, color=tone, mew=1.2, zorder=2, **style)
+        x, y = np.array(finals.get(variant, ())).reshape(-1, 2).T
+        axes.plot(x, y, ls="", marker="*", ms=15, color=tone, mec="black", mew=0.9, zorder=3)
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
+    plain(axes, "", "rate: KL (nats per example)", "distortion: -log p(x | z) (nats per example)")
+    axes.grid(visible=False)
+    names = dict.fromkeys([*trials, *finals])
+    handles = [Line2D([], [], ls="", marker="s", ms=8, color=colour(name, names), label=name) for name in names]
+    handles += [
+        Line2D([], [], ls="", marker=marker, color=GREY, mec=edge, ms=size, label=label)
+        for marker, edge, size, label in (
+            ("o", GREY, 6, "a trial"),
+            ("x", GREY, 6, "stopped early"),
+            ("*", "black", 13, "a final model"),
+        )
+    ]
+    figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
     return figure

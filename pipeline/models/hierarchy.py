@@ -65,34 +65,56 @@ class HierarchicalVAE(nn.Module):
     def _parents(self, ancestors: Sequence[Tensor]) -> Sequence[Tensor]:
         return ancestors if self.parents == "every" else ancestors[:1]
 
+    @property
+    def order(self) -> Sequence[int]:
+        """The levels in the order in which the posterior draws them."""
+        levels = range(1, self.depth + 1)
+        return levels if self.direction == "bottom_up" else levels[::-1]
+
     def posterior(
-        self, x: Float[Tensor, "batch units"], draws: int = 1
+        self, x: Float[Tensor, "batch units"], draws: int = 1, given: Sequence[Float[Tensor, "_ batch _"]] = ()
     ) -> tuple[list[Float[Tensor, "_ batch _"]], list[Distribution]]:
-        """Draw z_1:T from (20) or the ladder: return the nodes [x, z_1, ..., z_T] and the T factors of q."""
+        """Draw z_1:T from (20) or the ladder: return the nodes [x, z_1, ..., z_T] and the factors of q, T of them.
+
+        Levels that are `given`, in the order in which the posterior draws them, stay; the factors are those of the
+        levels that were drawn.
+        """
         if self.direction == "top_down":
-            return self._descend(x, draws)
-        z, q = [x[None]], []
-        for rung in self.inference:
+            return self._descend(x, draws, given)
+        z, q = [x[None], *given], []
+        for rung in self.inference[len(given) :]:
             q_t = rung(*self._parents(z[::-1])).expand((draws, len(x)))
             z.append(q_t.rsample())
             q.append(q_t)
         return z, q
 
-    def _descend(self, x: Float[Tensor, "batch units"], draws: int) -> tuple[list[Tensor], list[Distribution]]:
-        *evidence, top = climb(self.inference, x[None])
-        q = [top.expand((draws, len(x)))]
-        z = [q[0].rsample()]
-        for rung, evidence_t in zip(reversed(self.generative[1:-1]), reversed(evidence), strict=True):
-            q.insert(0, merge(rung(*self._parents(z)), evidence_t))
+    def _descend(
+        self, x: Float[Tensor, "batch units"], draws: int, given: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Distribution]]:
+        evidence = climb(self.inference, x[None])
+        z: list[Tensor] = list(reversed(given))
+        q: list[Distribution] = []
+        for t in reversed(range(1, self.depth + 1 - len(given))):
+            q_t = evidence[t - 1]
+            if t < self.depth:
+                q_t = merge(self.generative[t](*self._parents(z)), q_t)
+            q.insert(0, q_t.expand((draws, len(x))))
             z.insert(0, q[0].rsample())
         return [x[None], *z], q
 
+    def posterior_at(self, z: Sequence[Float[Tensor, "_ #batch _"]]) -> list[Distribution]:  # noqa: UP037
+        """Return the factors of q at the nodes z = [x, z_1, ..., z_T], whose leading dimensions broadcast."""
+        return self._factors(z, lambda rung: rung)
+
     def stopped_posterior(self, z: Sequence[Float[Tensor, "_ batch _"]]) -> list[Distribution]:
         """Return the factors of q at the nodes z with all weights held constant: gradients reach the nodes alone."""
+        return self._factors(z, _stopped)
+
+    def _factors(self, z: Sequence[Tensor], see: Callable[[nn.Module], Callable[..., Any]]) -> list[Distribution]:
         if self.direction == "bottom_up":
-            return [_stopped(rung)(*self._parents(z[t::-1])) for t, rung in enumerate(self.inference)]
-        *evidence, top = climb(map(_stopped, self.inference), z[0])
-        p = [_stopped(rung)(*self._parents(z[t + 1 :])) for t, rung in enumerate(self.generative[1:-1], start=1)]
+            return [see(rung)(*self._parents(z[t::-1])) for t, rung in enumerate(self.inference)]
+        *evidence, top = climb(map(see, self.inference), z[0])
+        p = [see(rung)(*self._parents(z[t + 1 :])) for t, rung in enumerate(self.generative[1:-1], start=1)]
         return [*map(merge, p, evidence), top]
 
     def joint(self, z: Sequence[Float[Tensor, "_ batch _"]]) -> list[Distribution]:

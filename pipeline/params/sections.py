@@ -121,6 +121,8 @@ class TrainParams(Strict):
     shuffle: bool
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     patience: Count | None
+    keep: Literal["best", "last"]
+    milestones: tuple[Count, ...]
     valid_draws: Count
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
 
@@ -132,6 +134,8 @@ class TrainParams(Strict):
             raise ValueError(f"stagger {self.stagger} delays a warmup, and there is none")
         if self.free_bits and self.objective not in ("elbo", "beta"):
             raise ValueError(f"free_bits {self.free_bits} go with objective elbo or beta, not '{self.objective}'")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must grow, not {list(self.milestones)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, not {list(self.seeds)}")
         return self
@@ -184,10 +188,17 @@ class DecomposeParams(Strict):
     simulated: Annotated[int, Field(ge=2)]
     queries: Annotated[int, Field(ge=2)]
     path_draws: Annotated[int, Field(ge=2)]
+    pair_queries: Annotated[int, Field(ge=2)]
     gap_images: Annotated[int, Field(ge=2)]
     gap_steps: Count
     gap_draws: Count
     gap_rate: Positive
+    ais_images: Annotated[int, Field(ge=2)]
+    ais_chains: Annotated[int, Field(ge=2)]
+    ais_temperatures: Annotated[int, Field(ge=2)]
+    ais_leapfrog: Count
+    factor_images: Annotated[int, Field(ge=100)]
+    factor_draws: Annotated[int, Field(ge=2)]
 
 
 class EvaluateParams(Strict):
@@ -214,3 +225,4 @@ class ReportParams(Strict):
 
     confidence: Annotated[float, Field(gt=0, lt=1)]
     images: Annotated[int, Field(ge=2, le=40)]
+    published: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]]

@@ -112,6 +112,12 @@ class Params(Strict):
                         f"variants.{name}: {path}: a variant fixes paths in model and train, seeds excepted"
                     )
             self.variant(name)._check_model(f"variants.{name}: ")
+        for name in self.report.published:
+            if name not in self.variants:
+                raise InputError(
+                    f"report.published: {name}: not in variants; allowed: {', '.join(self.variants)}"
+                    + nearest(name, self.variants)
+                )
         for path, kind in self.sweep.space.items():
             where = f"sweep.space.{path}"
             if path.split(".")[0] not in ("model", "train") or path in ("train.seeds", "train.epochs"):
@@ -182,7 +188,7 @@ def _flatten(value: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for key, item in value.items():
         path = prefix + str(key)
-        if isinstance(item, dict) and path != "sweep.space":
+        if isinstance(item, dict) and path not in ("sweep.space", "report.published"):
             rows += _flatten(item, path + ".")
         else:
             rows.append((path, item))

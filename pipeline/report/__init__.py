@@ -2,8 +2,9 @@
 
 A number is the mean over seeds, mean +- t s / sqrt(n): s is the standard deviation over the n seeds and t the quantile
 of Student's distribution with n - 1 degrees of freedom that gives the interval `report.confidence`. One seed has
-no interval. Bounds and rates are in nats per example. `results.csv` holds every seed's numbers, `table.csv` their
-means and intervals with the protocol they were measured by; `table.md`, `report.html` and `table_text` show a part.
+no interval. Bounds and rates are in nats per example. `results.csv` holds every seed's numbers by term and level,
+`table.csv` their means and intervals with the protocol they were measured by; `table.md`, `report.html` and
+`table_text` show a part.
 
 This is the only door to pandas. It, scipy, jinja2 and matplotlib are loaded when they are first used, so that
 `table_text` answers at once.

@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
+import math
+
 from pipeline.files import write_bytes, write_csv, write_json, write_text
 from pipeline.report import inputs, tables
 from pipeline.report.comparison import Comparison, build
+from pipeline.report.milestones import Milestones, milestones, published, tidy
 from pipeline.report.page import page
 from pipeline.study import Study
 
 __all__ = ["write"]
 
+DECOMPOSITIONS = {  # figures that are drawn where one of these metrics was measured
+    "gaps_by_level": ("kl_up/z1", "gap/z1"),
+    "sandwich": ("ais", "bdmc/width"),
+    "inference_gaps": ("approximation_gap", "amortization_gap"),
+    "surgery": ("mutual_information", "mutual_information/z1"),
+    "factors": ("probe/z1",),
+}
+
 
 def write(study: Study) -> None:
     """Write tables, figures, `summary.json` and the page `report.html` into the report's folder."""
-    comparison = build(study)
-    drawings = _draw(study, comparison)
-    html = page(study, comparison, drawings)
+    comparison, reached = build(study), milestones(study)
+    drawings = _draw(study, comparison, reached)
+    html = page(study, comparison, reached, drawings)
     folder = study.report
     for name, content in drawings.items():
         write_bytes(folder / f"{name}.png", content)
     write_text(folder / "results.csv", comparison.seeds.to_csv(index=False, lineterminator="\n"))
     write_csv(folder / "table.csv", tables.full(comparison))
+    write_csv(folder / "milestones.csv", tidy(reached))
     write_text(folder / "table.md", tables.markdown(comparison))
     means = {r.variant: {name: value.mean for name, value in r.metrics.items()} for r in comparison.results}
     write_json(folder / "summary.json", means)
     write_text(folder / "report.html", html)
 
 
-def _draw(study: Study, comparison: Comparison) -> dict[str, bytes]:
+def _draw(study: Study, comparison: Comparison, reached: Milestones) -> dict[str, bytes]:
     """Return by name the PNGs that compare variants."""
     from pipeline import figures
 
     variants = [result.variant for result in comparison.results]
     curves = {variant: inputs.curves(study, variant) for variant in variants}
     trials = [trial for variant in variants for trial in inputs.trials(study, variant)]
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {variant: {} for variant in variants}
+    for trial in trials:
+        if trial["point"]:
+            points[trial["variant"]].setdefault(trial["state"], []).append(trial["point"])
     tests: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in variants}
     for (variant, seed), rows in comparison.seeds.groupby(["variant", "seed"], sort=False):
         tests[variant][seed] = dict(zip("test/" + rows["metric"], rows["value"], strict=True))
@@ -51,7 +67,33 @@ def _draw(study: Study, comparison: Comparison) -> dict[str, bytes]:
         "curves": figures.curves(curves),
         "rates_by_epoch": figures.rates_by_epoch(curves),
         "depth_width": figures.depth_width_map(trials),
+        "rate_distortion": figures.rate_distortion(points, {name: inputs.finals(study, name) for name in variants}),
     }
-    if any("test/gap/z1" in row for seeds in tests.values() for row in seeds.values()):
-        drawings["gaps_by_level"] = figures.gaps_by_level(tests)
+    if reached:
+        nll = {
+            variant: {epoch: (metrics["nll"].mean, metrics["nll"].half) for epoch, metrics in epochs.items()}
+            for variant, epochs in reached.items()
+        }
+        drawings["milestones"] = figures.milestones(nll, published(study))
+    means, error = _means(comparison)
+    found = {name for row in means.values() for name in row}
+    drawings |= {
+        name: getattr(figures, name)(means, error) for name, needs in DECOMPOSITIONS.items() if set(needs) & found
+    }
     return {name: figures.png(drawing) for name, drawing in drawings.items()}
+
+
+def _means(comparison: Comparison) -> tuple[dict[str, dict[str, tuple[float, float]]], str]:
+    """Return by variant and metric the mean over seeds and its standard error, and what that error is in words.
+
+    Over several seeds the error holds both, the trainings' differences and that of the draws; one seed has the latter.
+    """
+    means: dict[str, dict[str, tuple[float, float]]] = {result.variant: {} for result in comparison.results}
+    for (variant, metric), rows in comparison.seeds.groupby(["variant", "metric"], sort=False):
+        error = rows["value"].sem() if len(rows) > 1 else rows["se"].max()
+        means[variant][metric] = (float(rows["value"].mean()), 0.0 if math.isnan(error) else float(error))
+    counts = {len(result.seeds) for result in comparison.results}
+    if counts == {1}:
+        return means, "Monte Carlo standard error (one seed)"
+    alone = ", where there is one seed its Monte Carlo error" if 1 in counts else ""
+    return means, f"standard error of the mean over seeds{alone}"

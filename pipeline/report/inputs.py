@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
+from pipeline.report.metrics import level, term, unit
 from pipeline.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PICTURES", "best", "curves", "model", "needed", "pictures", "protocol", "results", "trials"]
+__all__ = ["PICTURES", "best", "curves", "finals", "model", "needed", "pictures", "protocol", "results", "trials"]
 
 PICTURES = ("samples", "reconstructions", "levels")
-COLUMNS = ("variant", "seed", "depth", "metric", "value", "se")
+COLUMNS = ("variant", "seed", "depth", "metric", "term", "level", "value", "se", "unit")
 
 
 def results(study: Study) -> pd.DataFrame:
     """Return every number of every seed as a tidy table: a row per variant, seed and metric; columns `COLUMNS`.
 
-    `metric` is a key of the evaluation without its prefix `test/`, with `se` the Monte Carlo standard error of its
-    `value`; `seconds`, of the training, has none. `depth` is T, the variant's levels.
+    `metric` is a key of the evaluation without its prefix `test/`, in two parts `term` and `level` (empty where it is
+    of no single level), with `se` the Monte Carlo standard error of its `value`; `seconds`, of the training, has none.
+    `depth` is T, the variant's levels.
     """
     import pandas as pd
 
@@ -32,10 +34,10 @@ def results(study: Study) -> pd.DataFrame:
         for seed, cells in _tests(study, variant).items():
             about = model(study, variant, seed)
             timed = {**cells, "seconds": {"value": about["seconds"], "se": None}}
-            rows += [
-                (variant, seed, len(about["widths"]), key.removeprefix("test/"), float(cell["value"]), cell["se"])
-                for key, cell in timed.items()
-            ]
+            for key, cell in timed.items():
+                name = key.removeprefix("test/")
+                parts = (name, term(name), level(name), float(cell["value"]), cell["se"], unit(name))
+                rows.append((variant, seed, len(about["widths"]), *parts))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -45,7 +47,7 @@ def protocol(study: Study, variant: str) -> dict[str, Any]:
 
 
 def model(study: Study, variant: str, seed: int) -> dict[str, Any]:
-    """Return what the training says of a model: `widths` of z_1, ..., z_T, `parameters`, `seconds`."""
+    """Return what the training says of a model: `widths` of z_1, ..., z_T, `parameters`, `seconds`, `best_epoch`."""
     path = study.train(variant) / f"seed-{seed}" / "model.json"
     return dict(read_json(needed(study, path, f"train@{variant}")))
 
@@ -60,8 +62,20 @@ def curves(study: Study, variant: str) -> dict[int, list[dict[str, float]]]:
     }
 
 
+def finals(study: Study, variant: str) -> list[tuple[float, float]]:
+    """Return rate and distortion of each final model on the validation set, at its best epoch: as of the trials."""
+    points = []
+    for seed, rows in curves(study, variant).items():
+        best_epoch = model(study, variant, seed)["best_epoch"]
+        points += [(row["valid/kl"], -row["valid/reconstruction"]) for row in rows if row["epoch"] == best_epoch]
+    return points
+
+
 def trials(study: Study, variant: str) -> list[dict[str, Any]]:
-    """Return a variant's trials with `depth` and `z_dim`, units of z_1; what was not swept is the variant's own."""
+    """Return a variant's trials with `depth` and `z_dim`, units of z_1; what was not swept is the variant's own.
+
+    `point` is rate and distortion on the validation set, or None where the trial has left none.
+    """
     base = study.params.variant(variant).model
     rows = read_csv(needed(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}"))
     return [
@@ -70,6 +84,7 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
             "number": int(row["number"]),
             "state": row["state"],
             "value": float(row["value"]) if row["value"] else None,
+            "point": (float(row["valid/kl"]), -float(row["valid/reconstruction"])) if row.get("valid/kl") else None,
             "depth": int(row.get("model.depth") or base.depth),
             "z_dim": int(row.get("model.z_dim") or base.level_widths[0]),
         }
@@ -78,10 +93,10 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
 
 
 def best(study: Study, variant: str) -> dict[str, Any]:
-    """Return the best trial of a variant: its number `trial`, its `params`, and its `value` in nats."""
+    """Return the best trial of a variant: its number `trial`, its `params`, its `value` in nats; None of no search."""
     found = read_json(needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}"))
     values = {trial["number"]: trial["value"] for trial in trials(study, variant)}
-    return {**found, "value": values[found["trial"]]}
+    return {**found, "value": values.get(found["trial"])}
 
 
 def pictures(study: Study, variant: str) -> dict[str, bytes]:

@@ -22,9 +22,15 @@ class Interval:
     half: float | None
 
     def __str__(self) -> str:
+        return self.text(2)
+
+    def text(self, digits: int) -> str:
+        """Write mean and half width to so many decimals; a half width that would vanish is told as a bound."""
         if self.half is None:
-            return fixed(self.mean)
-        return f"{fixed(self.mean)} ± {fixed(self.half) if self.half >= 0.005 or self.half == 0 else '<0.01'}"
+            return fixed(self.mean, digits)
+        least = 10.0**-digits
+        shown = self.half >= least / 2 or self.half == 0
+        return f"{fixed(self.mean, digits)} ± {fixed(self.half, digits) if shown else f'<{least:.{digits}f}'}"
 
     def overlaps(self, other: Interval) -> bool:
         """Tell whether two intervals have a point in common; one without a width is unknown, and so may."""
@@ -45,6 +51,7 @@ def interval(values: Sequence[float], confidence: float) -> Interval:
     return Interval(statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values)))
 
 
-def fixed(value: float) -> str:
-    """Write to 2 decimals, without a minus before a zero."""
-    return f"{value:.2f}".replace("-0.00", "0.00")
+def fixed(value: float, digits: int = 2) -> str:
+    """Write to so many decimals, without a minus before a zero."""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text

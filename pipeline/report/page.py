@@ -10,12 +10,13 @@ from typing import Any
 from pipeline.params import digest
 from pipeline.report import inputs, tables
 from pipeline.report.comparison import Comparison
+from pipeline.report.milestones import Milestones, published, table
 from pipeline.study import Study
 
 __all__ = ["page"]
 
 
-def page(study: Study, comparison: Comparison, drawings: Mapping[str, bytes]) -> str:
+def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Mapping[str, bytes]) -> str:
     """Return the page; `drawings` are the PNGs that compare variants, by name."""
     from jinja2 import Environment, StrictUndefined
 
@@ -30,6 +31,8 @@ def page(study: Study, comparison: Comparison, drawings: Mapping[str, bytes]) ->
         header=header,
         cells=cells,
         notes=tables.notes(comparison),
+        terms=tables.terms(comparison),
+        milestones=table(study, comparison, reached) if reached or published(study) else None,
         drawings=_images(drawings),
         pictures={variant: _images(inputs.pictures(study, variant)) for variant in variants},
         states={variant: [trial["state"] for trial in inputs.trials(study, variant)] for variant in variants},

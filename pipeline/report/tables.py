@@ -7,18 +7,24 @@ from typing import Any
 
 from pipeline.report.comparison import Comparison, join
 from pipeline.report.intervals import fixed
+from pipeline.report.metrics import level, unit
 
-__all__ = ["full", "markdown", "notes", "short", "verdict"]
+__all__ = ["full", "markdown", "notes", "short", "terms", "verdict"]
 
 PROTOCOL = {"data": "data set", "images": "test images", "draws": "draws per image", "digest": "data digest"}
-UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
+TERMS = {  # of the table of terms: what their names begin with
+    "by level": ("rate/", "kl_down/", "kl_up/", "kl_up_bias/", "gap/", "gap_bias/", "log_marginal/", "width/"),
+    "bounds by annealing": ("ais", "bdmc/"),
+    "over the data set": ("mutual_information", "marginal_kl", "total_correlation", "dimension_kl"),
+    "inference": ("approximation_gap", "amortization_gap", "inference_gap"),
+    "factors": ("probe/z", "mig/", "dci_disentanglement/", "dci_completeness/", "dci_informativeness/"),
+}
 
 
 def full(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `table.csv`; metrics in the order of the deepest variant, so that levels stand together."""
-    deepest = sorted(comparison.results, key=lambda result: -result.depth)
-    names = list(dict.fromkeys(name for result in deepest for name in result.metrics))
-    columns = [f"{name}{part} [{_unit(name)}]" for name in names for part in ("", " half")]
+    names = _names(comparison)
+    columns = [f"{name}{part} [{unit(name)}]" for name in names for part in ("", " half")]
     rows = []
     for result in comparison.results:
         row: dict[str, Any] = {
@@ -30,7 +36,7 @@ def full(comparison: Comparison) -> list[dict[str, Any]]:
             "confidence": comparison.confidence,
         } | dict.fromkeys(columns)
         for name, value in result.metrics.items():
-            row |= {f"{name} [{_unit(name)}]": value.mean, f"{name} half [{_unit(name)}]": value.half}
+            row |= {f"{name} [{unit(name)}]": value.mean, f"{name} half [{unit(name)}]": value.half}
         rows.append(row | {f"protocol/{key}": value for key, value in result.protocol.items()})
     return rows
 
@@ -61,6 +67,27 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, cells
+
+
+def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[str, str]]]]]:
+    """Return by group the rows of the table of terms: name, unit, and a cell a variant.
+
+    A cell is the mean with its interval over seeds, and the largest Monte Carlo standard error of a seed; where a
+    variant lacks the term both are empty.
+    """
+    errors = comparison.seeds.groupby(["variant", "metric"])["se"].max().to_dict()
+    groups: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {}
+    for group, starts in TERMS.items():
+        names = [[name for name in _names(comparison) if name.startswith(start)] for start in starts]
+        for name in (name for some in names for name in sorted(some, key=level)):
+            cells = [
+                (result.metrics[name].text(3), f"{errors[result.variant, name]:.2g}")
+                if name in result.metrics
+                else ("", "")
+                for result in comparison.results
+            ]
+            groups.setdefault(group, []).append((name, unit(name), cells))
+    return groups
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -101,5 +128,6 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
     return ", ".join(f"{PROTOCOL.get(key, key.replace('_', ' '))} {value}" for key, value in protocol.items())
 
 
-def _unit(metric: str) -> str:
-    return UNITS.get(metric.split("/")[0], "nats")
+def _names(comparison: Comparison) -> list[str]:
+    deepest = sorted(comparison.results, key=lambda result: -result.depth)
+    return list(dict.fromkeys(name for result in deepest for name in result.metrics))

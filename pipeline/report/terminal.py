@@ -16,7 +16,8 @@ from pipeline.study import Study
 
 __all__ = ["table_text"]
 
-SHOWN = ("elbo", "reconstruction", "kl", "rate", "nll", "gap", "bpd", "active", "seconds")  # of table.csv
+# Of table.csv; what is named without a level is shown with all of its levels.
+SHOWN = ("elbo", "reconstruction", "kl", "rate", "kl_up", "nll", "gap", "bpd", "bdmc/width", "active", "seconds")
 WIDTH = 118
 
 
@@ -28,7 +29,7 @@ def table_text(study: Study) -> str:
     table += [[key, *(row[key] for row in rows)] for key in ("depth", "widths", "parameters", "seeds")]
     for column in rows[0]:
         name, bracket, unit = column.partition(" [")
-        if bracket and name.split("/")[0] in SHOWN and not name.endswith(" half"):
+        if bracket and {name, name.split("/")[0]} & set(SHOWN) and not name.endswith(" half"):
             cells = [_cell(row[column], row.get(f"{name} half [{unit}", "")) for row in rows]
             table.append([f"{name} ({unit[:-1]})", *cells])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]

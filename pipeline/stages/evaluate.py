@@ -1,4 +1,4 @@
-"""Stage `evaluate`: every bound on the frozen test set, and what the first seed's model draws."""
+"""Stage `evaluate`: every bound on the frozen test set, also at milestones, and what the first seed's model draws."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from pipeline import checkpoint, data, figures, launch
 from pipeline.decompositions import decompose
 from pipeline.errors import guarded
-from pipeline.evaluation import evaluate
-from pipeline.files import read_json, write_json
+from pipeline.evaluation import Estimate, evaluate
+from pipeline.files import read_json, write_csv, write_json
 from pipeline.models import HierarchicalVAE
 from pipeline.study import Study
 from pipeline.tracking import Tracker
@@ -24,10 +24,11 @@ DISCRETE = ("bernoulli", "discretized_logistic")  # likelihoods that are masses 
 
 
 def run(study: Study, variant: str) -> None:
-    """Measure every seed's model, then write all of them with their protocol, and their means."""
+    """Measure every seed's model, then write all of them with their protocol, their means, and their milestones."""
     launch.share("pipeline.stages.evaluate", study, variant, lambda seed: measure(study, variant, seed))
     folder, splits = study.evaluate(variant), data.load(study.data)
-    seeds = {str(seed): read_json(folder / f"seed-{seed}.json") for seed in study.params.train.seeds}
+    found = {str(seed): read_json(folder / f"seed-{seed}.json") for seed in study.params.train.seeds}
+    seeds = {seed: parts["final"] for seed, parts in found.items()}
     protocol = {
         "data": splits.name,
         "protocol": splits.protocol,
@@ -37,42 +38,96 @@ def run(study: Study, variant: str) -> None:
         "digest": splits.digest,
     }
     write_json(folder / "decomposition.json", {"variant": variant, "protocol": protocol, "seeds": seeds})
+    rows = [
+        {"seed": seed, "epoch": int(epoch), "metric": key, **estimate}
+        for seed, parts in found.items()
+        for epoch, results in parts["milestones"].items()
+        for key, estimate in results.items()
+    ]
+    write_csv(folder / "milestones.csv", rows)
     first, *_ = seeds.values()
     means = {key: sum(seed[key]["value"] for seed in seeds.values()) / len(seeds) for key in first}
     write_json(study.metrics(variant), means)
 
 
 def measure(study: Study, variant: str, seed: int) -> None:
-    """Evaluate one seed's model, into its file and its MLflow run."""
+    """Evaluate one seed's model and its milestones, into its file and its MLflow run."""
     splits = data.load(study.data)
-    source = study.train(variant) / f"seed-{seed}"
+    source, folder = study.train(variant) / f"seed-{seed}", study.evaluate(variant)
     model = checkpoint.load(source).to(launch.device())
     test = torch.as_tensor(splits.test, device=launch.device())
-    discrete = read_json(source / "model.json")["model"]["likelihood"] in DISCRETE
-    settings, stream = study.params.evaluate, f"seed {seed}"
-    estimates = evaluate(model, test, splits.scale, settings, discrete=discrete, stream=stream)
-    if settings.decompose is not None and model.direction == "bottom_up":
-        estimates |= decompose(model, test, splits.scale, settings, settings.decompose, stream=stream)
-    results = {f"test/{key}": asdict(estimate) for key, estimate in estimates.items()}
-    folder = study.evaluate(variant)
-    write_json(folder / f"seed-{seed}.json", results)
+    bounds = _bounds(study, source, splits, test, seed)
+    final = bounds | _parts(study, model, splits, test, seed)
+    milestones = {
+        epoch: bounds if epoch == read_json(source / "model.json")["best_epoch"]  # the same weights
+        else _bounds(study, path, splits, test, seed)
+        for epoch, path in _milestones(source).items()
+    }  # fmt: skip
+    results = {f"test/{key}": asdict(estimate) for key, estimate in final.items()}
+    then = {epoch: {key: asdict(estimate) for key, estimate in found.items()} for epoch, found in milestones.items()}
+    write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then})
     pictures = _draw(study, variant, model, splits, test) if seed == study.params.train.seeds[0] else []
     run = Tracker(study).find(read_json(source / "mlflow.json")["run"])
     if run is None:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
     else:
-        run.log_metrics(
-            {key: result["value"] for key, result in results.items()}
-            | {f"{key}_se": result["se"] for key, result in results.items()}
-        )
+        run.log_metrics(_logged("test/", final))
+        for epoch, found in milestones.items():
+            run.log_metrics(_logged("milestone/", found), step=epoch)
         run.log_files("", [folder / f"seed-{seed}.json"])
         run.log_files("figures", pictures)
-    nll = results["test/nll"]
-    print(
-        f"{variant} seed {seed}: test/elbo {results['test/elbo']['value']:.3f},"
-        f" test/nll {nll['value']:.3f} (se {nll['se']:.4f})",
-        flush=True,
-    )
+    told = {"test": final} | {f"at epoch {epoch}": found for epoch, found in milestones.items()}
+    for name, found in told.items():
+        elbo, nll = found["elbo"].value, found["nll"]
+        print(f"{variant} seed {seed}: {name}: elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f})", flush=True)
+
+
+def _milestones(source: Path) -> dict[int, Path]:
+    """Return the folders of a training's milestones by their epochs, in order."""
+    return dict(sorted((int(path.name.removeprefix("epoch-")), path) for path in source.glob("epoch-*")))
+
+
+def _bounds(study: Study, source: Path, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Estimate]:
+    """Measure every test bound of the model in `source`."""
+    model = checkpoint.load(source).to(launch.device())
+    discrete = read_json(source / "model.json")["model"]["likelihood"] in DISCRETE
+    settings = study.params.evaluate
+    return evaluate(model, test, splits.scale, settings, discrete=discrete, stream=f"seed {seed}")
+
+
+def _parts(
+    study: Study, model: HierarchicalVAE, splits: data.Splits, test: torch.Tensor, seed: int
+) -> dict[str, Estimate]:
+    """Take the bound apart, if wanted, and ask what each level knows of the factors, where those are known."""
+    settings, stream = study.params.evaluate, f"seed {seed}"
+    if settings.decompose is None:
+        return {}
+    parts = decompose(model, test, splits.scale, settings, settings.decompose, stream=stream)
+    if splits.factors:
+        from pipeline.decompositions.factors import factor_scores  # it loads scikit-learn
+
+        few = settings.decompose.factor_images
+        grey = torch.as_tensor(splits.train[:few], device=test.device)
+        with seeded(settings.seed, f"factor images {stream}"):
+            train = images(grey, splits.scale, splits.binary and splits.binarization == "dynamic")
+        parts |= factor_scores(
+            model,
+            train,
+            splits.factors["train"][:few],
+            images(test, splits.scale),
+            splits.factors["test"],
+            splits.factor_names,
+            draws=settings.decompose.factor_draws,
+            seed=settings.seed,
+            stream=stream,
+        )
+    return parts
+
+
+def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:
+    """Return values and standard errors under the keys that MLflow gets."""
+    values = {prefix + key: result.value for key, result in results.items()}
+    return values | {f"{key}_se": results[key.removeprefix(prefix)].se for key in values}
 
 
 @torch.no_grad()

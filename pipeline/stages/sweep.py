@@ -16,6 +16,9 @@ def run(study: Study, variant: str) -> None:
     """Run the search with as many workers as there are cores, or CAVE_WORKERS."""
     count = launch.workers(study.params.sweep.trials)
     best = sweep.run(sweep.Sweep(study, variant), count)
+    if best["trial"] is None:
+        print(f"{variant}: its space is empty, so that its settings are taken as they are")
+        return
     print(f"{variant}: best trial {best['trial']}, valid/elbo {best['valid/elbo']:.3f}, {best['params']}")
 
 

@@ -18,7 +18,7 @@ from pipeline.params import Params, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
 from pipeline.tracking import Tracker
-from pipeline.training import Record, best_record, fit, seeded
+from pipeline.training import Record, best_record, fit, milestones, seeded
 
 __all__ = ["run"]
 
@@ -32,7 +32,8 @@ def settings(study: Study, variant: str) -> Params:
 
 def swept(study: Study, variant: str) -> bool:
     """Tell whether the variant's sweep has left its best settings."""
-    return (study.sweep(variant) / "best.json").exists()
+    best = study.sweep(variant) / "best.json"
+    return best.exists() and read_json(best)["trial"] is not None
 
 
 def run(study: Study, variant: str) -> None:
@@ -97,6 +98,10 @@ def train(study: Study, variant: str, seed: int) -> None:
         "seconds": round(records[-1].seconds, 2),
     }
     save_model(folder, model, params.model, splits, **about)
+    for epoch, weights in milestones(scratch).items():
+        model.load_state_dict(weights)
+        reached = about | {"epochs": epoch, "best_epoch": epoch, "seconds": round(records[epoch - 1].seconds, 2)}
+        save_model(folder / f"epoch-{epoch}", model, params.model, splits, **reached)
     rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
     write_csv(folder / "curves.csv", rows)
     write_json(folder / "mlflow.json", {"experiment": tracked.tracker.experiment_id, "run": tracked.run_id})

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline import launch
 from pipeline.errors import InputError
 from pipeline.files import locked
-from pipeline.sweep.outputs import write
+from pipeline.sweep.outputs import write, write_nothing
 from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
 from pipeline.sweep.worker import LIVES, work
 from pipeline.tracking import Run
@@ -24,7 +24,12 @@ QUIET = 20.0  # seconds without a word, after which the running trials are told
 
 
 def run(sweep: Sweep, workers: int) -> dict[str, Any]:
-    """Bring the study to its number of trials, write the outputs, and return the best trial."""
+    """Bring the study to its number of trials, write the outputs, and return the best trial.
+
+    Where the space is empty there is nothing to search, and the variant's own settings are the best.
+    """
+    if not sweep.study.params.space(sweep.variant):
+        return write_nothing(sweep)
     trials = sweep.study.params.sweep.trials
     with _only(sweep):
         parent = _parent(sweep)

@@ -17,7 +17,9 @@ from pipeline.files import write_csv, write_json
 from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
 from pipeline.tracking import Run
 
-__all__ = ["write"]
+__all__ = ["write", "write_nothing"]
+
+PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pruned one, of those that it ran
 
 
 def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
@@ -48,12 +50,24 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     return best
 
 
+def write_nothing(sweep: Sweep) -> dict[str, Any]:
+    """Write the outputs of a search over nothing: no trials, no run, no settings but the variant's own."""
+    folder = sweep.study.sweep(sweep.variant)
+    write_csv(folder / "trials.csv", [])
+    best: dict[str, Any] = {"optuna_study": None, "trial": None, OBJECTIVE: None, "params": {}}
+    write_json(folder / "best.json", best)
+    write_json(folder / "mlflow.json", {"experiment": sweep.tracker.experiment_id, "run": None, "trials": {}})
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    return best
+
+
 def _row(trial: FrozenTrial) -> dict[str, Any]:
     start, end = trial.datetime_start, trial.datetime_complete
     return {
         "number": trial.number,
         "state": trial.state.name,
         "value": trial.value,
+        **{name: trial.user_attrs.get("metrics", {}).get(name) for name in PLANE},
         **trial.params,
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": round((end - start).total_seconds(), 2) if start and end else None,

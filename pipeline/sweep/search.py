@@ -61,7 +61,8 @@ class Sweep:
         space = params.space(self.variant)
         settings = params.variant(self.variant).flat()
         # What a trial replaces, or what changes no trial, is left out.
-        ignored = {"sweep.trials", "sweep.failures", "sweep.space", "train.seeds", "train.epochs", *space}
+        ignored = {"sweep.trials", "sweep.failures", "sweep.space", "train.seeds", "train.epochs", "train.milestones"}
+        ignored |= set(space)
         kept = {
             path: value
             for path, value in settings.items()
@@ -117,7 +118,8 @@ class Sweep:
         """Return the parameters of a trial: the variant's, with the suggested values in place."""
         params = self.study.params
         chosen = {path: _suggest(trial, path, kind) for path, kind in params.space(self.variant).items()}
-        return params.variant(self.variant).override({"train.epochs": params.sweep.epochs, **chosen}, "sweep.space")
+        budget = {"train.epochs": params.sweep.epochs, "train.milestones": ()}
+        return params.variant(self.variant).override(budget | chosen, "sweep.space")
 
 
 def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:

@@ -110,10 +110,10 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     else:
         run.set_tags({"trial_state": "pruned" if pruned else "complete"})
         run.finish()
+        trial.set_user_attr("metrics", best.metrics)
         if pruned:
             sweep.optuna.tell(trial, state=TrialState.PRUNED)
         else:
-            trial.set_user_attr("metrics", best.metrics)
             sweep.optuna.tell(trial, best.metrics[OBJECTIVE])
     shutil.rmtree(folder, ignore_errors=True)
 

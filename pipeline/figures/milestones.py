@@ -1,0 +1,54 @@
+"""How the test bound falls with training, beside published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter, NullLocator
+
+from pipeline.figures.style import GREY, blank, colour, line, plain
+
+__all__ = ["milestones"]
+
+STYLES = ("-", "--", ":")
+MARKERS = ("D", "s", "^", "v")
+
+
+def milestones(
+    nll: Mapping[str, Mapping[int, tuple[float, float | None]]], published: Mapping[str, Mapping[str, float]]
+) -> Figure:
+    """Show the test nll by epoch, in nats; `nll` holds by variant and epoch the mean and half width of its interval.
+
+    Published numbers, by variant and source, stand on the right, in the colour of their variant.
+    """
+    sources = list(dict.fromkeys(source for variant in nll for source in published.get(variant, {})))
+    caption = "Negative log-likelihood of the test set (lower is better) at the weights of some epochs of one training"
+    caption += ", means over seeds with their intervals."
+    if sources:
+        caption += " On the right: published numbers of the same model and objective, after their whole schedule."
+    figure = blank(9.6, 4.8, "How far training has come", caption)
+    axes = figure.subplots()
+    epochs = sorted({epoch for variant in nll.values() for epoch in variant})
+    styles = {variant: STYLES[place // 7 % len(STYLES)] for place, variant in enumerate(nll)}
+    for variant, at in nll.items():
+        means, halves = [value for value, _ in at.values()], [half or 0.0 for _, half in at.values()]
+        tone = colour(variant, nll)
+        axes.errorbar(list(at), means, yerr=halves, color=tone, ls=styles[variant], marker="o", ms=4, capsize=2, lw=1.4)
+        for place, source in enumerate(sources):
+            if source in published.get(variant, {}):
+                x = epochs[-1] * 1.5 * 1.25**place
+                axes.plot(x, published[variant][source], MARKERS[place % len(MARKERS)], color=tone, mfc="white", ms=7)
+    plain(axes, "", "epochs (log scale)", "NLL (nats per example)")
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(epochs, [str(epoch) for epoch in epochs])
+    handles = [line(variant, colour(variant, nll), ls=styles[variant]) for variant in nll]
+    handles += [
+        Line2D([], [], ls="", marker=MARKERS[place % len(MARKERS)], color=GREY, mfc="white", ms=7, label=source)
+        for place, source in enumerate(sources)
+    ]
+    figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
+    return figure

@@ -1,0 +1,66 @@
+"""Bounds of log p(x) by other means than the model's own posterior, in nats per example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.figures.style import GREY, blank, colour, plain
+
+__all__ = ["sandwich"]
+
+Means = Mapping[str, Mapping[str, tuple[float, float]]]  # variant: metric: mean and its standard error
+BELOW = {"ais/elbo": ("o", "ELBO"), "ais/iwae": ("s", "$L_k$ (k draws)"), "ais": ("^", "annealing (AIS)")}
+
+
+def sandwich(results: Means, error: str) -> Figure:
+    """Show log p(x) of the first test images from below, and of images of the model from both sides.
+
+    `results` holds `ais/elbo`, `ais/iwae`, `ais`, and `bdmc/lower`, `bdmc/upper`, `bdmc/width`.
+    """
+    caption = (
+        "Left: three lower bounds of log p(x), all on the same test images; the tightest lies furthest to the right."
+        " Annealed importance sampling (AIS) does not use the trained posterior: where it agrees with $L_k$, both are"
+        " likely close to log p(x). Right: on images drawn from the model itself annealing bounds log p(x) from below"
+        " (0 on the axis) and from above (the bar's end); where the bar is short, AIS is exact to within it. Whiskers:"
+        f" one {error}."
+    )
+    figure = blank(9.6, 0.7 * len(results) + 2.0, "How far the bounds are from log p(x): annealing as a check", caption)
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(results))[::-1]
+    for place, (variant, row) in zip(places, results.items(), strict=True):
+        tone = colour(variant, results)
+        for step, (name, (marker, _)) in enumerate(BELOW.items()):
+            if name in row:
+                at = place + 0.22 * (1 - step)
+                left.errorbar(row[name][0], at, xerr=row[name][1], fmt=marker, ms=7, color=tone, mec="white", capsize=3)
+        if "bdmc/lower" in row:
+            _between(right, place, row, tone)
+        for axes, name in ((left, "ais"), (right, "bdmc/lower")):
+            if name not in row:
+                axes.text(0.02, place, "not measured", color=GREY, fontsize=9, va="center", style="italic",
+                          transform=axes.get_yaxis_transform())  # fmt: skip
+    left.set_yticks(places, list(results), fontsize=11)
+    left.set_ylim(-0.5, len(results) - 0.5)
+    plain(left, "test images: lower bounds", "bound on log p(x) (nats per example)")
+    plain(right, "images drawn from the model: both sides", "nats above the lower bound")
+    right.axvline(0, color=GREY, lw=0.8)
+    left.xaxis.set_major_locator(MaxNLocator(5))
+    right.xaxis.set_major_locator(MaxNLocator(5))
+    handles = [Line2D([], [], ls="", marker=marker, color=GREY, ms=7, label=name) for marker, name in BELOW.values()]
+    figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
+    return figure
+
+
+def _between(axes: Any, place: float, row: Mapping[str, tuple[float, float]], tone: str) -> None:
+    """Show the width as a bar that starts at the lower bound, and write above it which bounds these are."""
+    width, error = row["bdmc/width"]
+    axes.barh(place - 0.14, width, height=0.3, color=tone, alpha=0.8)
+    axes.errorbar(width, place - 0.14, xerr=error, color="black", lw=1, capsize=3)
+    text = f"{row['bdmc/lower'][0]:.3f} to {row['bdmc/upper'][0]:.3f}: width {width:.3f} ± {error:.3f}"
+    axes.text(0.02, place + 0.08, text, va="bottom", fontsize=8.5, transform=axes.get_yaxis_transform())

@@ -1,0 +1,42 @@
+"""What the name of a metric says: which term it is, of which level, in which unit."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["level", "term", "unit"]
+
+UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
+UNITS |= dict.fromkeys(
+    ("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness", "acceptance"), "score"
+)
+LEVEL = re.compile(r"/(z\d+)(?=/|$)")
+
+
+def term(metric: str) -> str:
+    """Return the name without its level.
+
+    >>> term("mutual_information/z2/lower"), term("iwae/50")
+    ('mutual_information/lower', 'iwae/50')
+    """
+    return LEVEL.sub("", metric)
+
+
+def level(metric: str) -> str:
+    """Return the level, z0 being the image, or an empty text where a metric is of all levels.
+
+    >>> level("mutual_information/z2/lower"), level("elbo")
+    ('z2', '')
+    """
+    found = LEVEL.search(metric)
+    return found[1] if found else ""
+
+
+def unit(metric: str) -> str:
+    """Return the unit; a score has none and lies between about 0 and 1.
+
+    >>> unit("rate/z1"), unit("bpd"), unit("ais/acceptance")
+    ('nats', 'bits/dim', 'score')
+    """
+    parts = metric.split("/")
+    return UNITS.get(parts[0]) or UNITS.get(parts[-1], "nats")

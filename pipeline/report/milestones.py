@@ -1,0 +1,72 @@
+"""The test bounds at milestones of the training, and published numbers beside the study's own.
+
+A published number is a negative log-likelihood in nats that `report.published` gives by variant and source. It is shown
+with the difference `own - published`, below 0 where the study's is lower. Whether the two can be compared is for the
+reader to see: the protocol stands beside the study's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.files import read_csv
+from pipeline.report.comparison import Comparison
+from pipeline.report.inputs import needed
+from pipeline.report.intervals import Interval, interval
+from pipeline.study import Study
+
+__all__ = ["Milestones", "milestones", "published", "table", "tidy"]
+
+Milestones = dict[str, dict[int, dict[str, Interval]]]
+"""By variant, epoch and metric: the mean over seeds, and its interval."""
+
+
+def milestones(study: Study) -> Milestones:
+    """Read the bounds that were measured at milestones; a variant that has none is left out."""
+    found: Milestones = {}
+    for variant in study.params.variants:
+        path = needed(study, study.evaluate(variant) / "milestones.csv", f"evaluate@{variant}")
+        values: dict[int, dict[str, list[float]]] = {}
+        for row in read_csv(path):
+            values.setdefault(int(row["epoch"]), {}).setdefault(row["metric"], []).append(float(row["value"]))
+        if values:
+            found[variant] = {
+                epoch: {name: interval(some, study.params.report.confidence) for name, some in metrics.items()}
+                for epoch, metrics in sorted(values.items())
+            }
+    return found
+
+
+def published(study: Study) -> Mapping[str, Mapping[str, float]]:
+    """Return the published nll by variant and source, of the variants that have one."""
+    return study.params.report.published
+
+
+def tidy(found: Milestones) -> list[dict[str, Any]]:
+    """Return the rows of `milestones.csv`: a number each."""
+    return [
+        {"variant": variant, "epoch": epoch, "metric": name, "mean": value.mean, "half": value.half}
+        for variant, epochs in found.items()
+        for epoch, metrics in epochs.items()
+        for name, value in metrics.items()
+    ]
+
+
+def table(study: Study, comparison: Comparison, found: Milestones) -> tuple[list[str], list[list[str]]]:
+    """Return header and cells: each variant's nll at its milestones, at the end, published, and the differences."""
+    known = published(study)
+    epochs = sorted({epoch for variant in found.values() for epoch in variant})
+    sources = list(dict.fromkeys(source for numbers in known.values() for source in numbers))
+    header = ["variant", *(f"epoch {epoch}" for epoch in epochs), "tested weights"]
+    header += [text for source in sources for text in (source, f"own - {source}")]
+    cells = []
+    for result in comparison.results:
+        own = result.metrics["nll"]
+        at = found.get(result.variant, {})
+        row = [result.variant, *(str(at[epoch]["nll"]) if epoch in at else "" for epoch in epochs), str(own)]
+        for source in sources:
+            number = known.get(result.variant, {}).get(source)
+            row += ["", ""] if number is None else [f"{number:.2f}", f"{own.mean - number:+.2f}"]
+        cells.append(row)
+    return header, cells
