@@ -190,7 +190,9 @@ def test_the_gaps_of_a_ladder_sum_to_its_gap(depth: int, parents: str) -> None:
     torch.testing.assert_close(named(parts, "gap", depth).sum(0), gap, rtol=1e-10, atol=1e-10)
 
 
-PARAMS = EvaluateParams(draws=40, k=(1, 40), active_draws=20, active_threshold=0.01, milestone_draws=20, seed=0, decompose=None)
+PARAMS = EvaluateParams(
+    draws=40, k=(1, 40), active_draws=20, active_threshold=0.01, milestone_draws=20, seed=0, decompose=None
+)
 FEW = DecomposeParams(
     level_images=6,
     level_draws=2,

@@ -93,7 +93,9 @@ def measured() -> tuple[Chain, HierarchicalVAE, Tensor, Tensor]:
 
 def evaluation(draws: int, *k: int) -> EvaluateParams:
     """Return the parameters of an evaluation with so many draws and these k."""
-    return EvaluateParams(draws=draws, k=k, active_draws=20, active_threshold=0.01, decompose=None, seed=0)
+    return EvaluateParams(
+        draws=draws, k=k, active_draws=20, active_threshold=0.01, milestone_draws=2, decompose=None, seed=0
+    )
 
 
 def wrong_nll(model: HierarchicalVAE, x: Tensor, draws: int, batch_size: int) -> tuple[float, float]:

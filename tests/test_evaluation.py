@@ -33,6 +33,7 @@ def evaluate_params(**changes: Any) -> EvaluateParams:
         "k": (1, 50, 500),
         "active_draws": 20,
         "active_threshold": 0.01,
+        "milestone_draws": 50,
         "seed": 0,
         "decompose": None,
     }

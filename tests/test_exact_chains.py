@@ -26,7 +26,7 @@ from pipeline.annealing import sandwich as annealed
 from pipeline.decompositions.estimates import mean_over_images, of_draws
 from pipeline.decompositions.gaps import gap_terms
 from pipeline.decompositions.levels import level_terms
-from pipeline.decompositions.surgery import surgery, upper_information
+from pipeline.decompositions.surgery import surgery
 from pipeline.distributions import StandardNormal
 from pipeline.evaluation import Estimate, active_units, evaluate
 from pipeline.models import HierarchicalVAE
@@ -142,7 +142,7 @@ def test_every_term_is_the_same_by_two_routes(scale: float, case: int, depth: in
 def evaluation(**changes: object) -> EvaluateParams:
     """Return the parameters of an evaluation of 4000 draws."""
     settings = {"draws": 4000, "k": (1, 4000), "active_draws": 20, "active_threshold": 0.01, "seed": 0}
-    return EvaluateParams(**settings | {"decompose": None} | changes)
+    return EvaluateParams(**settings | {"milestone_draws": 2, "decompose": None} | changes)
 
 
 @both
@@ -372,13 +372,16 @@ def test_the_surgery_is_measured(depth: int) -> None:
     """
     linear, model, x = small_chain(depth, 0)
     mixed, closed = Mixed(linear, model, x), Exact(linear, model, x)
-    terms = surgery(model, x.repeat(800, 1), 4000)
+    terms = surgery(model, x.repeat(800, 1), queries=4000, paths=2, inner=200, pairs=2)
     upper = closed.bottom_up[1:].sum(0).mean().item()
     expected = {f"mutual_information{level}": mixed.information[0] for level in ("", "/z1")}
     expected |= {"marginal_kl": mixed.marginal_kl[0] + upper, "total_correlation/z1": mixed.total_correlation}
     if depth == 1:
         expected |= {"total_correlation": mixed.total_correlation, "dimension_kl": mixed.dimension_kl}
-    assert set(terms) == set(expected)
+    bounds = {name for name in terms if name.endswith(("/lower", "/upper"))}
+    assert set(terms) == set(expected) | bounds | {"marginal_kl/z1"}
+    first = terms["marginal_kl/z1"]  # exact at depth 1, else too high by what 200 inner draws lack
+    assert -4 * first.se < first.value - mixed.marginal_kl[0] < 4 * first.se + (0.1 if depth > 1 else 0.0)
     for name, value in expected.items():
         near(terms[name], value, 0.1, name)
 
@@ -386,13 +389,18 @@ def test_the_surgery_is_measured(depth: int) -> None:
 @pytest.mark.parametrize("depth", [2, 3, 4, 5, 6])
 @torch.no_grad()
 def test_the_information_of_upper_levels_is_held(depth: int) -> None:
-    """`upper_information` holds I(n; z_t) and KL(q(z_T)||p(z_T)), within 4 errors below 0.1, at most 0.1 nats apart."""
+    """I(n; z_t) and KL(q(z_T)||p(z_T)) lie between bounds, within 4 errors below 0.1, that are 0.1 nats apart at most.
+
+    KL(q(z_t)||p(z_t)) of a level in between is at most its upper bound.
+    """
     linear, model, x = small_chain(depth, 0)
     mixed = Mixed(linear, model, x)
-    terms = upper_information(model, x.repeat(400, 1), 1000, 200)
+    terms = surgery(model, x.repeat(400, 1), queries=1000, paths=200, inner=50, pairs=2)
     expected = {f"mutual_information/z{t}": mixed.information[t - 1] for t in range(2, depth + 1)}
     expected[f"marginal_kl/z{depth}"] = mixed.marginal_kl[-1]
-    assert {name.rsplit("/", 1)[0] for name in terms} == set(expected)
+    for t in range(2, depth):
+        bound = terms[f"marginal_kl/z{t}/upper"]
+        assert mixed.marginal_kl[t - 1] < bound.value + 4 * bound.se
     for name, value in expected.items():
         low, high = terms[f"{name}/lower"], terms[f"{name}/upper"]
         assert max(low.se, high.se) < 0.1, name
@@ -511,14 +519,18 @@ def test_both_gaps_are_measured(depth: int) -> None:
     model = HierarchicalVAE(linear.model.generative, rungs, "nearest").requires_grad_(False)
     approximation = level_gaps(linear).sum().item()
     inference = Exact(linear, model, x).gaps.sum(0).mean().item()
-    terms = mean_over_images([gap_terms(model, x, steps=150, draws=16, rate=0.05, k=4000)])
+    settings = {"steps": 150, "draws": 16, "rate": 0.05, "k": 4000, "level_draws": 400, "inner": 200}
+    terms = mean_over_images([gap_terms(model, x, **settings)])
     expected = {
         "approximation_gap": approximation,
         "amortization_gap": inference - approximation,
         "inference_gap": inference,
     }
+    trained = Exact(linear, model, x).gaps.mean(1)
+    for t, least in enumerate(level_gaps(linear), start=1):
+        expected |= {f"approximation_gap/z{t}": least.item(), f"amortization_gap/z{t}": (trained[t - 1] - least).item()}
     for name, value in expected.items():
-        assert terms[name].se < 0.02
+        assert terms[name].se < (0.06 if "/" in name else 0.02), name
         assert abs(terms[name].value - value) < 4 * terms[name].se + 0.01, name
 
 
