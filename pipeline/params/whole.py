@@ -36,6 +36,8 @@ class Params(Strict):
 
     root: str
     out: str
+    budget: str | None
+    budgets: dict[Name, Overrides]
     data: DataParams
     model: ModelParams
     train: TrainParams
@@ -46,11 +48,23 @@ class Params(Strict):
 
     @classmethod
     def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
-        """Read and check the whole file, with `overrides` by dotted path; raise `InputError` in one line."""
+        """Read and check the whole file; raise `InputError` in one line.
+
+        The file's values give way to those of the `budget` that it or `overrides` names, and these to the `overrides`,
+        all by dotted path.
+        """
         raw = read_yaml(path)
         if not isinstance(raw, dict):
             raise InputError(f"{path.name}: a mapping of sections is wanted, not {repr(raw)[:60]}")
-        params = cls._validate(raw, path.name).override(overrides or {}, "--set")
+        params, given = cls._validate(raw, path.name), dict(overrides or {})
+        budget = given.get("budget", params.budget)
+        if budget is not None:
+            if budget not in params.budgets:
+                choices = ", ".join(["null", *params.budgets])
+                hint = nearest(str(budget), params.budgets)
+                raise InputError(f"budget: {budget!r} given; allowed: {choices}{hint}")
+            params = params.override(params.budgets[budget], f"budgets.{budget}")
+        params = params.override(given, "--set")
         params.check()
         return params
 
@@ -100,11 +114,16 @@ class Params(Strict):
 
     def flat(self) -> dict[str, Any]:
         """Return every value of data, model, train, sweep, evaluate and report by its dotted path."""
-        sections = self.model_dump(exclude={"root", "out", "variants"})
+        sections = self.model_dump(exclude={"root", "out", "budget", "budgets", "variants"})
         return dict(_flatten(sections, ""))
 
     def check(self) -> None:
-        """Check what no single field shows: variants, the space, and sections against each other."""
+        """Check what no single field shows: budgets, variants, the space, and sections against each other."""
+        for name, overrides in self.budgets.items():
+            for path in overrides:
+                if path.split(".")[0] not in ("train", "sweep", "evaluate"):
+                    raise InputError(f"budgets.{name}: {path}: a budget sets paths in train, sweep and evaluate")
+            self.override(overrides, f"budgets.{name}")
         for name, fixed in self.variants.items():
             for path in fixed:
                 if path.split(".")[0] not in ("model", "train") or path == "train.seeds":
