@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+PYTEST := --numprocesses auto --dist loadfile
 export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
@@ -15,11 +16,11 @@ repro: $(READY)          ## raw images to the comparison of all variants
 	@dvc repro
 	@cave link
 
-test: $(READY)           ## every test
-	@python -m pytest
+test: $(READY)           ## every test, a process a core
+	@python -m pytest $(PYTEST)
 
 test-quick: $(READY)     ## the tests that take a moment
-	@python -m pytest -m "not slow"
+	@python -m pytest $(PYTEST) -m "not slow"
 
 check: $(READY)          ## linter, formatter, type checker
 	@ruff check .
