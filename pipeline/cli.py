@@ -159,7 +159,7 @@ def _by_hand(kind: str, name: str | None, variant: str, overrides: dict[str, Any
     from pipeline.stages import fetch, prepare
 
     root = find_root(Path.cwd())
-    given = Params.read(root / "params.yaml")
+    given = Params.read(root / "params.yaml", {name: overrides[name] for name in ("budget",) if name in overrides})
     given.variant(variant)
     for path, value in given.variants[variant].items():
         if overrides.get(path, value) != value:

@@ -102,7 +102,8 @@ class Study:
         params = Params.read(root / "params.yaml", overrides)
         if (root / params.out).resolve() == folder.resolve():
             raise InputError(f"study: '{name}' is the study of the root's params.yaml; choose another name")
-        params = params.override({"root": "../..", "out": "."})
+        # The budget's values are in place already, and what `overrides` set is not to be set back.
+        params = params.override({"root": "../..", "out": ".", "budget": "default", "budgets": {"default": {}}})
         path = folder / "params.yaml"
         if path.exists():
             budget = {"sweep.trials": params.sweep.trials, "sweep.failures": params.sweep.failures}

@@ -181,6 +181,11 @@ class Run:
 
         self.tracker.client.log_batch(self.run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
 
+    def tag(self, name: str) -> str | None:
+        """Return a tag, to tell work that was logged from work that was not."""
+        value = self.tracker.client.get_run(self.run_id).data.tags.get(name)
+        return None if value is None else str(value)
+
     def log_files(self, folder: str, files: Iterable[Path]) -> None:
         """Keep files as artifacts under `folder`."""
         for file in files:

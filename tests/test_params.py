@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
 from pipeline.params import Choices, Params, Range, digest, dump_yaml, parse_assignments, read_yaml
+from pipeline.study import Study
 from tests.small import ROOT
 
 FILE = ROOT / "params.yaml"
@@ -530,3 +531,53 @@ def test_any_override_is_parameters_or_one_line(path: str, value: Any) -> None:
         taken = params.flat()[path]
         # A whole number may stand where a float is asked for, and then is one.
         assert digest(taken) == digest(float(value) if isinstance(taken, float) else value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*/params.yaml")), ids=lambda path: path.parent.name
+)
+def test_the_studies_that_come_with_the_project_can_be_read(path: Path) -> None:
+    """Every committed study's parameters are sound, on each of its budgets, and its pipeline is the root's."""
+    names = Params.read(path).budgets
+    for name in names:
+        assert Params.read(path, {"budget": name}).budget == name
+    assert (path.parent / "dvc.yaml").resolve() == ROOT / "dvc.yaml"
+
+
+def test_a_budget_gives_way_to_what_is_set_by_hand(tmp_path: Path) -> None:
+    """The file's value gives way to the budget's, and that to --set, also in a study that is made of them."""
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "pyproject.toml").write_text("")
+    own, quick = Params.read(tmp_path / "params.yaml"), Params.read(tmp_path / "params.yaml", {"budget": "quick"})
+    assert (own.train.epochs, quick.train.epochs, quick.model) == (60, 4, own.model)
+    by_hand = {"budget": "quick", "train.epochs": 7}
+    assert Params.read(tmp_path / "params.yaml", by_hand).train.epochs == 7
+    made = Study.create(tmp_path, "made", by_hand, pipeline=False)
+    assert (made.params.train.epochs, made.params.sweep.trials) == (7, 3)
+    again = Study.create(tmp_path, "made", by_hand | {"sweep.trials": 9}, pipeline=False)
+    assert (again.params.train.epochs, again.params.sweep.trials) == (7, 9)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"budget": "quik"}, "budget: 'quik' given; allowed: default, quick (did you mean 'quick'?)"),
+        ({"budget": ["quick"]}, "--set: budget"),
+        ({"budgets": {"quick": {"train.epoch": 1}}}, "budgets.quick: train.epoch: no such parameter"),
+        ({"budgets": {"quick": {"data.seed": 1}}}, "a budget sets paths in train, sweep and evaluate"),
+        ({"budgets": {}}, "budgets"),
+    ],
+)
+def test_a_budget_that_is_none_is_told_in_one_line(given: dict[str, Any], message: str) -> None:
+    """A name that no budget has, and a budget of other paths, are refused by their name."""
+    with pytest.raises(InputError) as told:
+        Params.read(ROOT / "params.yaml", given)
+    assert message in str(told.value)
+
+
+def test_an_unused_budget_is_checked_by_itself() -> None:
+    """A budget that is sound over the file stays sound when another is chosen."""
+    fine = {"budgets": {"quick": {"evaluate.draws": 200, "evaluate.k": [1, 200], "train.epochs": 3},
+                        "fine": {"evaluate.k": [1, 2500, 5000]}}, "budget": "quick"}  # fmt: skip
+    assert Params.read(ROOT / "params.yaml", fine).train.epochs == 3

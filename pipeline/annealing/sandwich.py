@@ -12,7 +12,7 @@ only the lower bound is valid, and the sandwich's width on simulated data says h
     ais/acceptance, bdmc/acceptance    mean probability that a move is accepted
 
 The standard errors of `ais`, `ais/elbo` and `ais/iwae` are over draws with the images held fixed; those of `bdmc/*`
-are over simulated images.
+and of the acceptances are over images.
 
 Grosse, Ghahramani, Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo" (2015),
 https://arxiv.org/abs/1511.02543

@@ -6,7 +6,8 @@
     annealing  `ais`, a lower bound of log p(x) beside `elbo` and L_k of the same images; `bdmc`, a two-sided one
                on images of the model itself
 
-All in nats per example, each on the first images of the test set.
+In nats per example. Levels, gaps and `ais` are of the first images of the test set, the surgery of random ones against
+all; `width` and `bdmc` are of images that the model draws.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ that dependence lacks counts as approximation. The model is left as it is.
 Adam walks about rate * steps / 2 trained sigmas at most, which has to reach the best mean: from a q that was 8 sigmas
 off, 300 steps of 0.05 fell 0.2 nats short on a linear chain, 300 of 0.2 arrived. What it does not reach counts as
 approximation; the sum of both gaps is not touched by it. log p(x) is L_k with q* as the proposal, an under-estimate:
-the approximation gap is under-estimated by what L_k lacks.
+the approximation gap is under-estimated by what L_k lacks. Standard errors are those of the draws at the q* that was
+found; another optimization finds another.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Variational Inference" (2019), https://arxiv.org/abs/1810.02789
 p(z_t) is exact at the top. Below it, in a chain, it is bounded from below by `inner` importance weights, so that
 marginal_kl/z1, where it is not the top, and marginal_kl/z_t/upper, 1 < t < T, are upper estimates; kl_up_bias/z1 is
 the first-order excess of the former. `dimension_kl` needs a prior without dependence.
-Every single log q(z | x_n) - log q(z) <= log N, hence I <= log N.
+Every single log q(z | x_n) - log q(z) <= log N, hence I <= log N; an estimate of one side may lie outside [0, log N].
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def gaps_by_level(results: Means, error: str) -> Figure:
     caption = (
         "On the first test images. Left: every part is a true divergence, their sum (diamond) the KL. Right: the parts"
         " sum to log p(x) - ELBO; in a Markov chain those of $z_2$ and above are the same as on the left. Small"
-        f" negative parts are Monte Carlo error. Whiskers: one {error}."
+        f" negative parts are Monte Carlo error or the bias of an inner bound. Whiskers: one {error}."
     )
     title = "What each level costs: divergence from the model's own marginals, and loss of log p(x)"
     figure, panels, places = _rows(results, title, caption)
@@ -82,7 +82,7 @@ def surgery(results: Means, error: str) -> Figure:
         "Left: KL = what the latents tell of which test image they belong to (mutual information) + how far the latents"
         " of all test images together are from the prior (marginal KL). The thin bar below, at one level: marginal KL"
         " = dependence between units (total correlation) + each unit by itself. Right: the information in each level:"
-        f" exact at $z_1$, above it between two estimates. Whiskers: one {error}."
+        f" exact for the level drawn first, else between two estimates. Whiskers: one {error}."
     )
     title = "The mean KL over the data set: information about the image, and mismatch with the prior"
     figure, (left, right), places = _rows(results, title, caption, height=0.85)

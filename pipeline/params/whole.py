@@ -36,8 +36,8 @@ class Params(Strict):
 
     root: str
     out: str
-    budget: str | None
-    budgets: dict[Name, Overrides]
+    budget: str
+    budgets: Annotated[dict[Name, Overrides], Field(min_length=1)]
     data: DataParams
     model: ModelParams
     train: TrainParams
@@ -57,16 +57,23 @@ class Params(Strict):
         if not isinstance(raw, dict):
             raise InputError(f"{path.name}: a mapping of sections is wanted, not {repr(raw)[:60]}")
         params, given = cls._validate(raw, path.name), dict(overrides or {})
-        budget = given.get("budget", params.budget)
-        if budget is not None:
-            if budget not in params.budgets:
-                choices = ", ".join(["null", *params.budgets])
-                hint = nearest(str(budget), params.budgets)
-                raise InputError(f"budget: {budget!r} given; allowed: {choices}{hint}")
-            params = params.override(params.budgets[budget], f"budgets.{budget}")
-        params = params.override(given, "--set")
+        params = params.override({name: given[name] for name in ("budget", "budgets") if name in given}, "--set")
+        params = params._on_budget().override(given, "--set")
         params.check()
         return params
+
+    def _on_budget(self) -> Params:
+        """Return these parameters with the values of their budget in place; every budget is checked."""
+        worked = {}
+        for name, overrides in self.budgets.items():
+            for path in overrides:
+                if path.split(".")[0] not in ("train", "sweep", "evaluate"):
+                    raise InputError(f"budgets.{name}: {path}: a budget sets paths in train, sweep and evaluate")
+            worked[name] = self.override(overrides, f"budgets.{name}")
+        if self.budget not in worked:
+            hint = nearest(self.budget, worked)
+            raise InputError(f"budget: '{self.budget}' given; allowed: {', '.join(worked)}{hint}")
+        return worked[self.budget]
 
     @classmethod
     def _validate(cls, raw: object, source: str) -> Params:
@@ -118,12 +125,7 @@ class Params(Strict):
         return dict(_flatten(sections, ""))
 
     def check(self) -> None:
-        """Check what no single field shows: budgets, variants, the space, and sections against each other."""
-        for name, overrides in self.budgets.items():
-            for path in overrides:
-                if path.split(".")[0] not in ("train", "sweep", "evaluate"):
-                    raise InputError(f"budgets.{name}: {path}: a budget sets paths in train, sweep and evaluate")
-            self.override(overrides, f"budgets.{name}")
+        """Check what no single field shows: variants, the space, and sections against each other."""
         for name, fixed in self.variants.items():
             for path in fixed:
                 if path.split(".")[0] not in ("model", "train") or path == "train.seeds":

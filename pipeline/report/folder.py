@@ -7,7 +7,7 @@ import math
 from pipeline.files import write_bytes, write_csv, write_json, write_text
 from pipeline.report import inputs, tables
 from pipeline.report.comparison import Comparison, build
-from pipeline.report.milestones import Milestones, milestones, published, tidy
+from pipeline.report.milestones import Milestones, milestones, tidy
 from pipeline.report.page import page
 from pipeline.study import Study
 
@@ -74,7 +74,7 @@ def _draw(study: Study, comparison: Comparison, reached: Milestones) -> dict[str
             variant: {epoch: (metrics["nll"].mean, metrics["nll"].half) for epoch, metrics in epochs.items()}
             for variant, epochs in reached.items()
         }
-        drawings["milestones"] = figures.milestones(nll, published(study))
+        drawings["milestones"] = figures.milestones(nll, study.params.report.published)
     means, error = _means(comparison)
     found = {name for row in means.values() for name in row}
     drawings |= {

@@ -7,9 +7,8 @@ import re
 __all__ = ["level", "term", "unit"]
 
 UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
-UNITS |= dict.fromkeys(
-    ("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness", "acceptance"), "score"
-)
+UNITS |= dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
+UNITS["acceptance"] = "share"
 LEVEL = re.compile(r"/(z\d+)(?=/|$)")
 
 
@@ -33,10 +32,10 @@ def level(metric: str) -> str:
 
 
 def unit(metric: str) -> str:
-    """Return the unit; a score has none and lies between about 0 and 1.
+    """Return the unit; shares and scores have none, a score lies between about 0 and 1.
 
     >>> unit("rate/z1"), unit("bpd"), unit("ais/acceptance")
-    ('nats', 'bits/dim', 'score')
+    ('nats', 'bits/dim', 'share')
     """
     parts = metric.split("/")
     return UNITS.get(parts[0]) or UNITS.get(parts[-1], "nats")

@@ -7,7 +7,6 @@ reader to see: the protocol stands beside the study's. At milestones nll is minu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pipeline.files import read_csv
@@ -16,7 +15,7 @@ from pipeline.report.inputs import needed
 from pipeline.report.intervals import Interval, interval
 from pipeline.study import Study
 
-__all__ = ["Milestones", "milestones", "published", "table", "tidy"]
+__all__ = ["Milestones", "milestones", "table", "tidy"]
 
 Milestones = dict[str, dict[int, dict[str, Interval]]]
 """By variant, epoch and metric: the mean over seeds, and its interval."""
@@ -38,11 +37,6 @@ def milestones(study: Study) -> Milestones:
     return found
 
 
-def published(study: Study) -> Mapping[str, Mapping[str, float]]:
-    """Return the published nll by variant and source, of the variants that have one."""
-    return study.params.report.published
-
-
 def tidy(found: Milestones) -> list[dict[str, Any]]:
     """Return the rows of `milestones.csv`: a number each."""
     return [
@@ -55,7 +49,7 @@ def tidy(found: Milestones) -> list[dict[str, Any]]:
 
 def table(study: Study, comparison: Comparison, found: Milestones) -> tuple[list[str], list[list[str]]]:
     """Return header and cells: each variant's nll at its milestones, at the end, published, and the differences."""
-    known = published(study)
+    known = study.params.report.published
     epochs = sorted({epoch for variant in found.values() for epoch in variant})
     sources = list(dict.fromkeys(source for numbers in known.values() for source in numbers))
     draws, k = study.params.evaluate.milestone_draws, study.params.evaluate.k[-1]

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.params import digest
 from pipeline.report import inputs, tables
 from pipeline.report.comparison import Comparison
-from pipeline.report.milestones import Milestones, published, table
+from pipeline.report.milestones import Milestones, table
 from pipeline.study import Study
 
 __all__ = ["page"]
@@ -32,7 +32,7 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
         cells=cells,
         notes=tables.notes(comparison),
         terms=tables.terms(comparison),
-        milestones=table(study, comparison, reached) if reached or published(study) else None,
+        milestones=table(study, comparison, reached) if reached or params.report.published else None,
         drawings=_images(drawings),
         pictures={variant: _images(inputs.pictures(study, variant)) for variant in variants},
         states={variant: [trial["state"] for trial in inputs.trials(study, variant)] for variant in variants},

@@ -79,7 +79,7 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
     groups: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {}
     for group, starts in TERMS.items():
         names = [[name for name in _names(comparison) if name.startswith(start)] for start in starts]
-        for name in (name for some in names for name in sorted(some, key=level)):
+        for name in (name for some in names for name in sorted(some, key=_place)):
             cells = [
                 (result.metrics[name].text(3), f"{errors[result.variant, name]:.2g}")
                 if name in result.metrics
@@ -88,6 +88,10 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
             ]
             groups.setdefault(group, []).append((name, unit(name), cells))
     return groups
+
+
+def _place(name: str) -> int:
+    return int(level(name)[1:] or -1)
 
 
 def notes(comparison: Comparison) -> list[str]:

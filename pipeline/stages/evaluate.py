@@ -14,7 +14,7 @@ from pipeline.errors import guarded
 from pipeline.evaluation import Estimate, evaluate
 from pipeline.files import read_json, write_csv, write_json
 from pipeline.models import HierarchicalVAE
-from pipeline.params import EvaluateParams
+from pipeline.params import EvaluateParams, digest
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training import images, seeded
@@ -68,16 +68,17 @@ def measure(study: Study, variant: str, seed: int) -> None:
     run = Tracker(study).find(read_json(source / "mlflow.json")["run"])
     if run is None:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
-    else:
+    elif run.tag("evaluation") != (mark := digest([results, then])):  # what was logged before is not doubled
         run.log_metrics(_logged("test/", final))
         for epoch, found in milestones.items():
             run.log_metrics(_logged("milestone/", found), step=epoch)
         run.log_files("", [folder / f"seed-{seed}.json"])
         run.log_files("figures", pictures)
-    told = {"test": final} | {f"at epoch {epoch}": found for epoch, found in milestones.items()}
-    for name, found in told.items():
+        run.set_tags({"evaluation": mark})
+    told = {f", epoch {epoch}: ": found for epoch, found in milestones.items()} | {": test/": final}
+    for where, found in told.items():
         elbo, nll = found["elbo"].value, found["nll"]
-        print(f"{variant} seed {seed}: {name}: elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f})", flush=True)
+        print(f"{variant} seed {seed}{where}elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f})", flush=True)
 
 
 def _milestones(source: Path) -> dict[int, Path]:

@@ -87,6 +87,7 @@ def train(study: Study, variant: str, seed: int) -> None:
         tracked.finish("KILLED")
         raise
     folder = study.train(variant) / f"seed-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
     best = best_record(records, params.train)
     about = {
         "variant": variant,

@@ -72,7 +72,7 @@ def _only(sweep: Sweep) -> Iterator[None]:
 def _parent(sweep: Sweep) -> Run:
     params = sweep.study.params.variant(sweep.variant)
     about = (
-        f"Search of **{sweep.variant}** over {', '.join(params.space(sweep.variant)) or 'nothing'}:"
+        f"Search of **{sweep.variant}** over {', '.join(params.space(sweep.variant))}:"
         f" {params.sweep.trials} trials of at most {params.sweep.epochs} epochs, by {params.sweep.sampler}."
         " Its metrics and its tags `best/*` are the best trial's; the trials are its children."
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
