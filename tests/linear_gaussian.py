@@ -210,3 +210,29 @@ def cubature(model: HierarchicalVAE) -> int:
     for rung, noise in zip(model.inference, points.split(widths, dim=1), strict=True):
         rung.noise = noise[:, None]
     return 2 * n
+
+
+class Says(nn.Module):
+    """Evidence N(W x + c, diag s^2) of a level; d is x itself."""
+
+    def __init__(self, rung: nn.Module) -> None:
+        super().__init__()
+        self.rung = rung
+
+    def forward(self, d: Tensor) -> tuple[Tensor, Distribution]:
+        return d, self.rung(d)
+
+
+def best(linear: Chain) -> HierarchicalVAE:
+    """Return the chain with the best diagonal q: the posterior's means, and as precisions its precisions' diagonals."""
+    rungs = [
+        Diagonal(rung.weights[0], rung.offset, torch.linalg.inv(rung.covariance).diagonal() ** -0.5)
+        for rung in linear.model.inference
+    ]
+    return HierarchicalVAE(linear.model.generative, rungs, "nearest")
+
+
+def level_gaps(linear: Chain) -> Tensor:
+    """Return 1/2 (sum log L_ii - log det L) of each level, L being the precision of p(z_t | z_t-1)."""
+    precisions = [torch.linalg.inv(rung.covariance) for rung in linear.model.inference]
+    return torch.stack([0.5 * (p.diagonal().log().sum() - p.logdet()) for p in precisions])

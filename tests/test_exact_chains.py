@@ -18,7 +18,7 @@ from itertools import count, pairwise
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal, kl_divergence
 
 from pipeline.annealing import Settings
@@ -34,7 +34,19 @@ from pipeline.objectives import elbo, top_down_kl
 from pipeline.params import EvaluateParams
 from pipeline.training import images
 from tests.closed_forms import Exact
-from tests.linear_gaussian import Chain, Diagonal, Parents, chain, condition, cubature, exact, inferred
+from tests.linear_gaussian import (
+    Chain,
+    Diagonal,
+    Parents,
+    Says,
+    best,
+    chain,
+    condition,
+    cubature,
+    exact,
+    inferred,
+    level_gaps,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -179,17 +191,6 @@ def test_both_decompositions_by_level_are_measured(depth: int, parents: Parents)
 
 
 # --- (b), native to top-down inference
-
-
-class Says(nn.Module):
-    """Evidence N(W x + c, diag s^2) of a level; d is x itself."""
-
-    def __init__(self, rung: Diagonal) -> None:
-        super().__init__()
-        self.rung = rung
-
-    def forward(self, d: Tensor) -> tuple[Tensor, Distribution]:
-        return d, self.rung(d)
 
 
 def diagonal(outputs: int, inputs: int) -> Diagonal:
@@ -473,21 +474,6 @@ def test_active_units_are_counted_at_every_level(depth: int, parents: Parents) -
 
 
 # --- Approximation and amortization
-
-
-def best(linear: Chain) -> HierarchicalVAE:
-    """Return the chain with the best diagonal q: the posterior's means, and as precisions its precisions' diagonals."""
-    rungs = [
-        Diagonal(rung.weights[0], rung.offset, torch.linalg.inv(rung.covariance).diagonal() ** -0.5)
-        for rung in linear.model.inference
-    ]
-    return HierarchicalVAE(linear.model.generative, rungs, "nearest")
-
-
-def level_gaps(linear: Chain) -> Tensor:
-    """Return 1/2 (sum log L_ii - log det L) of each level, L being the precision of p(z_t | z_t-1)."""
-    precisions = [torch.linalg.inv(rung.covariance) for rung in linear.model.inference]
-    return torch.stack([0.5 * (p.diagonal().log().sum() - p.logdet()) for p in precisions])
 
 
 @depths

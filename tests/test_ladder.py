@@ -13,6 +13,7 @@ from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import OBJECTIVES, elbo, stopped, top_down_kl
 from pipeline.params import EvaluateParams
 from pipeline.training import fit
+from tests.linear_gaussian import Says
 from tests.small import model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -45,17 +46,6 @@ class Diagonal(nn.Module):
 
     def forward(self, parent: Tensor) -> Distribution:
         return Independent(Normal(parent @ self.weight.mT + self.offset, self.sigma.expand(len(self.offset))), 1)
-
-
-class Says(nn.Module):
-    """Evidence N(W x + c, diag s^2) of a level; d is x itself."""
-
-    def __init__(self, rung: Diagonal) -> None:
-        super().__init__()
-        self.rung = rung
-
-    def forward(self, d: Tensor) -> tuple[Tensor, Distribution]:
-        return d, self.rung(d)
 
 
 def exact_ladder() -> tuple[HierarchicalVAE, MultivariateNormal]:
