@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data import Splits
-from pipeline.errors import InputError
+from pipeline.errors import InputError, redacted, without_password
 from pipeline.files import locked
 from pipeline.params import Params, digest
 from pipeline.provenance import dvc_hashes, git_state
 from pipeline.study import Study
 from pipeline.training import Record
 
-__all__ = ["Run", "Tracker", "tracking_uri", "without_password"]
+__all__ = ["Run", "Tracker", "tracking_uri"]
 
 BATCH = 1000  # rows that MLflow takes at once
 
@@ -54,7 +54,7 @@ class Tracker:
                 self.client = MlflowClient(uri)
                 self.experiment_id = self._experiment()
         except (MlflowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = redacted(" ".join(str(error).split()))[:200]
             raise InputError(f"MLflow at {without_password(uri)} cannot be used: {reason}") from None
 
     def _experiment(self) -> str:
@@ -179,7 +179,7 @@ class Run:
         """Set tags."""
         from mlflow.entities import RunTag
 
-        self.tracker.client.log_batch(self.run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
+        self.tracker.client.log_batch(self.run_id, tags=[RunTag(key, redacted(value)[:5000]) for key, value in tags.items()])
 
     def log_files(self, folder: str, files: Iterable[Path]) -> None:
         """Keep files as artifacts under `folder`."""
@@ -211,9 +211,3 @@ class Run:
         if reason:
             self.set_tags({"reason": reason})
         self.tracker.client.set_terminated(self.run_id, status)
-
-
-def without_password(uri: str) -> str:
-    """Return an address without the user and the password in it."""
-    scheme, sign, rest = uri.partition("://")
-    return scheme + sign + (rest.rpartition("@")[2] if "@" in rest else rest)

@@ -12,7 +12,7 @@ import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import launch
-from pipeline.errors import InputError, RunError
+from pipeline.errors import InputError, RunError, redacted
 from pipeline.files import locked
 from pipeline.models import build
 from pipeline.params import Params, digest
@@ -104,7 +104,7 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
         run.finish("KILLED")
         raise
     except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        reason = redacted(" ".join(str(error).split()))[:500] or type(error).__name__
         run.finish("FAILED", reason)
         _fail(sweep, trial, reason)
     else:
