@@ -10,6 +10,7 @@ from pipeline.errors import InputError
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.training import Record
+from pipeline.work import Work
 from tests.small import splits
 from tests.workshop import make_study, rows
 
@@ -26,14 +27,11 @@ def study(tmp_path: Path) -> Study:
 
 def start(study: Study, key: str = "a", *, goes_on: bool = False) -> Run:
     return Tracker(study).start(
-        stage="train",
+        Work(stage="train", variant="mhvae", seed=0, params=study.params, stream=0),
         key=key,
         name=key,
-        params=study.params,
         splits=splits(),
         about="a run",
-        variant="mhvae",
-        seed=0,
         goes_on=goes_on,
     )
 
