@@ -37,6 +37,7 @@ LINE = [
     "sweep",
     "report",
     "stages",
+    "reproduce",
     "cli",
     "__main__",
 ]
