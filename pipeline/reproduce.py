@@ -29,12 +29,7 @@ from pipeline.work import FORMAT
 __all__ = ["Comparison", "reproduce"]
 
 KINDS = {"code_digest": "code", "data_digest": "data", "params_digest": "params"}  # all else by its name
-STORES = {
-    "MLFLOW_TRACKING_URI",
-    "CAVE_OPTUNA_URL",
-    "DVC_ROOT",
-    "PYTHONSAFEPATH",
-}  # variables that a worker must not see
+HIDDEN = ("MLFLOW_", "CAVE_OPTUNA_URL", "PG", "DVC_", "PYTHONSAFEPATH")  # variables that the training must not see
 PATCHES = {
     "cut": f"its uncommitted changes were more than {CAP // 2**20} MiB and were cut",
     "withheld": "its uncommitted changes hold a password and were not kept",
