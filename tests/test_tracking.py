@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,50 @@ def test_work_that_starts_anew_leaves_no_half_run(study: Study) -> None:
     assert len({finished.run_id, killed.run_id, anew.run_id}) == 3
     active = rows(study.store / "mlflow.db", "select run_uuid from runs where lifecycle_stage = 'active'")
     assert set(active) == {(finished.run_id,), (anew.run_id,)}
+
+
+def test_work_that_goes_on_elsewhere_says_so(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run goes on with and did not begin with, here other threads, is a tag beside that of the beginning."""
+    first = start(study)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    start(study, goes_on=True)
+    query = "select key, value from tags where run_uuid = ? and key like '%threads'"
+    assert set(rows(study.store / "mlflow.db", query, first.run_id)) == {("threads", "1"), ("continued/threads", "7")}
+
+
+def test_a_run_that_was_killed_before_its_files_gets_them(study: Study) -> None:
+    """Work that goes on keeps its provenance if the process before it was killed too early to."""
+    folder = study.store / "mlartifacts" / study.name / start(study).run_id / "artifacts" / "provenance"
+    shutil.rmtree(folder)
+    start(study, goes_on=True)
+    assert {path.name for path in folder.iterdir()} == {"settings.json", "params.yaml"}
+
+
+def test_the_settings_of_a_run_lead_back_to_its_work(study: Study) -> None:
+    """`settings.json` of a run holds the work as it was, every parameter, and the digest of its data."""
+    folder = study.store / "mlartifacts" / study.name / start(study).run_id / "artifacts" / "provenance"
+    work = Work(stage="train", variant="mhvae", seed=0, params=study.params, stream=0)
+    found, data_digest = Work.read(folder / "settings.json")
+    assert found.settings(splits()) == work.settings(splits())
+    assert (found.params.train, data_digest) == (work.params.train, splits().digest)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"format": 2}', "format 2 given; allowed: 1"),
+        ("[]", "format [] given; allowed: 1"),
+        ('{"format": 1, "params": {"model": 3}}', "not the settings of a run"),
+        ('{"format": 1}', "not the settings of a run"),
+        ("{", "not readable as JSON"),
+    ],
+)
+def test_settings_that_are_none_get_one_line(tmp_path: Path, text: str, told: str) -> None:
+    """A file that is not a run's settings, or one of a later format, is an `InputError`."""
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(InputError) as caught:
+        Work.read(tmp_path / "settings.json")
+    assert told in str(caught.value)
 
 
 def test_a_deleted_run_is_not_found_and_a_deleted_experiment_is_restored(study: Study) -> None:
