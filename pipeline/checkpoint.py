@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.data import Splits
 from pipeline.errors import InputError
-from pipeline.files import read_json, write_bytes, write_json
+from pipeline.files import read_json, sha256, write_bytes, write_json
 from pipeline.models import HierarchicalVAE, build
 from pipeline.params import ModelParams
 
@@ -28,10 +28,13 @@ __all__ = ["FORMAT", "load", "read_state", "save_model", "write_state"]
 FORMAT = 1
 
 
-def save_model(folder: Path, model: HierarchicalVAE, params: ModelParams, splits: Splits, **about: Any) -> None:
-    """Write a model into `folder`; `about` goes into `model.json` beside what loading needs."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_bytes(folder / "model.safetensors", save(weights))
+def save_model(folder: Path, model: HierarchicalVAE, params: ModelParams, splits: Splits, **about: Any) -> str:
+    """Write a model into `folder`; `about` goes into `model.json` beside what loading needs.
+
+    Return the sha256 of `model.safetensors`, by which weights are compared.
+    """
+    weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+    write_bytes(folder / "model.safetensors", weights)
     description = {
         "format": FORMAT,
         "model": params.model_dump(),
@@ -39,6 +42,7 @@ def save_model(folder: Path, model: HierarchicalVAE, params: ModelParams, splits
         "data": {"name": splits.name, "protocol": splits.protocol, "digest": splits.digest, "shape": splits.shape},
     }
     write_json(folder / "model.json", description | about)
+    return sha256([weights])
 
 
 def load(path: str | Path) -> HierarchicalVAE:

@@ -78,6 +78,21 @@ def train(variant: Variant, workers: Workers = None, assignments: Set = None, na
     _where(study, study.evaluate(variant))
 
 
+@app.command()
+def reproduce(
+    run_id: str,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree with the run's code, and say where.")] = False,
+) -> None:
+    """Run one training or trial again from its MLflow run; exit code 0 if its numbers are equal bit for bit, else 1.
+
+    It runs the code of the run's commit and its patch: give it runs of a store that you trust.
+    """
+    from pipeline.reproduce import reproduce as run_again
+
+    if not run_again(find_root(Path.cwd()), run_id, keep=keep).equal:
+        sys.exit(1)
+
+
 @studies.command("new")
 def study_new(name: str, assignments: Set = None) -> None:
     """Make the study experiments/NAME: its own params.yaml, and a link to the pipeline."""

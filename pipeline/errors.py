@@ -1,20 +1,52 @@
-"""What a user can mend: one clear line, exit code 2, never a traceback."""
+"""What a user can mend: one clear line, exit code 2, never a traceback; and no password in anything that is told."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
+from urllib.parse import parse_qsl, unquote
 
-__all__ = ["InputError", "RunError", "guarded", "nearest"]
+__all__ = ["InputError", "RunError", "guarded", "nearest", "passwords", "redacted", "without_password"]
+
+ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # that may hold a password
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
+SHORTEST = 4  # letters of a password that is looked for outside addresses
+IN_QUERY = re.compile(r"pass|pwd|token|secret", re.IGNORECASE)
+
+
+def passwords() -> list[str]:
+    """Return the passwords that the environment holds, as they are written there and decoded, the longest first."""
+    found = {os.environ.get(name, "") for name in SECRETS}
+    for address in (os.environ.get(name, "") for name in ADDRESSES):
+        rest = address.partition("://")[2]
+        words = [rest.rpartition("@")[0].partition(":")[2]]
+        words += [value for key, value in parse_qsl(rest.partition("?")[2]) if IN_QUERY.search(key)]
+        found |= {form for word in words for form in (word, unquote(word))}
+    return sorted((word for word in found if len(word) >= SHORTEST), key=len, reverse=True)
+
+
+def redacted(text: str) -> str:
+    """Return a text without the environment's passwords, and without user and password in any address in it."""
+    for word in passwords():
+        text = text.replace(word, "***")
+    return re.sub(r"://[^\s:@/'\"]*:[^\s@/'\"]*@", "://", text)
+
+
+def without_password(uri: str) -> str:
+    """Return an address without the user and the password in it, and without its query, which may hold one too."""
+    scheme, sign, rest = uri.partition("://")
+    rest = rest.partition("?")[0]
+    return scheme + sign + (rest.rpartition("@")[2] if "@" in rest else rest)
 
 
 class _ToldError(Exception):
-    """An error whose message is one line, whatever it was made of."""
+    """An error whose message is one line, whatever it was made of, and holds no password."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(redacted(" ".join(message.splitlines())))
 
 
 class InputError(_ToldError):
@@ -32,7 +64,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def guarded(main: Callable[[], None]) -> None:
-    """Run `main`; a fault becomes one line on stderr and exit code 2 (input), 1 (run) or 130 (Ctrl-C)."""
+    """Run `main`; a fault becomes one line on stderr and exit code 2 (input), 1 (run) or 130 (Ctrl-C).
+
+    What nobody foresaw keeps its traceback, less the passwords in it: a library tells the address it failed at.
+    """
     try:
         main()
     except RunError as error:
@@ -46,3 +81,8 @@ def guarded(main: Callable[[], None]) -> None:
             print("stopped; run the same command to go on", file=sys.stderr)
         sys.stdout.flush()
         os._exit(130)
+    except Exception:
+        import traceback
+
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)

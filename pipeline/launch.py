@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,25 +85,32 @@ def device() -> torch.device:
 
 
 def run(
-    commands: Sequence[Sequence[str]], folder: Path, *, retries: int = 0, tick: Callable[[], None] = lambda: None
+    commands: Sequence[Sequence[str]],
+    folder: Path,
+    *,
+    retries: int = 0,
+    tick: Callable[[], None] = lambda: None,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run Python modules with arguments side by side in `folder`, and call `tick` while they run.
 
     A worker killed by a signal is started again, up to `retries` times in all. Workers do not hear the
     terminal: on Ctrl-C they are told once, here, and get time to end by themselves; none outlives this call.
+    Their environment variables are this process's, or those of `environment`.
 
     Raises:
         InputError, RunError: a worker ended in one (it has said why on stderr), or was killed too often.
     """
     waiting = [list(command) for command in reversed(commands)]
     running: list[tuple[list[str], subprocess.Popen[bytes]]] = []
-    environment = os.environ | {WORKER: str(len(commands)), PARENT: str(os.getpid())}
+    given = os.environ if environment is None else environment
+    variables = {**given, WORKER: str(len(commands)), PARENT: str(os.getpid())}
     try:
         while waiting or running:
             while waiting:
                 command = waiting.pop()
                 words = [sys.executable, "-m", *command]
-                process = subprocess.Popen(words, env=environment, cwd=folder, start_new_session=True)
+                process = subprocess.Popen(words, env=variables, cwd=folder, start_new_session=True)
                 running.append((command, process))
             time.sleep(POLL)
             tick()

@@ -1,18 +1,29 @@
-"""Where a number comes from: the code it was worked out by, the commit, and DVC's hashes of its inputs."""
+"""Where a number comes from: commit, uncommitted changes, code, DVC's hashes of its inputs, versions and machine."""
 
 from __future__ import annotations
 
 import ast
+import functools
+import platform
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import passwords
 from pipeline.files import sha256
 from pipeline.params import read_yaml
 
-__all__ = ["code_digest", "dvc_hashes", "git_state", "module_files"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CAP", "Code", "code", "code_digest", "dvc_hashes", "git", "machine", "module_files"]
 
 PACKAGE = Path(__file__).resolve().parent
+CAP = 2**20  # bytes of a patch that are kept
+LIBRARIES = ("torch", "numpy", "mlflow", "optuna")
 
 
 def module_files(module: str) -> set[Path]:
@@ -54,21 +65,98 @@ def code_digest(module: str) -> str:
     return sha256(part for file in files for part in (file.name.encode(), file.read_bytes()))[:12]
 
 
-def git_state(root: Path) -> dict[str, str]:
-    """Return the commit and whether tracked files differ from it; `none` where there is no repository."""
-    commit = _git(root, "rev-parse", "HEAD")
-    status = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return {
-        "git_commit": commit.strip() if commit else "none",
-        "git_dirty": "unknown" if status is None else str(bool(status.strip())).lower(),
-    }
+@dataclass(frozen=True)
+class Code:
+    """The code of this process: its commit, and the patch that leads from there to it."""
+
+    commit: str  # `none` where there is no repository
+    dirty: str  # do tracked files differ from the commit: `true`, `false`, `unknown`
+    digest: str  # of what trainings depend on
+    state: str  # of the patch: `none`, `whole`, `cut` at its cap, or `withheld`, as it holds a password
+    patch: bytes  # of what differs in tracked files, the project's own; nothing that git ignores
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """All but the patch, as a run is tagged."""
+        return {
+            "git_commit": self.commit,
+            "git_dirty": self.dirty,
+            "code_digest": self.digest,
+            "patch": self.state,
+        }
 
 
-def _git(root: Path, *words: str) -> str | None:
+@functools.cache
+def code(root: Path) -> Code:
+    """Return the code of this process, as it is at the first call: what is edited later is not what runs here."""
+    commit = git(root, "rev-parse", "HEAD")
+    status = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    dirty = "unknown" if status is None else str(bool(status.strip())).lower()
+    patch = _patch(root) if commit else b""
+    state = "none" if not patch else "whole" if len(patch) <= CAP else "cut"
+    if any(word.encode() in patch for word in passwords()):
+        state, patch = "withheld", b""
+    return Code(
+        commit=commit.decode().strip() if commit else "none",
+        dirty=dirty,
+        digest=code_digest("pipeline.training"),
+        state=state,
+        patch=patch[:CAP],
+    )
+
+
+def _patch(root: Path) -> bytes:
+    """Return what differs from the commit in tracked files, up to a byte more than the cap."""
+    changed = git(root, "diff", "HEAD", "--name-only", "--relative", "-z") or b""
+    ignored = git(root, "ls-files", "--cached", "--ignored", "--exclude-standard", "-z") or b""
+    left_out = (set(changed.split(b"\0")) & set(ignored.split(b"\0"))) - {b""}
+    # In one form, whatever the user's configuration says, so that it can be applied anywhere.
+    words = ["diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"]
+    words += ["--src-prefix=a/", "--dst-prefix=b/", "--", "."]
+    words += [f":(exclude,literal){name.decode(errors='surrogateescape')}" for name in sorted(left_out)]
+    with subprocess.Popen(_words(words), cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        patch = process.stdout.read(CAP + 1)
+        process.kill()
+    return patch
+
+
+def git(root: Path, *words: str) -> bytes | None:
+    """Return what git prints in a folder, or nothing where it fails or is missing."""
     try:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
+        # In a session of its own: Ctrl-C is for this process, which then ends what it began.
+        done = subprocess.run(_words(words), cwd=root, capture_output=True, check=True, start_new_session=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout
+
+
+def _words(words: Sequence[str]) -> list[str]:
+    # No lock on the index, which a user may be working with, and no hook of the user's.
+    return ["git", "--no-optional-locks", "-c", "core.hooksPath=/dev/null", *words]
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """Return what numbers depend on beside code, data and parameters, as tags: versions, processor, device, threads."""
+    import torch
+
+    tags = {"version/python": platform.python_version()}
+    tags |= {f"version/{name}": version(name) for name in LIBRARIES}
+    tags["platform"] = " ".join([platform.system(), platform.machine(), *platform.libc_ver()]).strip()
+    tags["cpu"] = f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
+    tags["device"] = str(device)
+    if device.type == "cuda":
+        tags["gpu"] = torch.cuda.get_device_name(device)
+    return tags | {"threads": str(torch.get_num_threads())}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def dvc_hashes(folder: Path, *outs: Path) -> dict[str, str]:

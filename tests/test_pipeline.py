@@ -135,12 +135,17 @@ def test_mlflow_holds_every_run_with_its_place(repositories: list[Path]) -> None
     assert set(children) == set(parents)
     wanted = {
         "study", "variant", "depth", "latent_dim", "seed", "stage", "git_commit", "git_dirty", "data_digest",
-        "params_digest", "dvc/data", "mlflow.note.content",
+        "params_digest", "dvc/data", "mlflow.note.content", "code_digest", "patch", "version/torch", "cpu", "device",
+        "threads",
     }  # fmt: skip
     for (run_id,) in rows(database, "select run_uuid from runs"):
         tags = {key for (key,) in rows(database, "select key from tags where run_uuid = ?", run_id)}
         assert wanted <= tags
         assert rows(database, "select count(*) from inputs where destination_id = ?", run_id) == [(1,)]
+    query = "select r.artifact_uri, t.value from runs r join tags t using (run_uuid) where t.key = 'stage'"
+    for uri, stage in rows(database, query):
+        files = {path.name for path in (Path(uri.removeprefix("file://")) / "provenance").iterdir()}
+        assert files == {"settings.json"} | ({"params.yaml", "dvc.yaml", "dvc.lock"} if stage != "trial" else set())
 
 
 def test_final_runs_hold_curves_results_models_and_figures(repositories: list[Path]) -> None:
@@ -204,6 +209,30 @@ def test_a_second_repro_does_nothing(repositories: list[Path]) -> None:
     assert "up to date" in out
     assert "Running stage" not in out
     assert rows(repositories[0] / "mlflow.db", "select run_uuid, end_time from runs") == before
+
+
+def test_a_cached_stage_still_leads_to_its_runs(repositories: list[Path]) -> None:
+    """Outs that DVC restores from its run cache name runs that MLflow has, and restoring them starts none."""
+    folder = repositories[0]
+    before = rows(folder / "mlflow.db", "select run_uuid from runs order by 1")
+    names = ["sweep/vae/mlflow.json", "train/vae/seed-0/mlflow.json", "train/vae/seed-1/mlflow.json"]
+    known = [read_json(outputs(folder) / name) for name in names]
+    for name in ("sweep/vae", "train/vae", "curves/vae.csv"):
+        path = outputs(folder) / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    lock = folder / "dvc.lock"
+    content = lock.read_bytes()
+    lock.unlink()
+    out = run(folder, "dvc", "repro", "train@vae")
+    lock.write_bytes(content)
+    assert {f"Stage '{stage}@vae' is cached" in out for stage in ("sweep", "train")} == {True}
+    assert [read_json(outputs(folder) / name) for name in names] == known
+    assert rows(folder / "mlflow.db", "select run_uuid from runs order by 1") == before
+    active = {
+        run_id for (run_id,) in rows(folder / "mlflow.db", "select run_uuid from runs where lifecycle_stage = 'active'")
+    }
+    searched, *trained = known
+    assert {searched["run"], *searched["trials"].values(), *(found["run"] for found in trained)} <= active
 
 
 def test_dvc_shows_metrics_plots_and_params(repositories: list[Path]) -> None:

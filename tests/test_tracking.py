@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import InputError
 from pipeline.study import Study
-from pipeline.tracking import Run, Tracker, without_password
+from pipeline.tracking import Run, Tracker
 from pipeline.training import Record
+from pipeline.work import Work
 from tests.small import splits
 from tests.workshop import make_study, rows
 
@@ -26,14 +28,11 @@ def study(tmp_path: Path) -> Study:
 
 def start(study: Study, key: str = "a", *, goes_on: bool = False) -> Run:
     return Tracker(study).start(
-        stage="train",
+        Work(stage="train", variant="mhvae", seed=0, params=study.params, stream=0),
         key=key,
         name=key,
-        params=study.params,
         splits=splits(),
         about="a run",
-        variant="mhvae",
-        seed=0,
         goes_on=goes_on,
     )
 
@@ -65,6 +64,50 @@ def test_work_that_starts_anew_leaves_no_half_run(study: Study) -> None:
     assert len({finished.run_id, killed.run_id, anew.run_id}) == 3
     active = rows(study.store / "mlflow.db", "select run_uuid from runs where lifecycle_stage = 'active'")
     assert set(active) == {(finished.run_id,), (anew.run_id,)}
+
+
+def test_work_that_goes_on_elsewhere_says_so(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run goes on with and did not begin with, here other threads, is a tag beside that of the beginning."""
+    first = start(study)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    start(study, goes_on=True)
+    query = "select key, value from tags where run_uuid = ? and key like '%threads'"
+    assert set(rows(study.store / "mlflow.db", query, first.run_id)) == {("threads", "1"), ("continued/threads", "7")}
+
+
+def test_a_run_that_was_killed_before_its_files_gets_them(study: Study) -> None:
+    """Work that goes on keeps its provenance if the process before it was killed too early to."""
+    folder = study.store / "mlartifacts" / study.name / start(study).run_id / "artifacts" / "provenance"
+    shutil.rmtree(folder)
+    start(study, goes_on=True)
+    assert {path.name for path in folder.iterdir()} == {"settings.json", "params.yaml"}
+
+
+def test_the_settings_of_a_run_lead_back_to_its_work(study: Study) -> None:
+    """`settings.json` of a run holds the work as it was, every parameter, and the digest of its data."""
+    folder = study.store / "mlartifacts" / study.name / start(study).run_id / "artifacts" / "provenance"
+    work = Work(stage="train", variant="mhvae", seed=0, params=study.params, stream=0)
+    found, data_digest = Work.read(folder / "settings.json")
+    assert found.settings(splits()) == work.settings(splits())
+    assert (found.params.train, data_digest) == (work.params.train, splits().digest)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"format": 2}', "format 2 given; allowed: 1"),
+        ("[]", "format [] given; allowed: 1"),
+        ('{"format": 1, "params": {"model": 3}}', "not the settings of a run"),
+        ('{"format": 1}', "not the settings of a run"),
+        ("{", "not readable as JSON"),
+    ],
+)
+def test_settings_that_are_none_get_one_line(tmp_path: Path, text: str, told: str) -> None:
+    """A file that is not a run's settings, or one of a later format, is an `InputError`."""
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(InputError) as caught:
+        Work.read(tmp_path / "settings.json")
+    assert told in str(caught.value)
 
 
 def test_a_deleted_run_is_not_found_and_a_deleted_experiment_is_restored(study: Study) -> None:
@@ -99,16 +142,11 @@ def test_artifacts_lie_at_the_root_whatever_the_working_folder(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_no_password_is_told() -> None:
-    """What is said of a store leaves its user and password out."""
-    assert without_password("postgresql://me:secret@host:5432/db") == "postgresql://host:5432/db"
-    assert without_password("sqlite:///a/b.db") == "sqlite:///a/b.db"
-
-
 def test_a_store_that_cannot_be_used_gets_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracking address that MLflow cannot open is an `InputError` of one line, without its password."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "gopher://me:secret@nowhere/")
     with pytest.raises(InputError) as caught:
         Tracker(study)
     assert "gopher://nowhere/ cannot be used" in str(caught.value)
+    assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -7,18 +7,16 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from pipeline import data, launch
 from pipeline.checkpoint import save_model
 from pipeline.errors import RunError, guarded
 from pipeline.files import read_csv, read_json, write_csv, write_json
-from pipeline.models import build
 from pipeline.params import Params, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
 from pipeline.tracking import Tracker
-from pipeline.training import Record, best_record, fit, milestones, seeded
+from pipeline.training import Record, best_record, fit, milestones
+from pipeline.work import Work, say
 
 __all__ = ["run"]
 
@@ -51,14 +49,15 @@ def run(study: Study, variant: str) -> None:
 def train(study: Study, variant: str, seed: int) -> None:
     """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
     params, splits = settings(study, variant), data.load(study.data)
-    work = [params.model_dump(include={"data", "model", "train"}), splits.digest, code_digest("pipeline.training")]
-    scratch = study.cache / "train" / study.name / variant / f"{seed}-{digest(work)}"
+    sections = params.model_dump(include={"data", "model", "train"})
+    state = digest([sections, splits.digest, code_digest("pipeline.training")])
+    scratch = study.cache / "train" / study.name / variant / f"{seed}-{state}"
     widths = params.model.level_widths
+    piece = Work(stage="train", variant=variant, seed=seed, params=params, stream=seed)
     tracked = Tracker(study).start(
-        stage="train",
-        key=f"{study.name}/{variant}/{seed}/{digest(work)}",
+        piece,
+        key=f"{study.name}/{variant}/{seed}/{state}",
         name=f"{variant} seed {seed}",
-        params=params,
         splits=splits,
         about=(
             f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}`"
@@ -66,20 +65,17 @@ def train(study: Study, variant: str, seed: int) -> None:
             f" {'the best settings of its sweep' if swept(study, variant) else 'settings as given'}, and its test"
             f" results.\n\n{study.how(f'evaluate@{variant}')}"
         ),
-        variant=variant,
-        seed=seed,
         inputs=[study.data, study.sweep(variant) / "best.json"],
         goes_on=scratch.exists(),
     )
     scratch.mkdir(parents=True, exist_ok=True)
-    with seeded(seed, "init"):
-        model = build(params.model, torch.as_tensor(splits.mean, dtype=torch.get_default_dtype()), splits.shape)
+    model = piece.model(splits)
     records: list[Record] = []
     try:
         for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):
             tracked.log_records([record])
             records.append(record)
-            _say(f"{variant} seed {seed}", record, params.train.epochs)
+            say(f"{variant} seed {seed}", record, params.train.epochs)
     except RunError as error:
         tracked.finish("FAILED", str(error))
         raise RunError(f"{variant} seed {seed}: {error}; its last good state is kept in {scratch}") from None
@@ -98,7 +94,7 @@ def train(study: Study, variant: str, seed: int) -> None:
         "best_epoch": best.epoch,
         "seconds": round(records[-1].seconds, 2),
     }
-    save_model(folder, model, params.model, splits, **about)
+    weights_digest = save_model(folder, model, params.model, splits, **about)
     for epoch, weights in milestones(scratch).items():
         model.load_state_dict(weights)
         reached = about | {"epochs": epoch, "best_epoch": epoch, "seconds": round(records[epoch - 1].seconds, 2)}
@@ -106,17 +102,10 @@ def train(study: Study, variant: str, seed: int) -> None:
     rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
     write_csv(folder / "curves.csv", rows)
     write_json(folder / "mlflow.json", {"experiment": tracked.tracker.experiment_id, "run": tracked.run_id})
+    tracked.set_tags({"weights_digest": weights_digest})
     tracked.log_metrics({"seconds": records[-1].seconds})
     tracked.log_files("model", [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"])
     tracked.finish()
-
-
-def _say(name: str, record: Record, epochs: int) -> None:
-    if record.epoch % max(1, epochs // 5) == 0 or record.epoch == 1:
-        bound = record.metrics["valid/elbo"]
-        print(
-            f"{name}: epoch {record.epoch:4d} of {epochs}, valid/elbo {bound:9.3f}, {record.seconds:.0f} s", flush=True
-        )
 
 
 def _main() -> None:

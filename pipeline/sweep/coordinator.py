@@ -17,6 +17,7 @@ from pipeline.sweep.outputs import write, write_nothing
 from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
 from pipeline.sweep.worker import LIVES, work
 from pipeline.tracking import Run
+from pipeline.work import Work
 
 __all__ = ["run"]
 
@@ -78,15 +79,12 @@ def _parent(sweep: Sweep) -> Run:
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
     )
     run = sweep.tracker.start(
-        stage="sweep",
+        Work(stage="sweep", variant=sweep.variant, seed=params.sweep.seed, params=params),
         key=sweep.key,
         goes_on=True,
         name=f"sweep {sweep.variant}",
-        params=params,
         splits=sweep.splits,
         about=about,
-        variant=sweep.variant,
-        seed=params.sweep.seed,
         inputs=[sweep.study.data],
     )
     sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)

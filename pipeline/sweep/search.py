@@ -18,12 +18,12 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import data
-from pipeline.errors import InputError
+from pipeline.errors import InputError, redacted, without_password
 from pipeline.files import locked
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
-from pipeline.tracking import Tracker, without_password
+from pipeline.tracking import Tracker
 
 __all__ = ["FINISHED", "OBJECTIVE", "PRUNERS", "SAMPLERS", "Sweep", "short"]
 
@@ -96,7 +96,7 @@ class Sweep:
                 if "id" not in study.user_attrs:
                     study.set_user_attr("id", uuid.uuid4().hex)
             except Exception as error:  # whatever the database's driver raises
-                reason = " ".join(str(error).split())[:200]
+                reason = redacted(" ".join(str(error).split()))[:200]
                 raise InputError(f"Optuna at {without_password(url)} cannot be used: {reason}") from None
         return study
 

@@ -8,17 +8,16 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import launch
-from pipeline.errors import InputError, RunError
+from pipeline.errors import InputError, RunError, redacted
 from pipeline.files import locked
-from pipeline.models import build
-from pipeline.params import Params, digest
+from pipeline.params import digest
 from pipeline.sweep.search import FINISHED, OBJECTIVE, SAMPLERS, Sweep
 from pipeline.tracking import Run
-from pipeline.training import Record, fit, seeded
+from pipeline.training import Record, fit
+from pipeline.work import Work
 
 __all__ = ["LIVES", "work"]
 
@@ -95,16 +94,18 @@ def _alive(sweep: Sweep, trial: FrozenTrial) -> bool:
 def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     """Run a trial to its end, whichever that is, and tell Optuna last."""
     params = sweep.settings(trial)
+    stream = int(digest(["trial", params.sweep.seed], 7), 16)  # that no final training draws from
+    piece = Work(stage="trial", variant=sweep.variant, seed=params.sweep.seed, params=params, stream=stream)
     folder = sweep.scratch / "trials" / str(trial.number)
-    run = _open(sweep, trial, params, goes_on=folder.exists())
+    run = _open(sweep, trial, piece, goes_on=folder.exists())
     try:
-        best, pruned = _train(sweep, trial, params, run, folder, tick)
+        best, pruned = _train(sweep, trial, piece, run, folder, tick)
     except (KeyboardInterrupt, InputError):  # a full disk, say, is no fault of this setting
         trial.set_user_attr("epochs_before", -1)  # asked to stop: this does not count as killed
         run.finish("KILLED")
         raise
     except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        reason = redacted(" ".join(str(error).split()))[:500] or type(error).__name__
         run.finish("FAILED", reason)
         _fail(sweep, trial, reason)
     else:
@@ -123,18 +124,15 @@ def _fail(sweep: Sweep, trial: Trial, reason: str) -> None:
     sweep.optuna.tell(trial, state=TrialState.FAIL)
 
 
-def _open(sweep: Sweep, trial: Trial, params: Params, *, goes_on: bool) -> Run:
-    widths = " - ".join(map(str, params.model.level_widths))
+def _open(sweep: Sweep, trial: Trial, piece: Work, *, goes_on: bool) -> Run:
+    widths = " - ".join(map(str, piece.params.model.level_widths))
     run = sweep.tracker.start(
-        stage="trial",
+        piece,
         key=f"{sweep.key}/{trial.number}",
         goes_on=goes_on,
         name=f"{sweep.variant} trial {trial.number}",
-        params=params,
         splits=sweep.splits,
         about=f"Trial {trial.number} of Optuna study `{sweep.name}`: **{sweep.variant}** with levels {widths}.",
-        variant=sweep.variant,
-        seed=params.sweep.seed,
         inputs=[sweep.study.data],
         parent=sweep.optuna.user_attrs["mlflow_run_id"],
     )
@@ -143,17 +141,14 @@ def _open(sweep: Sweep, trial: Trial, params: Params, *, goes_on: bool) -> Run:
 
 
 def _train(
-    sweep: Sweep, trial: Trial, params: Params, run: Run, folder: Path, tick: Callable[[], None]
+    sweep: Sweep, trial: Trial, piece: Work, run: Run, folder: Path, tick: Callable[[], None]
 ) -> tuple[Record, bool]:
     """Train one setting; return the record of its best epoch, and whether the trial was pruned."""
-    seed = int(digest(["trial", params.sweep.seed], 7), 16)  # a stream that no final training draws from
-    with seeded(seed, "init"):
-        model = build(
-            params.model, torch.as_tensor(sweep.splits.mean, dtype=torch.get_default_dtype()), sweep.splits.shape
-        )
+    assert piece.stream is not None
+    model, train = piece.model(sweep.splits), piece.params.train
     reported = sweep.trials()[trial.number].intermediate_values
     records: list[Record] = []
-    for record in fit(model, sweep.splits, params.train, seed=seed, device=launch.device(), folder=folder):
+    for record in fit(model, sweep.splits, train, seed=piece.stream, device=launch.device(), folder=folder):
         run.log_records([record])
         records.append(record)
         if record.epoch not in reported:

@@ -1,0 +1,217 @@
+"""Run one training again from its MLflow run, in the code of its commit, and compare number by number.
+
+The run tells its commit, the patch of what was not committed, its settings, the digest of its data, and the versions,
+device and threads it had. A git worktree of that commit, outside the project and gone afterwards, takes the patch; its
+own `pipeline.work` trains there, with no address of a store. Numbers are equal when they are so bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import launch
+from pipeline.errors import InputError
+from pipeline.files import read_json
+from pipeline.provenance import CAP, git
+from pipeline.study import Study
+from pipeline.tracking import CHANGES, SETTINGS, Past, past
+from pipeline.work import FORMAT
+
+__all__ = ["Comparison", "reproduce"]
+
+KINDS = {"code_digest": "code", "data_digest": "data", "params_digest": "params"}  # all else by its name
+HIDDEN = ("MLFLOW_", "CAVE_OPTUNA_URL", "PG", "DVC_", "PYTHONSAFEPATH")  # variables that the training must not see
+PATCHES = {
+    "cut": f"its uncommitted changes were more than {CAP // 2**20} MiB and were cut",
+    "withheld": "its uncommitted changes hold a password and were not kept",
+}
+
+
+def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
+    """Train again what the run trained, print both sets of numbers, and return their comparison.
+
+    Raises `InputError` where the run is not there, is not of one training, or its code cannot be had.
+    """
+    study = Study.at(root)
+    then = past(study, run_id)
+    _check(then)
+    with _folder(keep) as scratch:
+        settings = then.file(SETTINGS, scratch / "run")
+        described = read_json(settings)
+        commit, tags = then.tags["git_commit"], then.tags
+        uncommitted = " and its uncommitted changes" if tags["patch"] == "whole" else ""
+        print(
+            f"run {run_id}: {tags['variant']}, {tags['stage']} of study {tags['study']}, seed {tags['seed']},"
+            f" {len(then.epochs)} epochs; commit {commit[:12]}{uncommitted}",
+            flush=True,
+        )
+        with _worktree(study.root, commit, scratch, keep) as tree:
+            if tags["patch"] == "whole":
+                patch = then.file(CHANGES, scratch / "run")
+                if git(tree, "apply", "--binary", "--whitespace=nowarn", str(patch)) is None:
+                    raise InputError(f"run {run_id}: its uncommitted changes do not fit commit {commit[:12]}")
+            prefix = git(study.root, "rev-parse", "--show-prefix") or b""
+            project = tree / prefix.decode().strip()
+            out, kept = scratch / "out", study.root / str(described.get("out", "")) / "data"
+            ended = then.status == "FINISHED" and tags.get("trial_state", "complete") == "complete"
+            epochs = 0 if ended else max(then.epochs)
+            words = [str(word) for word in (settings, out, kept, study.cache, epochs)]
+            launch.run([["pipeline.work", *words]], project, environment=_environment(tags, project))
+        result = read_json(out / "result.json")
+    if result.get("format") != FORMAT:
+        raise InputError(f"run {run_id}: its code writes results of format {result.get('format')!r}, not {FORMAT}")
+    found = Comparison.of(then, result)
+    print(found.text())
+    return found
+
+
+def _check(then: Past) -> None:
+    """Raise `InputError` unless the run is of one training whose code is known."""
+    run, stage = f"run {then.run_id}:", then.tags.get("stage")
+    if stage == "sweep":
+        raise InputError(f"{run} is a sweep; give the run of one of its trials or of a final model")
+    if stage not in ("train", "trial") or "patch" not in then.tags:
+        raise InputError(f"{run} does not tell where its numbers come from, so that it cannot be run again")
+    if not then.epochs:
+        raise InputError(f"{run} has not finished an epoch, so that there is nothing to compare")
+    if not re.fullmatch(r"[0-9a-f]{7,64}", then.tags.get("git_commit", "")):
+        raise InputError(f"{run} was not made in a git repository, so that its code is not known")
+    if then.tags["patch"] in PATCHES:
+        raise InputError(f"{run} {PATCHES[then.tags['patch']]}, so that its code is not known")
+
+
+def _environment(tags: Mapping[str, str], project: Path) -> dict[str, str]:
+    """Return the variables of the training: its threads and device as they were, and no store."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
+    wanted = {"CAVE_THREADS": tags.get("threads", ""), "CAVE_DEVICE": tags.get("device", "")}
+    own |= {name: value for name, value in wanted.items() if value}
+    return own | {"PYTHONPATH": str(project)}
+
+
+@contextmanager
+def _folder(keep: bool) -> Iterator[Path]:
+    """Give a folder outside the project, and remove it whatever happens."""
+    scratch = Path(tempfile.mkdtemp(prefix="cave-reproduce-")).resolve()
+    (scratch / "run").mkdir()
+    try:
+        yield scratch
+    finally:
+        if not keep:
+            with _undisturbed():
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _worktree(root: Path, commit: str, scratch: Path, keep: bool) -> Iterator[Path]:
+    """Check a commit out beside the project, and remove it whatever happens."""
+    if git(root, "cat-file", "-e", f"{commit}^{{commit}}") is None:
+        raise InputError(f"commit {commit[:12]} of that run is not in the repository at {root}")
+    tree = scratch / "tree"
+    try:
+        if git(root, "worktree", "add", "--detach", str(tree), commit) is None:
+            raise InputError(f"git cannot make a worktree of commit {commit[:12]} in {tree}")
+        yield tree
+    finally:
+        with _undisturbed():
+            if keep and tree.exists():
+                print(f"the code is kept in {tree}; `git worktree remove --force {tree}` removes it")
+            else:
+                # Twice forced: one whose making was stopped is still locked.
+                git(root, "worktree", "remove", "--force", "--force", str(tree))
+                shutil.rmtree(tree, ignore_errors=True)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C off while what was made is removed."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run's numbers and those of the same training run again."""
+
+    epoch: int  # whose numbers are shown: the weights that are kept are of it
+    then: dict[int, dict[str, float]]
+    now: dict[int, dict[str, float]]
+    weights: tuple[str, str] | None  # sha256 then and now; of a trial none are kept
+    changed: dict[str, tuple[str, str]]  # what a number depends on, then and now, where they differ
+    continued: dict[str, str]  # what changed in the middle of the run, when it was stopped and went on
+
+    @classmethod
+    def of(cls, then: Past, result: Mapping[str, Any]) -> Comparison:
+        """Compare a run with the result of `pipeline.work`."""
+        now = {record["epoch"]: record["metrics"] for record in result["records"]}
+        old, new = then.tags.get("weights_digest"), result["weights"]
+        made: dict[str, str] = result["made"]
+        tags = {tag: then.tags.get(tag, "none") for tag in [*made, *(["gpu"] if "gpu" in then.tags else [])]}
+        return cls(
+            epoch=min(result["best"], max(then.epochs)),
+            then=then.epochs,
+            now=now,
+            weights=(old, new) if old and new else None,
+            changed={tag: (was, made.get(tag, "none")) for tag, was in tags.items() if was != made.get(tag, "none")},
+            continued={k.partition("/")[2]: value for k, value in then.tags.items() if k.startswith("continued/")},
+        )
+
+    @property
+    def equal(self) -> bool:
+        """Are all numbers, and the weights, equal bit for bit?"""
+        return self.then == self.now and (self.weights is None or self.weights[0] == self.weights[1])
+
+    def text(self) -> str:
+        """Write the table of one epoch, the verdict on all, and what changed."""
+        then, now = self.then.get(self.epoch, {}), self.now.get(self.epoch, {})
+        lines = [f"\n{f'epoch {self.epoch}':24s}{'then':>18s}{'now':>18s}{'difference':>14s}", "-" * 74]
+        for key in dict.fromkeys([*then, *now]):
+            old, new = then.get(key), now.get(key)
+            words = ["none" if value is None else f"{value:.9f}" for value in (old, new)]
+            gap = "" if old is None or new is None else "0" if old == new else f"{new - old:.1e}"
+            lines.append(f"{key:24s}{words[0]:>18s}{words[1]:>18s}{gap:>14s}")
+        return "\n".join([*lines, "", self._verdict(), *self._reasons()])
+
+    def _verdict(self) -> str:
+        count = len(self.then[min(self.then)])
+        if self.equal:
+            weights = f", and the weights (sha256 {self.weights[0][:12]})," if self.weights else ""
+            return f"equal bit for bit: all {count} metrics of all {len(self.then)} epochs{weights} are the same"
+        words = []
+        if len(self.then) != len(self.now):
+            words.append(f"{len(self.then)} epochs then, {len(self.now)} now")
+        gaps = [
+            (abs(self.now[epoch][key] - value), key, epoch)
+            for epoch, values in self.then.items()
+            for key, value in values.items()
+            if key in self.now.get(epoch, {})
+        ]
+        if gaps and max(gaps)[0]:
+            most, key, epoch = max(gaps)
+            words.append(f"the largest difference is {most:.1e}, in {key} at epoch {epoch}")
+        if {key for values in self.then.values() for key in values} != {key for v in self.now.values() for key in v}:
+            words.append("the metrics are not the same")
+        if self.weights and self.weights[0] != self.weights[1]:
+            words.append(f"the weights differ (sha256 {self.weights[0][:12]} then, {self.weights[1][:12]} now)")
+        return f"not equal: {'; '.join(words)}"
+
+    def _reasons(self) -> list[str]:
+        lines = [
+            f"changed since: {KINDS.get(tag, tag.removeprefix('version/'))}: {was} then, {now} now"
+            for tag, (was, now) in self.changed.items()
+        ]
+        lines += [f"the run was stopped and went on with another {tag}: {now}" for tag, now in self.continued.items()]
+        if not lines and not self.equal:
+            lines = ["code, data, params, versions, processor, device and threads are what they were"]
+        return lines
