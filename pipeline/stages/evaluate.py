@@ -58,9 +58,15 @@ def measure(study: Study, variant: str, seed: int) -> None:
     model = checkpoint.load(source).to(launch.device())
     test = torch.as_tensor(splits.test, device=launch.device())
     settings = study.params.evaluate
-    final = _bounds(settings, source, splits, test, seed) | _parts(settings, model, splits, test, seed)
+    bounds = _bounds(settings, source, splits, test, seed)
+    final = bounds | _parts(settings, model, splits, test, seed)
     fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
-    milestones = {epoch: _bounds(fewer, path, splits, test, seed) for epoch, path in _milestones(source).items()}
+    # The weights that are kept may be a milestone's, measured with as many draws.
+    known = read_json(source / "model.json")["best_epoch"] if fewer.draws == settings.draws else None
+    milestones = {
+        epoch: bounds if epoch == known else _bounds(fewer, path, splits, test, seed)
+        for epoch, path in _milestones(source).items()
+    }
     results = {f"test/{key}": asdict(estimate) for key, estimate in final.items()}
     then = {epoch: {key: asdict(estimate) for key, estimate in found.items()} for epoch, found in milestones.items()}
     write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then})
