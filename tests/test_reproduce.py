@@ -164,7 +164,8 @@ def test_every_run_tells_where_it_comes_from(repository: Path) -> None:
     ):
         tags = dict(rows(repository / "mlflow.db", "select key, value from tags where run_uuid = ?", run_id))
         assert wanted <= set(tags)
-        assert (tags["git_dirty"], tags["patch"], tags["threads"]) == ("true", "whole", "1")
+        assert (tags["git_dirty"], tags["patch"]) == ("true", "whole")
+        assert tags["threads"] == "1" or stage == "sweep"  # whose parent trains nothing
         assert tags["git_commit"] == git(repository, "rev-parse", "HEAD").strip()
         folder = Path(uri.removeprefix("file://")) / "provenance"
         assert {path.name for path in folder.iterdir()} == files[stage]
