@@ -13,9 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, RunError
 from pipeline.study import Study
@@ -23,7 +24,7 @@ from pipeline.study import Study
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["become_worker", "device", "run", "share", "workers"]
+__all__ = ["become_worker", "device", "heed", "run", "share", "workers"]
 
 POLL = 0.2  # seconds
 WORKER = "CAVE_WORKER_OF"  # set for a worker: how many there are
@@ -65,7 +66,7 @@ def become_worker() -> None:
 
     torch.set_num_threads(_count("CAVE_THREADS", max(1, _cores() // _count(WORKER, 1))))
     if WORKER in os.environ:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background ignores it
+        _hear()  # a parent in the background ignores it
         _die_with_parent()
 
 
@@ -101,12 +102,24 @@ def run(
     Raises:
         InputError, RunError: a worker ended in one (it has said why on stderr), or was killed too often.
     """
+    with _hearing():
+        _run(commands, folder, retries, tick, environment)
+
+
+def _run(
+    commands: Sequence[Sequence[str]],
+    folder: Path,
+    retries: int,
+    tick: Callable[[], None],
+    environment: Mapping[str, str] | None,
+) -> None:
     waiting = [list(command) for command in reversed(commands)]
     running: list[tuple[list[str], subprocess.Popen[bytes]]] = []
     given = os.environ if environment is None else environment
     variables = {**given, WORKER: str(len(commands)), PARENT: str(os.getpid())}
     try:
         while waiting or running:
+            heed()
             while waiting:
                 command = waiting.pop()
                 words = [sys.executable, "-m", *command]
@@ -128,6 +141,46 @@ def run(
     finally:
         _end([process for _, process in running])
     tick()
+
+
+_asked = threading.Event()  # to stop, by Ctrl-C
+
+
+def heed() -> None:
+    """Stop here if Ctrl-C was pressed. The interrupt itself is lost where it falls into a finalizer."""
+    if _asked.is_set():
+        raise KeyboardInterrupt
+
+
+def _hear() -> None:
+    """Hear Ctrl-C, note it, and leave out what Python says of an interrupt that is lost."""
+
+    def stop(number: int, frame: object) -> None:
+        _asked.set()
+        raise KeyboardInterrupt
+
+    def ignored(told: Any) -> None:
+        if told.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(told)
+
+    signal.signal(signal.SIGINT, stop)
+    sys.unraisablehook = ignored
+
+
+@contextmanager
+def _hearing() -> Iterator[None]:
+    """Hear Ctrl-C as `_hear` does, where it is heard at all, and as before afterwards."""
+    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    if before is not signal.default_int_handler:
+        yield
+        return
+    _hear()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
+        _asked.clear()
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -98,3 +98,26 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
         time.sleep(0.05)
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+def test_an_interrupt_that_falls_into_a_finalizer_is_not_lost() -> None:
+    """What Python swallows there is heard at the next safe place, and nothing is told of it."""
+    script = """
+import os, signal
+from pipeline import launch
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+
+with launch._hearing():
+    Closing()
+    try:
+        launch.heed()
+    except KeyboardInterrupt:
+        print("heard")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("heard\n", "")

@@ -76,6 +76,7 @@ def train(study: Study, variant: str, seed: int) -> None:
             tracked.log_records([record])
             records.append(record)
             say(f"{variant} seed {seed}", record, params.train.epochs)
+            launch.heed()
     except RunError as error:
         tracked.finish("FAILED", str(error))
         raise RunError(f"{variant} seed {seed}: {error}; its last good state is kept in {scratch}") from None

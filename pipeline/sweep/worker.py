@@ -156,4 +156,5 @@ def _train(
         if pruned := trial.should_prune():
             break
         tick()
+        launch.heed()
     return max(records, key=lambda record: record.metrics[OBJECTIVE]), pruned
