@@ -112,6 +112,7 @@ class Closing:
         for _ in range(1000):
             pass
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell has started it in the background
 with launch._hearing():
     Closing()
     try:
