@@ -100,8 +100,13 @@ def _top_down(
 def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int) -> ELBO:
     """Return the terms of `draws` draws, computed in passes whose memory does not grow with `draws`."""
     per_pass = max(1, ROWS // len(x))
-    passes = [elbo(model, x, min(per_pass, draws - done)) for done in range(0, draws, per_pass)]
-    return ELBO(torch.cat([part.reconstruction for part in passes]), torch.cat([part.rate for part in passes], dim=1))
+    # Written in place: what small results of each pass stayed alive between large freed ones would split the heap.
+    reconstruction = torch.empty(draws, len(x), device=x.device, dtype=x.dtype)
+    rate = torch.empty(model.depth, draws, len(x), device=x.device, dtype=x.dtype)
+    for done in range(0, draws, per_pass):
+        part = elbo(model, x, min(per_pass, draws - done))
+        reconstruction[done : done + per_pass], rate[:, done : done + per_pass] = part.reconstruction, part.rate
+    return ELBO(reconstruction, rate)
 
 
 def _reduce(bound: ELBO, ks: tuple[int, ...]) -> dict[str, tuple[Tensor, Tensor]]:

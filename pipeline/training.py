@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from pipeline import faults
 from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
 from pipeline.errors import InputError, RunError
@@ -209,11 +210,13 @@ class _Run:
         """Write the state if there is a folder, and return the epoch's record."""
         record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
         if self.folder is not None:
+            faults.reached("state-before")
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / RECORDS).open("a") as file:
                 file.write(json.dumps(asdict(record)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+            faults.reached("state-between")
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
             tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
             tensors |= {f"average.{name}": value for name, value in self.average.items()}
@@ -221,6 +224,7 @@ class _Run:
                 tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
             counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_value]
             write_state(self.folder / STATE, tensors, counters)
+            faults.reached("state-after")
         return record
 
     def resume(self) -> list[Record]:

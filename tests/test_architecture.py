@@ -17,6 +17,7 @@ from tests.small import ROOT
 # From the top to the bottom: a module imports only modules above it.
 LINE = [
     "errors",
+    "faults",
     "files",
     "params",
     "study",
