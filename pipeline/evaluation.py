@@ -23,10 +23,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO, elbo, top_down_kl
 from pipeline.params import EvaluateParams
-from pipeline.training import images, seeded
+from pipeline.training import seeded
 
 __all__ = ["Estimate", "active_units", "evaluate", "importance_bound", "many_draws"]
 

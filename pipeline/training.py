@@ -18,19 +18,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline import faults
+from pipeline.adam import Adam
 from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
 from pipeline.errors import InputError, RunError
 from pipeline.files import write_text
+from pipeline.gradients import Chain, Plain, gradient
+from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE, collect
-from pipeline.objectives import ELBO, STOPPED, climbed, elbo, stopped
+from pipeline.objectives import ELBO, climbed, elbo
 from pipeline.params import TrainParams
 
-__all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "images", "milestones", "seeded", "terms"]
+__all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "milestones", "seeded", "terms"]
 
 STATE, RECORDS, MILESTONE = "state.safetensors", "records.jsonl", "epoch-"
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
@@ -70,27 +73,19 @@ def fit(
         NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`.
     """
     model.to(device)
-    train = torch.as_tensor(splits.train, device=device)
-    valid = images(torch.as_tensor(splits.valid, device=device), splits.scale)
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        lr=params.learning_rate,
-        betas=(params.adam_beta1, params.adam_beta2),
-        eps=params.adam_eps,
-        fused=True,
-    )
-    if params.adam_second_moment:
-        _start_second_moment(optimizer, params.adam_second_moment)
-    run = _Run(model, optimizer, folder, params.ema)
-    yield from run.resume()
     binarize = splits.binary and splits.binarization == "dynamic"
+    train = Presented(torch.as_tensor(splits.train, device=device), splits.scale, binarize)
+    valid = images(torch.as_tensor(splits.valid, device=device), splits.scale)
+    run = _Run(model, Adam(model, params), folder, params.ema)
+    yield from run.resume()
+    step = gradient(model, params)
     while run.epoch < params.epochs and not run.stale(params.patience):
         start = time.perf_counter()
         with seeded(seed, f"epoch {run.epoch}"):
-            metrics = _epoch(run, train, splits.scale, binarize, params)
+            metrics = _epoch(run, step, train, params)
         with run.averaged(), torch.no_grad():
             with seeded(seed, "statistics"):
-                collect(model, (images(x, splits.scale, binarize) for x in train.split(params.batch_size)))
+                collect(model, map(train.batch, torch.arange(len(train), device=train.device).split(params.batch_size)))
             with seeded(seed, "valid"):
                 metrics |= _validate(model, valid, params)
             _require_finite(metrics, run.epoch, run.step)
@@ -113,12 +108,9 @@ def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: T
     return _named("valid/", total[1:], model.depth) | {"valid/objective": total[0].item()}
 
 
-def _epoch(
-    run: _Run, train: UInt8[Tensor, "n units"], scale: int, binarize: bool, params: TrainParams
-) -> dict[str, float]:
+def _epoch(run: _Run, step: Chain | Plain, train: Presented, params: TrainParams) -> dict[str, float]:
     """Run one epoch of updates and return its mean terms."""
-    model, optimizer = run.model, run.optimizer
-    measure = stopped if params.objective in STOPPED else elbo
+    model, adam = run.model, run.adam
     horizon = params.horizon or params.epochs
     positions = torch.randperm if params.shuffle else torch.arange
     order = positions(len(train), device=train.device)
@@ -126,44 +118,26 @@ def _epoch(
     model.train()
     for start in range(0, len(train), params.batch_size):
         at = run.epoch + start / len(train)
-        x = images(train[order[start : start + params.batch_size]], scale, binarize)
-        bound = measure(model, x, params.draws)
-        objective = climbed(bound, params, at)
-        loss = -(objective.sum() if params.gradient == "sum" else objective.mean())
+        x = train.batch(order[start : start + params.batch_size])
+        bound, loss = step(x, params.draws, at)
         if not torch.isfinite(loss):
-            _require_finite(_named("train/", terms(bound.detach()), model.depth), run.epoch + 1, run.step + 1)
-            raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step + 1}: the objective is {loss.item()}")
-        optimizer.param_groups[0]["lr"] = params.learning_rate * SCHEDULES[params.schedule](at / horizon)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+            _require_finite(_named("train/", terms(bound), model.depth), run.epoch + 1, run.step + 1)
+            raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step + 1}: the objective is {-loss.item()}")
         if params.clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip)
-        optimizer.step()
+            adam.clip(params.clip)
+        adam.step(params.learning_rate * SCHEDULES[params.schedule](at / horizon))
         run.step += 1
         run.follow()
-        total += terms(bound.detach()) * (len(x) / len(train))
+        total += terms(bound) * (len(x) / len(train))
     run.epoch += 1
     return _named("train/", total, model.depth)
-
-
-def _start_second_moment(optimizer: torch.optim.Adam, value: float) -> None:
-    """Let Adam's mean square of the gradient start at `value` instead of 0."""
-    for group in optimizer.param_groups:
-        for weights in group["params"]:
-            optimizer.state[weights] = {
-                "step": torch.zeros((), dtype=torch.float32, device=weights.device),
-                "exp_avg": torch.zeros_like(weights),
-                "exp_avg_sq": torch.full_like(weights, value),
-            }
 
 
 class _Run:
     """Where a training stands: weights, their average, optimizer, counters, and the weights that are to be kept."""
 
-    def __init__(
-        self, model: HierarchicalVAE, optimizer: torch.optim.Adam, folder: Path | None, decay: float | None
-    ) -> None:
-        self.model, self.optimizer, self.folder, self.decay = model, optimizer, folder, decay
+    def __init__(self, model: HierarchicalVAE, adam: Adam, folder: Path | None, decay: float | None) -> None:
+        self.model, self.adam, self.folder, self.decay = model, adam, folder, decay
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, -math.inf
         self.kept = _copy(model.state_dict())
@@ -220,8 +194,7 @@ class _Run:
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
             tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
             tensors |= {f"average.{name}": value for name, value in self.average.items()}
-            for index, moments in self.optimizer.state_dict()["state"].items():
-                tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+            tensors |= {f"adam.{name}": value for name, value in self.adam.moments.items()}
             counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_value]
             write_state(self.folder / STATE, tensors, counters)
             faults.reached("state-after")
@@ -239,12 +212,7 @@ class _Run:
             self.model.load_state_dict(_part(tensors, "model."))
             self.kept = {name: value.to(self.model_device) for name, value in _part(tensors, "kept.").items()}
             self.average = {name: value.to(self.model_device) for name, value in _part(tensors, "average.").items()}
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in _part(tensors, "adam.").items():
-                index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = value
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            self.adam.load(_part(tensors, "adam."))
             # A crash between the record and the state leaves one record too many, perhaps a torn one.
             kept = (self.folder / RECORDS).read_text(encoding="utf-8").splitlines()
             lines = kept[: self.epoch]
@@ -292,12 +260,6 @@ def milestones(folder: Path) -> dict[int, dict[str, Tensor]]:
     """Return by epoch the weights that `fit` kept in `folder`."""
     found = [read_state(path) for path in folder.glob(f"{MILESTONE}*.safetensors")]
     return {epoch: weights for weights, epoch in sorted(found, key=lambda item: int(item[1]))}
-
-
-def images(pixels: UInt8[Tensor, "*batch units"], scale: int, binarize: bool = False) -> Float[Tensor, "*batch units"]:
-    """Turn stored pixels into model inputs: pixel / scale, or a Bernoulli draw of that probability."""
-    x = pixels.to(torch.get_default_dtype()) / scale
-    return (torch.rand_like(x) < x).to(x.dtype) if binarize else x
 
 
 def terms(bound: ELBO) -> Float[Tensor, " depth_and_three"]:

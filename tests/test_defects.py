@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pipeline.evaluation import active_units, evaluate
+from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, top_down_kl
 from pipeline.params import EvaluateParams
-from pipeline.training import images
 from tests.closed_forms import Exact
 from tests.linear_gaussian import Chain, chain
 from tests.test_ladder import exact_ladder

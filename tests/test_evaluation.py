@@ -13,10 +13,10 @@ from torch.distributions import kl_divergence
 
 import pipeline.evaluation
 from pipeline.evaluation import Estimate, active_units, evaluate, importance_bound, many_draws
+from pipeline.images import images
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from pipeline.params import EvaluateParams
-from pipeline.training import images
 from tests.linear_gaussian import Affine, Chain, chain, cubature, inferred
 from tests.small import model_params
 

@@ -29,10 +29,10 @@ from pipeline.decompositions.levels import level_terms
 from pipeline.decompositions.surgery import surgery
 from pipeline.distributions import StandardNormal
 from pipeline.evaluation import Estimate, active_units, evaluate
+from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, top_down_kl
 from pipeline.params import EvaluateParams
-from pipeline.training import images
 from tests.closed_forms import Exact
 from tests.linear_gaussian import (
     Chain,

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 import pipeline.training
+from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE, build
-from pipeline.objectives import ELBO, elbo
-from pipeline.training import Record, best_record, fit, images, milestones, seeded, terms
+from pipeline.objectives import elbo
+from pipeline.training import Record, best_record, fit, milestones, seeded, terms
 from tests.small import model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -68,13 +69,8 @@ def test_the_clip_acts_on_the_gradient_that_is_asked_for() -> None:
 def test_the_order_of_images_stays_where_it_is_not_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without shuffling every epoch presents the images in the order of the data."""
     shown: list[Tensor] = []
-
-    def spy(of: HierarchicalVAE, x: Tensor, draws: int = 1) -> ELBO:
-        if torch.is_grad_enabled():
-            shown.append(x)
-        return elbo(of, x, draws)
-
-    monkeypatch.setattr(pipeline.training, "elbo", spy)
+    batch = Presented.batch
+    monkeypatch.setattr(Presented, "batch", lambda self, at: shown.append(batch(self, at)) or shown[-1])
     train(epochs=2, shuffle=False)
     data = splits("static")
     wanted = images(torch.tensor(data.train), data.scale)

@@ -21,9 +21,10 @@ from pipeline.decompositions.gaps import gap_terms
 from pipeline.decompositions.levels import level_terms, sandwich
 from pipeline.decompositions.surgery import surgery
 from pipeline.evaluation import Estimate
+from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import DecomposeParams, EvaluateParams, digest
-from pipeline.training import images, seeded
+from pipeline.training import seeded
 
 __all__ = ["decompose"]
 

@@ -13,11 +13,12 @@ from pipeline.decompositions import decompose
 from pipeline.errors import guarded
 from pipeline.evaluation import Estimate, evaluate
 from pipeline.files import read_json, write_csv, write_json
+from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import EvaluateParams, digest
 from pipeline.study import Study
 from pipeline.tracking import Tracker
-from pipeline.training import images, seeded
+from pipeline.training import seeded
 
 __all__ = ["run"]
 
@@ -114,8 +115,9 @@ def _parts(
 
         few = settings.decompose.factor_images
         grey = torch.as_tensor(splits.train[:few], device=test.device)
+        presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic")
         with seeded(settings.seed, f"factor images {stream}"):
-            train = images(grey, splits.scale, splits.binary and splits.binarization == "dynamic")
+            train = presented.batch(torch.arange(len(grey), device=grey.device))
         parts |= factor_scores(
             model,
             train,

@@ -1,0 +1,69 @@
+"""Adam on all weights of a model as one tensor.
+
+    m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
+    w <- w - rate * (m / (1 - beta1^n)) / (sqrt(v / (1 - beta2^n)) + eps)
+
+The model's parameters become views of `weights` and their gradients views of `gradient`, so that a step, a norm and an
+average are each one pass over memory. Kingma, Ba, "Adam" (2015), https://arxiv.org/abs/1412.6980
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from pipeline.params import TrainParams
+
+__all__ = ["Adam"]
+
+
+class Adam:
+    """The weights, their gradient, and the moments of the steps so far."""
+
+    def __init__(self, model: nn.Module, params: TrainParams) -> None:
+        self.params = params
+        parts = list(model.parameters())
+        sizes = [part.numel() for part in parts]
+        self.weights = torch.cat([part.detach().flatten() for part in parts])
+        self.gradient = torch.zeros_like(self.weights)
+        for part, weights, gradient in zip(parts, self.weights.split(sizes), self.gradient.split(sizes), strict=True):
+            part.data, part.grad = weights.view_as(part), gradient.view_as(part)
+        self.moments = {
+            "mean": torch.zeros_like(self.weights),
+            "square": torch.full_like(self.weights, params.adam_second_moment),
+            "steps": torch.zeros((), device=self.weights.device),
+        }
+
+    @torch.no_grad()
+    def clip(self, limit: float) -> None:
+        """Scale the gradient down to the norm `limit`, if it is larger."""
+        norm = torch.dot(self.gradient, self.gradient).sqrt().item()
+        if norm > limit:
+            self.gradient.mul_(limit / norm)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Move the weights against their gradient."""
+        mean, square, steps = self.moments.values()
+        adam(
+            [self.weights],
+            [self.gradient],
+            [mean],
+            [square],
+            [],
+            [steps],
+            fused=True,
+            amsgrad=False,
+            beta1=self.params.adam_beta1,
+            beta2=self.params.adam_beta2,
+            lr=rate,
+            weight_decay=0.0,
+            eps=self.params.adam_eps,
+            maximize=False,
+        )
+
+    def load(self, moments: dict[str, Tensor]) -> None:
+        """Take up moments that were kept."""
+        for name, kept in self.moments.items():
+            kept.copy_(moments[name])

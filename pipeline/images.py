@@ -1,0 +1,54 @@
+"""What a model sees of stored pixels: their fraction of white, or a Bernoulli draw of it at each presentation.
+
+A draw is 1 where a number of 16 random bits is below round(2^16 pixel / scale): black stays black, white stays white,
+and what lies between is white with its probability to 2^-17. Four pixels share one 64-bit random number; against
+`torch.bernoulli` that is a quarter of the time.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int16, Int64, UInt8
+from torch import Tensor
+
+__all__ = ["Presented", "images"]
+
+
+def images(pixels: UInt8[Tensor, "*batch units"], scale: int) -> Float[Tensor, "*batch units"]:
+    """Return pixel / scale."""
+    return pixels.to(torch.get_default_dtype()) / scale
+
+
+class Presented:
+    """A training set on its device."""
+
+    def __init__(self, pixels: UInt8[Tensor, "n units"], scale: int, binarize: bool) -> None:
+        self.scale, self.binarize = scale, binarize
+        self.pixels: Tensor = _thresholds(pixels, scale) if binarize else pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels lie."""
+        return self.pixels.device
+
+    def batch(self, positions: Int64[Tensor, " batch"]) -> Float[Tensor, "batch units"]:
+        """Return the images at these positions, binarized anew."""
+        chosen = torch.index_select(self.pixels, 0, positions)
+        return _drawn(chosen) if self.binarize else images(chosen, self.scale)
+
+
+def _thresholds(pixels: UInt8[Tensor, "n units"], scale: int) -> Int16[Tensor, "n units"]:
+    """Return 2^16 pixel / scale, less 2^15; white is 2^15 - 1, above every random number."""
+    table = torch.arange(scale + 1, device=pixels.device, dtype=torch.float64).mul_(2**16 / scale).round_().sub_(2**15)
+    return table.clamp_(max=2**15 - 1).to(torch.int16)[pixels.int()]
+
+
+def _drawn(thresholds: Int16[Tensor, "batch units"]) -> Float[Tensor, "batch units"]:
+    count = thresholds.numel()
+    bits = torch.empty(-(-count // 4), dtype=torch.int64, device=thresholds.device).random_(-(2**63), None)
+    noise = bits.view(torch.int16)[:count].view_as(thresholds).clamp_(max=2**15 - 2)
+    dtype = torch.get_default_dtype()  # a difference of two such numbers is exact in it
+    return torch.sub(thresholds.to(dtype), noise.to(dtype)).clamp_(0, 1)

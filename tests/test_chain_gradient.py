@@ -1,0 +1,104 @@
+"""The gradient derived by hand against torch's own, on the same draws: terms, loss, and every weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.gradients import Chain, Loss, Plain, gradient
+from pipeline.gradients.dense import DERIVATIVES, Dense
+from pipeline.models import ACTIVATIONS, build
+from pipeline.params import TrainParams
+from tests.small import model_params, train_params
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "elbo": {"draws": 3},
+    "iwae": {"objective": "iwae", "draws": 4},
+    "beta": {"objective": "beta", "beta": 0.7, "warmup": 3, "draws": 2, "gradient": "sum"},
+    "staggered": {"objective": "beta", "beta": 2.0, "warmup": 3, "stagger": 1},
+    "free bits": {"free_bits": 0.3, "draws": 2},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "vae": {"depth": 1},
+    "mhvae": {"depth": 4, "hidden": ((7, 6), (5,))},
+    "hvae": {"depth": 4, "parents": "every"},
+    "gaussian": {"depth": 2, "likelihood": "gaussian"},
+    "linear": {"depth": 2, "hidden": ((),)},
+}
+
+
+def both(settings: TrainParams, **changes: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return terms, loss and gradients of a batch by torch and by hand."""
+    model = build(model_params(**changes), torch.full((12,), 0.3))
+    for weights in model.parameters():
+        weights.data.add_(0.1 * torch.randn_like(weights))
+    x = (torch.rand(5, 12) < 0.5).to(torch.get_default_dtype())
+    found = []
+    for form in (Plain, Chain):
+        torch.manual_seed(0)
+        bound, loss = form(model, Loss(settings))(x, settings.draws, 1.3)
+        slopes = [weights.grad.clone() for weights in model.parameters() if weights.grad is not None]
+        assert len(slopes) == len(list(model.parameters()))
+        found.append([bound.reconstruction, bound.rate, loss, *slopes])
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.usefixtures("float64")
+def test_the_gradient_derived_by_hand_is_that_of_torch(model: str, objective: str) -> None:
+    """Terms, loss and the gradient of every weight agree to 1e-10, for every model and objective."""
+    plain, chain = both(train_params(**OBJECTIVES[objective]), **MODELS[model])
+    torch.testing.assert_close(chain, plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "leaky_relu", "elu"])
+@pytest.mark.usefixtures("float64")
+def test_every_activation_has_its_derivative(activation: str) -> None:
+    """The gradient agrees to 1e-10 with every activation that has a derivative by its result."""
+    plain, chain = both(train_params(), depth=2, activation=activation)
+    torch.testing.assert_close(chain, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_it_agrees_in_single_precision() -> None:
+    """In float32 both forms differ by rounding alone."""
+    plain, chain = both(train_params(draws=2), depth=3)
+    torch.testing.assert_close(chain, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "form"),
+    [
+        ({}, Chain),
+        ({"parents": "every"}, Chain),
+        ({"inference": "top_down"}, Plain),
+        ({"prior": "vamp", "pseudo_inputs": 3}, Plain),
+        ({"prior": "mixture", "pseudo_inputs": 3}, Plain),
+        ({"likelihood": "continuous_bernoulli"}, Plain),
+        ({"likelihood": "discretized_logistic"}, Plain),
+        ({"likelihood": "gaussian", "sigma": 0.1}, Plain),
+        ({"batch_norm": True}, Plain),
+        ({"activation": "silu"}, Plain),
+    ],
+)
+def test_what_has_no_gradient_by_hand_is_left_to_torch(changes: dict[str, Any], form: type) -> None:
+    """The form is chosen by what the model consists of."""
+    model = build(model_params(**changes), torch.full((12,), 0.3))
+    assert type(gradient(model, train_params())) is form
+
+
+@pytest.mark.parametrize("objective", ["stl", "dreg"])
+def test_gradients_that_are_not_the_losss_own_are_left_to_torch(objective: str) -> None:
+    """Objectives with a gradient of their own take torch's."""
+    model = build(model_params(), torch.full((12,), 0.3))
+    assert type(gradient(model, train_params(objective=objective))) is Plain
+
+
+def test_every_activation_is_known_to_one_form() -> None:
+    """A network of any registered activation either fits or is left to torch, and convolutions never fit."""
+    assert set(DERIVATIVES) < set(ACTIVATIONS.values())
+    assert not Dense.fits(nn.Sequential(nn.Conv2d(1, 1, 3)))
+    assert not Dense.fits(nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))
