@@ -54,8 +54,8 @@ def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
     """Return the MLflow run of every trial; of one that MLflow has heard of only later, as MLflow tells it."""
     known = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
     if None in known.values():
-        sweep.tracker.deliver(seconds=60.0)
-        told = sweep.tracker.run_ids(f"{sweep.key}/")
+        there = not sweep.tracker.deliver(seconds=60.0).failed
+        told = sweep.tracker.run_ids(f"{sweep.key}/") if there else {}
         known = {number: run or told.get(f"{sweep.key}/{number}") for number, run in known.items()}
     return known
 

@@ -128,7 +128,6 @@ class Outbox:
         """Delete what was sent, and let it go."""
         (self.folder / OPS).unlink(missing_ok=True)  # at once; without it, the rest is nothing
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.ops = []
         self.release()
         faults.reached("outbox-removed")
 

@@ -17,7 +17,7 @@ from pipeline.files import sha256
 from pipeline.params import digest
 from pipeline.study import Study
 from pipeline.tracking.outbox import Op, Outbox
-from pipeline.tracking.sender import Sender
+from pipeline.tracking.sender import Sender, quoted
 from pipeline.tracking.store import Store
 from pipeline.training import Record
 from pipeline.work import Work
@@ -110,7 +110,7 @@ class Tracker:
                 "takes": takes,
                 "anew": anew,
                 "again": work.stream is not None,
-                "tags": tags,
+                "tags": {tag: redacted(value) for tag, value in tags.items()},
                 "origin": code.tags | provenance.machine(launch.device()) | {"data_digest": splits.digest},
                 "params": {
                     path: value if isinstance(value, str) else json.dumps(value) for path, value in work.flat.items()
@@ -159,8 +159,9 @@ class Tracker:
         ids: dict[str, str] = {}
         with self.store.exchange():
             experiment, token = self.store.experiment(self.experiment), None
+            wanted = f"tags.key LIKE {quoted(f'{key}%')}"
             while True:
-                found = self.store.client.search_runs([experiment], f"tags.key LIKE '{key}%'", page_token=token)
+                found = self.store.client.search_runs([experiment], wanted, page_token=token)
                 for run in found:  # the latest first
                     ids.setdefault(str(run.data.tags["key"]), str(run.info.run_id))
                 if not (token := found.token):

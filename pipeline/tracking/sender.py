@@ -20,7 +20,7 @@ from pipeline.tracking.store import Store
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
 
-__all__ = ["Sender"]
+__all__ = ["Sender", "quoted"]
 
 TAGS, ROWS = 100, 800  # MLflow takes 100 tags, as many parameters, and 1000 of all with rows, at once
 LENGTH = 5000  # letters of a tag
@@ -110,7 +110,7 @@ class Sender:
     def _search(self, first: Op) -> Sequence[Run]:
         """Return the runs of the key, the latest first."""
         experiment = self.store.experiment(first["experiment"])
-        found: Sequence[Run] = self.store.client.search_runs([experiment], f"tags.key = '{first['key']}'")
+        found: Sequence[Run] = self.store.client.search_runs([experiment], f"tags.key = {quoted(first['key'])}")
         return found
 
     def _taken(self, first: Op) -> Run | None:
@@ -255,6 +255,11 @@ class Sender:
             self.store.client.set_terminated(self.run_id, status, when)
             self._status = status
         faults.reached("end-sent")
+
+
+def quoted(text: str) -> str:
+    """Write a text as MLflow's search reads it."""
+    return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def _rows(metrics: dict[str, Any], timestamp: int, step: int) -> list[Metric]:
