@@ -46,4 +46,5 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:                   ## what can be made again: caches, not results
-	rm -rf .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find .cache -mindepth 1 -maxdepth 1 ! -name outbox -exec rm -rf {} + 2> /dev/null || true
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis

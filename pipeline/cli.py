@@ -93,6 +93,22 @@ def reproduce(
         sys.exit(1)
 
 
+@app.command()
+def sync() -> None:
+    """Send to MLflow what was logged while it could not be reached; exit code 0 if nothing is left, else 1."""
+    from pipeline.tracking import Tracker
+
+    tracker = Tracker(Study.at(find_root(Path.cwd())))
+    told = tracker.require().deliver(everything=True)
+    print(f"sent to MLflow at {tracker.store.address}: {told.sent}; left: {told.left + sum(told.elsewhere.values())}")
+    for address, count in told.elsewhere.items():
+        print(f"{count} meant for MLflow at {address}: set MLFLOW_TRACKING_URI to it")
+    if told.busy:
+        print(f"{told.busy} belong to work that is running")
+    if told.left or told.elsewhere:
+        sys.exit(1)
+
+
 @studies.command("new")
 def study_new(name: str, assignments: Set = None) -> None:
     """Make the study experiments/NAME: its own params.yaml, and a link to the pipeline."""
@@ -205,10 +221,11 @@ def _runs(study: Study, port: int) -> None:
     from pipeline.files import read_json
 
     kept = [*study.out.glob("train/*/seed-*/mlflow.json"), *study.out.glob("sweep/*/mlflow.json")]
-    if not kept:
+    experiment = next((known for path in kept if (known := read_json(path)["experiment"])), None)
+    if experiment is None:
         print(f"study {study.name} has no runs yet")
         return
-    address = runs_link(read_json(kept[0])["experiment"], f"http://127.0.0.1:{port}")
+    address = runs_link(experiment, f"http://127.0.0.1:{port}")
     print(f"runs:   {address}  (served by `make ui`)")
 
 

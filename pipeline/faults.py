@@ -17,9 +17,16 @@ __all__ = ["POINTS", "VARIABLE", "reached"]
 VARIABLE = "CAVE_FAULT"
 
 POINTS: dict[str, str] = {
+    "outbox-started": "a run's beginning is in its outbox, MLflow does not know of it",
+    "run-created": "the run is found or made in MLflow, nothing else is sent",
     "state-before": "an epoch is trained, its state is not on the disk yet",
     "state-between": "its record is on the disk, its state is not",
     "state-after": "its state is on the disk, nobody else knows of it",
+    "rows-logged": "rows, tags or files are in the outbox",
+    "rows-sent": "rows are in MLflow",
+    "end-logged": "the run's end is in the outbox",
+    "end-sent": "MLflow has the end, the outbox is still there",
+    "outbox-removed": "all is sent, Optuna or the stage does not know of it",
 }
 """Every place by its name, and what has happened there, in the order of a trial's life."""
 

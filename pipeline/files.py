@@ -94,10 +94,22 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if not _is(path, file.fileno()):
+                continue
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+            return
+
+
+def _is(path: Path, handle: int) -> bool:
+    """Tell whether an open file is still what its name leads to: who held the lock may have removed it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False

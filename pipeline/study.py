@@ -45,7 +45,7 @@ class Study:
 
     @property
     def cache(self) -> Path:
-        """Downloads, locks, and states of unfinished work, which starts anew without them; for when nothing runs."""
+        """Downloads, locks, states of unfinished work, which starts anew without them, and what MLflow is to hear."""
         return self.store / ".cache"
 
     @property

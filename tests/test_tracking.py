@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ def study(tmp_path: Path) -> Study:
     return make_study(tmp_path)
 
 
-def start(study: Study, key: str = "a", *, goes_on: bool = False) -> Run:
+def start(study: Study, key: str = "a", *, goes_on: bool = False, anew: bool | None = None) -> Run:
     return Tracker(study).start(
         Work(stage="train", variant="mhvae", seed=0, params=study.params, stream=0),
         key=key,
@@ -34,7 +36,12 @@ def start(study: Study, key: str = "a", *, goes_on: bool = False) -> Run:
         splits=splits(),
         about="a run",
         goes_on=goes_on,
+        anew=anew,
     )
+
+
+def query(study: Study, what: str, *values: str) -> list[tuple[Any, ...]]:
+    return rows(study.store / "mlflow.db", what, *values)
 
 
 def test_a_record_sent_twice_is_there_once(study: Study) -> None:
@@ -42,7 +49,16 @@ def test_a_record_sent_twice_is_there_once(study: Study) -> None:
     run = start(study)
     run.log_records(RECORDS)
     run.log_records(RECORDS[1:])
-    assert rows(study.store / "mlflow.db", "select step from metrics order by step") == [(1,), (2,), (3,)]
+    run.close()
+    run = start(study, goes_on=True)
+    run.log_records(RECORDS)
+    run.finish()
+    again = start(study, goes_on=True)
+    again.log_records(RECORDS)
+    again.finish()
+    assert again.run_id == run.run_id
+    assert query(study, "select step from metrics order by step") == [(1,), (2,), (3,)]
+    assert query(study, "select status from runs") == [("FINISHED",)]
 
 
 def test_work_that_goes_on_continues_its_run(study: Study) -> None:
@@ -51,41 +67,80 @@ def test_work_that_goes_on_continues_its_run(study: Study) -> None:
     first.finish("KILLED")
     second = start(study, goes_on=True)
     assert second.run_id == first.run_id
-    assert rows(study.store / "mlflow.db", "select status from runs") == [("RUNNING",)]
+    assert query(study, "select status from runs") == [("RUNNING",)]
+    second.finish()
 
 
 def test_work_that_starts_anew_leaves_no_half_run(study: Study) -> None:
-    """Without its state, work gets a run of its own; one that was killed is deleted, a finished one is kept."""
+    """Without its state, work goes on in the run of its key that has not finished, else in one of its own."""
     finished = start(study)
     finished.finish()
     killed = start(study)
     killed.finish("KILLED")
     anew = start(study)
-    assert len({finished.run_id, killed.run_id, anew.run_id}) == 3
-    active = rows(study.store / "mlflow.db", "select run_uuid from runs where lifecycle_stage = 'active'")
-    assert set(active) == {(finished.run_id,), (anew.run_id,)}
+    anew.finish()
+    assert killed.run_id == anew.run_id != finished.run_id
+    assert query(study, "select status from runs") == [("FINISHED",)] * 2
+
+
+@pytest.mark.parametrize("cache", ["gone", "there"])
+def test_epochs_that_are_run_again_keep_their_first_rows(study: Study, cache: str) -> None:
+    """Work whose state is lost passes epochs that its run has: each is there once, and the run says `restarted`."""
+    first = start(study, goes_on=True, anew=True)
+    first.log_records(RECORDS[:2])
+    first.send(forced=True)
+    first.close()
+    if cache == "gone":
+        shutil.rmtree(study.cache)
+    again = start(study, goes_on=True, anew=True)
+    later = [replace(record, timestamp=record.timestamp + 999) for record in RECORDS]
+    again.log_records(later)
+    again.finish()
+    found = query(study, "select step, timestamp from metrics order by step")
+    assert found == [(record.epoch, record.timestamp) for record in (*RECORDS[:2], later[2])]
+    assert query(study, "select value from tags where key = 'restarted'") == [("true",)]
+    assert query(study, "select count(*) from runs") == [(1,)]
+
+
+def test_work_that_was_not_lost_is_not_called_so(study: Study) -> None:
+    """A run that was killed and goes on from its state, by its outbox or without it, is not `restarted`."""
+    for anew in (True, False, False):
+        run = start(study, goes_on=True, anew=anew)
+        run.log_records(RECORDS)
+        run.send(forced=True)
+        run.close()
+    shutil.rmtree(study.cache)
+    start(study, goes_on=True).finish()
+    assert query(study, "select value from tags where key = 'restarted'") == []
+    assert query(study, "select step from metrics order by step") == [(1,), (2,), (3,)]
 
 
 def test_work_that_goes_on_elsewhere_says_so(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run goes on with and did not begin with, here other threads, is a tag beside that of the beginning."""
     first = start(study)
+    first.close()
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
-    start(study, goes_on=True)
-    query = "select key, value from tags where run_uuid = ? and key like '%threads'"
-    assert set(rows(study.store / "mlflow.db", query, first.run_id)) == {("threads", "1"), ("continued/threads", "7")}
+    start(study, goes_on=True).close()
+    found = query(study, "select key, value from tags where run_uuid = ? and key like '%threads'", str(first.run_id))
+    assert set(found) == {("threads", "1"), ("continued/threads", "7")}
 
 
-def test_a_run_that_was_killed_before_its_files_gets_them(study: Study) -> None:
+@pytest.mark.parametrize("cache", ["gone", "there"])
+def test_a_run_that_was_killed_before_its_files_gets_them(study: Study, cache: str) -> None:
     """Work that goes on keeps its provenance if the process before it was killed too early to."""
-    folder = study.store / "mlartifacts" / study.name / start(study).run_id / "artifacts" / "provenance"
+    run = start(study)
+    run.close()
+    folder = study.store / "mlartifacts" / study.name / str(run.run_id) / "artifacts" / "provenance"
     shutil.rmtree(folder)
-    start(study, goes_on=True)
+    if cache == "gone":
+        shutil.rmtree(study.cache)
+    start(study, goes_on=True).close()
     assert {path.name for path in folder.iterdir()} == {"settings.json", "params.yaml"}
 
 
 def test_the_settings_of_a_run_lead_back_to_its_work(study: Study) -> None:
     """`settings.json` of a run holds the work as it was, every parameter, and the digest of its data."""
-    folder = study.store / "mlartifacts" / study.name / start(study).run_id / "artifacts" / "provenance"
+    folder = study.store / "mlartifacts" / study.name / str(start(study).run_id) / "artifacts" / "provenance"
     work = Work(stage="train", variant="mhvae", seed=0, params=study.params, stream=0)
     found, data_digest = Work.read(folder / "settings.json")
     assert found.settings(splits()) == work.settings(splits())
@@ -113,19 +168,53 @@ def test_settings_that_are_none_get_one_line(tmp_path: Path, text: str, told: st
 def test_a_deleted_run_is_not_found_and_a_deleted_experiment_is_restored(study: Study) -> None:
     """What was deleted in the UI stops nothing: the run counts as gone, the experiment comes back."""
     run = start(study)
-    tracker = run.tracker
-    tracker.client.delete_run(run.run_id)
-    assert tracker.find(run.run_id) is None
-    tracker.client.delete_experiment(tracker.experiment_id)
-    assert Tracker(study).experiment_id == tracker.experiment_id
+    run.finish()
+    client, experiment = run.tracker.store.client, run.tracker.experiment_id
+    client.delete_run(run.run_id)
+    assert run.tracker.find(run.run_id).missing
+    client.delete_experiment(experiment)
+    assert Tracker(study).require().experiment_id == experiment
     assert start(study).run_id != run.run_id
 
 
-def test_a_run_of_another_store_is_not_found(study: Study) -> None:
-    """`find` gives nothing for a run id that this store does not have."""
-    assert Tracker(study).find("0" * 32) is None
+def test_a_run_that_is_deleted_under_its_work_is_made_anew(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleting a run in the UI while it trains stops nothing: the next exchanges make another, with all its rows."""
+    monkeypatch.setattr("pipeline.tracking.store.BACK_OFF", 0.0)
+    monkeypatch.setattr("pipeline.tracking.store.SHARE", 0.0)
     run = start(study)
-    assert run.tracker.find(run.run_id) is not None
+    run.log_records(RECORDS[:1])
+    run.send(forced=True)
+    first = run.run_id
+    run.tracker.store.client.delete_run(first)
+    run.log_records(RECORDS[1:])
+    run.send(forced=True)
+    run.finish()
+    assert run.run_id not in (None, first)
+    found = query(study, "select step from metrics where run_uuid = ? order by step", str(run.run_id))
+    assert found == [(1,), (2,), (3,)]
+    assert query(study, "select status from runs where lifecycle_stage = 'active'") == [("FINISHED",)]
+
+
+def test_a_run_of_another_store_is_not_found(study: Study) -> None:
+    """A run that this store does not have is told nothing, by its id or by its key; what is told of it is dropped."""
+    for run in (Tracker(study).find("0" * 32), Tracker(study).find(None, "nobody's")):
+        run.log_once("evaluation", "1", {0: {"test/elbo": -1.0}}, {})
+        run.finish(None)
+        assert run.missing
+    assert list((study.cache / "outbox").iterdir()) == []
+
+
+def test_a_run_is_told_its_results_once(study: Study) -> None:
+    """Results that are logged a second time are there once, results that changed are added; the run stays ended."""
+    run = start(study)
+    run.finish()
+    for run_id, mark in ((run.run_id, "1"), (None, "1"), (run.run_id, "2")):
+        told = Tracker(study).find(run_id, "a")
+        told.log_once("evaluation", mark, {0: {"test/elbo": -1.0}, 5: {"milestone/elbo": -2.0}}, {})
+        told.finish(None)
+        assert not told.missing
+    assert query(study, "select key, count(*) from metrics group by key") == [("milestone/elbo", 2), ("test/elbo", 2)]
+    assert query(study, "select status from runs") == [("FINISHED",)]
 
 
 def test_artifacts_lie_at_the_root_whatever_the_working_folder(
@@ -137,7 +226,11 @@ def test_artifacts_lie_at_the_root_whatever_the_working_folder(
     monkeypatch.chdir(elsewhere)
     file = tmp_path / "note.txt"
     file.write_text("x")
-    start(study).log_files("notes", [file])
+    run = start(study)
+    run.log_files("notes", [file])
+    file.write_text("changed")
+    run.finish()
+    assert [path.read_text() for path in (study.store / "mlartifacts").rglob("note.txt")] == ["x"]
     assert [path.parent.name for path in (study.store / "mlartifacts").rglob("note.txt")] == ["notes"]
     assert list(elsewhere.iterdir()) == []
 
@@ -146,7 +239,7 @@ def test_a_store_that_cannot_be_used_gets_one_line(study: Study, monkeypatch: py
     """A tracking address that MLflow cannot open is an `InputError` of one line, without its password."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "gopher://me:secret@nowhere/")
     with pytest.raises(InputError) as caught:
-        Tracker(study)
+        Tracker(study).require()
     assert "gopher://nowhere/ cannot be used" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -27,6 +27,7 @@ DISCRETE = ("bernoulli", "discretized_logistic")  # likelihoods that are masses 
 
 def run(study: Study, variant: str) -> None:
     """Measure every seed's model, then write all of them with their protocol, their means, and their milestones."""
+    tracker = Tracker(study).require()
     launch.share("pipeline.stages.evaluate", study, variant, lambda seed: measure(study, variant, seed))
     folder, splits = study.evaluate(variant), data.load(study.data)
     found = {str(seed): read_json(folder / f"seed-{seed}.json") for seed in study.params.train.seeds}
@@ -50,6 +51,7 @@ def run(study: Study, variant: str) -> None:
     first, *_ = seeds.values()
     means = {key: sum(seed[key]["value"] for seed in seeds.values()) / len(seeds) for key in first}
     write_json(study.metrics(variant), means)
+    tracker.last_word()
 
 
 def measure(study: Study, variant: str, seed: int) -> None:
@@ -72,16 +74,15 @@ def measure(study: Study, variant: str, seed: int) -> None:
     then = {epoch: {key: asdict(estimate) for key, estimate in found.items()} for epoch, found in milestones.items()}
     write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then})
     pictures = _draw(study, variant, model, splits, test) if seed == study.params.train.seeds[0] else []
-    run = Tracker(study).find(read_json(source / "mlflow.json")["run"])
-    if run is None:
+    metrics = {0: _logged("test/", final)}
+    metrics |= {epoch: _logged("milestone/", found) for epoch, found in milestones.items()}
+    known = read_json(source / "mlflow.json")
+    run = Tracker(study).find(known["run"], known.get("key"))
+    files = {"": [folder / f"seed-{seed}.json"], "figures": pictures}
+    run.log_once("evaluation", digest([results, then]), metrics, files)
+    run.finish(None)
+    if run.missing:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
-    elif run.tag("evaluation") != (mark := digest([results, then])):  # what was logged before is not doubled
-        run.log_metrics(_logged("test/", final))
-        for epoch, found in milestones.items():
-            run.log_metrics(_logged("milestone/", found), step=epoch)
-        run.log_files("", [folder / f"seed-{seed}.json"])
-        run.log_files("figures", pictures)
-        run.set_tags({"evaluation": mark})
     told = {f", epoch {epoch}: ": found for epoch, found in milestones.items()} | {": test/": final}
     for where, found in told.items():
         elbo, nll = found["elbo"].value, found["nll"]

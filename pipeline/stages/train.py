@@ -36,6 +36,7 @@ def swept(study: Study, variant: str) -> bool:
 
 def run(study: Study, variant: str) -> None:
     """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran."""
+    tracker = Tracker(study).require()
     launch.share("pipeline.stages.train", study, variant, lambda seed: train(study, variant, seed))
     curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
     rows = [
@@ -44,6 +45,7 @@ def run(study: Study, variant: str) -> None:
     ]
     write_csv(study.curves(variant), rows)
     shutil.rmtree(study.cache / "train" / study.name / variant, ignore_errors=True)
+    tracker.last_word()
 
 
 def train(study: Study, variant: str, seed: int) -> None:
@@ -102,11 +104,11 @@ def train(study: Study, variant: str, seed: int) -> None:
         save_model(folder / f"epoch-{epoch}", model, params.model, splits, **reached)
     rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
     write_csv(folder / "curves.csv", rows)
-    write_json(folder / "mlflow.json", {"experiment": tracked.tracker.experiment_id, "run": tracked.run_id})
-    tracked.set_tags({"weights_digest": weights_digest})
-    tracked.log_metrics({"seconds": records[-1].seconds})
-    tracked.log_files("model", [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"])
+    files = [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"]
+    tracked.log_once("weights_digest", weights_digest, {0: {"seconds": records[-1].seconds}}, {"model": files})
     tracked.finish()
+    run = {"experiment": tracked.tracker.experiment_id, "run": tracked.run_id, "key": tracked.key}
+    write_json(folder / "mlflow.json", run)
 
 
 def _main() -> None:

@@ -29,6 +29,7 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
 
     Where the space is empty there is nothing to search, and the variant's own settings are the best.
     """
+    sweep.tracker.require()
     if not sweep.study.params.space(sweep.variant):
         return write_nothing(sweep)
     trials = sweep.study.params.sweep.trials
@@ -43,8 +44,11 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
             best = write(sweep, parent)
         except BaseException as error:
             parent.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            if sweep.tracker.store.up:
+                sweep.tracker.deliver(seconds=2.0)  # of workers that did not end by themselves
             raise
         parent.finish()
+        sweep.tracker.last_word()
     return best
 
 
@@ -87,6 +91,9 @@ def _parent(sweep: Sweep) -> Run:
         about=about,
         inputs=[sweep.study.data],
     )
+    if run.run_id is None:  # its trials need it
+        run.finish("KILLED")
+        raise InputError(f"MLflow at {sweep.tracker.store.address} cannot be used: it did not make a run")
     sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
     return run
 

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline import figures
 from pipeline.errors import RunError
 from pipeline.files import write_csv, write_json
+from pipeline.params import digest
 from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
 from pipeline.tracking import Run
 
@@ -26,17 +27,17 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     """Write the table of trials, the best of them and the plots, also into the parent run; return the best."""
     folder = sweep.study.sweep(sweep.variant)
     trials = sweep.trials()
-    write_csv(folder / "trials.csv", [_row(trial) for trial in trials])
+    runs = _runs(sweep, trials)
+    write_csv(folder / "trials.csv", [_row(trial, runs[str(trial.number)]) for trial in trials])
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         raise RunError(f"sweep {sweep.name}: no trial was completed; see the runs' tag 'reason' in MLflow")
     top = max(complete, key=lambda trial: trial.values[0])
     best = {"optuna_study": sweep.name, "trial": top.number, OBJECTIVE: top.value, "params": top.params}
     write_json(folder / "best.json", best)
-    runs = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
     write_json(
         folder / "mlflow.json",
-        {"experiment": sweep.tracker.experiment_id, "run": parent.run_id, "trials": runs},
+        {"experiment": sweep.tracker.experiment_id, "run": parent.run_id, "key": sweep.key, "trials": runs},
     )
     pictures = _figures(sweep, folder / "figures", trials)
     # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
@@ -44,10 +45,19 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     widths = sweep.study.params.variant(sweep.variant).override(top.params).model.level_widths
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
-    parent.log_metrics(top.user_attrs["metrics"])
-    parent.log_files("figures", pictures)
-    parent.log_files("", [folder / "trials.csv", folder / "best.json"])
+    files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}
+    parent.log_once("best", digest([best, runs]), {0: top.user_attrs["metrics"]}, files)
     return best
+
+
+def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
+    """Return the MLflow run of every trial; of one that MLflow has heard of only later, as MLflow tells it."""
+    known = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
+    if None in known.values():
+        there = not sweep.tracker.deliver(seconds=60.0).failed
+        told = sweep.tracker.run_ids(f"{sweep.key}/") if there else {}
+        known = {number: run or told.get(f"{sweep.key}/{number}") for number, run in known.items()}
+    return known
 
 
 def write_nothing(sweep: Sweep) -> dict[str, Any]:
@@ -61,7 +71,7 @@ def write_nothing(sweep: Sweep) -> dict[str, Any]:
     return best
 
 
-def _row(trial: FrozenTrial) -> dict[str, Any]:
+def _row(trial: FrozenTrial, run_id: str | None) -> dict[str, Any]:
     start, end = trial.datetime_start, trial.datetime_complete
     return {
         "number": trial.number,
@@ -71,7 +81,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
         **trial.params,
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": round((end - start).total_seconds(), 2) if start and end else None,
-        "run_id": trial.user_attrs.get("mlflow_run_id"),
+        "run_id": run_id,
         "reason": trial.user_attrs.get("reason"),
     }
 

@@ -97,7 +97,7 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     stream = int(digest(["trial", params.sweep.seed], 7), 16)  # that no final training draws from
     piece = Work(stage="trial", variant=sweep.variant, seed=params.sweep.seed, params=params, stream=stream)
     folder = sweep.scratch / "trials" / str(trial.number)
-    run = _open(sweep, trial, piece, goes_on=folder.exists())
+    run = _open(sweep, trial, piece, anew=not folder.exists())
     try:
         best, pruned = _train(sweep, trial, piece, run, folder, tick)
     except (KeyboardInterrupt, InputError):  # a full disk, say, is no fault of this setting
@@ -107,10 +107,12 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
         reason = redacted(" ".join(str(error).split()))[:500] or type(error).__name__
         run.finish("FAILED", reason)
+        _identify(trial, run)
         _fail(sweep, trial, reason)
     else:
         run.set_tags({"trial_state": "pruned" if pruned else "complete"})
         run.finish()
+        _identify(trial, run)
         trial.set_user_attr("metrics", best.metrics)
         if pruned:
             sweep.optuna.tell(trial, state=TrialState.PRUNED)
@@ -124,20 +126,27 @@ def _fail(sweep: Sweep, trial: Trial, reason: str) -> None:
     sweep.optuna.tell(trial, state=TrialState.FAIL)
 
 
-def _open(sweep: Sweep, trial: Trial, piece: Work, *, goes_on: bool) -> Run:
+def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
     widths = " - ".join(map(str, piece.params.model.level_widths))
     run = sweep.tracker.start(
         piece,
         key=f"{sweep.key}/{trial.number}",
-        goes_on=goes_on,
+        goes_on=True,  # the key is this trial's alone
+        anew=anew,
         name=f"{sweep.variant} trial {trial.number}",
         splits=sweep.splits,
         about=f"Trial {trial.number} of Optuna study `{sweep.name}`: **{sweep.variant}** with levels {widths}.",
         inputs=[sweep.study.data],
         parent=sweep.optuna.user_attrs["mlflow_run_id"],
     )
-    trial.set_user_attr("mlflow_run_id", run.run_id)
+    _identify(trial, run)
     return run
+
+
+def _identify(trial: Trial, run: Run) -> None:
+    """Write the run's id into the trial, as soon as MLflow has told it."""
+    if run.run_id is not None and trial.user_attrs.get("mlflow_run_id") != run.run_id:
+        trial.set_user_attr("mlflow_run_id", run.run_id)
 
 
 def _train(

@@ -1,0 +1,136 @@
+"""An outbox: the folder in which everything that a run is told waits, line by line, until MLflow has it.
+
+`ops.jsonl` is only ever appended to, one operation a line; `files` holds copies, so that what happens to the
+originals changes nothing (a link would share what others rewrite in place). A lock is held by the process that
+works on the run, as long as it does: what has no living owner may be sent by anyone. Operations:
+
+    start   the run's name, tags, parameters, data, files, and which run of its key it takes; once a process
+    attach  a run that is there already is told more
+    record  one epoch's metrics
+    once    metrics by step, tags and files that are told unless the tag `mark` has its value already
+    tags, file, end (status or none, time, reason)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pipeline import faults
+from pipeline.errors import InputError
+from pipeline.files import locked
+
+__all__ = ["Op", "Outbox"]
+
+Op = dict[str, Any]
+OPS, FILES, LOCK = "ops.jsonl", "files", "lock"
+
+
+class Outbox:
+    """One run's outbox, held by this process."""
+
+    def __init__(self, folder: Path, held: ExitStack) -> None:
+        self.folder, self._held = folder, held
+        self.ops: list[Op] = []
+        self._read()
+
+    @classmethod
+    def take(cls, folder: Path, patience: float = 0.0) -> Outbox:
+        """Hold the outbox in `folder`, made if need be; `BlockingIOError` where another holder outlasts `patience`."""
+        held, limit = ExitStack(), time.monotonic() + patience
+        while True:
+            try:
+                held.enter_context(locked(folder / LOCK, wait=False))
+                return cls(folder, held)
+            except BlockingIOError:
+                if time.monotonic() >= limit:
+                    raise
+                time.sleep(0.05)
+            except OSError as error:
+                raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+
+    def _read(self) -> None:
+        path = self.folder / OPS
+        content = path.read_bytes() if path.exists() else b""
+        whole = 0
+        for line in content.splitlines(keepends=True):
+            try:
+                op = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                op = None
+            if not isinstance(op, dict):
+                break
+            self.ops.append(op)
+            whole += len(line)
+        if whole < len(content):  # what a crash has torn was never told to anyone
+            os.truncate(path, whole)
+
+    def append(self, *ops: Op) -> None:
+        """Add operations in one write."""
+        lines = "".join(json.dumps(op, separators=(",", ":")) + "\n" for op in ops).encode()
+        try:
+            with (self.folder / OPS).open("ab", buffering=0) as file:
+                start = file.tell()
+                if file.write(lines) != len(lines):
+                    file.truncate(start)
+                    raise OSError(0, "no space left")
+        except OSError as error:
+            raise InputError(f"{self.folder / OPS}: cannot be written: {error.strerror}") from None
+        self.ops += ops
+
+    def keep(self, folder: str, name: str, source: Path | bytes) -> list[str]:
+        """Copy a file, or write one; return where it belongs and where its copy is, as operations name it."""
+        place = f"{FILES}/{uuid.uuid4().hex[:8]}/{name}"
+        try:
+            (self.folder / place).parent.mkdir(parents=True)
+            if isinstance(source, bytes):
+                (self.folder / place).write_bytes(source)
+            else:
+                shutil.copyfile(source, self.folder / place)
+        except OSError as error:
+            raise InputError(f"{self.folder / place}: cannot be written: {error.strerror}") from None
+        return [folder, place]
+
+    @property
+    def ended(self) -> bool:
+        """Is there nothing to come?"""
+        return bool(self.ops) and self.ops[-1]["op"] == "end"
+
+    @property
+    def status(self) -> str | None:
+        """The status that the run is to have at last; none while work goes on, or where it keeps what it has."""
+        for op in reversed(self.ops):
+            if op["op"] == "start" or (op["op"] == "end" and op["status"]):
+                return op["status"] if op["op"] == "end" else None
+        return None
+
+    def settle(self) -> None:
+        """Bring all of it from the system's memory to the disk."""
+        for path in [*self.folder.rglob("*"), self.folder, self.folder.parent]:
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def set_aside(self) -> None:
+        """Give the folder another name and let it go: it waits for its sending, and its place is free."""
+        self.folder = self.folder.rename(self.folder.with_name(f"{self.folder.name}-{uuid.uuid4().hex[:8]}"))
+        self.release()
+
+    def remove(self) -> None:
+        """Delete what was sent, and let it go."""
+        (self.folder / OPS).unlink(missing_ok=True)  # at once; without it, the rest is nothing
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.release()
+        faults.reached("outbox-removed")
+
+    def release(self) -> None:
+        """Let go, as a process does that dies."""
+        self._held.close()

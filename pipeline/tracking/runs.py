@@ -1,0 +1,334 @@
+"""A study's runs: started, told, ended; each by its outbox, whether MLflow is there or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline import faults, launch, provenance
+from pipeline.data import Splits
+from pipeline.errors import InputError, redacted
+from pipeline.files import sha256
+from pipeline.params import digest
+from pipeline.study import Study
+from pipeline.tracking.outbox import Op, Outbox
+from pipeline.tracking.sender import Sender, quoted
+from pipeline.tracking.store import Store
+from pipeline.training import Record
+from pipeline.work import Work
+
+__all__ = ["CHANGES", "PROVENANCE", "SETTINGS", "Delivered", "Run", "Tracker"]
+
+PROVENANCE, SETTINGS, CHANGES = "provenance", "settings.json", "changes.patch"  # the folder of artifacts, files in it
+PATIENCE = 60.0  # seconds that a run's outbox is waited for: someone may be sending it
+OTHERS = 4  # outboxes that are sent beside a run's own, when MLflow is back
+
+
+class Tracker:
+    """A study's experiment in MLflow."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.store = Store(study)
+        note = (
+            f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
+            "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
+            " `stage = sweep` carries its best trial's settings and holds the trials as children. To compare"
+            " variants, group by the tag `variant`. `rate/z*` are the log-ratio rates of each level: their sum is"
+            " `kl`, a single one may be negative. All bounds are in nats per example."
+        )
+        location = (study.store / "mlartifacts" / study.name).as_uri()
+        self.experiment = {"name": f"platos-cave/{study.name}", "location": location, "note": note}
+        self.behind = False  # is there an outbox that a run of this process has left?
+
+    def require(self) -> Tracker:
+        """Raise `InputError` unless MLflow can be reached; make the experiment."""
+        self.store.require(self.experiment)
+        return self
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The experiment's id, once MLflow has told it."""
+        return self.store.experiments.get(self.experiment["name"])
+
+    def start(
+        self,
+        work: Work,
+        *,
+        key: str,
+        name: str,
+        splits: Splits,
+        about: str,
+        inputs: Sequence[Path] = (),
+        parent: str | None = None,
+        goes_on: bool = False,
+        anew: bool | None = None,
+    ) -> Run:
+        """Start the run of a piece of work, or go on in the one it has.
+
+        Work that `goes_on` takes the run of its key, whatever has become of it; other work takes one that has
+        not finished, and so leaves no half run behind. Work that is begun `anew`, its state being gone, says so if
+        the run had epochs. `inputs` are the DVC outs whose hashes become tags.
+        """
+        anew = not goes_on if anew is None else anew
+        outbox = self._outbox(key)
+        takes = "any" if goes_on else "unfinished"
+        if outbox.status == "FINISHED" and not goes_on:
+            outbox.set_aside()
+            outbox, takes = self._outbox(key), "own"
+        code = provenance.code(self.study.root)
+        widths = work.params.model.level_widths
+        tags = {
+            "stage": work.stage,
+            "study": self.study.name,
+            "variant": work.variant,
+            "depth": str(work.params.model.depth),
+            "latent_dim": str(sum(widths)),
+            "widths": "-".join(map(str, widths)),
+            "seed": str(work.seed),
+            "params_digest": digest(work.flat),
+            "mlflow.note.content": about,
+            "mlflow.source.name": f"cave: {work.stage} {work.variant}",
+            "mlflow.source.type": "LOCAL",
+            **provenance.dvc_hashes(self.study.folder, *inputs),
+        }
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        now = _now()
+        outbox.append(
+            {
+                "op": "start",
+                **self._whose(key),
+                "mark": f"{now:013d}-{uuid.uuid4().hex[:12]}",  # later ones are greater
+                "name": name,
+                "time": now,
+                "takes": takes,
+                "anew": anew,
+                "again": work.stream is not None,
+                "tags": {tag: redacted(value) for tag, value in tags.items()},
+                "origin": code.tags | provenance.machine(launch.device()) | {"data_digest": splits.digest},
+                "params": {
+                    path: value if isinstance(value, str) else json.dumps(value) for path, value in work.flat.items()
+                },
+                "data": _data(splits),
+                "files": [] if outbox.ops else self._provenance(outbox, work, splits, code.patch),
+            }
+        )
+        faults.reached("outbox-started")
+        run = Run(self, outbox)
+        run.send(forced=work.stage != "trial")  # a short trial's rows may as well go with its beginning
+        return run
+
+    def find(self, run_id: str | None, key: str | None = None) -> Run:
+        """Tell a run more, that of an id or else the latest of a key; `missing` says if MLflow has none."""
+        outbox = self._outbox(key or str(run_id))
+        outbox.append({"op": "attach", **self._whose(key or str(run_id)), "run_id": run_id})
+        run = Run(self, outbox)
+        run.send(forced=True)
+        return run
+
+    def _whose(self, key: str) -> Op:
+        return {"address": self.store.address, "experiment": self.experiment, "key": key}
+
+    def _outbox(self, key: str) -> Outbox:
+        name = sha256([json.dumps([self.store.address, self.experiment["name"], key]).encode()])[:16]
+        try:
+            return Outbox.take(self.store.outboxes / name, PATIENCE)
+        except BlockingIOError:
+            raise InputError(f"run {key}: another process is working on it") from None
+
+    def _provenance(self, outbox: Outbox, work: Work, splits: Splits, patch: bytes) -> list[list[str]]:
+        """Keep what leads to the same numbers again: a trial's settings and patch, of others the study's files too."""
+        out = {"study": self.study.name, "out": os.path.relpath(self.study.out, self.study.root)}
+        settings = json.dumps(work.settings(splits) | out, indent=1, default=list) + "\n"
+        files: dict[str, Path | bytes] = {SETTINGS: settings.encode()}
+        if patch:
+            files[CHANGES] = patch
+        if work.stage != "trial":
+            named = {name: self.study.folder / name for name in ("params.yaml", "dvc.yaml", "dvc.lock")}
+            files |= {name: path for name, path in named.items() if path.is_file()}
+        return [outbox.keep(PROVENANCE, name, source) for name, source in files.items()]
+
+    def run_ids(self, key: str) -> dict[str, str]:
+        """Return the ids of the runs whose key begins with `key`, by their keys; none where MLflow is gone."""
+        ids: dict[str, str] = {}
+        with self.store.exchange():
+            experiment, token = self.store.experiment(self.experiment), None
+            wanted = f"tags.key LIKE {quoted(f'{key}%')}"
+            while True:
+                found = self.store.client.search_runs([experiment], wanted, page_token=token)
+                for run in found:  # the latest first
+                    ids.setdefault(str(run.data.tags["key"]), str(run.info.run_id))
+                if not (token := found.token):
+                    break
+        return ids
+
+    def deliver(self, *, everything: bool = False, most: int | None = None, seconds: float | None = None) -> Delivered:
+        """Send what waits for MLflow and has no living owner: of this study, or everything; at most so much.
+
+        It stops where MLflow fails. Work without an end was killed, and its run is told so.
+        """
+        told = Delivered()
+        limit = None if seconds is None else time.monotonic() + seconds
+        for folder in sorted(self.store.outboxes.glob("*/")):
+            try:
+                outbox = Outbox.take(folder)
+            except BlockingIOError:
+                told.busy += 1
+                continue
+            if not outbox.ops:
+                outbox.remove()
+                continue
+            first = outbox.ops[0]
+            if first["address"] != self.store.address:
+                told.elsewhere[first["address"]] = told.elsewhere.get(first["address"], 0) + 1
+            elif everything or first["experiment"]["name"] == self.experiment["name"]:
+                late = limit is not None and time.monotonic() > limit
+                enough = most is not None and told.sent >= most
+                if told.failed or late or enough or not self._deliver(outbox, told):
+                    told.left += 1
+            outbox.release()
+            if told.left and most is not None:
+                break
+        return told
+
+    def _deliver(self, outbox: Outbox, told: Delivered) -> bool:
+        if not outbox.ended:
+            last = next(op["op"] for op in reversed(outbox.ops) if op["op"] in ("start", "attach", "end"))
+            outbox.append(_end("KILLED" if last == "start" else None, ""))
+        sender = Sender(self.store, outbox)
+        told.failed = True
+        with self.store.exchange():
+            sender.send(owned=False)
+            told.failed = False
+        if told.failed:
+            return False
+        outbox.remove()
+        told.sent += 1
+        return True
+
+    def last_word(self) -> None:
+        """At the end of a stage, try once more to send what waits, for a minute, and say if something is left."""
+        left = self.deliver(seconds=60.0).left
+        if left:
+            runs = "1 run waits" if left == 1 else f"{left} runs wait"
+            print(f"{self.study.name}: {runs} for MLflow; `cave sync` sends what is left", flush=True)
+
+
+@dataclass
+class Delivered:
+    """How many outboxes were sent, are left, are being worked on, or are meant for other addresses."""
+
+    sent: int = 0
+    left: int = 0
+    busy: int = 0
+    failed: bool = False
+    elsewhere: dict[str, int] = field(default_factory=dict)  # by their address
+
+
+class Run:
+    """One run, held by this process: epochs, parameters, artifacts, an end."""
+
+    def __init__(self, tracker: Tracker, outbox: Outbox) -> None:
+        self.tracker, self.outbox = tracker, outbox
+        self._sender = Sender(tracker.store, outbox)
+        self._epochs = {op["epoch"] for op in outbox.ops if op["op"] == "record"}
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id in MLflow, once it is known."""
+        return self._sender.run_id
+
+    @property
+    def key(self) -> str:
+        """What the run is found by."""
+        return str(self.outbox.ops[0]["key"])
+
+    @property
+    def missing(self) -> bool:
+        """Is this a run that MLflow does not have?"""
+        return self._sender.missing
+
+    def log_records(self, records: Iterable[Record]) -> None:
+        """Log records, the step being the epoch; an epoch that was logged before is not doubled."""
+        new = [record for record in records if record.epoch not in self._epochs]
+        self._epochs |= {record.epoch for record in new}
+        self._log(
+            *({"op": "record", "epoch": r.epoch, "time": r.timestamp, "metrics": dict(r.metrics)} for r in new),
+        )
+
+    def log_once(
+        self, mark: str, value: str, metrics: Mapping[int, Mapping[str, float]], files: Mapping[str, Sequence[Path]]
+    ) -> None:
+        """Log metrics by their step and files by their folder, and then the tag `mark`; but not if it has the value."""
+        kept = [self.outbox.keep(folder, path.name, path) for folder, paths in files.items() for path in paths]
+        steps = {str(step): dict(values) for step, values in metrics.items()}
+        self._log({"op": "once", "mark": mark, "value": value, "time": _now(), "metrics": steps, "files": kept})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._log({"op": "tags", "tags": {key: redacted(value) for key, value in tags.items()}})
+
+    def log_files(self, folder: str, files: Iterable[Path]) -> None:
+        """Keep files as artifacts under `folder`, as they are now."""
+        self._log({"op": "file", "files": [self.outbox.keep(folder, file.name, file) for file in files]})
+
+    def _log(self, *ops: Op) -> None:
+        if ops:
+            self.outbox.append(*ops)
+            faults.reached("rows-logged")
+        self.send()
+
+    def send(self, *, forced: bool = False) -> None:
+        """Send what is new, if it is time to."""
+        if self.tracker.store.may(forced=forced) and not self._sender.done:
+            with self.tracker.store.exchange():
+                self._sender.send()
+
+    def finish(self, status: str | None = "FINISHED", reason: str = "") -> None:
+        """End the run as FINISHED, FAILED or KILLED, with the reason as a tag; without a status, stop telling it."""
+        self.outbox.append(_end(status, redacted(reason)))
+        faults.reached("end-logged")
+        self.send(forced=True)
+        if self._sender.done:
+            self.outbox.remove()
+            if self.tracker.behind:
+                self.tracker.behind = self.tracker.deliver(most=OTHERS).left > 0
+        else:
+            self.outbox.settle()
+            self.outbox.release()
+            self.tracker.behind = True
+
+    def close(self) -> None:
+        """Let the run go without an end, as a process does that dies."""
+        self.outbox.release()
+
+
+def _end(status: str | None, reason: str) -> Op:
+    return {"op": "end", "status": status, "time": _now(), "reason": reason}
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _data(splits: Splits) -> dict[str, str]:
+    counts = {name: len(getattr(splits, name)) for name in ("train", "valid", "test")}
+    profile = {
+        "images": counts,
+        "shape": splits.shape,
+        "protocol": splits.protocol,
+        "binarization": splits.binarization,
+    }
+    return {
+        "name": splits.name,
+        "digest": splits.digest[:36],
+        "source_type": "local",
+        "source": json.dumps({"stage": "prepare"}),
+        "profile": json.dumps(profile),
+    }

@@ -1,0 +1,173 @@
+"""MLflow's server or database as one process uses it: its address, its experiments, and when it may be asked.
+
+Nothing is sent but by the process that logs, between two epochs, so sending is kept to a tenth of its time: after an
+exchange that took d seconds comes none for 10 d, nor for a second. After a failure comes none for 5 seconds, then 10,
+up to 60: a server that is down does not hold up a training.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError, redacted, without_password
+from pipeline.files import locked
+from pipeline.study import Study
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["Store", "connect", "telling", "tracking_uri"]
+
+PAUSE, SHARE, SLOW = 1.0, 10.0, 1.0  # seconds, parts, and the seconds from which an exchange is slow
+BACK_OFF, LONGEST = 5.0, 60.0  # seconds
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which asks for the run again
+    # The outbox tries again, and knows what it has tried; a client that does so unasked might make two runs.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
+
+
+def tracking_uri(study: Study) -> str:
+    """Return MLFLOW_TRACKING_URI, or the database at the root."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study.store / 'mlflow.db'}"
+
+
+def connect(study: Study) -> MlflowClient:
+    """Return MLflow's client; unless they are set, requests get short time-outs and no retries."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri(study))
+
+
+@contextmanager
+def telling(study: Study) -> Iterator[None]:
+    """Turn what MLflow raises into one line."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        address = without_password(tracking_uri(study))
+        raise InputError(f"MLflow at {address} cannot be used: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Say in a line what is behind an error: of a failed request, what the system said of it."""
+    deepest: BaseException | None = error
+    while deepest is not None:
+        if isinstance(deepest, OSError) and deepest.strerror:
+            return str(deepest.strerror)
+        if isinstance(deepest, TimeoutError):
+            return "no answer in time"
+        deepest = deepest.__cause__ or deepest.__context__
+    return redacted(" ".join(str(error).split()))[:200]
+
+
+class Store:
+    """MLflow, asked not too often; it says on stderr when it is gone, and when it is back."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.address = without_password(tracking_uri(study))
+        self.outboxes = study.cache / "outbox"
+        self.experiments: dict[str, str] = {}
+        self._client: MlflowClient | None = None
+        self._next, self._closed_until, self._took, self._back_off = 0.0, 0.0, 0.0, 0.0
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client; a fresh database is migrated by one process alone."""
+        if self._client is None:
+            local = not tracking_uri(self.study).startswith("http")
+            with locked(self.study.cache / "locks" / "mlflow") if local else nullcontext():
+                self._client = connect(self.study)
+        return self._client
+
+    def experiment(self, about: Mapping[str, Any]) -> str:
+        """Return the id of an experiment, which is made, or restored, if need be."""
+        if (name := about["name"]) not in self.experiments:
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                local = not self.client.tracking_uri.startswith("http")
+                location = about["location"] if local else None
+                tags = {"mlflow.note.content": about["note"]}
+                self.experiments[name] = str(self.client.create_experiment(name, location, tags=tags))
+            else:
+                if found.lifecycle_stage == "deleted":
+                    self.client.restore_experiment(found.experiment_id)
+                self.experiments[name] = str(found.experiment_id)
+        return self.experiments[name]
+
+    def may(self, *, forced: bool = False) -> bool:
+        """Tell whether it is time to send; what is `forced` waits only for a server that is slow or down."""
+        now = time.monotonic()
+        return now >= (self._closed_until if forced and self._took < SLOW else max(self._next, self._closed_until))
+
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """Talk to MLflow: whatever it raises is kept from the work, and puts off the next exchange."""
+        start = time.monotonic()
+        try:
+            yield
+        except InputError:  # of the disk
+            raise
+        except BaseException as error:
+            now = time.monotonic()
+            if isinstance(error, Exception) or now - start > SLOW:
+                self._back_off = min(LONGEST, max(BACK_OFF, 2 * self._back_off))
+                self._closed_until = now + max(self._back_off, SHARE * (now - start))
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
+            self._gone(error)
+        else:
+            now = time.monotonic()
+            self._took, self._back_off, self._closed_until = now - start, 0.0, 0.0
+            self._next = now + max(PAUSE, SHARE * self._took)
+            self._is_back()
+
+    @property
+    def up(self) -> bool:
+        """Did the last exchange succeed?"""
+        return self._back_off == 0
+
+    # Told once, whatever the number of workers: the mark is made, and taken away, by one of them.
+    def _gone(self, error: Exception) -> None:
+        try:
+            self.outboxes.mkdir(parents=True, exist_ok=True)
+            (self.outboxes / "gone").touch(exist_ok=False)
+        except OSError:
+            return
+        where = os.path.relpath(self.outboxes, self.study.root)
+        said = f"MLflow at {self.address} cannot be reached ({_reason(error)}); what is logged waits in {where}"
+        print(redacted(said), file=sys.stderr, flush=True)
+
+    def _is_back(self, *, told: bool = True) -> None:
+        try:
+            (self.outboxes / "gone").unlink()
+        except OSError:
+            return
+        if told:
+            print(f"MLflow at {self.address} is back", file=sys.stderr, flush=True)
+
+    def require(self, about: Mapping[str, Any]) -> None:
+        """Raise `InputError` unless MLflow is there, with this experiment."""
+        with telling(self.study):
+            self.experiments.clear()
+            self.experiment(about)
+        self._back_off = self._closed_until = 0.0
+        self._is_back(told=False)

@@ -1,0 +1,397 @@
+"""MLflow may be gone, slow, or lose its answers: what is logged is there in the end, once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.sweep.worker
+from pipeline import faults
+from pipeline.errors import InputError
+from pipeline.files import read_json
+from pipeline.stages import evaluate, fetch, prepare, train
+from pipeline.study import Study
+from pipeline.sweep import Sweep, run
+from pipeline.tracking import Run, Tracker
+from pipeline.tracking.outbox import Outbox
+from pipeline.training import Record, fit
+from pipeline.work import Work
+from tests.small import ROOT, splits
+from tests.tracking_server import Proxy, Server, free_port
+from tests.workshop import check_sweep, make_study, rows
+
+RECORDS = [
+    Record(epoch, epoch * 4, 0.1 * epoch, 1_700_000_000_000 + epoch, {"train/elbo": -2.0, "valid/elbo": -1.5 * epoch})
+    for epoch in range(1, 41)
+]
+VOLATILE = ("outbox", "key", "mlflow.note.content", "mlflow.parentRunId", "best", "weights_digest")
+GONE = "cannot be reached (Connection refused); what is logged waits in .cache/outbox\n"
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Return a small study with its data prepared."""
+    monkeypatch.setenv("CAVE_THREADS", "1")
+    monkeypatch.setenv("CAVE_WORKERS", "1")
+    (tmp_path / "pyproject.toml").touch()
+    made = make_study(tmp_path, **{"train.seeds": [0], "sweep.trials": 4, "sweep.epochs": 3})
+    fetch.run(made)
+    prepare.run(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server that runs."""
+    made = Server(tmp_path_factory.mktemp("server"))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Return the way to the server, which every run of the test takes."""
+    made = Proxy(server.port)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.address)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send at every occasion, and again right after a failure."""
+    for name in ("BACK_OFF", "LONGEST", "SHARE", "PAUSE"):
+        monkeypatch.setattr(f"pipeline.tracking.store.{name}", 0.0)
+
+
+def start(study: Study, key: str = "a", *, stage: str = "trial", goes_on: bool = True, anew: bool = False) -> Run:
+    work = Work(stage=stage, variant="mhvae", seed=0, params=study.params, stream=0)
+    return Tracker(study).start(
+        work, key=key, name=key, splits=splits(), about="a run", goes_on=goes_on, anew=anew
+    )  # fmt: skip
+
+
+def cave(study: Study, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"} | variables
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=study.folder, env=environment, capture_output=True, text=True)
+
+
+def waiting(study: Study) -> list[Path]:
+    return list((study.cache / "outbox").glob("*/"))
+
+
+def told(database: Path, name: str) -> dict[str, Any]:
+    """Return all that a database knows of a study's runs, by their names, but for times and what is random."""
+    found: dict[str, Any] = {}
+    query = "select r.run_uuid, r.name, r.status from runs r join experiments e using (experiment_id)"
+    for run_id, label, status in rows(
+        database, f"{query} where r.lifecycle_stage = 'active' and e.name = ?", f"platos-cave/{name}"
+    ):
+        assert label not in found
+        metrics = rows(database, "select key, step, value from metrics where run_uuid = ? order by 1, 2", run_id)
+        tags = dict(rows(database, "select key, value from tags where run_uuid = ?", run_id))
+        note = tags["mlflow.note.content"].replace(run_id, "RUN").split("Optuna study")[0]
+        parent = rows(database, "select name from runs where run_uuid = ?", tags.get("mlflow.parentRunId", ""))
+        params = rows(database, "select key, value from params where run_uuid = ? order by key", run_id)
+        inputs = rows(database, "select count(*) from inputs where destination_id = ?", run_id)
+        kept = {key: value for key, value in tags.items() if key not in VOLATILE}
+        found[label] = [status, [row for row in metrics if row[0] != "seconds"], kept, note, parent, params, inputs]
+        if label.startswith("mhvae trial"):
+            times = rows(database, "select count(distinct timestamp) from metrics where run_uuid = ?", run_id)
+            found[label].append(times)
+    return found
+
+
+def files(folder: Path, runs: int) -> set[str]:
+    """Return the artifacts of that many runs, without the folders that are named after them."""
+    ids = {path.parents[1].name for path in folder.rglob("settings.json")}
+    assert len({path.parents[2].name for path in folder.rglob("settings.json")}) == runs, ids
+    return {path.relative_to(folder).as_posix().split("/artifacts/")[1] for path in folder.rglob("*") if path.is_file()}
+
+
+def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return what the same sweep tells a database that is always there."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    other = make_study(folder / study.out.name / "plain", **{"train.seeds": [0], "sweep.trials": 4, "sweep.epochs": 3})
+    shutil.copytree(study.out, other.out)
+    run(Sweep(other, "mhvae"), 1)
+    return told(other.store / "mlflow.db", other.name)
+
+
+def at(number: int, epoch: int, action: Any) -> Any:
+    """Return a `fit` that acts after an epoch of a trial."""
+
+    def acting(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        for record in fit(*args, **kwargs):
+            if (kwargs["folder"].name, record.epoch) == (str(number), epoch):
+                action()
+            yield record
+
+    return acting
+
+
+def test_a_line_that_a_crash_has_torn_is_no_line(tmp_path: Path) -> None:
+    """Lines up to the torn one are read, and what is added later follows them."""
+    outbox = Outbox.take(tmp_path / "a")
+    outbox.append({"op": "tags", "tags": {"a": "1"}}, {"op": "tags", "tags": {"b": "2"}})
+    outbox.release()
+    path = tmp_path / "a" / "ops.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    again = Outbox.take(tmp_path / "a")
+    assert again.ops == [{"op": "tags", "tags": {"a": "1"}}]
+    again.append({"op": "tags", "tags": {"c": "3"}})
+    again.release()
+    assert Outbox.take(tmp_path / "a").ops == [
+        {"op": "tags", "tags": {name: v}} for name, v in (("a", "1"), ("c", "3"))
+    ]
+
+
+def test_an_outbox_has_one_holder(tmp_path: Path) -> None:
+    """Who holds it keeps others out until it is let go, also where its folder was removed and made again."""
+    first = Outbox.take(tmp_path / "a")
+    with pytest.raises(BlockingIOError):
+        Outbox.take(tmp_path / "a")
+    first.remove()
+    second = Outbox.take(tmp_path / "a")
+    with pytest.raises(BlockingIOError):
+        Outbox.take(tmp_path / "a")
+    second.release()
+    Outbox.take(tmp_path / "a").release()
+
+
+def test_work_goes_on_while_mlflow_is_gone(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Runs are started, told and ended; it is said once, and nowhere is there a password."""
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:correct-horse@127.0.0.1:{port}")
+    for key in ("a", "b"):
+        made = start(study, key)
+        made.log_records(RECORDS)
+        made.set_tags({"address": "http://me:correct-horse@127.0.0.1"})
+        made.finish()
+        assert made.run_id is None
+    assert len(waiting(study)) == 2
+    captured = capfd.readouterr()
+    assert captured.err == f"MLflow at http://127.0.0.1:{port} {GONE}"
+    for path in (study.cache / "outbox").rglob("*"):
+        assert path.is_dir() or b"correct-horse" not in path.read_bytes()
+
+
+def test_a_stage_does_not_start_without_mlflow(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that refuses is one line and exit code 2, of every stage and of `cave sync`, and nothing is begun."""
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:correct-horse@127.0.0.1:{port}")
+    said = f"MLflow at http://127.0.0.1:{port} cannot be used: Connection refused"
+    for stage in (lambda: run(Sweep(study, "mhvae"), 1), lambda: train.run(study, "mhvae")):
+        with pytest.raises(InputError, match=said):
+            stage()
+    with pytest.raises(InputError, match=said):
+        evaluate.run(study, "mhvae")
+    done = cave(study, "pipeline", "sync")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
+    assert not (study.store / "optuna.db").exists()
+    assert waiting(study) == []
+
+
+def test_what_is_meant_for_another_server_is_left_alone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cave sync` sends nothing to an address that it was not logged for; it says so and ends with 1."""
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    start(study).finish()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    done = cave(study, "pipeline", "sync")
+    assert done.returncode == 1
+    assert f"1 meant for MLflow at http://127.0.0.1:{port}: set MLFLOW_TRACKING_URI to it\n" in done.stdout
+    assert rows(study.store / "mlflow.db", "select count(*) from runs") == [(0,)]
+    assert len(waiting(study)) == 1
+
+
+def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study: Study) -> None:
+    """What has a living owner is left to it; a run whose owner has died is told so, once it is sent."""
+    alive, dead = start(study, "a"), start(study, "b", stage="train")
+    alive.log_records(RECORDS)
+    dead.log_records(RECORDS)
+    dead.close()
+    told = Tracker(study).deliver()
+    assert (told.sent, told.left, told.busy) == (1, 0, 1)
+    assert rows(study.store / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
+        ("b", "KILLED")
+    ]
+    again = start(study, "b")
+    again.log_records(RECORDS)
+    for made in (alive, again):
+        made.finish()
+    assert set(rows(study.store / "mlflow.db", "select name, status from runs")) == {
+        ("a", "FINISHED"),
+        ("b", "FINISHED"),
+    }
+    assert rows(study.store / "mlflow.db", "select count(*) from metrics") == [(2 * 80,)]
+
+
+def test_an_outbox_whose_work_went_on_elsewhere_says_nothing_more(study: Study, tmp_path: Path) -> None:
+    """Two hosts without a shared disk: what the first could not send is superseded by what the second has run again."""
+    first = start(study, anew=True)
+    first.log_records(RECORDS[:3])
+    first.close()
+    study.cache.rename(tmp_path / "first host")
+    second = start(study, anew=True)
+    second.log_records([replace(record, timestamp=record.timestamp + 5) for record in RECORDS[:2]])
+    second.send(forced=True)
+    second.close()
+    study.cache.rename(tmp_path / "second host")
+    (tmp_path / "first host").rename(study.cache)
+    assert Tracker(study).deliver().sent == 1
+    assert rows(study.store / "mlflow.db", "select count(*) from metrics") == [(4,)]
+    assert rows(study.store / "mlflow.db", "select status from runs") == [("RUNNING",)]
+
+
+def test_a_finished_run_that_waits_is_not_taken_by_new_work(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that is done again while its finished run waits for MLflow gets a run of its own; both arrive."""
+    uri = f"sqlite:///{study.store / 'mlflow.db'}"
+    with monkeypatch.context() as gone:
+        (study.store / "mlflow.db").rename(study.store / "away")
+        gone.setenv("MLFLOW_TRACKING_URI", uri)
+        (study.store / "mlflow.db").mkdir()
+        for goes_on in (False, False, True):
+            made = start(study, goes_on=goes_on, anew=not goes_on)
+            made.log_records(RECORDS)
+            made.finish()
+        (study.store / "mlflow.db").rmdir()
+        (study.store / "away").rename(study.store / "mlflow.db")
+    assert len(waiting(study)) == 2
+    assert Tracker(study).deliver().sent == 2
+    assert rows(study.store / "mlflow.db", "select status from runs") == [("FINISHED",)] * 2
+    assert rows(study.store / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("back", [3, None], ids=["it comes back", "it stays away"])
+def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
+    study: Study,
+    server: Server,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    back: int | None,
+) -> None:
+    """What arrives when it is back, or by `cave sync`, is what an undisturbed sweep has told, row by row."""
+    monkeypatch.setattr("pipeline.tracking.store.BACK_OFF", 0.0)
+    name = f"away-{back}"
+    away = Study(study.params, study.folder, study.root, study.out.rename(study.out.with_name(name)), study.store)
+    dies = at(1, 2, server.stop)
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", dies)
+    if back is not None:
+
+        def both(*args: Any, **kwargs: Any) -> Iterator[Record]:
+            return (at(back, 1, server.start) if kwargs["folder"].name == str(back) else dies)(*args, **kwargs)
+
+        monkeypatch.setattr(pipeline.sweep.worker, "fit", both)
+    run(Sweep(away, "mhvae"), 1)
+    captured = capfd.readouterr()
+    assert captured.err.count("cannot be reached") == 1
+    if back is None:
+        assert f"{name}: 4 runs wait for MLflow; `cave sync` sends what is left\n" in captured.out
+        assert len(waiting(away)) == 4
+        known = read_json(away.sweep("mhvae") / "mlflow.json")
+        assert [known["trials"][number] is None for number in ("0", "2", "3")] == [False, True, True]
+        server.start()
+        done = cave(away, "pipeline", "sync")
+        assert done.returncode == 0, done.stderr
+        assert f"sent to MLflow at {proxy.address}: 4; left: 0\n" in done.stdout
+        assert cave(away, "pipeline", "sync").returncode == 0
+    else:
+        assert captured.err.count(f"MLflow at {proxy.address} is back\n") == 1
+        assert None not in read_json(away.sweep("mhvae") / "mlflow.json")["trials"].values()
+    assert waiting(away) == []
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
+    assert _same(told(server.database, name), undisturbed(away, tmp_path, monkeypatch))
+
+
+def _same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Compare but for the name of the study."""
+    assert set(found) == set(wanted)
+    for label in wanted:
+        for mine, other in zip(found[label], wanted[label], strict=True):
+            if isinstance(other, dict):
+                mine, other = ({k: v for k, v in tags.items() if k != "study"} for tags in (mine, other))
+            assert mine == other, label
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+def test_answers_that_are_lost_double_nothing(study: Study, server: Server, proxy: Proxy) -> None:
+    """The server has done what it was asked for and could not say so, of every kind of request: it is there once."""
+    proxy.cuts = [r"runs/create", r"log-batch", r"log-inputs", r"PUT \S*settings.json", r"runs/update", r"runs/search"]
+    made = start(study, "lost", stage="train")
+    for record in RECORDS:
+        made.log_records([record])
+    made.finish()
+    for _ in range(3):
+        Tracker(study).deliver()
+    assert proxy.cuts == []
+    assert waiting(study) == []
+    query = "select run_uuid, status from runs where name = 'lost' and lifecycle_stage = 'active'"
+    ((run_id, status),) = rows(server.database, query)
+    assert status == "FINISHED"
+    steps = rows(server.database, "select step from metrics where run_uuid = ? and key = 'valid/elbo'", run_id)
+    assert sorted(steps) == [(record.epoch,) for record in RECORDS]
+    assert rows(server.database, "select count(*) from inputs where destination_id = ?", run_id) == [(1,)]
+
+
+@pytest.mark.slow
+def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
+    study: Study, server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where MLflow's client itself asks again after a lost answer, the second run that this makes is deleted."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    proxy.cuts = [r"runs/create"]
+    made = start(study, "twice", stage="train")
+    made.log_records(RECORDS)
+    made.finish()
+    query = "select lifecycle_stage, status from runs where name = 'twice' order by 1"
+    assert rows(server.database, query) == [("active", "FINISHED"), ("deleted", "RUNNING")]
+
+
+@pytest.mark.slow
+def test_a_slow_server_is_asked_seldom(study: Study, proxy: Proxy) -> None:
+    """Forty epochs that take no time are sent in a handful of requests, however long each of them takes."""
+    made = start(study, "quick")
+    for record in RECORDS:
+        made.log_records([record])
+    made.finish()
+    quick = len(proxy.requests)
+    proxy.delay, proxy.requests = 0.3, []
+    made = start(study, "slow")
+    for record in RECORDS:
+        made.log_records([record])
+    made.finish()
+    assert max(quick, len(proxy.requests)) <= 12
+    assert waiting(study) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [name for name in faults.POINTS if not name.startswith("state")])
+def test_kill_9_between_any_two_steps_of_the_tracking(study: Study, point: str) -> None:
+    """Killed there and run again, a sweep keeps each of its promises, and no outbox is left."""
+    environment = {faults.VARIABLE: f"{point}:2:{study.folder / 'mark'}"}
+    killed = cave(study, "pipeline.stages.sweep", "mhvae", **environment)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = cave(study, "pipeline.stages.sweep", "mhvae", **environment)
+    assert done.returncode == 0, done.stderr
+    check_sweep(study, "mhvae", 4)
+    assert waiting(study) == []
+    assert rows(study.store / "mlflow.db", "select count(*) from tags where key = 'restarted'") == [(0,)]

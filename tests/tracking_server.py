@@ -1,0 +1,123 @@
+"""A real MLflow server that can be stopped and started, and a proxy before it that delays, refuses and cuts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.workshop import _migrated
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """`mlflow server` with its database and artifacts in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.database = folder / "mlflow.db"
+        shutil.copy(_migrated(), self.database)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        words = ["server", "--backend-store-uri", f"sqlite:///{self.database}", "--host", "127.0.0.1"]
+        words += ["--port", str(self.port), "--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
+        variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        own = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        with (self.folder / "log.txt").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", *words],
+                env=own | variables,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                    return
+            except OSError:
+                assert self._process.poll() is None, (self.folder / "log.txt").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Kill it, with what it has started."""
+        if self._process is not None:
+            os.killpg(self._process.pid, 9)
+            self._process.wait()
+            self._process = None
+
+
+class Proxy:
+    """Passes on what comes to its port; counts requests, and does to them what it is told to."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.refuses = False  # every connection, also those that are open
+        self.delay = 0.0  # seconds before each request goes on
+        self.cuts: list[str] = []  # patterns of requests of which the answer is thrown away, each once
+        self.requests: list[str] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.refuses = True
+        self._listening.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listening.accept()
+            except OSError:
+                return
+            if self.refuses:
+                near.close()
+                continue
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
+            cut = threading.Event()
+            threading.Thread(target=self._pump, args=(near, far, cut, True), daemon=True).start()
+            threading.Thread(target=self._pump, args=(far, near, cut, False), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, cut: threading.Event, asks: bool) -> None:
+        try:
+            while (data := source.recv(65536)) and not self.refuses:
+                if asks:
+                    for line in re.findall(rb"^([A-Z]+ \S+) HTTP/1.1\r$", data, re.MULTILINE):
+                        self.requests.append(line.decode())
+                        time.sleep(self.delay)
+                        for pattern in [p for p in self.cuts if re.search(p, line.decode())]:
+                            self.cuts.remove(pattern)
+                            cut.set()
+                elif cut.is_set():
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            if asks:
+                end.close()
