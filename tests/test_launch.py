@@ -78,7 +78,6 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
     code = """
         import os, pathlib, time
         from pipeline import launch
-        os.environ[launch.WORKER] = "1"
         launch.become_worker()
         pathlib.Path("pid").write_text(str(os.getpid()))
         time.sleep(60)
@@ -104,7 +103,7 @@ def test_an_interrupt_that_falls_into_a_finalizer_is_not_lost() -> None:
     """What Python swallows there is heard at the next safe place, and nothing is told of it."""
     script = """
 import os, signal
-from pipeline import launch
+from pipeline import signals
 
 class Closing:
     def __del__(self):
@@ -113,10 +112,10 @@ class Closing:
             pass
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell has started it in the background
-with launch._hearing():
+with signals.hearing():
     Closing()
     try:
-        launch.heed()
+        signals.heed()
     except KeyboardInterrupt:
         print("heard")
 """
