@@ -11,6 +11,7 @@ import typer
 
 from pipeline.errors import InputError, guarded
 from pipeline.params import Params, digest, parse_assignments
+from pipeline.signals import heed
 from pipeline.study import Study, find_root
 
 __all__ = ["main", "runs_link"]
@@ -234,7 +235,9 @@ def _run() -> None:
     from typer.main import get_command
 
     try:
-        sys.exit(get_command(app)(standalone_mode=False) or 0)
+        code = get_command(app)(standalone_mode=False)
+        heed()
+        sys.exit(code or 0)
     except Exception as error:
         if type(error).__name__ == "Abort":
             raise KeyboardInterrupt from None
