@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from pipeline.signals import POLL
 __all__ = ["Ray"]
 
 PASSED = ("CAVE_", "MLFLOW_", "DVC_", "PG", "PYTHONPATH")  # how the variables begin that a worker gets
+PATIENCE = 10.0  # seconds for the cluster to answer
 LOST = -signal.SIGKILL  # what became of a worker of which nobody can tell
 
 
@@ -105,6 +107,9 @@ def _connect(address: str) -> Any:
         before = signal.getsignal(signal.SIGTERM)
         options = {"include_dashboard": False} if address == "local" else {}
         try:
+            host, _, port = address.rpartition(":")
+            if host and port.isdigit() and "/" not in address:  # Ray would try for minutes
+                socket.create_connection((host, int(port)), timeout=PATIENCE).close()
             ray.init(address=address, logging_level="error", **options)
         except Exception as error:  # whatever it raises
             reason = redacted(" ".join(str(error).split()))[:200]
