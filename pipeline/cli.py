@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from pipeline.errors import InputError, guarded
 from pipeline.params import Params, digest, parse_assignments
+from pipeline.signals import heed
 from pipeline.study import Study, find_root
 
 __all__ = ["main", "runs_link"]
@@ -52,6 +52,10 @@ def sweep(
     variant: Variant,
     trials: Annotated[int | None, typer.Option(min=1, help="Finished trials wanted; default: sweep.trials.")] = None,
     workers: Workers = None,
+    launcher: Annotated[str | None, typer.Option(help="What starts workers: local or ray.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray's cluster: auto, local or HOST:PORT.")] = None,
+    gpus: Annotated[float | None, typer.Option("--gpus-per-worker", help="0.25: four workers share a GPU.")] = None,
+    cpus: Annotated[float | None, typer.Option("--cpus-per-worker", help="Cores that Ray keeps for a worker.")] = None,
     assignments: Set = None,
     name: Name = None,
 ) -> None:
@@ -59,6 +63,8 @@ def sweep(
     overrides = parse_assignments(assignments or [])
     if trials is not None:
         overrides["sweep.trials"] = trials
+    settings = {"LAUNCHER": launcher, "RAY_ADDRESS": address, "GPUS_PER_WORKER": gpus, "CPUS_PER_WORKER": cpus}
+    os.environ |= {f"CAVE_{setting}": str(value) for setting, value in settings.items() if value is not None}
     study = _by_hand(f"sweep-{variant}", name, variant, overrides, workers)
     from pipeline.stages import sweep as stage
 
@@ -165,7 +171,9 @@ def ui(study: Of = None, port: Annotated[int, typer.Option(min=1, max=65535)] = 
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     words = ["ui", "--port", str(port), "--workers", "1"]
-    sys.exit(subprocess.run([sys.executable, "-m", "mlflow", *words], cwd=found.store, env=environment).returncode)
+    os.chdir(found.store)
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *words], environment)  # which then hears the signals
 
 
 def _existing(name: str | None) -> Study:
@@ -244,7 +252,9 @@ def _run() -> None:
     from typer.main import get_command
 
     try:
-        sys.exit(get_command(app)(standalone_mode=False) or 0)
+        code = get_command(app)(standalone_mode=False)
+        heed()
+        sys.exit(code or 0)
     except Exception as error:
         if type(error).__name__ == "Abort":
             raise KeyboardInterrupt from None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from urllib.parse import parse_qsl, unquote
 
-__all__ = ["InputError", "RunError", "guarded", "nearest", "passwords", "redacted", "without_password"]
+from pipeline import signals
+
+__all__ = ["SECRETS", "InputError", "RunError", "guarded", "nearest", "passwords", "redacted", "without_password"]
 
 ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # that may hold a password
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
@@ -64,25 +67,29 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def guarded(main: Callable[[], None]) -> None:
-    """Run `main`; a fault becomes one line on stderr and exit code 2 (input), 1 (run) or 130 (Ctrl-C).
+    """Run `main`; a fault becomes one line on stderr and exit code 2 (input), 1 (run) or 130 (Ctrl-C; 143, 129).
 
     What nobody foresaw keeps its traceback, less the passwords in it: a library tells the address it failed at.
     """
-    try:
-        main()
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        if "CAVE_WORKER_OF" not in os.environ:  # one word for all workers
-            print("stopped; run the same command to go on", file=sys.stderr)
-        sys.stdout.flush()
-        os._exit(130)
-    except Exception:
-        import traceback
+    with signals.hearing():
+        worker = signals.WORKER in os.environ
+        if "DVC_STAGE" in os.environ and not worker:  # nobody would take over what a stage without its DVC makes
+            signals.follow(os.getppid(), signal.SIGTERM)
+        try:
+            main()
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            if not worker:  # one word for all workers
+                print("stopped; run the same command to go on", file=sys.stderr)
+            sys.stdout.flush()
+            os._exit(signals.status())
+        except Exception:
+            import traceback
 
-        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-        sys.exit(1)
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+            sys.exit(1)

@@ -9,13 +9,13 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
 
-__all__ = ["locked", "read_csv", "read_json", "sha256", "write_bytes", "write_csv", "write_json", "write_text"]
+__all__ = ["alone", "locked", "read_csv", "read_json", "sha256", "write_bytes", "write_csv", "write_json", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -113,3 +113,16 @@ def _is(path: Path, handle: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`; where another process holds it, an `InputError` says which, and what it does."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(path, wait=False))
+        except BlockingIOError:
+            holder = path.read_text(encoding="utf-8") or "another process"
+            raise InputError(f"{what}: {holder} is running it already") from None
+        path.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+        yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from pipeline import launch
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.provenance import CAP, git
+from pipeline.signals import undisturbed
 from pipeline.study import Study
 from pipeline.tracking import CHANGES, SETTINGS, Past, past
 from pipeline.work import FORMAT
@@ -65,7 +65,7 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
             ended = then.status == "FINISHED" and tags.get("trial_state", "complete") == "complete"
             epochs = 0 if ended else max(then.epochs)
             words = [str(word) for word in (settings, out, kept, study.cache, epochs)]
-            launch.run([["pipeline.work", *words]], project, environment=_environment(tags, project))
+            launch.run([["pipeline.work", *words]], project, environment=_environment(tags, project), launcher="local")
         result = read_json(out / "result.json")
     if result.get("format") != FORMAT:
         raise InputError(f"run {run_id}: its code writes results of format {result.get('format')!r}, not {FORMAT}")
@@ -106,7 +106,7 @@ def _folder(keep: bool) -> Iterator[Path]:
         yield scratch
     finally:
         if not keep:
-            with _undisturbed():
+            with undisturbed():
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -121,23 +121,13 @@ def _worktree(root: Path, commit: str, scratch: Path, keep: bool) -> Iterator[Pa
             raise InputError(f"git cannot make a worktree of commit {commit[:12]} in {tree}")
         yield tree
     finally:
-        with _undisturbed():
+        with undisturbed():
             if keep and tree.exists():
                 print(f"the code is kept in {tree}; `git worktree remove --force {tree}` removes it")
             else:
                 # Twice forced: one whose making was stopped is still locked.
                 git(root, "worktree", "remove", "--force", "--force", str(tree))
                 shutil.rmtree(tree, ignore_errors=True)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C off while what was made is removed."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tests.small import ROOT
 
 # From the top to the bottom: a module imports only modules above it.
 LINE = [
+    "signals",
     "errors",
     "faults",
     "files",
@@ -45,7 +46,7 @@ LINE = [
     "cli",
     "__main__",
 ]
-DOORS = {"mlflow": "tracking", "optuna": "sweep", "pandas": "report", "matplotlib": "figures"}
+DOORS = {"mlflow": "tracking", "optuna": "sweep", "pandas": "report", "matplotlib": "figures", "ray": "launch"}
 STAGES = ["fetch", "prepare", "sweep", "train", "evaluate", "report"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -83,7 +84,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize(("library", "door"), DOORS.items())
 def test_a_big_library_has_one_door(library: str, door: str) -> None:
-    """MLflow, Optuna, pandas and matplotlib are each imported by one module alone."""
+    """MLflow, Optuna, pandas, matplotlib and Ray are each imported by one module alone."""
     users = {noun(path) for path in FILES if any(name.split(".")[0] == library for name in imported(path))}
     assert users <= {door}
 

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import launch
 from pipeline.errors import InputError, RunError
+from pipeline.launch import machine
 from tests.small import ROOT
 
 
@@ -78,7 +79,6 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
     code = """
         import os, pathlib, time
         from pipeline import launch
-        os.environ[launch.WORKER] = "1"
         launch.become_worker()
         pathlib.Path("pid").write_text(str(os.getpid()))
         time.sleep(60)
@@ -100,11 +100,115 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
         os.kill(worker, 0)
 
 
+SMI = """#!/bin/sh
+[ "$1" = -L ] || exit 9
+cat <<LIST
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa1111-0000)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb2222-0000)
+  MIG 1g.5gb      Device  0: (UUID: MIG-cccc3333-0000)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-dddd4444-0000)
+LIST
+"""
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant an `nvidia-smi` that lists three GPUs, there being none here."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(SMI)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    for name in ("CUDA_VISIBLE_DEVICES", "CAVE_DEVICE", "CAVE_GPUS_PER_WORKER", "CAVE_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("share", "visible", "slots"),
+    [
+        (None, None, ["0", "1", "2"]),
+        ("0.5", None, ["0", "1", "2", "0", "1", "2"]),
+        ("0.3", "2", ["2", "2", "2"]),
+        ("2", None, ["0,1"]),
+        ("1", "2,0", ["2", "0"]),
+        ("1", "GPU-dddd, MIG-cccc3333-0000", ["GPU-dddd", "MIG-cccc3333-0000"]),
+        ("1", "1,7,0", ["1"]),  # CUDA too sees nothing after one that is not there
+        ("1", "-1", []),
+        ("1", "", []),
+        ("0", None, []),
+    ],
+)
+@pytest.mark.usefixtures("gpus")
+def test_a_gpu_has_as_many_slots_as_shares(
+    share: str | None, visible: str | None, slots: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot names its GPUs as CUDA_VISIBLE_DEVICES, inherited or not, names them; without any slot, cores count."""
+    if share is not None:
+        monkeypatch.setenv("CAVE_GPUS_PER_WORKER", share)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.slots() == [{"CUDA_VISIBLE_DEVICES": slot} for slot in slots]
+    assert launch.workers(100) == (len(slots) or machine.cores())
+
+
+@pytest.mark.usefixtures("gpus")
+def test_gpus_are_not_looked_for_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CAVE_DEVICE=cpu workers are as many as cores; a device with a number is used as it is, by all workers."""
+    for name in ("cpu", "cuda:1"):
+        monkeypatch.setenv("CAVE_DEVICE", name)
+        assert machine.slots() == []
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize(
+    ("share", "told"), [("4", "4 given, but there are 3 GPUs"), ("1.5", "'1.5' given"), ("some", "'some' given")]
+)
+def test_an_impossible_share_gets_one_line(share: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More GPUs than there are, parts of more than one, or no number, are refused."""
+    monkeypatch.setenv("CAVE_GPUS_PER_WORKER", share)
+    with pytest.raises(InputError, match=f"CAVE_GPUS_PER_WORKER: {told}"):
+        machine.slots()
+
+
+@pytest.mark.usefixtures("gpus")
+def test_each_worker_is_pinned_and_keeps_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four workers on two GPUs two share each; one that is killed runs again on the GPU that it had."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-aaaa")
+    monkeypatch.setenv("CAVE_GPUS_PER_WORKER", "0.5")
+    code = """
+        import os, pathlib, signal, sys
+        name, visible = sys.argv[1], os.environ["CUDA_VISIBLE_DEVICES"]
+        with open(f"slot-{name}", "a") as file:
+            file.write(visible + " ")
+        if name == "3" and not pathlib.Path("mark").exists():
+            pathlib.Path("mark").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    name = module(tmp_path, "pinned", code)
+    launch.run([[name, str(slot)] for slot in range(4)], tmp_path, retries=1)
+    found = [(tmp_path / f"slot-{slot}").read_text().split() for slot in range(4)]
+    assert found == [["2"], ["GPU-aaaa"], ["2"], ["GPU-aaaa", "GPU-aaaa"]]
+
+
+def test_an_unknown_launcher_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CAVE_LAUNCHER must be a launcher's name."""
+    monkeypatch.setenv("CAVE_LAUNCHER", "rya")
+    with pytest.raises(InputError, match=r"CAVE_LAUNCHER: 'rya' given \(did you mean 'ray'\?\); allowed: local, ray"):
+        launch.run([], Path.cwd())
+
+
+def test_a_missing_ray_is_told_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray is not installed, one line says how to get it."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"'ray' is not installed; run: pip install 'platos-cave\[ray\]'"):
+        launch.run([], Path.cwd(), launcher="ray")
+
+
 def test_an_interrupt_that_falls_into_a_finalizer_is_not_lost() -> None:
     """What Python swallows there is heard at the next safe place, and nothing is told of it."""
     script = """
 import os, signal
-from pipeline import launch
+from pipeline import signals
 
 class Closing:
     def __del__(self):
@@ -113,10 +217,10 @@ class Closing:
             pass
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell has started it in the background
-with launch._hearing():
+with signals.hearing():
     Closing()
     try:
-        launch.heed()
+        signals.heed()
     except KeyboardInterrupt:
         print("heard")
 """

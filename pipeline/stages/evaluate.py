@@ -12,7 +12,7 @@ from pipeline import checkpoint, data, figures, launch
 from pipeline.decompositions import decompose
 from pipeline.errors import guarded
 from pipeline.evaluation import Estimate, evaluate
-from pipeline.files import read_json, write_csv, write_json
+from pipeline.files import alone, read_json, write_csv, write_json
 from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import EvaluateParams, digest
@@ -27,6 +27,11 @@ DISCRETE = ("bernoulli", "discretized_logistic")  # likelihoods that are masses 
 
 def run(study: Study, variant: str) -> None:
     """Measure every seed's model, then write all of them with their protocol, their means, and their milestones."""
+    with alone(study.cache / "locks" / study.name / f"evaluate-{variant}", f"{variant}: evaluation"):
+        _run(study, variant)
+
+
+def _run(study: Study, variant: str) -> None:
     tracker = Tracker(study).require()
     launch.share("pipeline.stages.evaluate", study, variant, lambda seed: measure(study, variant, seed))
     folder, splits = study.evaluate(variant), data.load(study.data)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline import data, launch
 from pipeline.checkpoint import save_model
 from pipeline.errors import RunError, guarded
-from pipeline.files import read_csv, read_json, write_csv, write_json
+from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
 from pipeline.params import Params, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
@@ -36,6 +36,11 @@ def swept(study: Study, variant: str) -> bool:
 
 def run(study: Study, variant: str) -> None:
     """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran."""
+    with alone(study.cache / "locks" / study.name / f"train-{variant}", f"{variant}: training"):
+        _run(study, variant)
+
+
+def _run(study: Study, variant: str) -> None:
     tracker = Tracker(study).require()
     launch.share("pipeline.stages.train", study, variant, lambda seed: train(study, variant, seed))
     curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
@@ -50,6 +55,12 @@ def run(study: Study, variant: str) -> None:
 
 def train(study: Study, variant: str, seed: int) -> None:
     """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
+    # Of a stage that was killed, a worker may live a moment longer.
+    with locked(study.cache / "locks" / study.name / f"train-{variant}-{seed}"):
+        _train(study, variant, seed)
+
+
+def _train(study: Study, variant: str, seed: int) -> None:
     params, splits = settings(study, variant), data.load(study.data)
     sections = params.model_dump(include={"data", "model", "train"})
     state = digest([sections, splits.digest, code_digest("pipeline.training")])

@@ -53,7 +53,7 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
 
 
 def _search(sweep: Sweep, workers: int, progress: _Progress) -> None:
-    if workers == 1:
+    if launch.here(workers):
         launch.become_worker()
         work(sweep, progress)
         return

@@ -1,0 +1,126 @@
+"""Signals: the first Ctrl-C, SIGTERM or SIGHUP asks for a clean end, a second Ctrl-C ends everything at once.
+
+The first is noted and raised as KeyboardInterrupt; `heed` raises it again at safe places, since one that falls into
+a finalizer is lost. The second is heard by a thread of its own, since Python's handlers wait for long calls in C.
+A worker hears only the first: its parent kills it where that is wanted. What was ignored stays ignored (`nohup`, or
+Ctrl-C in a shell's background), but for SIGINT in workers, which is how their parent asks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["PARENT", "WORKER", "children", "follow", "hearing", "heed", "status", "undisturbed"]
+
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WORKER = "CAVE_WORKER_OF"  # set for a worker: how many there are
+PARENT = "CAVE_WORKER_PARENT"  # and whose it is
+POLL = 0.2  # seconds
+PR_SET_PDEATHSIG = 1
+
+children: set[subprocess.Popen[bytes]] = set()
+"""What a second Ctrl-C kills."""
+
+_first: list[int] = []  # the signal that has asked for an end
+
+
+def heed() -> None:
+    """Stop here if a signal has asked for it."""
+    if _first:
+        raise KeyboardInterrupt
+
+
+def status() -> int:
+    """Return the exit code of a process that a signal has asked to end: 128 and the signal's number."""
+    return 128 + (_first[0] if _first else signal.SIGINT)
+
+
+@contextmanager
+def hearing() -> Iterator[None]:
+    """Hear signals as long as this lasts; within another `hearing`, or off the main thread, this does nothing."""
+    worker, before = WORKER in os.environ, {number: signal.getsignal(number) for number in HEARD}
+    heard = [n for n, how in before.items() if how in (signal.SIG_DFL, signal.default_int_handler)]
+    if worker and before[signal.SIGINT] is signal.SIG_IGN:
+        heard.append(signal.SIGINT)
+    if not heard or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    hook, sys.unraisablehook = sys.unraisablehook, _unraisable
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    threading.Thread(target=_watch, args=(source, worker), daemon=True).start()
+    wakeup = signal.set_wakeup_fd(sink, warn_on_full_buffer=False)
+    for number in heard:
+        signal.signal(number, _ask)
+    if worker:  # Ray's processes hold SIGINT back, and pass that on
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
+        signal.set_wakeup_fd(wakeup)
+        os.close(sink)
+        sys.unraisablehook = hook
+        _first.clear()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold signals off while what was made is removed."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in HEARD}
+    try:
+        yield
+    finally:
+        for number, how in before.items():
+            signal.signal(number, how)
+
+
+def follow(parent: int, number: int) -> None:
+    """Send this process the signal soon after its parent's end, however and whenever that came."""
+    # Linux sends it when the thread that started this process ends: ours wait for what they have started.
+    if sys.platform == "linux" and ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number) == 0:
+        if os.getppid() != parent:
+            os.kill(os.getpid(), number)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _ask(number: int, frame: object) -> None:
+    if not _first:
+        _first.append(number)
+        raise KeyboardInterrupt
+
+
+def _watch(source: int, worker: bool) -> None:
+    """Read the numbers of signals as they come; end everything at a Ctrl-C that is not the first of them."""
+    asked = False
+    while number := os.read(source, 1):
+        if asked and number[0] == signal.SIGINT and not worker:
+            for process in list(children):
+                process.kill()
+            os.write(2, b"stopped at once; run the same command to go on\n")
+            os._exit(128 + signal.SIGINT)
+        asked = True
+    os.close(source)
+
+
+def _unraisable(told: Any) -> None:
+    """Say nothing of an interrupt that is lost."""
+    if told.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(told)

@@ -1,0 +1,309 @@
+"""Whatever stops a stage, and however often, the same command goes on, to the same numbers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.files import read_csv
+from pipeline.stages import fetch, prepare
+from pipeline.study import Study
+from tests.small import ROOT
+from tests.workshop import check_sweep, make_study, rows
+
+pytestmark = pytest.mark.slow
+
+LONG: dict[str, Any] = {"train.epochs": 40}
+STOPPED = "stopped; run the same command to go on\n"
+AT_ONCE = "stopped at once; run the same command to go on\n"
+TRAIN = ["pipeline.stages.train", "mhvae"]
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+def until(condition: Callable[[], object], limit: float = 120) -> None:
+    """Wait for a condition; the limit only ends what would hang."""
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def hears() -> None:
+    """Hear all signals in a new process, as one started by a terminal's shell."""
+    for number in CODES:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def start(folder: Path, *words: str, workers: int = 1, **variables: str) -> subprocess.Popen[str]:
+    own = {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "CAVE_WORKERS": str(workers), "CAVE_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env=os.environ | own | variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hears,  # a shell starts what runs in the background with SIGINT ignored
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return the exit code, and what was told on stderr."""
+    _, told = process.communicate(timeout=300)
+    return process.returncode, told
+
+
+def epochs(folder: Path) -> int:
+    """Count the epochs that trainings under a folder have recorded so far."""
+    return sum(len(path.read_bytes().splitlines()) for path in folder.glob(".cache/train/**/records.jsonl"))
+
+
+def running(folder: Path) -> int:
+    return int(rows(folder / "mlflow.db", "select count(*) from runs where status = 'RUNNING'")[0][0])
+
+
+def results(study: Study) -> list[Any]:
+    """Return every seed's weights, and its curve without the times."""
+    found: list[Any] = []
+    for seed in study.params.train.seeds:
+        folder = study.train("mhvae") / f"seed-{seed}"
+        curve = read_csv(folder / "curves.csv")
+        assert [row["epoch"] for row in curve] == [str(epoch + 1) for epoch in range(study.params.train.epochs)]
+        rest = [{name: value for name, value in row.items() if name not in ("seconds", "timestamp")} for row in curve]
+        found += [(folder / "model.safetensors").read_bytes(), rest]
+    return found
+
+
+def prepared(folder: Path, **overrides: Any) -> Study:
+    study = make_study(folder, **overrides)
+    fetch.run(study)
+    prepare.run(study)
+    return study
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Return a study whose final models were trained and evaluated without a stop."""
+    study = prepared(tmp_path_factory.mktemp("whole"), **LONG)
+    for stage in ("train", "evaluate"):
+        assert ended(start(study.folder, f"pipeline.stages.{stage}", "mhvae")) == (0, "")
+    return study
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return prepared(tmp_path, **LONG)
+
+
+def goes_on(study: Study, whole: Study, workers: int = 1) -> None:
+    """Assert that the same command ends well, with an uninterrupted run's curves and weights, in one run a seed."""
+    assert ended(start(study.folder, *TRAIN, workers=workers)) == (0, "")
+    assert results(study) == results(whole)
+    runs = rows(study.store / "mlflow.db", "select status from runs where lifecycle_stage = 'active'")
+    assert runs == [("FINISHED",)] * 2
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGINT, 1),
+        (signal.SIGINT, 2),
+        (signal.SIGTERM, 1),
+        (signal.SIGTERM, 2),
+        (signal.SIGHUP, 1),
+    ],
+)
+def test_a_stopped_training_goes_on(study: Study, whole: Study, number: signal.Signals, workers: int) -> None:
+    """Each signal ends it with its own code, one line and no run left open; the rest is as if nothing had been."""
+    process = start(study.folder, *TRAIN, workers=workers)
+    until(lambda: epochs(study.folder) >= 2 * workers)
+    os.kill(process.pid, number)
+    assert ended(process) == (CODES[number], STOPPED)
+    assert running(study.folder) == 0
+    assert not (study.train("mhvae") / "seed-1").exists()
+    goes_on(study, whole, workers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: signal.Signals) -> None:
+    """Stopped between two seeds, it measures the same when it is called again."""
+    shutil.copytree(whole.folder, tmp_path / "copy")
+    study = Study.at(tmp_path / "copy")
+    shutil.rmtree(study.evaluate("mhvae"))
+    words = ["pipeline.stages.evaluate", "mhvae"]
+    process = start(study.folder, *words)
+    until((study.evaluate("mhvae") / "seed-0.json").exists)
+    os.kill(process.pid, number)
+    assert ended(process) == (CODES[number], STOPPED)
+    assert running(study.folder) == 0
+    assert ended(start(study.folder, *words)) == (0, "")
+    for name in ("seed-0.json", "seed-1.json", "decomposition.json"):
+        assert (study.evaluate("mhvae") / name).read_bytes() == (whole.evaluate("mhvae") / name).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path, workers: int) -> None:
+    """It says how to go on, closes every run, and goes on to exactly its trials."""
+    study = prepared(tmp_path, **{"sweep.epochs": 20})
+    words, query = ["pipeline.stages.sweep", "mhvae"], "select count(*) from metrics where key = 'valid/elbo'"
+    process = start(study.folder, *words, workers=workers)
+    until(lambda: rows(study.store / "mlflow.db", query)[0][0] >= 3)
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process) == (143, STOPPED)
+    assert running(study.folder) == 0
+    assert ended(start(study.folder, *words, workers=workers)) == (0, "")
+    check_sweep(study, "mhvae", 4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_stopped_command_goes_on(tmp_path: Path, whole: Study, number: signal.Signals) -> None:
+    """`cave train` too, from fetching to evaluating."""
+    make_study(tmp_path, **LONG)
+    (tmp_path / "pyproject.toml").touch()
+    words = ["pipeline", "train", "--variant", "mhvae", "--study", "stopped"]
+    process = start(tmp_path, *words)
+    until(lambda: epochs(tmp_path) >= 2)
+    os.kill(process.pid, number)
+    assert ended(process) == (CODES[number], STOPPED)
+    assert running(tmp_path) == 0
+    assert ended(start(tmp_path, *words)) == (0, "")
+    assert results(Study.at(tmp_path / "experiments" / "stopped")) == results(whole)
+
+
+def test_a_killed_worker_is_started_again_and_goes_on(study: Study, whole: Study) -> None:
+    """After kill -9 of one of two workers, the stage still ends with the same curves and weights."""
+    process = start(study.folder, *TRAIN, workers=2)
+    until(lambda: epochs(study.folder) >= 4)
+    psutil.Process(process.pid).children()[0].kill()
+    assert ended(process) == (0, "")
+    assert results(study) == results(whole)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_stage_goes_on(study: Study, whole: Study, workers: int) -> None:
+    """After kill -9 of the stage its workers end too, and the next call goes on in the runs that were left open."""
+    process = start(study.folder, *TRAIN, workers=workers)
+    until(lambda: epochs(study.folder) >= 2 * workers)
+    left = psutil.Process(process.pid).children()
+    assert len(left) == (workers if workers > 1 else 0)
+    process.kill()
+    assert ended(process) == (-signal.SIGKILL, "")
+    goes_on(study, whole, workers)
+    assert not any(worker.is_running() for worker in left)
+
+
+def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
+    """SIGTERM to `dvc repro` alone reaches the stage; while that is at work, a second is refused and told by whom."""
+    stage = f"stages:\n  train:\n    cmd: {sys.executable} -m {' '.join(TRAIN)}\n"
+    (study.folder / "dvc.yaml").write_text(stage)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=study.folder, check=True)
+    process = start(study.folder, "dvc", "repro")
+    until(lambda: epochs(study.folder) >= 2)
+    code, told = ended(start(study.folder, *TRAIN))
+    (holder,) = psutil.Process(process.pid).children(recursive=True)
+    assert code == 2
+    assert told.startswith(f"error: mhvae: training: process {holder.pid} on ")
+    assert told.endswith(" is running it already\n")
+    process.terminate()
+    code, told = ended(process)
+    assert code != 0
+    assert STOPPED in told
+    until(lambda: not holder.is_running())
+    assert running(study.folder) == 0
+    code, told = ended(start(study.folder, "dvc", "repro"))
+    assert code == 0, told
+    assert results(study) == results(whole)
+
+
+DEAF = """
+import os, signal, time
+from pathlib import Path
+from pipeline import launch
+launch.become_worker()
+signal.signal(signal.SIGINT, lambda *_: Path(f"asked-{os.getpid()}").touch())
+Path(f"here-{os.getpid()}").touch()
+while True:
+    time.sleep(1)
+"""
+STARTS = """
+from pathlib import Path
+from pipeline import launch
+from pipeline.errors import guarded
+guarded(lambda: launch.run([["deaf"], ["deaf"]], Path.cwd()))
+"""
+BUSY = """
+import hashlib
+from pathlib import Path
+from pipeline.errors import guarded
+
+def work():
+    Path("here-0").touch()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+guarded(work)
+"""
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    """Workers that do not listen are killed, one line is told, and nothing is left."""
+    (tmp_path / "deaf.py").write_text(DEAF)
+    (tmp_path / "starts.py").write_text(STARTS)
+    process = start(tmp_path, "starts")
+    until(lambda: len(list(tmp_path.glob("here-*"))) == 2)
+    left = psutil.Process(process.pid).children()
+    os.kill(process.pid, signal.SIGINT)
+    until(lambda: len(list(tmp_path.glob("asked-*"))) == 2)
+    os.kill(process.pid, signal.SIGTERM)  # asking again is no order to stop at once
+    os.kill(process.pid, signal.SIGINT)
+    assert ended(process) == (130, AT_ONCE)
+    until(lambda: not any(worker.is_running() for worker in left))
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_long_call(tmp_path: Path) -> None:
+    """A process that is busy in C, where Python hears nothing, ends all the same."""
+    (tmp_path / "busy.py").write_text(BUSY)
+    process = start(tmp_path, "busy")
+    until((tmp_path / "here-0").exists)
+
+    def pressed() -> bool:
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+        return process.poll() is not None
+
+    until(pressed)
+    assert ended(process) == (130, AT_ONCE)
+
+
+def test_what_nohup_has_ignored_stays_ignored(tmp_path: Path) -> None:
+    """A process started with SIGHUP ignored does not end with its terminal, and still hears SIGTERM."""
+    code = """
+import os, signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from pipeline.errors import guarded
+
+def work():
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("lives", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+guarded(work)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "lives\n", STOPPED)
