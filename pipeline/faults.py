@@ -17,9 +17,21 @@ __all__ = ["POINTS", "VARIABLE", "reached"]
 VARIABLE = "CAVE_FAULT"
 
 POINTS: dict[str, str] = {
+    "coordinator-locked": "the sweep is this process's, its run is not in MLflow yet",
+    "parent-started": "the sweep's run is in MLflow, no worker is started",
+    "worker-locked": "a worker holds its lock and has claimed nothing",
+    "trial-asked": "Optuna has a trial, no worker is written into it",
+    "trial-admitted": "the worker is written into it, it has no run",
+    "run-opened": "its run is in MLflow, Optuna does not know of it",
     "state-before": "an epoch is trained, its state is not on the disk yet",
     "state-between": "its record is on the disk, its state is not",
     "state-after": "its state is on the disk, nobody else knows of it",
+    "rows-logged": "the epoch's rows are in MLflow, Optuna has no report of it",
+    "reported": "Optuna has the report",
+    "run-ended": "the trial's run is ended, Optuna has not been told",
+    "told": "Optuna has been told, the trial's folder is still there",
+    "folder-removed": "nothing is left of the trial but its results",
+    "outputs-written": "the sweep's outputs are written, its run is not ended",
 }
 """Every place by its name, and what has happened there, in the order of a trial's life."""
 

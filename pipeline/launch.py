@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError, RunError
+from pipeline.errors import AGAIN, InputError, RunError
 from pipeline.study import Study
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ def run(
 ) -> None:
     """Run Python modules with arguments side by side in `folder`, and call `tick` while they run.
 
-    A worker killed by a signal is started again, up to `retries` times in all. Workers do not hear the
-    terminal: on Ctrl-C they are told once, here, and get time to end by themselves; none outlives this call.
-    Their environment variables are this process's, or those of `environment`.
+    A worker killed by a signal, or one that asks for it, is started again, up to `retries` times in all. Workers
+    do not hear the terminal: on Ctrl-C they are told once, here, and get time to end by themselves; none outlives
+    this call. Their environment variables are this process's, or those of `environment`.
 
     Raises:
         InputError, RunError: a worker ended in one (it has said why on stderr), or was killed too often.
@@ -130,7 +130,7 @@ def _run(
             for entry in [entry for entry in running if entry[1].poll() is not None]:
                 running.remove(entry)
                 command, code = entry[0], entry[1].returncode
-                if code < 0 and retries > 0:
+                if (code < 0 or code == AGAIN) and retries > 0:
                     retries -= 1
                     waiting.append(command)
                 elif code == 2:

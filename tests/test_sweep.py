@@ -195,7 +195,7 @@ def test_one_sweep_of_a_study_at_a_time(study: Study) -> None:
     """A second coordinator of the same sweep is refused and told who holds it."""
     with (
         _only(Sweep(study, "mhvae")),
-        pytest.raises(InputError, match=f"process {os.getpid()} is running it already"),
+        pytest.raises(InputError, match=f"process {os.getpid()} on host .* is running it already"),
     ):
         run(Sweep(study, "mhvae"), 1)
 
@@ -231,7 +231,7 @@ def test_a_new_database_starts_new_runs(study: Study) -> None:
 def test_a_database_that_cannot_be_used_gets_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong CAVE_OPTUNA_URL is an `InputError` without its password."""
     monkeypatch.setenv("CAVE_OPTUNA_URL", "nonsense://me:secret@nowhere/db")
-    with pytest.raises(InputError, match=r"Optuna at nonsense://nowhere/db cannot be used") as caught:
+    with pytest.raises(InputError, match=r"CAVE_OPTUNA_URL: 'nonsense://nowhere/db' given; allowed: sqlite") as caught:
         run(Sweep(study, "mhvae"), 1)
     assert "secret" not in str(caught.value)
 
