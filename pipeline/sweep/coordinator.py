@@ -45,6 +45,7 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
         except LostError as error:
             launch.heed()
             print(f"{sweep.variant}: {error}; goes on when it is back", flush=True)
+            sweep.locks.close()
             sweep = replace(sweep, patience=PATIENCE)
     return _run(sweep, workers)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -60,6 +61,10 @@ class Locks(ABC):
     def check(self) -> None:
         """Raise `LostError` where what this process holds is not its own any more."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Give up whatever is held."""
+
 
 class FileLocks(Locks):
     """Locks of the kernel on files in a folder."""
@@ -96,6 +101,9 @@ class FileLocks(Locks):
     def check(self) -> None:
         """Do nothing: the kernel takes no lock away."""
 
+    def close(self) -> None:
+        """Do nothing: a lock ends with the block that holds it."""
+
 
 class PostgresLocks(Locks):
     """Advisory locks on a connection of their own, for which a database that is away is waited `patience` seconds."""
@@ -111,6 +119,7 @@ class PostgresLocks(Locks):
                 self.connection = psycopg.connect(address, autocommit=True, **CLIENT)
                 for name, value in SERVER.items():
                     self.connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+                weakref.finalize(self, self.connection.close)
                 break
             except psycopg.Error as error:
                 if time.monotonic() >= deadline:
@@ -144,6 +153,10 @@ class PostgresLocks(Locks):
     def check(self) -> None:
         """Ask something over the connection: its answer is the proof."""
         self._ask("SELECT 1")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
 
     def _ask(self, query: str, *values: Any) -> list[Any]:
         try:

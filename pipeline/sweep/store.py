@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,4 +77,6 @@ class Store:
         if self.file is None:
             options = {"connect_args": dict(CLIENT), "pool_pre_ping": True}
         address = self.url.render_as_string(hide_password=False)
-        return optuna.storages.RDBStorage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        storage = optuna.storages.RDBStorage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        weakref.finalize(storage, storage.engine.dispose)
+        return storage
