@@ -92,7 +92,9 @@ class Tracker:
         for found in self.client.search_runs([self.experiment_id], f"tags.key = '{key}'"):
             if goes_on:
                 self.client.update_run(found.info.run_id, status="RUNNING")
-                run = Run(self, str(found.info.run_id))
+                run_id = str(found.info.run_id)
+                there = self.client.get_metric_history(run_id, "valid/elbo")
+                run = Run(self, run_id, frozenset(row.step for row in there))
                 # What began elsewhere, or with other versions, cannot be had again by one of them.
                 then = found.data.tags
                 run.set_tags({f"continued/{tag}": now for tag, now in origin.items() if then.get(tag, now) != now})
@@ -146,6 +148,7 @@ class Run:
 
     tracker: Tracker
     run_id: str
+    logged: frozenset[int] = frozenset()  # epochs that were there when it was taken up
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters under their dotted paths, lists as JSON."""
@@ -161,6 +164,7 @@ class Run:
         rows = [
             Metric(key, value, record.timestamp, record.epoch)
             for record in records
+            if record.epoch not in self.logged
             for key, value in record.metrics.items()
         ]
         for start in range(0, len(rows), BATCH):
