@@ -32,7 +32,7 @@ WAIT = 1.0  # seconds between two looks at the trials of others
 def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
     """Run trials until all of the budget are finished, here or elsewhere."""
     token = uuid.uuid4().hex
-    sweep.trials()  # Optuna keeps what is finished: the first look, of seconds for thousands, is taken with no lock held
+    sweep.trials()  # Optuna keeps the finished ones: the first look, at thousands, takes seconds, and no lock
     with sweep.reaching(), sweep.locks.live(_lock(sweep, token)):
         faults.reached("worker-locked")
         while (trial := _claim(sweep, token)) is not None or not finished(sweep):
