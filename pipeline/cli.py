@@ -36,6 +36,8 @@ Name = Annotated[
 ]
 Of = Annotated[str | None, typer.Argument(help="A study's name; default: the study of the root's params.yaml.")]
 
+Help = Annotated[str | None, typer.Option("--study", help="A study's name; default: that of the root's params.yaml.")]
+
 
 @app.command()
 def check(assignments: Set = None) -> None:
@@ -70,6 +72,23 @@ def sweep(
 
     stage.run(study, variant)
     _where(study, study.sweep(variant))
+
+
+@app.command()
+def worker(variant: Variant, study: Help = None, workers: Workers = None) -> None:
+    """Help with the sweep of a study from this host, as long as it has trials to run; start it if nobody has.
+
+    CAVE_OPTUNA_URL and MLFLOW_TRACKING_URI name the stores that all hosts share.
+    """
+    from pipeline import launch
+    from pipeline.sweep import Sweep, join
+
+    found = _existing(study)
+    found.params.variant(variant)
+    if workers is not None:
+        os.environ["CAVE_WORKERS"] = str(workers)
+    _bring(found)
+    join(Sweep(found, variant), launch.workers(found.params.sweep.trials))
 
 
 @app.command()
@@ -218,6 +237,20 @@ def _by_hand(kind: str, name: str | None, variant: str, overrides: dict[str, Any
     fetch.run(study)
     prepare.run(study)
     return study
+
+
+def _bring(study: Study) -> None:
+    """Fetch and prepare a study's data where they are not here yet; processes that start at once do it once."""
+    from pipeline import data
+    from pipeline.files import locked
+    from pipeline.stages import fetch, prepare
+
+    with locked(study.cache / "locks" / f"data-{study.name}"):
+        try:
+            data.load(study.data)
+        except InputError:
+            fetch.run(study)
+            prepare.run(study)
 
 
 def _where(study: Study, folder: Path) -> None:

@@ -12,7 +12,20 @@ from urllib.parse import parse_qsl, unquote
 
 from pipeline import signals
 
-__all__ = ["SECRETS", "InputError", "RunError", "guarded", "nearest", "passwords", "redacted", "without_password"]
+__all__ = [
+    "AGAIN",
+    "SECRETS",
+    "InputError",
+    "LostError",
+    "RunError",
+    "guarded",
+    "nearest",
+    "passwords",
+    "redacted",
+    "without_password",
+]
+
+AGAIN = 75  # exit code of a worker that is to be started again, as one that a signal killed
 
 ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # that may hold a password
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
@@ -58,6 +71,10 @@ class InputError(_ToldError):
 
 class RunError(_ToldError):
     """A run that had to stop (a bound that is not finite, too many failed trials), told in one line."""
+
+
+class LostError(RunError):
+    """A database was lost, and with it the right to go on: who meets it stops as if killed, to be started again."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -17,16 +17,27 @@ __all__ = ["POINTS", "VARIABLE", "reached"]
 VARIABLE = "CAVE_FAULT"
 
 POINTS: dict[str, str] = {
+    "coordinator-locked": "the sweep is this process's, its run is not in MLflow yet",
+    "parent-started": "the sweep's run is in MLflow, no worker is started",
+    "worker-locked": "a worker holds its lock and has claimed nothing",
+    "trial-asked": "Optuna has a trial, no worker is written into it",
+    "trial-admitted": "the worker is written into it, it has no run",
     "outbox-started": "a run's beginning is in its outbox, MLflow does not know of it",
     "run-created": "the run is found or made in MLflow, nothing else is sent",
+    "run-opened": "the trial's run is begun, Optuna does not know of it",
     "state-before": "an epoch is trained, its state is not on the disk yet",
     "state-between": "its record is on the disk, its state is not",
     "state-after": "its state is on the disk, nobody else knows of it",
     "rows-logged": "rows, tags or files are in the outbox",
     "rows-sent": "rows are in MLflow",
+    "reported": "Optuna has the report of an epoch",
     "end-logged": "the run's end is in the outbox",
     "end-sent": "MLflow has the end, the outbox is still there",
-    "outbox-removed": "all is sent, Optuna or the stage does not know of it",
+    "outbox-removed": "all is sent, the outbox is gone",
+    "run-ended": "the trial's run is ended, Optuna has not been told",
+    "told": "Optuna has been told, the trial's folder is still there",
+    "folder-removed": "nothing is left of the trial but its results",
+    "outputs-written": "the sweep's outputs are written, its run is not ended",
 }
 """Every place by its name, and what has happened there, in the order of a trial's life."""
 

@@ -1,60 +1,390 @@
-"""The files that start workers on clusters are sound, and hold no password."""
+"""One sweep from several hosts: two clones with caches of their own, one PostgreSQL, one MLflow store."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from pipeline.params import read_yaml
+import pytest
+
+from pipeline.errors import InputError, LostError
+from pipeline.faults import POINTS
+from pipeline.stages import fetch, prepare
+from pipeline.study import Study
+from pipeline.sweep import Sweep, run
+from pipeline.sweep.coordinator import _held
+from pipeline.sweep.locks import PostgresLocks, locks
+from pipeline.sweep.store import Store
+from tests.postgres import PASSWORD, Postgres, postgres
 from tests.small import ROOT
+from tests.workshop import check_sweep, make_study, rows
 
-FOLDER = ROOT / "experiments" / "cluster"
+__all__ = ["postgres"]
 
-
-def pod() -> dict[str, Any]:
-    spec: dict[str, Any] = read_yaml(FOLDER / "kubernetes.yaml")["spec"]["template"]["spec"]
-    return spec
-
-
-def test_the_manifest_is_an_indexed_job() -> None:
-    """It is started again on failure, and all its pods work at once."""
-    job = read_yaml(FOLDER / "kubernetes.yaml")
-    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
-    assert job["spec"]["completionMode"] == "Indexed"
-    assert job["spec"]["completions"] == job["spec"]["parallelism"]
-    assert pod()["restartPolicy"] == "OnFailure"
-    assert pod()["terminationGracePeriodSeconds"] >= 30
+VARIANT = "mhvae"
+PATIENT = 180.0  # seconds for which a condition is waited for
+EPOCHS = 30
+LONG = {"sweep.epochs": EPOCHS}
 
 
-def test_the_pod_has_few_rights_and_no_password_in_it() -> None:
-    """It is not root, may not become it, writes only where it must, and takes passwords from a Secret."""
-    (worker,) = pod()["containers"]
-    assert pod()["securityContext"]["runAsNonRoot"] is True
-    assert worker["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert {mount["name"] for mount in worker["volumeMounts"]} == {volume["name"] for volume in pod()["volumes"]}
-    given = {entry["name"]: entry for entry in worker["env"]}
-    for name in ("PGPASSWORD", "MLFLOW_TRACKING_PASSWORD"):
-        assert set(given[name]["valueFrom"]) == {"secretKeyRef"}
-    assert all(isinstance(entry.get("value", ""), str) for entry in worker["env"])
+class Host:
+    """A clone of the project with caches of its own, and what is run on it."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], **overrides: Any) -> None:
+        self.study = make_study(folder / "work", **overrides)
+        shutil.copy(ROOT / "pyproject.toml", self.study.folder)
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_THREADS": "1"} | environment
+        self.told = folder / "told"
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a command in a process group of its own."""
+        with self.told.open("a") as told:
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-m", *words],
+                cwd=self.study.folder,
+                env=self.environment | environment,
+                stdout=told,
+                stderr=told,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+        self.processes.append(process)
+        return process
+
+    def worker(self, count: int = 1, **environment: str) -> subprocess.Popen[bytes]:
+        """Start `cave worker`."""
+        return self.start("pipeline", "worker", "--variant", VARIANT, "--workers", str(count), **environment)
+
+    def sweep(self, count: int = 1, **environment: str) -> subprocess.Popen[bytes]:
+        """Start the coordinator."""
+        return self.start("pipeline.stages.sweep", VARIANT, CAVE_WORKERS=str(count), **environment)
+
+    def end(self, process: subprocess.Popen[bytes], code: int = 0) -> str:
+        """Wait for a command's end, and return all that this host has told."""
+        process.wait(timeout=PATIENT)
+        assert process.returncode == code, self.told.read_text()
+        return self.told.read_text()
 
 
-def test_both_run_the_same_command() -> None:
-    """Pods and tasks run `cave worker` with a variant, a study and one worker."""
-    (worker,) = pod()["containers"]
-    assert worker["command"] == ["cave", "worker", "--variant", "mhvae", "--study", "my-study", "--workers", "1"]
-    script = (FOLDER / "slurm.sh").read_text()
-    assert 'cave worker --variant "$variant" --study "$study" --workers 1' in script
-    assert "#SBATCH --signal=TERM@60" in script
+class Cluster:
+    """Hosts that share two stores and nothing else."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
+        self.hosts: list[Host] = []
+
+    def host(self, name: str, **overrides: Any) -> Host:
+        """Make a host; the first one's MLflow store is everybody's. A second one of a name shares its disk."""
+        shared = self.folder / "shared"
+        shared.mkdir(exist_ok=True)
+        environment = {"CAVE_OPTUNA_URL": self.url, "MLFLOW_TRACKING_URI": f"sqlite:///{shared / 'mlflow.db'}"}
+        made = Host(self.folder / name, environment, **overrides)
+        if not (shared / "mlflow.db").exists():
+            shutil.copy(made.study.store / "mlflow.db", shared)
+        self.hosts.append(made)
+        return made
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        """Ask Optuna's database."""
+        return rows(self.url, query)
+
+    def until(self, query: str, wanted: Callable[[Any], bool] = bool) -> Any:
+        """Wait until the first number that a query finds is as wanted."""
+        deadline = time.monotonic() + PATIENT
+        while time.monotonic() < deadline:
+            if self.ask("select count(*) from pg_tables where tablename = 'trial_heartbeats'") != [(0,)]:
+                found = self.ask(query)
+                if found and wanted(found[0][0]):
+                    return found[0][0]
+            time.sleep(0.05)
+        raise AssertionError("\n".join([query, *(host.told.read_text() for host in self.hosts)]))
+
+    def check(self, trials: int = 4) -> None:
+        """Hold the stores to all promises; the password is in nothing that any host has told or logged."""
+        seen = Study(
+            self.hosts[0].study.params,
+            self.hosts[0].study.folder,
+            self.hosts[0].study.root,
+            self.hosts[0].study.out,
+            self.folder / "shared",
+        )
+        check_sweep(seen, VARIANT, trials, self.url)
+        for host in self.hosts:
+            assert PASSWORD not in (told := host.told.read_text() if host.told.exists() else "")
+            assert PASSWORD.replace("/", "%2F") not in told
+            assert "Traceback" not in told
+        store = (self.folder / "shared" / "mlflow.db").read_bytes()
+        assert PASSWORD.encode() not in store
 
 
-def test_the_script_can_be_read_by_bash() -> None:
-    """Its syntax is right, and without a variant it says what is wanted."""
-    script = str(FOLDER / "slurm.sh")
-    assert subprocess.run(["bash", "-n", script], capture_output=True).returncode == 0
-    done = subprocess.run(["bash", script], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "give a variant" in done.stderr
+REPORTS = "select count(*) from trial_intermediate_values"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, postgres: Postgres) -> Iterator[Cluster]:
+    """Return a cluster on a fresh database; whatever still runs in the end is killed."""
+    made = Cluster(tmp_path, postgres.fresh())
+    yield made
+    for process in (process for host in made.hosts for process in host.processes):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def study(tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Return a small study with its data prepared, whose sweeps live in a fresh PostgreSQL database."""
+    monkeypatch.setenv("CAVE_THREADS", "1")
+    monkeypatch.setenv("CAVE_OPTUNA_URL", postgres.fresh())
+    made = make_study(tmp_path)
+    fetch.run(made)
+    prepare.run(made)
+    return made
+
+
+@contextmanager
+def holding(study: Study, name: str) -> Iterator[PostgresLocks]:
+    """Hold a lock on a connection of its own."""
+    made = locks(Store.of(study))
+    assert isinstance(made, PostgresLocks)
+    with made.hold(name):
+        yield made
+
+
+def test_a_sweep_runs_on_postgresql(study: Study) -> None:
+    """By a plain `postgresql://` address the sweep keeps its promises, as on SQLite, and leaves no lock."""
+    url = os.environ["CAVE_OPTUNA_URL"]
+    best = run(Sweep(study, VARIANT), 1)
+    check_sweep(study, VARIANT, 4, url)
+    assert run(Sweep(study, VARIANT), 1) == best
+
+
+def test_advisory_locks_are_locks(study: Study) -> None:
+    """What one connection holds another cannot have and sees as living, until the first is gone."""
+    store = Store.of(study)
+    with holding(study, "mine"):
+        other = locks(store)
+        with pytest.raises(BlockingIOError), other.hold("mine", wait=False):
+            pass
+        assert other.living(["mine", "yours"]) == {"mine"}
+    assert other.living(["mine", "yours"]) == set()
+    with other.hold("mine", wait=False):
+        assert other.living(["mine"]) == {"mine"}
+
+
+def test_a_lost_connection_is_noticed(study: Study, postgres: Postgres) -> None:
+    """A holder whose connection the server ends is told at its next check, and its lock is free."""
+    with holding(study, "mine") as held:
+        held.check()
+        database = os.environ["CAVE_OPTUNA_URL"].rpartition("/")[2]
+        postgres.ask(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'")
+        with pytest.raises(LostError, match=r"the connection to postgresql.* is lost"):
+            held.check()
+        with locks(Store.of(study)).hold("mine", wait=False):
+            pass
+
+
+def test_the_client_gives_up_before_the_server(study: Study) -> None:
+    """The lock's connection asks for both ends' time limits, and the client's are the shorter ones."""
+    held = locks(Store.of(study))
+    assert isinstance(held, PostgresLocks)
+    mine = {name: int(value) for name, value in held.connection.info.get_parameters().items() if value.isdigit()}
+    client = mine["keepalives_idle"] + mine["keepalives_interval"] * mine["keepalives_count"]
+
+    def server(name: str) -> int:
+        row = held.connection.execute("SELECT setting::int FROM pg_settings WHERE name = %s", [name]).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    idle, interval, count = (server(f"tcp_keepalives_{name}") for name in ("idle", "interval", "count"))
+    assert 60 + client < idle + interval * count
+    assert 60_000 + mine["tcp_user_timeout"] < server("tcp_user_timeout")
+
+
+def test_a_second_coordinator_is_told_who_holds_the_sweep(study: Study) -> None:
+    """Over the network, too, one sweep has one coordinator, whose process and host are told."""
+    with (
+        _held(Sweep(study, VARIANT)),
+        pytest.raises(InputError, match=rf"process {os.getpid()} on host .* is running it already"),
+    ):
+        run(Sweep(study, VARIANT), 1)
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://me:secret@host/db", "sqlite://", "postgresql+psycopg2://me:secret@host/db", "what"]
+)
+def test_other_stores_get_one_line(study: Study, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """A store of another kind is refused with what is allowed, and without its password."""
+    monkeypatch.setenv("CAVE_OPTUNA_URL", url)
+    with pytest.raises(
+        InputError, match=r"CAVE_OPTUNA_URL: .* given; allowed: sqlite:///FILE and postgresql"
+    ) as caught:
+        Store.of(study)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_has_three_names(study: Study, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """All of them lead to psycopg 3, and none tells the password."""
+    monkeypatch.setenv("CAVE_OPTUNA_URL", f"{scheme}://me:secret@host:5433/db")
+    store = Store.of(study)
+    assert (store.url.drivername, store.url.password) == ("postgresql+psycopg", "secret")
+    assert str(store) == "postgresql+psycopg://host:5433/db"
+
+
+def test_a_database_out_of_reach_gets_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong password or a closed port is an `InputError` that does not hold the password."""
+    url = os.environ["CAVE_OPTUNA_URL"]
+    for wrong in (url.replace("open-sesame", "wrong-sesame"), url.replace("127.0.0.1:", "127.0.0.1:1")):
+        monkeypatch.setenv("CAVE_OPTUNA_URL", wrong)
+        with pytest.raises(InputError, match=r"Optuna at postgresql.* cannot be used") as caught:
+            run(Sweep(study, VARIANT), 1)
+        assert "sesame" not in str(caught.value)
+
+
+def test_an_old_schema_is_told_with_the_command_that_mends_it(study: Study) -> None:
+    """Tables of an older Optuna are one line, with the upgrade's command."""
+    assert Sweep(study, VARIANT).optuna.trials == []
+    import psycopg
+
+    with psycopg.connect(os.environ["CAVE_OPTUNA_URL"]) as connection:
+        connection.execute("update alembic_version set version_num = 'v2.6.0.a'")
+    with pytest.raises(InputError, match="optuna storage upgrade --storage postgresql"):
+        Sweep(study, VARIANT).trials()
+
+
+@pytest.mark.slow
+def test_two_hosts_that_start_at_once_share_a_sweep(cluster: Cluster) -> None:
+    """On a fresh database, two lone `cave worker`s finish exactly the trials; one writes, nothing is left running."""
+    first, second = cluster.host("a"), cluster.host("b")
+    started = [first.worker(), second.worker(2)]
+    told = [host.end(process) for host, process in zip((first, second), started, strict=True)]
+    cluster.check()
+    assert all("joins sweep default/mhvae-" in text for text in told)
+    written = [host.study.sweep(VARIANT) / "best.json" for host in (first, second)]
+    assert any(path.exists() for path in written)
+    assert not [path for host in (first, second) for path in (host.study.cache / "sweeps").rglob("trials/*")]
+    first.end(first.worker())  # finds nothing to do
+    cluster.check()
+
+
+@pytest.mark.slow
+def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
+    """A coordinator on one host and workers of another: the coordinator alone writes the outputs."""
+    first, second = cluster.host("a", **LONG), cluster.host("b", **LONG)
+    fetch.run(first.study)
+    prepare.run(first.study)
+    coordinator = first.sweep(1)
+    cluster.until(REPORTS, lambda count: count >= 2)
+    helper = second.worker(1)
+    second.end(helper)
+    first.end(coordinator)
+    cluster.check()
+    assert (first.study.sweep(VARIANT) / "best.json").exists()
+    assert cluster.ask("select count(distinct value_json) from trial_user_attributes where key = 'worker'") == [(2,)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True], ids=["own disks", "shared disk"])
+def test_a_dead_hosts_trial_is_finished_by_another(cluster: Cluster, shared: bool) -> None:
+    """Its trial goes on from its checkpoint where the disk is shared, and else anew, in the same run either way."""
+    first = cluster.host("a", **LONG)
+    second = cluster.host("a" if shared else "b", **LONG)
+    doomed = first.worker(1)
+    cluster.until(REPORTS, lambda count: count >= EPOCHS + 5)  # in the second trial
+    os.killpg(doomed.pid, signal.SIGKILL)
+    doomed.wait()
+    runs = (
+        "select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id"
+        " and a.key = 'mlflow_run_id' order by t.number"
+    )
+    before = cluster.ask(runs)
+    # It dies at this pass if it trains all of the trial once more, and is never there if it goes on.
+    done = cluster.ask(REPORTS)[0][0] - EPOCHS
+    mark = cluster.folder / "anew"
+    second.end(second.worker(1, CAVE_FAULT=f"state-before:{3 * EPOCHS - done + 1}:{mark}"))
+    cluster.check()
+    assert mark.exists() == (not shared)
+    assert cluster.ask(runs)[: len(before)] == before
+
+
+@pytest.mark.slow
+def test_a_cut_connection_gives_up_a_trial_and_doubles_nothing(cluster: Cluster, postgres: Postgres) -> None:
+    """A worker whose lock's connection is ended stops and starts again; the sweep keeps all promises."""
+    host = cluster.host("a", **LONG)
+    process = host.worker(2)
+    cluster.until(REPORTS, lambda count: count >= 10)
+    holders = "select pid from pg_locks where locktype = 'advisory' and granted"
+    database = cluster.url.rpartition("/")[2]
+    postgres.ask(f"select pg_terminate_backend(pid) from ({holders}) held", database)
+    told = host.end(process)
+    cluster.check()
+    assert "a worker starts again: the connection to" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["coordinator", "coordinator alone", "workers"])
+def test_a_database_that_crashes_and_returns_loses_nothing(
+    tmp_path: Path, postgres: Postgres, cluster: Cluster, how: str
+) -> None:
+    """Stopped in the middle and started again, PostgreSQL finds coordinator and workers going on by themselves."""
+    host = cluster.host("a", **LONG)
+    fetch.run(host.study)
+    prepare.run(host.study)
+    process = host.worker(2) if how == "workers" else host.sweep(1 if how == "coordinator alone" else 2)
+    cluster.until(REPORTS, lambda count: count >= 10)
+    postgres.stop()
+    deadline = time.monotonic() + PATIENT
+    while "lost" not in host.told.read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    postgres.start()
+    host.end(process)
+    cluster.check()
+    assert (host.study.sweep(VARIANT) / "best.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", list(POINTS)[list(POINTS).index("worker-locked") :])
+def test_a_worker_killed_at_any_point_loses_nothing(cluster: Cluster, point: str) -> None:
+    """Between any two steps by which a trial is claimed, run and ended, `kill -9` of its worker is made good."""
+    host = cluster.host("a")
+    mark = cluster.folder / "mark"
+    host.end(host.worker(2, CAVE_FAULT=f"{point}:1:{mark}"), 0 if point != "outputs-written" else -signal.SIGKILL)
+    assert mark.exists()
+    host.end(host.worker(1))
+    cluster.check()
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_lone_worker_leaves_nothing_running(cluster: Cluster) -> None:
+    """All runs are ended, the sweep's own too; `cave worker` again finishes."""
+    host = cluster.host("a", **LONG)
+    process = host.worker(1)
+    cluster.until(REPORTS, lambda count: count >= 5)
+    os.killpg(process.pid, signal.SIGINT)
+    host.end(process, 130)
+    store = cluster.folder / "shared" / "mlflow.db"
+    assert rows(store, "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    host.end(host.worker(1))
+    cluster.check()
+
+
+@pytest.mark.slow
+def test_a_second_terminal_adds_workers_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any server, `cave worker` joins the sweep of the same folder."""
+    host = Host(tmp_path, {}, **LONG)
+    first, second = host.worker(1), host.worker(1)
+    host.end(first)
+    host.end(second)
+    check_sweep(host.study, VARIANT, 4)
+    owners = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
+    assert rows(host.study.store / "optuna.db", owners) == [(2,)]

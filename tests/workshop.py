@@ -70,8 +70,13 @@ def make_study(folder: Path, **overrides: Any) -> Study:
     return Study.at(folder)
 
 
-def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    """Return what a query finds in an SQLite file."""
+def rows(database: Path | str, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Return what a query finds in an SQLite file, or in the PostgreSQL of an address."""
+    if isinstance(database, str):
+        import psycopg
+
+        with psycopg.connect(database) as postgres:
+            return postgres.execute(query.replace("%", "%%").replace("?", "%s").encode(), values).fetchall()
     connection = sqlite3.connect(database)
     try:
         return connection.execute(query, values).fetchall()
@@ -79,15 +84,15 @@ def rows(database: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
         connection.close()
 
 
-def check_sweep(study: Study, variant: str, trials: int) -> None:
-    """Assert the promises of a finished sweep from the two databases alone.
+def check_sweep(study: Study, variant: str, trials: int, url: str | None = None) -> None:
+    """Assert the promises of a finished sweep from the two databases alone; `url` is Optuna's, where not SQLite.
 
     Exactly `trials` trials, all finished; one MLflow run each, ended with the right status; the steps of
     every metric are 1, 2, ..., without a gap or a double; nothing is left running.
     """
     name = f"{study.name}/{variant}-%"
     found = rows(
-        study.store / "optuna.db",
+        url or study.store / "optuna.db",
         "select t.trial_id, t.number, t.state from trials t join studies s using (study_id) where s.study_name like ?",
         name,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline import signals
-from pipeline.errors import InputError, RunError, nearest
+from pipeline.errors import AGAIN, InputError, RunError, nearest
 from pipeline.launch import machine
 from pipeline.launch.local import Local
 from pipeline.launch.ray import Ray
@@ -105,8 +105,8 @@ def run(
 ) -> None:
     """Run Python modules with arguments side by side in `folder`, and call `tick` while they run.
 
-    A worker that was killed is started again, up to `retries` times in all. Workers do not hear the terminal:
-    on Ctrl-C they are told once, here, and get time to end by themselves; none outlives this call. Their
+    A worker that was killed, or asks for it, is started again, up to `retries` times in all. Workers do not hear
+    the terminal: on Ctrl-C they are told once, here, and get time to end by themselves; none outlives this call. Their
     environment variables are this process's, or those of `environment`; the launcher is CAVE_LAUNCHER, or `launcher`.
 
     Raises:
@@ -140,15 +140,15 @@ def run(
 
 
 def _killed(code: int) -> bool:
-    """Tell whether a signal ended a worker: one that it did not hear, or one that it did."""
-    return code < 0 or code > 128
+    """Tell whether a worker is to be started again: a signal ended it, heard or not, or it asks for it."""
+    return code < 0 or code > 128 or code == AGAIN
 
 
 def _fault(command: str, code: int) -> InputError | RunError:
     if code == 2:
         return InputError("a worker stopped (see above)")
     how = f"ended with exit code {code}"
-    if _killed(code):
+    if _killed(code) and code != AGAIN:
         how = f"was killed by signal {-code if code < 0 else code - 128}"
     return RunError(f"a worker ({command}) {how}; what was finished is kept")
 

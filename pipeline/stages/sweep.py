@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline import launch, sweep
-from pipeline.errors import guarded
+from pipeline.errors import AGAIN, LostError, guarded
 from pipeline.study import Study
 
 __all__ = ["run"]
@@ -27,7 +27,11 @@ def _main() -> None:
     study = Study.at(Path.cwd())
     if "--worker" in words:
         launch.become_worker()
-        sweep.work(sweep.Sweep(study, variant))
+        try:
+            sweep.work(sweep.Sweep(study, variant, sweep.PATIENCE))
+        except LostError as error:
+            print(f"{variant}: a worker starts again: {error}", file=sys.stderr, flush=True)
+            sys.exit(AGAIN)
     else:
         run(study, variant)
 

@@ -4,11 +4,11 @@ A trial's life. Under the admission lock a worker counts the budget and either t
 worker has died or asks for a new one, and writes its own token into it; a trial without a token, seen under
 the lock, has no worker. Then, epoch by epoch, the training's state goes to disk, its rows to MLflow, its
 bound to Optuna. A trial that is taken over goes on from that state, in the same MLflow run, under the same
-number. A worker is alive as long as the kernel holds its lock file for it.
+number. A worker is alive as long as the kernel, or the database, holds its lock (`locks`).
 """
 
-from pipeline.sweep.coordinator import run
+from pipeline.sweep.coordinator import PATIENCE, join, run
 from pipeline.sweep.search import PRUNERS, SAMPLERS, Sweep
 from pipeline.sweep.worker import work
 
-__all__ = ["PRUNERS", "SAMPLERS", "Sweep", "run", "work"]
+__all__ = ["PATIENCE", "PRUNERS", "SAMPLERS", "Sweep", "join", "run", "work"]

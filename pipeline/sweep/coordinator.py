@@ -1,27 +1,35 @@
-"""The coordinator: one a search; it starts workers, says how they get on, and writes down what they found."""
+"""The coordinator: one a sweep; it starts workers, says how they get on, and writes down what they found.
+
+Other hosts `join` with workers of their own. Where they are left alone, the first of them that sees all trials
+finished is the coordinator in the end. A coordinator that has lost its database stops as a worker does, ends its
+workers, and starts again when the database is back.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline import launch
-from pipeline.errors import InputError
-from pipeline.files import locked
+from pipeline import faults, launch
+from pipeline.errors import InputError, LostError
 from pipeline.sweep.outputs import write, write_nothing
-from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
-from pipeline.sweep.worker import LIVES, work
+from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short, started
+from pipeline.sweep.worker import LIVES, alive, finished, work
 from pipeline.tracking import Run
 from pipeline.work import Work
 
-__all__ = ["run"]
+__all__ = ["PATIENCE", "join", "run"]
 
 QUIET = 20.0  # seconds without a word, after which the running trials are told
+PATIENCE = 300.0  # seconds for which a database that was there is waited for
 
 
 def run(sweep: Sweep, workers: int) -> dict[str, Any]:
@@ -32,46 +40,133 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
     sweep.tracker.require()
     if not sweep.study.params.space(sweep.variant):
         return write_nothing(sweep)
-    trials = sweep.study.params.sweep.trials
+    for _ in range(_retries(sweep)):
+        try:
+            return _run(sweep, workers)
+        except LostError as error:
+            launch.heed()
+            print(f"{sweep.variant}: {error}; goes on when it is back", flush=True)
+            sweep.locks.close()
+            sweep = replace(sweep, patience=PATIENCE)
+    return _run(sweep, workers)
+
+
+def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
     with _only(sweep):
-        parent = _parent(sweep)
+        faults.reached("coordinator-locked")
+        parent = started(lambda: _parent(sweep))
+        faults.reached("parent-started")
         try:
             progress = _Progress(sweep)
             if progress.told:
+                trials = sweep.study.params.sweep.trials
                 print(f"{sweep.variant}: {len(progress.told)} of {trials} trials were finished before", flush=True)
-            if len(progress.told) < trials:
+            if not finished(sweep):
                 _search(sweep, workers, progress)
-            best = write(sweep, parent)
+            return _write(sweep, parent)
+        except LostError:
+            parent.close()
+            raise
         except BaseException as error:
             parent.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             if sweep.tracker.store.up:
                 sweep.tracker.deliver(seconds=2.0)  # of workers that did not end by themselves
             raise
-        parent.finish()
-        sweep.tracker.last_word()
+
+
+def join(sweep: Sweep, workers: int) -> None:
+    """Help with a sweep, whoever began it, until all trials are finished; write the outputs if nobody else does."""
+    sweep.tracker.require()
+    if not sweep.study.params.space(sweep.variant):
+        print(f"{sweep.variant}: its space is empty, so that there is nothing to join")
+        return
+    trials = sweep.study.params.sweep.trials
+    count = f"{workers} worker" + ("s" if workers > 1 else "")
+    print(f"{sweep.variant}: joins sweep {sweep.name} of {trials} trials at {sweep.store} with {count}", flush=True)
+    with sweep.locks.hold(f"{sweep.name}/parent"):
+        if "mlflow_run_id" not in sweep.optuna.user_attrs:
+            _parent(sweep).finish(None)
+    progress = _Progress(sweep)
+
+    def tell() -> None:
+        with suppress(LostError):  # the workers see to it
+            progress()
+
+    try:
+        if not finished(sweep):
+            launch.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tell)
+        sweep = replace(sweep, patience=PATIENCE)  # on a connection of its own, the other may be lost
+        try:
+            with _held(sweep):
+                best = _write(sweep, _parent(sweep))
+                print(f"{sweep.variant}: best trial {best['trial']}; results: {sweep.study.sweep(sweep.variant)}")
+        except BlockingIOError:
+            print(f"{sweep.variant}: all trials are finished; {_holder(sweep)} writes the results")
+            shutil.rmtree(sweep.scratch, ignore_errors=True)
+    except BaseException as error:
+        with suppress(Exception, KeyboardInterrupt):
+            _abandon(replace(sweep), "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+
+
+def _abandon(sweep: Sweep, status: str) -> None:
+    """End the sweep's run if nobody works on it any more."""
+    with _held(sweep):
+        run = sweep.tracker.find(sweep.optuna.user_attrs["mlflow_run_id"])
+        running = [trial for trial in sweep.trials() if trial.state == TrialState.RUNNING]
+        run.finish(None if alive(sweep, running) else status)
+
+
+def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
+    best = write(sweep, parent)
+    faults.reached("outputs-written")
+    sweep.locks.check()
+    parent.finish()
+    sweep.tracker.last_word()
+    shutil.rmtree(sweep.scratch, ignore_errors=True)  # states of trials that others have finished
     return best
 
 
 def _search(sweep: Sweep, workers: int, progress: _Progress) -> None:
+    def tick() -> None:
+        sweep.locks.check()
+        progress()
+
     if launch.here(workers):
         launch.become_worker()
-        work(sweep, progress)
-        return
-    command = ["pipeline.stages.sweep", sweep.variant, "--worker"]
-    retries = LIVES * sweep.study.params.sweep.trials
-    launch.run([command] * workers, sweep.study.folder, retries=retries, tick=progress)
+        work(sweep, tick)
+    else:
+        launch.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tick)
+
+
+def _command(sweep: Sweep) -> list[str]:
+    return ["pipeline.stages.sweep", sweep.variant, "--worker"]
+
+
+def _retries(sweep: Sweep) -> int:
+    return LIVES * sweep.study.params.sweep.trials
+
+
+@contextmanager
+def _held(sweep: Sweep, wait: bool = False) -> Iterator[None]:
+    """Be the coordinator, and let others read who that is."""
+    with sweep.locks.hold(f"{sweep.name}/coordinator", wait):
+        sweep.optuna.set_user_attr("coordinator", f"process {os.getpid()} on host {platform.node()}")
+        yield
+
+
+def _holder(sweep: Sweep) -> str:
+    return str(sweep.optuna.user_attrs.get("coordinator", "another process"))
 
 
 @contextmanager
 def _only(sweep: Sweep) -> Iterator[None]:
-    lock = sweep.scratch / "coordinator"
+    """Be the coordinator, or say who is; one that was it already waits for whoever came between."""
     try:
-        with locked(lock, wait=False):
-            lock.write_text(f"process {os.getpid()}")
+        with _held(sweep, wait=sweep.patience > 0):
             yield
     except BlockingIOError:
-        holder = lock.read_text() or "another process"
-        raise InputError(f"sweep {sweep.name}: {holder} is running it already") from None
+        raise InputError(f"sweep {sweep.name}: {_holder(sweep)} is running it already") from None
 
 
 def _parent(sweep: Sweep) -> Run:

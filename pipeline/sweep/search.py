@@ -6,29 +6,33 @@ number of trials: more trials extend a study, any other change starts a new one.
 
 from __future__ import annotations
 
-import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import data
-from pipeline.errors import InputError, redacted, without_password
-from pipeline.files import locked
+from pipeline.errors import InputError, LostError, redacted
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
-from pipeline.tracking import Tracker
+from pipeline.sweep.locks import Locks, locks
+from pipeline.sweep.store import Store
+from pipeline.tracking import Run, Tracker
 
-__all__ = ["FINISHED", "OBJECTIVE", "PRUNERS", "SAMPLERS", "Sweep", "short"]
+__all__ = ["FINISHED", "LOST", "OBJECTIVE", "PRUNERS", "SAMPLERS", "Sweep", "short", "started"]
 
 OBJECTIVE = "valid/elbo"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+LOST = (LostError, StorageInternalError, SQLAlchemyError, UpdateFinishedTrialError)  # of the store, not of a trial
 
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed, startup: optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True),
@@ -48,6 +52,7 @@ class Sweep:
 
     study: Study
     variant: str
+    patience: float = 0.0  # seconds for which a database that is away is waited for
 
     @cached_property
     def splits(self) -> data.Splits:
@@ -74,20 +79,28 @@ class Sweep:
 
     @property
     def scratch(self) -> Path:
-        """Locks, and the states of trials that are not finished."""
-        return self.study.cache / "sweeps" / self.name
+        """The states of trials that are not finished."""
+        return self.study.cache / "sweeps" / self.key
+
+    @cached_property
+    def store(self) -> Store:
+        """The database."""
+        return Store.of(self.study)
+
+    @cached_property
+    def locks(self) -> Locks:
+        """The locks that all who share the database share."""
+        return locks(self.store, self.patience)
 
     @cached_property
     def optuna(self) -> optuna.Study:
-        """The study in its store: CAVE_OPTUNA_URL, or the database at the root."""
-        url = os.environ.get("CAVE_OPTUNA_URL") or f"sqlite:///{self.study.store / 'optuna.db'}"
-        options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+        """The study in its database; it is made where it is not there."""
         sweep = self.study.params.sweep
         # Processes that open a fresh database at once would both make its tables.
-        with locked(self.study.cache / "locks" / "optuna"):
+        with self.locks.hold("tables"):
             try:
                 study = optuna.create_study(
-                    storage=optuna.storages.RDBStorage(url, engine_kwargs=options),
+                    storage=self.store.storage(),
                     study_name=self.name,
                     direction="maximize",
                     pruner=PRUNERS[sweep.pruner](sweep.startup),
@@ -96,23 +109,35 @@ class Sweep:
                 if "id" not in study.user_attrs:
                     study.set_user_attr("id", uuid.uuid4().hex)
             except Exception as error:  # whatever the database's driver raises
-                reason = redacted(" ".join(str(error).split()))[:200]
-                raise InputError(f"Optuna at {without_password(url)} cannot be used: {reason}") from None
+                raise InputError(f"Optuna at {self.store} cannot be used: {_reason(error, self.store)}") from None
         return study
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The name with the study's own number: a second study of this name, in another database, has another."""
         return f"{self.name}/{self.optuna.user_attrs['id']}"
 
     @cached_property
     def tracker(self) -> Tracker:
-        """The experiment in MLflow."""
-        return Tracker(self.study)
+        """The experiment in MLflow, made by one host alone."""
+        with self.locks.hold("experiment"):
+            return Tracker(self.study)
+
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """Tell what a database raises that does not do its work as what it is."""
+        try:
+            yield
+        except LostError:
+            raise
+        except LOST as error:
+            kind = LostError if self.store.file is None else InputError
+            raise kind(f"Optuna at {self.store}: {_reason(error, self.store)}") from None
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in the order of their numbers; they are not to be changed."""
-        return self.optuna.get_trials(deepcopy=False)
+        with self.reaching():
+            return self.optuna.get_trials(deepcopy=False)
 
     def settings(self, trial: Trial) -> Params:
         """Return the parameters of a trial: the variant's, with the suggested values in place."""
@@ -120,6 +145,22 @@ class Sweep:
         chosen = {path: _suggest(trial, path, kind) for path, kind in params.space(self.variant).items()}
         budget = {"train.epochs": params.sweep.epochs, "train.milestones": ()}
         return params.variant(self.variant).override(budget | chosen, "sweep.space")
+
+
+def started(start: Callable[[], Run]) -> Run:
+    """Start a run; stopped in the middle of it, leave none that seems to run."""
+    try:
+        return start()
+    except KeyboardInterrupt:
+        start().finish("KILLED")
+        raise
+
+
+def _reason(error: Exception, store: Store) -> str:
+    told = redacted(" ".join(str(error.__cause__ or error).split()))
+    if "storage upgrade" in told:
+        return f"its tables are of an older Optuna; upgrade them with: optuna storage upgrade --storage {store}"
+    return told[:200]
 
 
 def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:

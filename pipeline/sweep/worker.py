@@ -1,43 +1,69 @@
-"""A worker: it claims trials one by one and runs each to its end, telling the disk, then MLflow, then Optuna."""
+"""A worker: it claims trials one by one and runs each to its end, telling the disk, then MLflow, then Optuna.
+
+It leaves when all trials are finished, and not when all are claimed: so one whose host dies at the very end is taken
+over by whoever is still there. A worker that has lost its database stops as if killed, telling nobody: it no longer
+knows whether its trial is its own.
+"""
 
 from __future__ import annotations
 
-import platform
 import shutil
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pipeline import launch
-from pipeline.errors import InputError, RunError, redacted
-from pipeline.files import locked
+from pipeline import faults, launch
+from pipeline.errors import InputError, LostError, RunError, redacted
 from pipeline.params import digest
-from pipeline.sweep.search import FINISHED, OBJECTIVE, SAMPLERS, Sweep
+from pipeline.sweep.search import FINISHED, LOST, OBJECTIVE, SAMPLERS, Sweep, started
 from pipeline.tracking import Run
 from pipeline.training import Record, fit
 from pipeline.work import Work
 
-__all__ = ["LIVES", "work"]
+__all__ = ["LIVES", "alive", "finished", "work"]
 
 LIVES = 3  # workers that a trial may kill one after the other without finishing an epoch
+WAIT = 1.0  # seconds between two looks at the trials of others
 
 
 def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
-    """Run trials until the budget is spent."""
+    """Run trials until all of the budget are finished, here or elsewhere."""
     token = uuid.uuid4().hex
-    with locked(sweep.scratch / "workers" / token):
-        while (trial := _claim(sweep, token)) is not None:
-            _trial(sweep, trial, tick)
+    sweep.trials()  # Optuna keeps the finished ones: the first look, at thousands, takes seconds, and no lock
+    with sweep.reaching(), sweep.locks.live(_lock(sweep, token)):
+        faults.reached("worker-locked")
+        while (trial := _claim(sweep, token)) is not None or not finished(sweep):
+            if trial is None:
+                time.sleep(WAIT)
+                launch.heed()
+            else:
+                _trial(sweep, trial, tick)
             tick()
-    (sweep.scratch / "workers" / token).unlink(missing_ok=True)
+
+
+def _lock(sweep: Sweep, token: str) -> str:
+    return f"{sweep.name}/workers/{token}"
+
+
+def finished(sweep: Sweep) -> bool:
+    """Tell whether the whole budget is finished."""
+    return sum(trial.state in FINISHED for trial in sweep.trials()) >= sweep.study.params.sweep.trials
+
+
+def alive(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of those trials whose worker lives."""
+    locks = {trial.number: _lock(sweep, trial.user_attrs.get("worker", "none")) for trial in running}
+    living = sweep.locks.living(list(locks.values()))
+    return {number for number, lock in locks.items() if lock in living}
 
 
 def _claim(sweep: Sweep, token: str) -> Trial | None:
-    """Take over an orphaned trial or ask for a new one, or return nothing when the budget is spent."""
+    """Take over an orphaned trial or ask for a new one, or return nothing where none is left to claim."""
     settings = sweep.study.params.sweep
-    with locked(sweep.scratch / "admission"):
+    with sweep.locks.hold(f"{sweep.name}/admission"):
         trials = sweep.trials()
         failed = sum(trial.state == TrialState.FAIL for trial in trials)
         if failed > settings.failures:
@@ -51,44 +77,30 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
             stream = int(digest([settings.seed, number], 8), 16)
             sweep.optuna.sampler = SAMPLERS[settings.sampler](stream, settings.startup)
 
-        for orphan in (trial for trial in trials if trial.state == TrialState.RUNNING and not _alive(sweep, trial)):
-            epochs, killed = len(orphan.intermediate_values), orphan.user_attrs.get("killed", 0)
-            killed = killed + 1 if epochs == orphan.user_attrs.get("epochs_before", 0) else 0
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        living = alive(sweep, running)
+        for orphan in (trial for trial in running if trial.number not in living):
+            begun = orphan.user_attrs.get("begun", 0)
             sampler(orphan.number)
             adopted = Trial(sweep.optuna, orphan._trial_id)
-            if killed < LIVES:
-                return _admit(sweep, adopted, token, epochs, killed)
-            _fail(sweep, adopted, f"killed {killed} workers without finishing an epoch")
+            if begun < LIVES:
+                return _admit(adopted, token, begun + 1)
+            _fail(sweep, adopted, f"killed {begun} workers without finishing an epoch")
         if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= settings.trials:
             return None
         sampler(len(trials))
-        return _admit(sweep, sweep.optuna.ask(), token, 0, 0)
+        sweep.locks.check()
+        trial = sweep.optuna.ask()
+        faults.reached("trial-asked")
+        return _admit(trial, token, 1)
 
 
-def _admit(sweep: Sweep, trial: Trial, token: str, epochs: int, killed: int) -> Trial:
-    trial.set_user_attr("epochs_before", epochs)
-    trial.set_user_attr("killed", killed)
-    trial.set_user_attr("place", _place(sweep))
+def _admit(trial: Trial, token: str, begun: int) -> Trial:
+    """Write into a trial whose it is, and how many lives were begun since one has finished an epoch."""
+    trial.set_user_attr("begun", begun)
     trial.set_user_attr("worker", token)
+    faults.reached("trial-admitted")
     return trial
-
-
-def _place(sweep: Sweep) -> str:
-    """Name the machine and the folder whose locks tell whether a worker is alive."""
-    return f"{platform.node()}:{sweep.scratch}"
-
-
-def _alive(sweep: Sweep, trial: FrozenTrial) -> bool:
-    """Tell whether the trial's worker lives; of one elsewhere nothing is known, and it is left alone."""
-    if trial.user_attrs.get("place", _place(sweep)) != _place(sweep):
-        return True
-    lock = sweep.scratch / "workers" / trial.user_attrs.get("worker", "none")
-    try:
-        with locked(lock, wait=False):
-            lock.unlink(missing_ok=True)
-            return False
-    except BlockingIOError:
-        return True
 
 
 def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
@@ -97,33 +109,48 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     stream = int(digest(["trial", params.sweep.seed], 7), 16)  # that no final training draws from
     piece = Work(stage="trial", variant=sweep.variant, seed=params.sweep.seed, params=params, stream=stream)
     folder = sweep.scratch / "trials" / str(trial.number)
-    run = _open(sweep, trial, piece, anew=not folder.exists())
+    run = started(lambda: _open(sweep, trial, piece, anew=not folder.exists()))
     try:
         best, pruned = _train(sweep, trial, piece, run, folder, tick)
+    except LOST:
+        run.close()
+        raise
     except (KeyboardInterrupt, InputError):  # a full disk, say, is no fault of this setting
-        trial.set_user_attr("epochs_before", -1)  # asked to stop: this does not count as killed
         run.finish("KILLED")
+        trial.set_user_attr("begun", 0)  # asked to stop: this does not count as killed
         raise
     except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
         reason = redacted(" ".join(str(error).split()))[:500] or type(error).__name__
+        sweep.locks.check()
         run.finish("FAILED", reason)
         _identify(trial, run)
+        faults.reached("run-ended")
         _fail(sweep, trial, reason)
     else:
+        sweep.locks.check()
         run.set_tags({"trial_state": "pruned" if pruned else "complete"})
         run.finish()
         _identify(trial, run)
+        faults.reached("run-ended")
         trial.set_user_attr("metrics", best.metrics)
-        if pruned:
-            sweep.optuna.tell(trial, state=TrialState.PRUNED)
-        else:
-            sweep.optuna.tell(trial, best.metrics[OBJECTIVE])
+        _tell(sweep, trial, TrialState.PRUNED if pruned else TrialState.COMPLETE, best.metrics[OBJECTIVE])
     shutil.rmtree(folder, ignore_errors=True)
+    faults.reached("folder-removed")
+
+
+def _tell(sweep: Sweep, trial: Trial, state: TrialState, value: float | None = None) -> None:
+    """End a trial in Optuna, which takes one end alone, and it from the trial's own worker."""
+    sweep.locks.check()
+    try:
+        sweep.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state)
+    except ValueError as error:
+        raise LostError(f"trial {trial.number} was ended by another worker: {error}") from None
+    faults.reached("told")
 
 
 def _fail(sweep: Sweep, trial: Trial, reason: str) -> None:
     trial.set_user_attr("reason", reason)
-    sweep.optuna.tell(trial, state=TrialState.FAIL)
+    _tell(sweep, trial, TrialState.FAIL)
 
 
 def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
@@ -139,6 +166,7 @@ def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
         inputs=[sweep.study.data],
         parent=sweep.optuna.user_attrs["mlflow_run_id"],
     )
+    faults.reached("run-opened")
     _identify(trial, run)
     return run
 
@@ -156,12 +184,18 @@ def _train(
     assert piece.stream is not None
     model, train = piece.model(sweep.splits), piece.params.train
     reported = sweep.trials()[trial.number].intermediate_values
+    start, proven = time.time_ns() // 1_000_000, False
     records: list[Record] = []
     for record in fit(model, sweep.splits, train, seed=piece.stream, device=launch.device(), folder=folder):
+        sweep.locks.check()
         run.log_records([record])
         records.append(record)
         if record.epoch not in reported:
             trial.report(record.metrics[OBJECTIVE], record.epoch)
+            faults.reached("reported")
+        if not proven and record.timestamp >= start:  # an epoch of this life
+            trial.set_user_attr("begun", 0)
+            proven = True
         if pruned := trial.should_prune():
             break
         tick()

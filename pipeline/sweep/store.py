@@ -1,0 +1,82 @@
+"""The database of a sweep: SQLite for one machine, PostgreSQL (psycopg 3) for several.
+
+CAVE_OPTUNA_URL names it; without, it is `optuna.db` at the root. A relative SQLite path starts at the root too,
+wherever a command is called.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from sqlalchemy.exc import ArgumentError
+
+from pipeline.errors import InputError, without_password
+from pipeline.study import Study
+
+__all__ = ["CLIENT", "Store"]
+
+CLIENT: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+"""What libpq does to notice within 25 seconds that the server is out of reach; see `locks`."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An address that was checked."""
+
+    url: sqlalchemy.URL
+
+    @classmethod
+    def of(cls, study: Study) -> Store:
+        """Return the store of a study's sweeps."""
+        given = os.environ.get("CAVE_OPTUNA_URL") or f"sqlite:///{study.store / 'optuna.db'}"
+        wrong = InputError(
+            f"CAVE_OPTUNA_URL: '{without_password(given)}' given;"
+            " allowed: sqlite:///FILE and postgresql://USER:PASSWORD@HOST/DATABASE"
+        )
+        try:
+            url = sqlalchemy.make_url(given)
+        except (ArgumentError, ValueError):
+            raise wrong from None
+        if url.drivername == "sqlite":
+            if url.database in (None, "", ":memory:"):
+                raise wrong
+            return cls(url.set(database=str(study.store / str(url.database))))
+        if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+            raise wrong
+        if importlib.util.find_spec("psycopg") is None:
+            raise InputError(
+                "CAVE_OPTUNA_URL names a PostgreSQL, and its driver is missing: pip install 'platos-cave[postgres]'"
+            )
+        return cls(url.set(drivername="postgresql+psycopg"))
+
+    @property
+    def file(self) -> Path | None:
+        """The file of an SQLite database; None is a PostgreSQL."""
+        return Path(str(self.url.database)) if self.url.drivername == "sqlite" else None
+
+    def __str__(self) -> str:
+        """Write the address without what may be secret in it."""
+        return without_password(self.url.render_as_string())
+
+    def storage(self) -> optuna.storages.RDBStorage:
+        """Open the database, and make its tables where there are none: for one process at a time."""
+        options: dict[str, Any] = {"connect_args": {"timeout": 60}}
+        if self.file is None:
+            options = {"connect_args": dict(CLIENT), "pool_pre_ping": True}
+        address = self.url.render_as_string(hide_password=False)
+        storage = optuna.storages.RDBStorage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        weakref.finalize(storage, storage.engine.dispose)
+        return storage
