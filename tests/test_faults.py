@@ -1,0 +1,188 @@
+"""`kill -9` at every step of the protocol, and at random ones: nothing is lost, doubled, or left running.
+
+What is checked is read from the two databases by SQL that shares nothing with the sweep, and compared with an
+undisturbed sweep of the same settings: by one worker, every number must be the same, bit for bit.
+CAVE_NIGHTLY=1 makes it more than 100 kills.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.faults import ANY, POINTS, VARIABLE
+from pipeline.files import read_csv, read_json
+from pipeline.stages import fetch, prepare
+from pipeline.study import Study
+from tests.postgres import Postgres, postgres
+from tests.workshop import check_sweep, make_study, rows
+from tests.zygote import Zygote
+
+__all__ = ["postgres"]
+
+pytestmark = pytest.mark.slow
+
+NIGHTLY = os.environ.get("CAVE_NIGHTLY") == "1"
+SWEEP, TRAIN, VARIANT, TRIALS = "pipeline.stages.sweep", "pipeline.stages.train", "mhvae", 3
+SETTINGS: dict[str, Any] = {"sweep.trials": TRIALS, "sweep.epochs": 2, "train.epochs": 3}
+ALONE = {"CAVE_WORKERS": "1", "CAVE_THREADS": "1", "CAVE_DEVICE": "cpu"}
+OF_A_SWEEP = {  # reached in the course of a sweep alone
+    "coordinator-locked", "parent-started", "worker-locked", "trial-asked", "trial-admitted", "run-opened", "reported",
+    "run-ended", "told", "folder-removed", "outputs-written",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    """Return what runs the stages."""
+    made = Zygote()
+    yield made
+    made.close()
+
+
+def study(folder: Path) -> Study:
+    """Return a small study with its data prepared."""
+    made = make_study(folder, **SETTINGS)
+    fetch.run(made)
+    prepare.run(made)
+    return made
+
+
+def numbers(made: Study, url: str | None = None) -> tuple[list[Any], list[Any]]:
+    """Return what a sweep has found: every trial's state, settings and bounds, and every row of its run in MLflow."""
+    optuna = url or made.store / "optuna.db"
+    trials = rows(
+        optuna,
+        "select t.number, t.state, v.value, p.param_name, p.param_value from trials t"
+        " left join trial_values v using (trial_id) join trial_params p using (trial_id)"
+        " order by t.number, p.param_name",
+    )
+    trials += rows(
+        optuna,
+        "select t.number, i.step, i.intermediate_value from trials t"
+        " join trial_intermediate_values i using (trial_id) order by t.number, i.step",
+    )
+    logged = rows(
+        made.store / "mlflow.db",
+        "select g.value, m.key, m.step, m.value from metrics m join tags g on g.run_uuid = m.run_uuid"
+        " and g.key = 'mlflow.runName' join tags s on s.run_uuid = m.run_uuid and s.key = 'stage' and s.value = 'trial'"
+        " order by g.value, m.key, m.step",
+    )
+    return trials, logged
+
+
+@pytest.fixture(scope="module")
+def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[Any]]:
+    """Return the numbers of a sweep that nothing has disturbed."""
+    made = study(tmp_path_factory.mktemp("undisturbed"))
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0
+    check_sweep(made, VARIANT, TRIALS)
+    return numbers(made)
+
+
+def check(made: Study, wanted: tuple[list[Any], list[Any]], url: str | None = None) -> None:
+    """Assert every promise, and that each number is as if nothing had happened."""
+    check_sweep(made, VARIANT, TRIALS, url)
+    assert numbers(made, url) == wanted
+    assert [path for path in (made.cache / "outbox").glob("*/") if (path / "ops.jsonl").exists()] == []
+    table = read_csv(made.sweep(VARIANT) / "trials.csv")
+    assert [row["number"] for row in table] == [str(number) for number in range(TRIALS)]
+    assert list(read_json(made.sweep(VARIANT) / "mlflow.json")["trials"].values()) == [row["run_id"] for row in table]
+
+
+def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: str) -> bool:
+    """Run the sweep with a fault; tell whether it was killed by it."""
+    mark = made.folder / "mark"
+    mark.unlink(missing_ok=True)
+    fault = {VARIABLE: f"{point}:{passes}:{mark}"}
+    code = zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE, **environment, **fault)
+    assert code in (0, -signal.SIGKILL), (made.folder / "told").read_text()
+    assert mark.exists() == (code != 0)
+    return code != 0
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_kill_9_at_any_step_of_a_sweep_changes_nothing(
+    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, point: str
+) -> None:
+    """Killed at its first pass there, and the next time at its second, a sweep ends as if nothing had happened."""
+    made = study(tmp_path)
+    assert killed(zygote, made, point, 1)
+    killed(zygote, made, point, 2)
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    check(made, undisturbed)
+
+
+@pytest.mark.parametrize("point", [*POINTS] if NIGHTLY else ["trial-asked", "trial-admitted", "reported", "told"])
+def test_kill_9_at_any_step_of_a_sweep_over_postgresql_changes_nothing(
+    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, postgres: Postgres, point: str
+) -> None:
+    """The same where Optuna and the locks are in a PostgreSQL."""
+    made, url = study(tmp_path), postgres.fresh()
+    assert killed(zygote, made, point, 1, CAVE_OPTUNA_URL=url)
+    killed(zygote, made, point, 2, CAVE_OPTUNA_URL=url)
+    environment = {**ALONE, "CAVE_OPTUNA_URL": url}
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **environment) == 0, (made.folder / "told").read_text()
+    check(made, undisturbed, url)
+
+
+@pytest.mark.parametrize("seed", range(12 if NIGHTLY else 3))
+def test_kills_at_random_steps_change_nothing(
+    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int
+) -> None:
+    """Killed again and again at steps drawn at random, a sweep gets to its end, and that is the undisturbed one's."""
+    made, draws = study(tmp_path), random.Random(seed)
+    for _ in range(6):
+        if not killed(zygote, made, ANY, draws.randint(8, 60)):
+            break
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    check(made, undisturbed)
+
+
+@pytest.mark.parametrize("seed", range(12 if NIGHTLY else 3))
+def test_kills_at_random_moments_change_nothing(
+    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int
+) -> None:
+    """Killed wherever it was, within a step or between two, a sweep gets to its end, and that is the undisturbed one's.
+
+    A trial that three workers in a row have left without an epoch is given up: then it has no numbers to compare.
+    """
+    made, draws = study(tmp_path), random.Random(seed)
+    for _ in range(3):
+        seconds = draws.uniform(0.05, 1.5)
+        assert zygote.run(SWEEP, VARIANT, folder=made.folder, seconds=seconds, **ALONE) in (0, -signal.SIGKILL)
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    given_up = rows(made.store / "optuna.db", "select count(*) from trials where state = 'FAIL'") != [(0,)]
+    if given_up:
+        check_sweep(made, VARIANT, TRIALS)
+    else:
+        check(made, undisturbed)
+
+
+def trained(made: Study) -> tuple[str, list[Any]]:
+    """Return the digest of a final training's weights, and every row of its run."""
+    digest = "select value from tags where key = 'weights_digest'"
+    logged = "select key, step, value from metrics where key != 'seconds' order by key, step"
+    assert rows(made.store / "mlflow.db", "select status from runs where lifecycle_stage = 'active'") == [("FINISHED",)]
+    return rows(made.store / "mlflow.db", digest)[0][0], rows(made.store / "mlflow.db", logged)
+
+
+@pytest.mark.parametrize("point", [point for point in POINTS if point not in OF_A_SWEEP])
+def test_kill_9_at_any_step_of_a_training_changes_nothing(
+    zygote: Zygote, tmp_path: Path, point: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Killed at its first pass there and at its second, a final training has the same curve and weights, in one run."""
+    whole, made = study(tmp_path / "whole"), study(tmp_path / "made")
+    assert zygote.run(TRAIN, VARIANT, "0", folder=whole.folder, **ALONE) == 0
+    for passes in (1, 2):
+        fault = {VARIABLE: f"{point}:{passes}:{made.folder / f'mark-{passes}'}"}
+        zygote.run(TRAIN, VARIANT, "0", folder=made.folder, **ALONE, **fault)
+    assert (made.folder / "mark-1").exists()
+    assert zygote.run(TRAIN, VARIANT, "0", folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    assert trained(made) == trained(whole)
