@@ -150,14 +150,16 @@ def test_a_stopped_sweep_leaves_no_worker(study: Study, nodes: Nodes) -> None:
     check_sweep(study, "mhvae", 6)
 
 
-def test_a_second_ctrl_c_ends_what_runs_elsewhere(study: Study, nodes: Nodes) -> None:
-    """Also workers of a cluster end when the process that handed them over has ended without waiting."""
+def test_workers_elsewhere_end_with_what_has_started_them(study: Study, nodes: Nodes) -> None:
+    """After kill -9 of the stage, its workers on the cluster are gone, and the same command finishes its trials."""
     nodes.add()
     process = sweep(study, nodes)
     until(lambda: trials(study) == 2)
     process.kill()
     process.communicate()
     until(lambda: workers(study) == [])
+    assert ended(sweep(study, nodes))[0] == 0
+    check_sweep(study, "mhvae", 6)
 
 
 def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) -> None:
