@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, LostError
-from pipeline.faults import POINTS
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
@@ -353,9 +352,9 @@ def test_a_database_that_crashes_and_returns_loses_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", list(POINTS)[list(POINTS).index("worker-locked") :])
-def test_a_worker_killed_at_any_point_loses_nothing(cluster: Cluster, point: str) -> None:
-    """Between any two steps by which a trial is claimed, run and ended, `kill -9` of its worker is made good."""
+@pytest.mark.parametrize("point", ["trial-asked", "reported", "outputs-written"])
+def test_a_worker_that_dies_beside_others_loses_nothing(cluster: Cluster, point: str) -> None:
+    """Of two workers of a host one is killed, or the process that began them: the others, or the next, make it good."""
     host = cluster.host("a")
     mark = cluster.folder / "mark"
     host.end(host.worker(2, CAVE_FAULT=f"{point}:1:{mark}"), 0 if point != "outputs-written" else -signal.SIGKILL)

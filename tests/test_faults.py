@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 NIGHTLY = os.environ.get("CAVE_NIGHTLY") == "1"
 SWEEP, TRAIN, VARIANT, TRIALS = "pipeline.stages.sweep", "pipeline.stages.train", "mhvae", 3
-SETTINGS: dict[str, Any] = {"sweep.trials": TRIALS, "sweep.epochs": 2, "train.epochs": 3}
+SETTINGS: dict[str, Any] = {"sweep.trials": TRIALS, "sweep.epochs": 2, "train.epochs": 3, "train.seeds": [0]}
 ALONE = {"CAVE_WORKERS": "1", "CAVE_THREADS": "1", "CAVE_DEVICE": "cpu"}
 OF_A_SWEEP = {  # reached in the course of a sweep alone
     "coordinator-locked", "parent-started", "worker-locked", "trial-asked", "trial-admitted", "run-opened", "reported",
@@ -107,32 +107,40 @@ def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: 
     return code != 0
 
 
-@pytest.mark.parametrize("point", POINTS)
+GROUPS = [list(POINTS)[start::6] for start in range(6)]
+"""Every point is in one of them, and in each they follow each other as in a trial's life."""
+
+
+def name(points: list[str]) -> str:
+    return "+".join(points)
+
+
+@pytest.mark.parametrize("points", GROUPS, ids=name)
 def test_kill_9_at_any_step_of_a_sweep_changes_nothing(
-    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, point: str
+    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, points: list[str]
 ) -> None:
-    """Killed at its first pass there, and the next time at its second, a sweep ends as if nothing had happened."""
+    """Killed at one point after the other, a sweep ends as if nothing had happened."""
     made = study(tmp_path)
-    assert killed(zygote, made, point, 1)
-    killed(zygote, made, point, 2)
+    for point in points:
+        assert killed(zygote, made, point, 1)
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
     check(made, undisturbed)
 
 
-@pytest.mark.parametrize("point", [*POINTS] if NIGHTLY else ["trial-asked", "trial-admitted", "reported", "told"])
+@pytest.mark.parametrize("points", GROUPS if NIGHTLY else GROUPS[3:4], ids=name)
 def test_kill_9_at_any_step_of_a_sweep_over_postgresql_changes_nothing(
-    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, postgres: Postgres, point: str
+    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, postgres: Postgres, points: list[str]
 ) -> None:
     """The same where Optuna and the locks are in a PostgreSQL."""
     made, url = study(tmp_path), postgres.fresh()
-    assert killed(zygote, made, point, 1, CAVE_OPTUNA_URL=url)
-    killed(zygote, made, point, 2, CAVE_OPTUNA_URL=url)
+    for point in points:
+        assert killed(zygote, made, point, 1, CAVE_OPTUNA_URL=url)
     environment = {**ALONE, "CAVE_OPTUNA_URL": url}
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **environment) == 0, (made.folder / "told").read_text()
     check(made, undisturbed, url)
 
 
-@pytest.mark.parametrize("seed", range(12 if NIGHTLY else 3))
+@pytest.mark.parametrize("seed", range(12 if NIGHTLY else 2))
 def test_kills_at_random_steps_change_nothing(
     zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int
 ) -> None:
@@ -145,7 +153,7 @@ def test_kills_at_random_steps_change_nothing(
     check(made, undisturbed)
 
 
-@pytest.mark.parametrize("seed", range(12 if NIGHTLY else 3))
+@pytest.mark.parametrize("seed", range(12 if NIGHTLY else 2))
 def test_kills_at_random_moments_change_nothing(
     zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int
 ) -> None:
@@ -173,16 +181,13 @@ def trained(made: Study) -> tuple[str, list[Any]]:
     return rows(made.store / "mlflow.db", digest)[0][0], rows(made.store / "mlflow.db", logged)
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point not in OF_A_SWEEP])
-def test_kill_9_at_any_step_of_a_training_changes_nothing(
-    zygote: Zygote, tmp_path: Path, point: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Killed at its first pass there and at its second, a final training has the same curve and weights, in one run."""
+def test_kill_9_at_any_step_of_a_training_changes_nothing(zygote: Zygote, tmp_path: Path) -> None:
+    """Killed at every point that it comes by, one after the other, a final training has the same curve and weights."""
     whole, made = study(tmp_path / "whole"), study(tmp_path / "made")
-    assert zygote.run(TRAIN, VARIANT, "0", folder=whole.folder, **ALONE) == 0
-    for passes in (1, 2):
-        fault = {VARIABLE: f"{point}:{passes}:{made.folder / f'mark-{passes}'}"}
-        zygote.run(TRAIN, VARIANT, "0", folder=made.folder, **ALONE, **fault)
-    assert (made.folder / "mark-1").exists()
-    assert zygote.run(TRAIN, VARIANT, "0", folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    assert zygote.run(TRAIN, VARIANT, folder=whole.folder, **ALONE) == 0
+    for point in (point for point in POINTS if point not in OF_A_SWEEP):
+        mark = made.folder / f"mark-{point}"
+        code = zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE, **{VARIABLE: f"{point}:1:{mark}"})
+        assert (code, mark.exists()) == (-signal.SIGKILL, True), point
+    assert zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
     assert trained(made) == trained(whole)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 
 import pipeline.sweep.worker
-from pipeline import faults
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.stages import evaluate, fetch, prepare, train
@@ -27,7 +25,7 @@ from pipeline.training import Record, fit
 from pipeline.work import Work
 from tests.small import ROOT, splits
 from tests.tracking_server import Proxy, Server, free_port
-from tests.workshop import check_sweep, make_study, rows
+from tests.workshop import make_study, rows
 
 RECORDS = [
     Record(epoch, epoch * 4, 0.1 * epoch, 1_700_000_000_000 + epoch, {"train/elbo": -2.0, "valid/elbo": -1.5 * epoch})
@@ -381,17 +379,3 @@ def test_a_slow_server_is_asked_seldom(study: Study, proxy: Proxy) -> None:
     made.finish()
     assert max(quick, len(proxy.requests)) <= 12
     assert waiting(study) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("point", [name for name in faults.POINTS if not name.startswith("state")])
-def test_kill_9_between_any_two_steps_of_the_tracking(study: Study, point: str) -> None:
-    """Killed there and run again, a sweep keeps each of its promises, and no outbox is left."""
-    environment = {faults.VARIABLE: f"{point}:2:{study.folder / 'mark'}"}
-    killed = cave(study, "pipeline.stages.sweep", "mhvae", **environment)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    done = cave(study, "pipeline.stages.sweep", "mhvae", **environment)
-    assert done.returncode == 0, done.stderr
-    check_sweep(study, "mhvae", 4)
-    assert waiting(study) == []
-    assert rows(study.store / "mlflow.db", "select count(*) from tags where key = 'restarted'") == [(0,)]

@@ -176,8 +176,6 @@ class Sender:
         )
         self._tags |= tags | marks
         self._params |= set(params)
-        if rows:
-            faults.reached("rows-sent")
         self._upload(files)
         if self.outbox.ended:
             self._end(self.outbox.ops[-1]["time"])
@@ -225,6 +223,8 @@ class Sender:
             if not rows and not tags and len(others) + len(marks) <= TAGS:
                 others, marks = others + marks, []
             self.store.client.log_batch(self.run_id, metrics=metrics, params=some, tags=others)
+            if metrics:
+                faults.reached("rows-sent")
 
     def _upload(self, files: Iterable[tuple[list[str], bool]]) -> None:
         """Keep files as artifacts; those that are to be kept `once` stay as the run has them."""

@@ -123,6 +123,8 @@ class Store:
         """Talk to MLflow: whatever it raises is kept from the work, and puts off the next exchange."""
         start = time.monotonic()
         try:
+            if self.client:  # whose making, seconds the first time, says nothing of the server
+                start = time.monotonic()
             yield
         except InputError:  # of the disk
             raise
