@@ -208,7 +208,7 @@ def _runs(study: Study, port: int) -> None:
     if not kept:
         print(f"study {study.name} has no runs yet")
         return
-    address = runs_link(read_json(kept[0])["experiment"], f"http://127.0.0.1:{port}")
+    address = runs_link(read_json(kept[0], "experiment")["experiment"], f"http://127.0.0.1:{port}")
     print(f"runs:   {address}  (served by `make ui`)")
 
 

@@ -14,6 +14,7 @@ __all__ = ["InputError", "RunError", "guarded", "nearest", "passwords", "redacte
 ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # that may hold a password
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 SHORTEST = 4  # letters of a password that is looked for outside addresses
+LONGEST = 2000  # characters of a line
 IN_QUERY = re.compile(r"pass|pwd|token|secret", re.IGNORECASE)
 
 
@@ -46,7 +47,12 @@ class _ToldError(Exception):
     """An error whose message is one line, whatever it was made of, and holds no password."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(redacted(" ".join(message.splitlines())))
+        super().__init__(_printable(redacted(" ".join(message.splitlines())))[:LONGEST])
+
+
+def _printable(text: str) -> str:
+    """Write out what a terminal would obey, or not show: a file's content may be told."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 class InputError(_ToldError):

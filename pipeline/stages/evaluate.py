@@ -28,7 +28,9 @@ def run(study: Study, variant: str) -> None:
     """Measure every seed's model, then write all of them with their protocol, their means, and their milestones."""
     launch.share("pipeline.stages.evaluate", study, variant, lambda seed: measure(study, variant, seed))
     folder, splits = study.evaluate(variant), data.load(study.data)
-    found = {str(seed): read_json(folder / f"seed-{seed}.json") for seed in study.params.train.seeds}
+    found = {
+        str(seed): read_json(folder / f"seed-{seed}.json", "final", "milestones") for seed in study.params.train.seeds
+    }
     seeds = {seed: parts["final"] for seed, parts in found.items()}
     protocol = {
         "data": splits.name,
@@ -62,7 +64,7 @@ def measure(study: Study, variant: str, seed: int) -> None:
     final = bounds | _parts(settings, model, splits, test, seed)
     fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
     # The weights that are kept may be a milestone's, measured with as many draws.
-    known = read_json(source / "model.json")["best_epoch"] if fewer.draws == settings.draws else None
+    known = read_json(source / "model.json", "best_epoch")["best_epoch"] if fewer.draws == settings.draws else None
     milestones = {
         epoch: bounds if epoch == known else _bounds(fewer, path, splits, test, seed)
         for epoch, path in _milestones(source).items()
@@ -71,7 +73,7 @@ def measure(study: Study, variant: str, seed: int) -> None:
     then = {epoch: {key: asdict(estimate) for key, estimate in found.items()} for epoch, found in milestones.items()}
     write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then})
     pictures = _draw(study, variant, model, splits, test) if seed == study.params.train.seeds[0] else []
-    run = Tracker(study).find(read_json(source / "mlflow.json")["run"])
+    run = Tracker(study).find(read_json(source / "mlflow.json", "run")["run"])
     if run is None:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
     elif run.tag("evaluation") != (mark := digest([results, then])):  # what was logged before is not doubled
