@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from urllib.parse import parse_qsl, unquote
 
-__all__ = ["InputError", "RunError", "guarded", "nearest", "passwords", "redacted", "without_password"]
+__all__ = ["InputError", "RunError", "guarded", "nearest", "one_line", "passwords", "redacted", "without_password"]
 
 ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # that may hold a password
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
@@ -43,16 +43,17 @@ def without_password(uri: str) -> str:
     return scheme + sign + (rest.rpartition("@")[2] if "@" in rest else rest)
 
 
+def one_line(text: str) -> str:
+    """Return a text as one line that can be told: without a password, and without what a terminal would obey."""
+    line = redacted(" ".join(text.splitlines()))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:LONGEST]
+
+
 class _ToldError(Exception):
     """An error whose message is one line, whatever it was made of, and holds no password."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_printable(redacted(" ".join(message.splitlines())))[:LONGEST])
-
-
-def _printable(text: str) -> str:
-    """Write out what a terminal would obey, or not show: a file's content may be told."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+        super().__init__(one_line(message))
 
 
 class InputError(_ToldError):

@@ -39,6 +39,7 @@ LINE = [
     "report",
     "stages",
     "reproduce",
+    "doctor",
     "cli",
     "__main__",
 ]
