@@ -134,6 +134,23 @@ def sync() -> None:
         sys.exit(1)
 
 
+@app.command()
+def doctor(study: Of = None) -> None:
+    """Find what keeps a study from running or going on, and say the command that mends it; exit code 1 for a fault."""
+    from pipeline.doctor import CHECKS, examine, place, table
+
+    root = find_root(Path.cwd())
+    folder = root if study is None else root / "experiments" / study
+    if not (folder / "params.yaml").is_file():
+        folder = _existing(study).folder
+    levels = set()
+    for name, finding in examine(CHECKS, place(root, folder)):
+        levels.add(finding.level)
+        print(table(name, finding), flush=True)
+    if "fault" in levels:
+        sys.exit(1)
+
+
 @studies.command("new")
 def study_new(name: str, assignments: Set = None) -> None:
     """Make the study experiments/NAME: its own params.yaml, and a link to the pipeline."""

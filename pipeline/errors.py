@@ -20,6 +20,7 @@ __all__ = [
     "RunError",
     "guarded",
     "nearest",
+    "one_line",
     "passwords",
     "redacted",
     "without_password",
@@ -30,6 +31,7 @@ AGAIN = 75  # exit code of a worker that is to be started again, as one that a s
 ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # that may hold a password
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 SHORTEST = 4  # letters of a password that is looked for outside addresses
+LONGEST = 2000  # characters of a line
 IN_QUERY = re.compile(r"pass|pwd|token|secret", re.IGNORECASE)
 
 
@@ -58,11 +60,17 @@ def without_password(uri: str) -> str:
     return scheme + sign + (rest.rpartition("@")[2] if "@" in rest else rest)
 
 
+def one_line(text: str) -> str:
+    """Return a text as one line that can be told: without a password, and without what a terminal would obey."""
+    line = redacted(" ".join(text.splitlines()))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:LONGEST]
+
+
 class _ToldError(Exception):
     """An error whose message is one line, whatever it was made of, and holds no password."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(redacted(" ".join(message.splitlines())))
+        super().__init__(one_line(message))
 
 
 class InputError(_ToldError):

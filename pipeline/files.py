@@ -17,6 +17,8 @@ from pipeline.errors import InputError
 
 __all__ = ["alone", "locked", "read_csv", "read_json", "sha256", "write_bytes", "write_csv", "write_json", "write_text"]
 
+LARGEST = 2**26  # bytes of a JSON file
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file at once: a reader, or a crash, sees the old content or the new, never a part."""
@@ -66,16 +68,26 @@ def read_csv(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not readable as CSV: {str(error)[:200]}") from None
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; one that is missing or broken raises `InputError`."""
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON file; one that is missing, broken or, where `keys` are given, without them raises `InputError`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
+        value = json.loads(content.decode())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON: {str(error)[:200]}") from None
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            raise InputError(f"{path}: damaged, it has no {key}")
+    return value
 
 
 def sha256(parts: Iterable[bytes]) -> str:
@@ -95,8 +107,12 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     import fcntl
 
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if not _is(path, file.fileno()):
                 continue

@@ -43,6 +43,7 @@ LINE = [
     "report",
     "stages",
     "reproduce",
+    "doctor",
     "cli",
     "__main__",
 ]

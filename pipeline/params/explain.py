@@ -15,7 +15,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """Tell the first fault in one line: path, what was given, what is allowed."""
     first = _first(error)
     keys = [key for key in first["loc"] if not _is_kind(key) and key not in ("int", "float", "tuple")]
-    path = ".".join(str(key) for key in keys if not _is_branch(key))
+    path = ".".join(str(key) for key in keys if not _is_branch(key))[:200]
     given = _show(first["input"])
     kind, context = first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
@@ -28,7 +28,8 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     if kind == "literal_error":
         field = _annotation(root, [str(key) for key in keys])
         choices = [str(choice) for choice in get_args(field)] or [str(context.get("expected"))]
-        return f"{path}: {given} given{nearest(str(first['input']), choices)}; allowed: {', '.join(choices)}"
+        near = nearest(given.strip("'"), choices)
+        return f"{path}: {given} given{near}; allowed: {', '.join(choices)}"
     if kind == "value_error":
         return f"{path}: {context['error']}"
     allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid ").replace("tuple", "list")
@@ -71,5 +72,8 @@ def _annotation(root: type[BaseModel], keys: list[str]) -> Any:
 
 
 def _show(value: object) -> str:
-    text = repr(list(value) if isinstance(value, tuple) else value)
+    try:
+        text = repr(list(value) if isinstance(value, tuple) else value)
+    except ValueError:
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -20,8 +20,10 @@ __all__ = [
     "TrainParams",
 ]
 
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Count = Annotated[int, Field(ge=1)]
+MOST = 2**31 - 1  # of whatever is counted: what every library takes
+Seed = Annotated[int, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Several = Annotated[int, Field(ge=2, le=MOST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nonnegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Width = Annotated[int, Field(ge=1, le=65536)]
@@ -104,8 +106,8 @@ class TrainParams(Strict):
     objective: Literal["elbo", "beta", "iwae", "stl", "dreg"]
     draws: Count
     beta: Nonnegative
-    warmup: Annotated[int, Field(ge=0)]
-    stagger: Annotated[int, Field(ge=0)]
+    warmup: Annotated[int, Field(ge=0, le=MOST)]
+    stagger: Annotated[int, Field(ge=0, le=MOST)]
     free_bits: Nonnegative
     epochs: Count
     batch_size: Count
@@ -173,8 +175,8 @@ class SweepParams(Strict):
     epochs: Count
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "none"]
-    startup: Annotated[int, Field(ge=1)]
-    failures: Annotated[int, Field(ge=0)]
+    startup: Count
+    failures: Annotated[int, Field(ge=0, le=MOST)]
     seed: Seed
     space: dict[str, Range | Choices]
 
@@ -182,33 +184,33 @@ class SweepParams(Strict):
 class DecomposeParams(Strict):
     """How much of the test set, and how many draws, each decomposition takes; the first images are taken."""
 
-    level_images: Annotated[int, Field(ge=2)]
-    level_draws: Annotated[int, Field(ge=2)]
-    inner_draws: Annotated[int, Field(ge=2)]
-    simulated: Annotated[int, Field(ge=2)]
-    queries: Annotated[int, Field(ge=2)]
-    path_draws: Annotated[int, Field(ge=2)]
-    pair_queries: Annotated[int, Field(ge=2)]
-    gap_images: Annotated[int, Field(ge=2)]
+    level_images: Several
+    level_draws: Several
+    inner_draws: Several
+    simulated: Several
+    queries: Several
+    path_draws: Several
+    pair_queries: Several
+    gap_images: Several
     gap_steps: Count
     gap_draws: Count
     gap_rate: Positive
-    ais_images: Annotated[int, Field(ge=2)]
-    ais_chains: Annotated[int, Field(ge=2)]
-    ais_temperatures: Annotated[int, Field(ge=2)]
+    ais_images: Several
+    ais_chains: Several
+    ais_temperatures: Several
     ais_leapfrog: Count
-    factor_images: Annotated[int, Field(ge=100)]
-    factor_draws: Annotated[int, Field(ge=2)]
+    factor_images: Annotated[int, Field(ge=100, le=MOST)]
+    factor_draws: Several
 
 
 class EvaluateParams(Strict):
     """How precisely the test bounds are measured."""
 
-    draws: Annotated[int, Field(ge=2)]
+    draws: Several
     k: Annotated[tuple[Count, ...], Field(min_length=1)]
-    active_draws: Annotated[int, Field(ge=20, multiple_of=10)]
+    active_draws: Annotated[int, Field(ge=20, le=MOST, multiple_of=10)]
     active_threshold: Positive
-    milestone_draws: Annotated[int, Field(ge=2)]
+    milestone_draws: Several
     decompose: DecomposeParams | None
     seed: Seed
 

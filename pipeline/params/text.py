@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
 
 __all__ = ["digest", "parse_assignments", "read_yaml"]
+
+LARGEST = 2**22  # bytes of a YAML file
+MOST = 100_000  # values in one
+DEEPEST = 100  # brackets open at once
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -20,10 +26,12 @@ def digest(value: Any, length: int = 12) -> str:
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML 1.2 file (`1e-3` is a number) without executing anything in it."""
-    from ruamel.yaml import YAML
-
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
+        return _value(content.decode())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run this in the project's root or in a study's folder") from None
     except Exception as error:  # the parser raises whatever a broken tag makes its converters raise
@@ -32,19 +40,45 @@ def read_yaml(path: Path) -> Any:
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     """Read `path=value` words; a value is YAML (`3`, `1e-3`, `[20, 10]`, `null`, `mnist`)."""
-    from ruamel.yaml import YAML
-
     values: dict[str, Any] = {}
     for word in assignments:
         path, sign, text = word.partition("=")
         if not sign or not path:
-            raise InputError(f"--set: '{word}' is not of the form path=value, as in model.depth=3")
+            raise InputError(f"--set: '{word[:200]}' is not of the form path=value, as in model.depth=3")
         try:
-            values[path] = YAML(typ="safe", pure=True).load(text)
+            values[path] = _value(text)
         except Exception as error:  # as in `read_yaml`
             raise InputError(f"--set: {path}: not readable as YAML: {_one_line(error)}") from None
     return values
 
 
+def _value(text: str) -> Any:
+    """Return what a YAML text says; one that says more than it is long, by anchors, is a `ValueError`."""
+    from ruamel.yaml import YAML
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an anchor of the same name again is allowed
+            # The parser's time grows with the square of the brackets that are open.
+            if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > DEEPEST:
+                raise RecursionError
+            # Merging keys unfolds anchors while a text is read, so that its nodes are counted before.
+            if _unfolded(YAML(typ="safe", pure=True).compose(text), {}) > MOST:
+                raise ValueError(f"its anchors unfold to more than {MOST} values")
+            return YAML(typ="safe", pure=True).load(text)
+    except RecursionError:
+        raise ValueError("nested too deeply, or within itself") from None
+
+
+def _unfolded(node: Any, known: dict[int, int]) -> int:
+    """Count the nodes below a node of a YAML text, and itself, as often as they are referred to."""
+    if id(node) not in known:
+        known[id(node)] = MOST  # within itself
+        content = node.value if node is not None and not isinstance(node.value, str) else []
+        below = [part for item in content for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in below)
+    return known[id(node)]
+
+
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__

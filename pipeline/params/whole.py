@@ -27,16 +27,17 @@ from pipeline.params.text import read_yaml
 
 __all__ = ["Params", "dump_yaml"]
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+Folder = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
 Overrides = dict[str, Any]
 
 
 class Params(Strict):
     """All of `params.yaml`."""
 
-    root: str
-    out: str
-    budget: str
+    root: Folder
+    out: Folder
+    budget: Annotated[str, Field(max_length=100)]
     budgets: Annotated[dict[Name, Overrides], Field(min_length=1)]
     data: DataParams
     model: ModelParams

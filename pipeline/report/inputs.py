@@ -49,7 +49,7 @@ def protocol(study: Study, variant: str) -> dict[str, Any]:
 def model(study: Study, variant: str, seed: int) -> dict[str, Any]:
     """Return what the training says of a model: `widths` of z_1, ..., z_T, `parameters`, `seconds`, `best_epoch`."""
     path = study.train(variant) / f"seed-{seed}" / "model.json"
-    return dict(read_json(needed(study, path, f"train@{variant}")))
+    return dict(read_json(needed(study, path, f"train@{variant}"), "widths", "parameters", "seconds", "best_epoch"))
 
 
 def curves(study: Study, variant: str) -> dict[int, list[dict[str, float]]]:
@@ -94,7 +94,7 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
 
 def best(study: Study, variant: str) -> dict[str, Any]:
     """Return the best trial of a variant: its number `trial`, its `params`, its `value` in nats; None of no search."""
-    found = read_json(needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}"))
+    found = read_json(needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}"), "trial")
     values = {trial["number"]: trial["value"] for trial in trials(study, variant)}
     return {**found, "value": values.get(found["trial"])}
 
@@ -123,7 +123,7 @@ def _tests(study: Study, variant: str) -> dict[int, Mapping[str, Mapping[str, fl
 
 
 def _decomposition(study: Study, variant: str) -> Any:
-    return read_json(needed(study, _source(study, variant), f"evaluate@{variant}"))
+    return read_json(needed(study, _source(study, variant), f"evaluate@{variant}"), "protocol", "seeds")
 
 
 def _source(study: Study, variant: str) -> Path:

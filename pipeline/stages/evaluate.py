@@ -35,7 +35,9 @@ def _run(study: Study, variant: str) -> None:
     tracker = Tracker(study).require()
     launch.share("pipeline.stages.evaluate", study, variant, lambda seed: measure(study, variant, seed))
     folder, splits = study.evaluate(variant), data.load(study.data)
-    found = {str(seed): read_json(folder / f"seed-{seed}.json") for seed in study.params.train.seeds}
+    found = {
+        str(seed): read_json(folder / f"seed-{seed}.json", "final", "milestones") for seed in study.params.train.seeds
+    }
     seeds = {seed: parts["final"] for seed, parts in found.items()}
     protocol = {
         "data": splits.name,
@@ -70,7 +72,7 @@ def measure(study: Study, variant: str, seed: int) -> None:
     final = bounds | _parts(settings, model, splits, test, seed)
     fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
     # The weights that are kept may be a milestone's, measured with as many draws.
-    known = read_json(source / "model.json")["best_epoch"] if fewer.draws == settings.draws else None
+    known = read_json(source / "model.json", "best_epoch")["best_epoch"] if fewer.draws == settings.draws else None
     milestones = {
         epoch: bounds if epoch == known else _bounds(fewer, path, splits, test, seed)
         for epoch, path in _milestones(source).items()
@@ -81,7 +83,7 @@ def measure(study: Study, variant: str, seed: int) -> None:
     pictures = _draw(study, variant, model, splits, test) if seed == study.params.train.seeds[0] else []
     metrics = {0: _logged("test/", final)}
     metrics |= {epoch: _logged("milestone/", found) for epoch, found in milestones.items()}
-    known = read_json(source / "mlflow.json")
+    known = read_json(source / "mlflow.json", "run")
     run = Tracker(study).find(known["run"], known.get("key"))
     files = {"": [folder / f"seed-{seed}.json"], "figures": pictures}
     run.log_once("evaluation", digest([results, then]), metrics, files)

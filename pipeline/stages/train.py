@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline import data, launch
 from pipeline.checkpoint import save_model
-from pipeline.errors import RunError, guarded
+from pipeline.errors import InputError, RunError, guarded
 from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
 from pipeline.params import Params, digest
 from pipeline.provenance import code_digest
@@ -25,13 +25,18 @@ def settings(study: Study, variant: str) -> Params:
     """Return the variant's parameters with the values its sweep found best, if it was swept."""
     params = study.params.variant(variant)
     best = study.sweep(variant) / "best.json"
-    return params.override(read_json(best)["params"], str(best)) if swept(study, variant) else params
+    if not swept(study, variant):
+        return params
+    found = read_json(best, "params")["params"]
+    if not isinstance(found, dict):
+        raise InputError(f"{best}: damaged, its params are no mapping")
+    return params.override(found, str(best))
 
 
 def swept(study: Study, variant: str) -> bool:
     """Tell whether the variant's sweep has left its best settings."""
     best = study.sweep(variant) / "best.json"
-    return best.exists() and read_json(best)["trial"] is not None
+    return best.exists() and read_json(best, "trial")["trial"] is not None
 
 
 def run(study: Study, variant: str) -> None:
@@ -44,10 +49,15 @@ def _run(study: Study, variant: str) -> None:
     tracker = Tracker(study).require()
     launch.share("pipeline.stages.train", study, variant, lambda seed: train(study, variant, seed))
     curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
-    rows = [
-        {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0] if name != "timestamp"}
-        for rows in zip(*curves, strict=False)
-    ]
+    try:
+        rows = [
+            {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0] if name != "timestamp"}
+            for rows in zip(*curves, strict=False)
+        ]
+        if not rows:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{study.train(variant)}: a curves.csv is damaged; train again") from None
     write_csv(study.curves(variant), rows)
     shutil.rmtree(study.cache / "train" / study.name / variant, ignore_errors=True)
     tracker.last_word()

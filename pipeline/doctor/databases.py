@@ -1,0 +1,167 @@
+"""The SQLite files of MLflow and Optuna: sound, unlocked, of the schema that the installed versions want.
+
+They are opened to be read alone. What the installed versions want is read from their migrations, as text: importing
+them takes seconds, and may be what fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+
+__all__ = ["database", "databases", "experiment", "read", "schema"]
+
+PATIENCE = 5.0  # seconds that a lock may last
+LONGEST = 20.0  # seconds that a database is looked through
+VARIABLES = {"mlflow": "MLFLOW_TRACKING_URI", "optuna": "CAVE_OPTUNA_URL"}
+MIGRATIONS = {"mlflow": "store/db_migrations/versions", "optuna": "storages/_rdb/alembic/versions"}
+REVISION = re.compile(r"""^(down_)?revision(?::[^=]+)? = (.*)$""", re.MULTILINE)
+
+
+def database(place: Place, name: str) -> Path | None:
+    """Return the SQLite file of `mlflow` or `optuna`, or nothing where the store is another."""
+    url = os.environ.get(VARIABLES[name])
+    if not url:
+        return place.store / f"{name}.db"
+    if not url.startswith("sqlite:///"):
+        return None
+    return Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
+
+
+def _there(place: Place) -> dict[str, Path]:
+    paths = {name: database(place, name) for name in VARIABLES}
+    return {name: path for name, path in paths.items() if path is not None and path.is_file()}
+
+
+def _open(path: Path, mode: str = "ro") -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=PATIENCE, isolation_level=None)
+
+
+def read(path: Path, query: str, *values: str) -> list[tuple[str, ...]]:
+    """Return what a query finds; nothing where the file has no such table, or cannot be read."""
+    try:
+        with closing(_open(path)) as connection:
+            return connection.execute(query, values).fetchall()
+    except sqlite3.Error:
+        return []
+
+
+def databases(place: Place) -> Iterator[Finding]:
+    """Are the databases sound, and free to be written to?"""
+    there = _there(place)
+    paths = [database(place, name) for name in VARIABLES]
+    if paths[0] is not None and paths[0] == paths[1]:
+        yield fault(f"MLflow and Optuna share {paths[0]}; each needs its own", f"unset {' '.join(VARIABLES.values())}")
+    if not there:
+        yield ok("none yet")
+    for path in there.values():
+        yield from _health(path)
+
+
+def _health(path: Path) -> Iterator[Finding]:
+    aside = f"mv {shlex.quote(str(path))} {shlex.quote(str(path) + '.damaged')}"
+    recover = f"{aside} && sqlite3 {shlex.quote(str(path) + '.damaged')} .recover | sqlite3 {shlex.quote(str(path))}"
+    if not os.access(path, os.R_OK | os.W_OK):
+        yield fault(f"{path} cannot be read and written", f"chmod u+rw {shlex.quote(str(path))}")
+        return
+    try:
+        with closing(_open(path, "rw")) as connection:
+            connection.execute("begin immediate")  # what every writer begins with; it changes nothing
+            connection.execute("rollback")
+        with closing(_open(path)) as connection:
+            until = time.monotonic() + LONGEST
+            connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)
+            (told,) = connection.execute("pragma quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if "interrupted" in str(error):
+            yield ok(f"{path.name} is sound as far as could be looked in {LONGEST:.0f} s")
+        elif "locked" in str(error):
+            holders = _holders(path)
+            named = ", ".join(f"{pid} ({command})" for pid, command in holders.items()) or "a process of another user"
+            kill = f"kill {' '.join(holders)}" if holders else f"fuser {shlex.quote(str(path))}"
+            yield fault(f"{path.name} has been locked for {PATIENCE:.0f} s; it is open in process {named}", kill)
+        else:
+            yield fault(f"{path.name} cannot be opened: {error}", f"ls -l {shlex.quote(str(path))}*")
+    except sqlite3.DatabaseError as error:
+        yield fault(f"{path.name} is damaged: {error}", recover)
+    else:
+        yield ok(f"{path.name} is sound") if told == "ok" else fault(f"{path.name} is damaged: {told[:100]}", recover)
+
+
+def _holders(path: Path) -> dict[str, str]:
+    """Return by their ids the commands of other processes that have a file open."""
+    found = {}
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if link.readlink() == path.resolve() and link.parts[2] != str(os.getpid()):
+                words = Path("/proc", link.parts[2], "cmdline").read_bytes().split(b"\0")
+                found[link.parts[2]] = b" ".join(words).decode(errors="replace").strip()[:80]
+        except OSError:
+            continue
+    return found
+
+
+def schema(place: Place) -> Iterator[Finding]:
+    """Are the databases of the schema that the installed versions want?"""
+    if not _there(place):
+        yield ok("no databases yet")
+    for name, path in _there(place).items():
+        found = {row[0] for row in read(path, "select version_num from alembic_version")}
+        heads, known = _revisions(name)
+        url = shlex.quote(f"sqlite:///{path}")
+        upgrade = {"mlflow": f"mlflow db upgrade {url}", "optuna": f"optuna storage upgrade --storage {url}"}[name]
+        if not read(path, "select name from sqlite_master limit 1"):
+            yield ok(f"{path.name} is empty or not readable")
+        elif found == heads:
+            yield ok(f"{path.name} is at {', '.join(sorted(found))}")
+        elif found and not found <= known:
+            at = ", ".join(sorted(found))
+            newer = f"{path.name} is at {at}, which the installed {name} does not know: a newer one made it"
+            yield fault(newer, f"pip install --upgrade {name}")
+        else:
+            at = ", ".join(sorted(found)) or "none"
+            kept = f"cp {shlex.quote(str(path))} {shlex.quote(str(path) + '.before')} && "
+            yield fault(
+                f"{path.name} is at {at}, the installed {name} wants {', '.join(sorted(heads))}", kept + upgrade
+            )
+
+
+def _revisions(name: str) -> tuple[set[str], set[str]]:
+    """Return the last revisions and all of them, from the migrations that a library brings."""
+    found = find_spec(name)
+    if found is None or found.origin is None:
+        raise LookupError(f"{name} is not installed")
+    known: set[str] = set()
+    before: set[str] = set()
+    for file in (Path(found.origin).parent / MIGRATIONS[name]).glob("*.py"):
+        for down, value in REVISION.findall(file.read_text(encoding="utf-8")):
+            (before if down else known).update(re.findall(r"""["']([\w.]+)["']""", value))
+    return known - before, known
+
+
+def experiment(place: Place) -> Iterator[Finding]:
+    """Is the study's experiment in MLflow, and not deleted?"""
+    path = _there(place).get("mlflow")
+    if path is None or place.out is None:
+        yield ok("not looked for")
+        return
+    name = f"platos-cave/{place.out.name}"
+    found = read(path, "select experiment_id, lifecycle_stage from experiments where name = ?", name)
+    if not found:
+        yield ok(f"{name} is made by the first run")
+    elif found[0][1] == "deleted":
+        url = shlex.quote(f"sqlite:///{path}")
+        restore = f"MLFLOW_TRACKING_URI={url} mlflow experiments restore --experiment-id {found[0][0]}"
+        yield warning(f"{name} is deleted in MLflow; the next run brings it back", restore)
+    else:
+        yield ok(f"{name} is there")

@@ -1,0 +1,144 @@
+"""The disk: room, permission to write, what it is mounted from, and what killed writers have left on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.doctor.databases import database
+from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+
+__all__ = ["leftovers", "mount", "network", "space", "writing"]
+
+LITTLE, FEW = 2**30, 10_000  # bytes and files below which room is short
+NEEDED, FILES = 64 * 2**20, 100  # and below which nothing can be expected to work
+REMOTE = re.compile(r"nfs|cifs|smb|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|pvfs|panfs|sshfs|s3fs|rclone|davfs")
+LEFT = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `pipeline.files` and `pipeline.data.download` name what is not whole yet
+OLD = 600.0  # seconds; nobody writes that long at a temporary file
+MOUNTS = Path("/proc/self/mountinfo")
+
+
+def _folders(place: Place) -> dict[str, Path]:
+    """Return the folders that are written to, each once, or the nearest above that is there."""
+    wanted = {"store": place.store, "cache": place.cache, "study": place.folder, "outputs": place.out}
+    found = {name: _there(path) for name, path in wanted.items() if path is not None}
+    return {name: path for name, path in found.items() if path not in list(found.values())[: list(found).index(name)]}
+
+
+def _there(path: Path) -> Path:
+    return next(folder for folder in [path, *path.parents] if folder.exists())
+
+
+def space(place: Place) -> Iterator[Finding]:
+    """Is there room for bytes and for files?"""
+    seen = set()
+    for folder in _folders(place).values():
+        if (device := folder.stat().st_dev) in seen:
+            continue
+        seen.add(device)
+        room = os.statvfs(folder)
+        free, files = room.f_bavail * room.f_frsize, room.f_favail
+        limited = room.f_files > 0  # some file systems have no fixed number of files
+        told = f"{folder}: {_size(free)} free" + (f", {files} files" if limited else "")
+        mend = f"du -xh {shlex.quote(str(folder))} | sort -h | tail; with nothing running, `make clean` removes .cache"
+        if free < NEEDED or (limited and files < FILES):
+            yield fault(f"the disk is full: {told}", mend)
+        elif free < LITTLE or (limited and files < FEW):
+            yield warning(f"the disk is nearly full: {told}", mend)
+        else:
+            yield ok(told)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def writing(place: Place) -> Iterator[Finding]:
+    """Can a file be written in every folder that is written to?"""
+    written = []
+    for folder in _folders(place).values():
+        path = shlex.quote(str(folder))
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(2**16))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            mends = {
+                errno.EROFS: f"mount -o remount,rw {shlex.quote(_mount_point(folder))}",
+                errno.ENOSPC: "with nothing running, make clean",
+                errno.EDQUOT: "with nothing running, make clean",
+            }
+            yield fault(f"{folder} cannot be written: {reason}", mends.get(error.errno or 0, f"chmod u+rwx {path}"))
+        else:
+            written.append(str(folder))
+    if written:
+        yield ok(f"{', '.join(written)} can be written")
+
+
+def _mount_point(folder: Path) -> str:
+    return next(str(above) for above in [folder, *folder.parents] if above.is_mount())
+
+
+def mount(path: Path, text: str) -> tuple[str, str]:
+    """Return mount point and type of the file system that a path lies on, by the text of /proc/self/mountinfo."""
+    best = ("/", "")
+    for line in text.splitlines():
+        before, sign, after = line.partition(" - ")
+        words = before.split(" ")
+        if not sign or len(words) < 5:
+            continue
+        # Blanks and the like are written in octal there.
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[4])
+        # Of two on one point, the later lies on top.
+        if path.is_relative_to(point) and len(point) >= len(best[0]):
+            best = (point, after.split(" ")[0])
+    return best
+
+
+def network(place: Place) -> Iterator[Finding]:
+    """Do databases and locks lie on a disk of this machine? Of another, SQLite's locks do not hold."""
+    if not MOUNTS.is_file():
+        yield ok("this system does not tell what is mounted")
+        return
+    point, kind = mount(_there(place.store).resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))
+    if not REMOTE.search(kind):
+        yield ok(f"{kind or 'unknown'} at {point}")
+        return
+    files = [name for name in ("mlflow", "optuna") if database(place, name) is not None]
+    told = f"{place.store} lies on a network file system ({kind} at {point})"
+    local = "move the project to a local disk"
+    if files:
+        yield fault(
+            f"{told}, where the locks of SQLite ({', '.join(files)}) do not hold",
+            f"{local}, or set MLFLOW_TRACKING_URI to a server and CAVE_OPTUNA_URL to a PostgreSQL",
+        )
+    else:
+        yield warning(f"{told}: some of these do not keep locks between machines", f"{local} if locks fail")
+
+
+def leftovers(place: Place) -> Iterator[Finding]:
+    """Have killed writers left temporary files behind?"""
+    found = sorted({path for folder in (place.cache, place.out) if folder is not None for path in _left(folder)})
+    if not found:
+        yield ok("no temporary files of killed writers")
+        return
+    names = " ".join(shlex.quote(str(path)) for path in found)
+    yield warning(f"{len(found)} temporary files of killed writers, such as {found[0].name}", f"rm -rf -- {names}")
+
+
+def _left(folder: Path) -> Iterator[Path]:
+    for at, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(at) / name
+            if LEFT.fullmatch(name) and time.time() - path.lstat().st_mtime > OLD:
+                yield path
+                if name in folders:
+                    folders.remove(name)

@@ -1,0 +1,96 @@
+"""The installation: Python, libraries against their pins, the variables that say how work is done, the device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from pipeline import launch
+from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+from pipeline.errors import InputError
+
+__all__ = ["device", "libraries", "python", "variables"]
+
+SHOWN = 4  # libraries named in a line
+
+
+def python(place: Place) -> Iterator[Finding]:
+    """Is Python new enough, and the system one that locks and worker processes know?"""
+    from packaging.specifiers import SpecifierSet
+
+    wanted = tomllib.loads((place.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
+    found = platform.python_version()
+    if os.name != "posix":
+        yield fault(f"{platform.system()} has no POSIX locks", "run it on Linux or macOS")
+    elif not SpecifierSet(wanted).contains(found, prereleases=True):
+        yield fault(f"{found}, but {wanted} is needed", "make env PYTHON=python3.12")
+    else:
+        yield ok(f"{found} in {sys.prefix}")
+
+
+def libraries(place: Place) -> Iterator[Finding]:
+    """Are the libraries installed that pyproject.toml asks for, in the versions that constraints.txt pins?"""
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((place.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    missing, unfit = [], []
+    for text in project["dependencies"]:
+        needed = Requirement(text)
+        found = _version(needed.name)
+        if found is None:
+            missing.append(needed.name)
+        elif not needed.specifier.contains(found, prereleases=True):
+            unfit.append(f"{needed.name} {found} ({needed.specifier} is needed)")
+    path = place.root / "constraints.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    pins = dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
+    # A build of one's own, torch 2.13.0+cpu, is that version.
+    differ = [
+        f"{name} {found} ({pin.strip()})"
+        for name, pin in pins.items()
+        if (found := _version(name)) is not None and found.partition("+")[0] != pin.strip().partition("+")[0]
+    ]
+    install = f"{sys.executable} -m pip install --constraint constraints.txt --editable ."
+    if missing:
+        yield fault(f"missing: {', '.join(missing)}", install)
+    if unfit:
+        yield fault(f"of the wrong version: {', '.join(unfit)}", install)
+    if differ:
+        more = f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
+        yield warning(f"not as pinned: {', '.join(differ[:SHOWN])}{more}; numbers may differ", install)
+    if not missing and not unfit and not differ:
+        yield ok(f"{len(project['dependencies'])} needed are there, {len(pins)} pins are kept")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def variables(place: Place) -> Iterator[Finding]:
+    """Do the variables that count say numbers?"""
+    sound = True
+    for name in ("CAVE_WORKERS", "CAVE_THREADS"):
+        text = os.environ.get(name)
+        if text is not None and not (text.isdecimal() and int(text) >= 1):
+            sound = False
+            yield fault(f"{name}: '{text}' given; allowed: a whole number from 1", f"unset {name}")
+    if os.environ.get("CAVE_FAULT"):
+        sound = False
+        yield warning("CAVE_FAULT is set, by which tests kill processes", "unset CAVE_FAULT")
+    if sound:
+        yield ok(f"{launch.workers(10_000)} workers at most")
+
+
+def device(place: Place) -> Iterator[Finding]:
+    """Can the device be used that CAVE_DEVICE names?"""
+    try:
+        yield ok(str(launch.device()))
+    except InputError as error:
+        yield fault(str(error), "unset CAVE_DEVICE")

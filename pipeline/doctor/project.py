@@ -1,0 +1,137 @@
+"""The project's own files: parameters, the repository, DVC's record of what was made, and its locks."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import data
+from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+from pipeline.errors import InputError
+from pipeline.params import Params, read_yaml
+from pipeline.provenance import git
+
+__all__ = ["command", "dvc_busy", "dvc_lock", "git_state", "params"]
+
+CONFLICT = re.compile(rb"^(<{7}|>{7})( |$)", re.MULTILINE)
+
+
+def params(place: Place) -> Iterator[Finding]:
+    """Are the parameters sound?"""
+    path = place.folder / "params.yaml"
+    try:
+        found = Params.read(path)
+        data.check(found.data)
+    except InputError as error:
+        yield fault(str(error), f"edit {path}; `cave check` tells when it is sound")
+    else:
+        yield ok(f"sound: {found.data.name}, variants {', '.join(found.variants)}")
+
+
+def git_state(place: Place) -> Iterator[Finding]:
+    """Does a repository tell where the code comes from?"""
+    root = shlex.quote(str(place.root))
+    begin = f"git -C {root} init && git -C {root} add -A && git -C {root} commit -m 'Begin'"
+    if shutil.which("git") is None:
+        yield warning("git is not installed: runs cannot tell their code", "apt-get install git")
+    elif git(place.root, "rev-parse", "--is-inside-work-tree") is None:
+        if any((folder / ".git").exists() for folder in [place.root, *place.root.parents]):
+            safe = f"git config --global --add safe.directory {root}"
+            yield warning(
+                "git refuses this repository (another owner's, or damaged): runs cannot tell their code", safe
+            )
+        else:
+            yield warning("not a git repository: runs cannot tell their code, nor be reproduced", begin)
+    elif (head := git(place.root, "rev-parse", "--short=12", "HEAD")) is None:
+        yield warning("nothing is committed yet: runs cannot be reproduced", begin)
+    else:
+        unmerged = git(place.root, "ls-files", "--unmerged", "-z")
+        if unmerged:
+            names = sorted({row.rpartition(b"\t")[2].decode(errors="replace") for row in unmerged.split(b"\0") if row})
+            yield fault(f"a merge is not finished: {', '.join(names[:3])}", f"git -C {root} merge --abort")
+        shallow = " (a shallow clone)" if git(place.root, "rev-parse", "--is-shallow-repository") == b"true\n" else ""
+        yield ok(f"commit {head.decode().strip()}{shallow}")
+
+
+def dvc_lock(place: Place) -> Iterator[Finding]:
+    """Is DVC's record of what was made readable?"""
+    path = place.folder / "dvc.lock"
+    if not path.is_file():
+        yield ok("none yet")
+        return
+    name = shlex.quote(str(path))
+    kept = git(place.folder, "cat-file", "-e", "HEAD:./dvc.lock") is not None
+    mend = f"git -C {shlex.quote(str(place.folder))} checkout HEAD -- dvc.lock" if kept else f"rm {name}"
+    mend += f" && {place.again}"
+    if CONFLICT.search(path.read_bytes()):
+        yield fault(f"{path} holds the marks of a merge conflict", mend)
+        return
+    try:
+        found = read_yaml(path)
+    except InputError as error:
+        yield fault(str(error), mend)
+        return
+    stages = found.get("stages") if isinstance(found, dict) else None
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) and "cmd" in stage for stage in stages.values()):
+        yield fault(f"{path} is damaged: it does not list stages with their commands", mend)
+    else:
+        yield ok(f"{len(stages)} stages were made")
+
+
+def dvc_busy(place: Place) -> Iterator[Finding]:
+    """Is a DVC command running, or has one that was killed left locks that still hold?
+
+    `lock` counts while the kernel holds it, so that the file alone means nothing. `rwlock` names processes; DVC itself
+    passes over those that have ended, but not one whose number another process has now, nor a file it cannot read.
+    """
+    folder = place.root / ".dvc" / "tmp"
+    found = []
+    if _held(folder / "lock"):
+        text = (folder / "lock").read_text(errors="replace").strip()
+        who = f"process {text} ({command(text) or 'ended; a child of it holds the lock'})" if text else "a process"
+        holder = f"fuser -v {shlex.quote(str(folder / 'lock'))}"
+        found.append(warning(f"a DVC command is at work: {who}", f"wait for it, or see who holds the lock: {holder}"))
+    path = folder / "rwlock"
+    remove = f"rm {shlex.quote(str(path))}"
+    try:
+        locks = json.loads(path.read_text(encoding="utf-8"))
+        rows = list(locks.get("write", {}).values())
+        rows += [row for several in locks.get("read", {}).values() for row in several]
+        named = {int(row["pid"]): str(row["cmd"]) for row in rows}
+    except FileNotFoundError:
+        named = {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        found.append(fault(f"{path} is damaged, and DVC cannot read it", remove))
+        named = {}
+    for pid, words in named.items():
+        now = command(str(pid))
+        if now is not None and "dvc" in now:
+            found.append(warning(f"process {pid} is at work: {words[:60]}", "wait for it"))
+        elif now is not None:
+            found.append(fault(f"a killed '{words[:60]}' has left its lock; its number {pid} is now '{now}'", remove))
+    yield from found or [ok("none is held")]
+
+
+def command(pid: str) -> str | None:
+    """Return the command of a living process, or nothing where there is none of that number."""
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:80]
+    except (OSError, ValueError):
+        return None
+
+
+def _held(path: Path) -> bool:
+    """Does a process hold the kernel's lock on a file?"""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

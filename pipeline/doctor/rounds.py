@@ -1,0 +1,47 @@
+"""All checks in the order they are made, from the ground up: installation, disk, stores, project, unfinished work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.doctor import databases, disk, environment, project, servers, unfinished
+from pipeline.doctor.finding import Check, Place
+from pipeline.errors import InputError
+from pipeline.study import Study
+
+__all__ = ["CHECKS", "place"]
+
+CHECKS: dict[str, Check] = {
+    "python": environment.python,
+    "libraries": environment.libraries,
+    "variables": environment.variables,
+    "device": environment.device,
+    "space": disk.space,
+    "writing": disk.writing,
+    "file system": disk.network,
+    "leftovers": disk.leftovers,
+    "databases": databases.databases,
+    "schema": databases.schema,
+    "experiment": databases.experiment,
+    "tracking": servers.tracking,
+    "optuna": servers.optuna,
+    "data mirror": servers.mirror,
+    "params": project.params,
+    "git": project.git_state,
+    "dvc.lock": project.dvc_lock,
+    "DVC's locks": project.dvc_busy,
+    "outbox": unfinished.outbox,
+    "trials": unfinished.trials,
+    "runs": unfinished.runs,
+    "worktrees": unfinished.worktrees,
+}
+
+
+def place(root: Path, folder: Path) -> Place:
+    """Return where a study lies, also where its parameters cannot be read."""
+    try:
+        study = Study.at(folder)
+    except InputError:
+        return Place(root, folder, Path(os.environ.get("DVC_ROOT") or root).resolve(), None)
+    return Place(study.root, study.folder, study.store, study.out)

@@ -1,0 +1,82 @@
+"""Stores and mirrors that are elsewhere: do they answer, within seconds?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+from pipeline.errors import redacted, without_password
+
+__all__ = ["mirror", "optuna", "tracking"]
+
+PATIENCE = 3.0  # seconds
+
+
+def tracking(place: Place) -> Iterator[Finding]:
+    """Does the MLflow server answer that MLFLOW_TRACKING_URI names?"""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not address.startswith(("http://", "https://")):
+        yield ok("a database, no server" if address else "the database at the root, no server")
+        return
+    code, reason = _get(address.rstrip("/") + "/health")
+    named = without_password(address)
+    if code == 200:
+        yield ok(f"{named} answers")
+    else:
+        yield fault(f"MLflow at {named}: {reason}", "start that server, or: unset MLFLOW_TRACKING_URI")
+
+
+def optuna(place: Place) -> Iterator[Finding]:
+    """Does the database answer that CAVE_OPTUNA_URL names?"""
+    address = os.environ.get("CAVE_OPTUNA_URL", "")
+    if not address.startswith("postgres"):
+        yield ok("a file, no server")
+        return
+    named = without_password(address)
+    if find_spec("psycopg") is None:
+        yield fault(f"{named} is a PostgreSQL, and its driver is missing", "pip install 'psycopg[binary]'")
+        return
+    import importlib
+
+    psycopg = importlib.import_module("psycopg")
+    scheme, _, rest = address.partition("://")
+    if scheme == "postgresql":
+        yield warning(f"{named} is opened by psycopg2, the older driver", "write it as postgresql+psycopg://...")
+    try:
+        psycopg.connect(f"postgresql://{rest}", connect_timeout=round(PATIENCE)).close()
+    except psycopg.Error as error:
+        reason = redacted(" ".join(str(error).split()))[:200]
+        yield fault(f"PostgreSQL at {named}: {reason}", "start that server, or: unset CAVE_OPTUNA_URL")
+    else:
+        yield ok(f"{named} answers")
+
+
+def mirror(place: Place) -> Iterator[Finding]:
+    """Is the mirror there that CAVE_DATA_MIRROR names?"""
+    address = os.environ.get("CAVE_DATA_MIRROR", "")
+    if not address:
+        yield ok("none; data come from where they are published")
+    elif not address.lower().startswith(("http://", "https://")):
+        there = Path(address).expanduser().is_dir()
+        yield ok(address) if there else fault(f"{address}: no such folder", "unset CAVE_DATA_MIRROR")
+    else:
+        code, reason = _get(address)
+        named = without_password(address)
+        # Whether there is a list of files, or it is shown, does not matter.
+        yield ok(f"{named} answers") if code else fault(f"{named}: {reason}", "unset CAVE_DATA_MIRROR")
+
+
+def _get(address: str) -> tuple[int, str]:
+    """Return the status of an answer, 0 where there is none, and what is wrong in words."""
+    import requests
+
+    try:
+        with requests.get(address, timeout=PATIENCE, stream=True, allow_redirects=False) as answer:
+            return answer.status_code, f"answers with HTTP {answer.status_code}"
+    except requests.Timeout:
+        return 0, f"no answer within {PATIENCE:.0f} s"
+    except requests.RequestException as error:
+        return 0, f"cannot be reached ({type(error).__name__})"

@@ -1,0 +1,635 @@
+"""`cave doctor` finds each fault where it was really made, says what mends it, and what it says does mend it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipeline.doctor import CHECKS, Finding, Place, disk, examine, place, table
+from pipeline.doctor.finding import Check
+from pipeline.errors import InputError
+from pipeline.files import locked, write_bytes
+from pipeline.study import Study
+from tests.small import ROOT
+from tests.workshop import make_study
+
+IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@t")
+SECRET = "correct-horse"
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Return a study that nothing is wrong with: a repository with a commit, both databases, an installation."""
+    for name in ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR", "CAVE_DEVICE", "CAVE_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    study = make_study(tmp_path / "project")
+    for name in ("pyproject.toml", "constraints.txt", ".gitignore"):
+        shutil.copy(ROOT / name, study.root / name)
+    optuna_database(study.store / "optuna.db")
+    git(study.root, "init", "-q")
+    git(study.root, "add", "-A")
+    git(study.root, *IDENTITY, "commit", "-qm", "all")
+    return study
+
+
+def optuna_database(path: Path) -> None:
+    """Make Optuna's tables."""
+    import optuna
+
+    optuna.storages.RDBStorage(f"sqlite:///{path}").engine.dispose()
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def found(study: Study, name: str, level: str | None = None) -> list[Finding]:
+    """Return what one check finds, of one level if wanted; its line must be a line."""
+    checks: dict[str, Check] = {name: CHECKS[name]}
+    findings = [finding for _, finding in examine(checks, place(study.root, study.folder))]
+    assert findings
+    for finding in findings:
+        assert len(table(name, finding).splitlines()) == 1
+        assert "itself failed" not in finding.found, finding
+        assert (finding.level == "ok") == (not finding.mend)
+    return [finding for finding in findings if level in (None, finding.level)]
+
+
+def only(study: Study, name: str, level: str) -> Finding:
+    """Return the one finding of that level."""
+    (finding,) = found(study, name, level)
+    return finding
+
+
+def mend(finding: Finding) -> None:
+    """Do what a finding says."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(finding.mend, shell=True, check=True, capture_output=True, env=os.environ | {"PATH": path})
+
+
+def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a folder."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_WORKERS": "1"}
+    command = [sys.executable, "-m", "pipeline", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+# --- All of it
+
+
+def test_a_sound_study_has_no_fault(study: Study) -> None:
+    """Where nothing is wrong, every check says ok."""
+    told = [(name, finding) for name, finding in examine(CHECKS, place(study.root, study.folder))]
+    assert {name for name, _ in told} == set(CHECKS)
+    assert [table(name, finding) for name, finding in told if finding.level == "fault"] == []
+    pinned = ("libraries", "space", "git")  # which may differ where the tests are run
+    assert [table(name, f) for name, f in told if f.level == "warning" and name not in pinned] == []
+
+
+def test_looking_changes_nothing(study: Study) -> None:
+    """No file is made, changed or removed by any check."""
+    before = {path: path.stat().st_mtime_ns for path in study.root.rglob("*") if path.is_file()}
+    list(examine(CHECKS, place(study.root, study.folder)))
+    assert {path: path.stat().st_mtime_ns for path in study.root.rglob("*") if path.is_file()} == before
+
+
+def test_a_check_that_crashes_hides_no_other(study: Study) -> None:
+    """A check that fails of itself is told as such, in one line without a password, and the next is made."""
+
+    def broken(_: Place) -> Iterator[Finding]:
+        yield Finding("ok", "half")
+        raise RuntimeError("two\nlines, and postgresql://me:secret@host/db")
+
+    checks: dict[str, Check] = {"broken": broken, "outbox": CHECKS["outbox"]}
+    lines = [table(name, finding) for name, finding in examine(checks, place(study.root, study.folder))]
+    assert [line.split()[:2] for line in lines] == [["ok", "broken"], ["warning", "broken"], ["ok", "outbox"]]
+    assert "this check itself failed: RuntimeError: two lines, and postgresql://host/db" in lines[1]
+
+
+def test_the_command_ends_with_1_for_a_fault_alone(study: Study) -> None:
+    """`cave doctor` prints a line a finding, no traceback, and its exit code tells whether there is a fault."""
+    done = cave(study.root, "doctor")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert {line.split()[0] for line in done.stdout.splitlines()} <= {"ok", "warning"}
+    (study.store / "mlflow.db").write_bytes(b"no database" * 1000)
+    done = cave(study.root, "doctor")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("fault")] == ["databases"]
+
+
+def test_a_study_is_named(study: Study) -> None:
+    """`cave doctor NAME` looks at that study, also where its parameters cannot be read; another name is refused."""
+    folder = study.root / "experiments" / "wide"
+    folder.mkdir(parents=True)
+    (folder / "params.yaml").write_text("model: [")
+    done = cave(study.root, "doctor", "wide")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "fault    params       params.yaml: not readable as YAML" in done.stdout
+    done = cave(study.root, "doctor", "deep")
+    assert done.returncode == 2
+    assert done.stderr == "error: study: 'deep' given; see `cave study list`\n"
+
+
+# --- The installation
+
+
+def test_a_missing_and_a_wrong_library_are_told(study: Study) -> None:
+    """A library that pyproject.toml asks for and that is not there, or too old, is a fault; another pin a warning."""
+    path = study.root / "pyproject.toml"
+    text = path.read_text()
+    path.write_text(text.replace('"numpy>=2.2"', '"numpy>=99", "no-such-library>=1"'))
+    (study.root / "constraints.txt").write_text("# pins\nnumpy==0.1\n")
+    missing, unfit = found(study, "libraries", "fault")
+    assert missing.found == "missing: no-such-library"
+    assert unfit.found.startswith("of the wrong version: numpy ")
+    assert "(0.1)" in only(study, "libraries", "warning").found
+    path.write_text(text.replace(">=3.11", ">=3.99"))
+    assert ">=3.99 is needed" in only(study, "python", "fault").found
+
+
+def test_variables_are_looked_at(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that is none, a device that is not there and a mirror that is gone are faults, mended by unset."""
+    monkeypatch.setenv("CAVE_WORKERS", "many")
+    monkeypatch.setenv("CAVE_DEVICE", "cuda:99")
+    monkeypatch.setenv("CAVE_DATA_MIRROR", str(study.root / "gone"))
+    for name, variable in (("variables", "WORKERS"), ("device", "DEVICE"), ("data mirror", "DATA_MIRROR")):
+        assert only(study, name, "fault").mend == f"unset CAVE_{variable}"
+
+
+# --- The disk
+
+
+@pytest.fixture
+def small_disk(study: Study) -> Iterator[Path]:
+    """Mount a disk of a mebibyte at the study's cache."""
+    study.cache.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "tmpfs", str(study.cache)]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True).returncode != 0:
+        pytest.skip("mounting a disk needs root")
+    yield study.cache
+    subprocess.run(["umount", "-l", str(study.cache)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Write until the disk is full."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+
+        def write() -> None:
+            while True:
+                file.write(bytes(4096))
+
+        with pytest.raises(OSError, match="No space left"):
+            write()
+
+
+def test_a_full_disk_is_found(study: Study, small_disk: Path) -> None:
+    """A disk without room is a fault of room and of writing; what is removed makes room again."""
+    fill(small_disk)
+    assert "the disk is full" in only(study, "space", "fault").found
+    assert "no space left on device" in only(study, "writing", "fault").found
+    (small_disk / "filler").unlink()
+    assert not found(study, "writing", "fault")
+
+
+def test_a_disk_without_room_for_another_file_is_found(study: Study, small_disk: Path) -> None:
+    """Where only the number of files is used up, that is told too."""
+
+    def touch() -> None:
+        for number in range(300):
+            (small_disk / str(number)).touch()
+
+    with pytest.raises(OSError, match="No space left"):
+        touch()
+    assert ", 0 files" in only(study, "space", "fault").found
+    assert found(study, "writing", "fault")
+
+
+def test_little_room_is_told_wherever_the_tests_run(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers that the system gives decide: none free a fault, little a warning."""
+    real = os.statvfs(study.root)
+
+    def room(blocks: int) -> None:
+        values = [4096, 4096, 10**6, blocks, blocks, 10**6, 10**6, 10**6, *list(real)[8:]]
+        monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
+
+    for blocks, level in ((10, "fault"), (10**5, "warning"), (10**6, "ok")):
+        room(blocks)
+        assert found(study, "space", level)
+
+
+def test_a_read_only_disk_is_found(study: Study, small_disk: Path) -> None:
+    """A disk mounted read-only is a fault, and what is said mends it."""
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    finding = only(study, "writing", "fault")
+    assert "read-only file system" in finding.found
+    mend(finding)
+    assert not found(study, "writing", "fault")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_found(study: Study) -> None:
+    """A folder without permission to write is a fault, and what is said mends it."""
+    study.cache.mkdir()
+    study.cache.chmod(0o555)
+    finding = only(study, "writing", "fault")
+    assert "permission denied" in finding.found
+    mend(finding)
+    assert not found(study, "writing", "fault")
+
+
+MOUNTS = """22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:40 / /home rw shared:2 - nfs4 server:/home rw,vers=4.2
+31 30 8:2 / /home/local rw - xfs /dev/sdb1 rw
+32 22 0:41 / /mnt/with\\040blank rw - cifs //server/share rw
+33 22 0:42 / /work rw - fuse.sshfs me@host:/ rw
+34 33 0:43 / /work rw - tmpfs tmpfs rw
+35 22 0:44 / /scratch rw - lustre mds@tcp:/scratch rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "point", "kind"),
+    [
+        ("/home/me/cave", "/home", "nfs4"),
+        ("/home/local/cave", "/home/local", "xfs"),
+        ("/homes/me", "/", "ext4"),
+        ("/mnt/with blank/cave", "/mnt/with blank", "cifs"),
+        ("/work/cave", "/work", "tmpfs"),
+        ("/scratch", "/scratch", "lustre"),
+        ("/", "/", "ext4"),
+    ],
+)
+def test_the_longest_and_last_mount_counts(path: str, point: str, kind: str) -> None:
+    """The file system of a path is that of its nearest mount point, and of the last mounted there."""
+    assert disk.mount(Path(path), MOUNTS) == (point, kind)
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "lustre", "gpfs", "fuse.sshfs", "ceph"])
+def test_a_database_on_a_network_is_found(study: Study, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite on a network file system is a fault; with servers for both stores it is but a warning."""
+    mounts = study.root / "mountinfo"
+    mounts.write_text(f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:40 / {study.root} rw - {kind} server:/ rw\n")
+    monkeypatch.setattr(disk, "MOUNTS", mounts)
+    assert kind in only(study, "file system", "fault").found
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("CAVE_OPTUNA_URL", "postgresql+psycopg://127.0.0.1:9/db")
+    assert kind in only(study, "file system", "warning").found
+
+
+def test_what_a_killed_writer_left_is_found(study: Study) -> None:
+    """The temporary file of a writer killed in the middle is found when it is old, and what is said removes it."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from pipeline import files;"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL);"
+        "files.write_bytes(Path(sys.argv[1]), b'half')"
+    )
+    path = study.out / "it's best.json"
+    command = [sys.executable, "-c", code, str(path)]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    (left,) = path.parent.iterdir()
+    assert found(study, "leftovers", "ok")  # its writer may live
+    os.utime(left, (0, 0))
+    write_bytes(path, b"whole")
+    finding = only(study, "leftovers", "warning")
+    assert left.name in finding.found
+    mend(finding)
+    assert list(path.parent.iterdir()) == [path]
+
+
+# --- Databases
+
+
+def test_a_damaged_database_is_found(study: Study) -> None:
+    """A database with a torn page in its middle, and one that is none, are faults."""
+    path = study.store / "mlflow.db"
+    content = bytearray(path.read_bytes())
+    content[4096:12288] = b"\xff" * 8192
+    path.write_bytes(content)
+    assert "mlflow.db is damaged" in only(study, "databases", "fault").found
+    path.write_bytes(b"x" * 5000)
+    assert "not a database" in only(study, "databases", "fault").found
+
+
+def test_a_locked_database_is_found(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that another process keeps locked is a fault that names the process; to end it is what mends."""
+    monkeypatch.setattr("pipeline.doctor.databases.PATIENCE", 0.3)
+    code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('begin immediate')"
+    command = [sys.executable, "-c", code + "; print(1, flush=True); sys.stdin.read()", str(study.store / "optuna.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"1\n"
+        finding = only(study, "databases", "fault")
+        assert "optuna.db has been locked" in finding.found
+        assert finding.mend == f"kill {holder.pid}"
+        mend(finding)
+        holder.wait()
+    assert not found(study, "databases", "fault")
+
+
+def test_one_database_for_both_is_found(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow and Optuna in one file is a fault: each counts its migrations in a table of the same name."""
+    monkeypatch.setenv("CAVE_OPTUNA_URL", f"sqlite:///{study.store / 'mlflow.db'}")
+    assert "share" in only(study, "databases", "fault").found
+
+
+def execute(path: Path, *statements: str) -> None:
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.slow
+def test_an_old_schema_is_found_and_mended(study: Study) -> None:
+    """A database one migration back is a fault, and what is said brings it to the schema of today."""
+    from alembic import command
+    from mlflow.store.db.utils import _get_alembic_config
+
+    url = f"sqlite:///{study.store / 'mlflow.db'}"
+    with contextlib.suppress(NotImplementedError):
+        command.downgrade(_get_alembic_config(url), "-1")
+    if not found(study, "schema", "fault"):
+        pytest.skip("MLflow's last migration has no way back")
+    finding = only(study, "schema", "fault")
+    assert "mlflow.db is at" in finding.found
+    mend(finding)
+    assert len(found(study, "schema", "ok")) == 2
+
+
+def test_an_old_optuna_schema_is_found_and_mended(study: Study) -> None:
+    """Optuna's database at a revision before the last is a fault, and what is said mends it."""
+    path = study.store / "optuna.db"
+    execute(path, "update alembic_version set version_num = 'v3.0.0.d'", "update version_info set schema_version = 11")
+    finding = only(study, "schema", "fault")
+    assert "optuna.db is at v3.0.0.d" in finding.found
+    mend(finding)
+    assert len(found(study, "schema", "ok")) == 2
+
+
+@pytest.mark.parametrize("name", ["mlflow", "optuna"])
+def test_a_newer_schema_is_found(study: Study, name: str) -> None:
+    """A revision that the installed version does not know was made by a newer one."""
+    execute(study.store / f"{name}.db", "update alembic_version set version_num = 'v9.9'")
+    finding = only(study, "schema", "fault")
+    assert "a newer one made it" in finding.found
+    assert finding.mend == f"pip install --upgrade {name}"
+
+
+def test_a_deleted_experiment_is_found(study: Study) -> None:
+    """An experiment deleted in MLflow is a warning, and what is said brings it back."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{study.store / 'mlflow.db'}")
+    number = client.create_experiment(f"platos-cave/{study.name}")
+    assert found(study, "experiment", "ok")
+    client.delete_experiment(number)
+    finding = only(study, "experiment", "warning")
+    mend(finding)
+    assert found(study, "experiment", "ok")
+
+
+# --- Servers
+
+
+class Server(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_answers_and_one_that_does_not(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracking server is asked for its health; one that is gone, or answers otherwise, is a fault."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        address = f"http://me:{SECRET}@127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setenv("CAVE_DATA_MIRROR", address)
+        assert found(study, "tracking", "ok")
+        assert found(study, "data mirror", "ok")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address + "/elsewhere")
+        assert "HTTP 404" in only(study, "tracking", "fault").found
+        server.shutdown()
+        thread.join()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    for name in ("tracking", "data mirror"):
+        finding = only(study, name, "fault")
+        assert "cannot be reached" in finding.found
+        assert SECRET not in finding.found
+
+
+def test_a_server_that_hangs_is_told(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes the connection and says nothing is given up."""
+    import socket
+
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr("pipeline.doctor.servers.PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert "no answer within" in only(study, "tracking", "fault").found
+
+
+def test_a_postgresql_that_is_gone_is_told(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PostgreSQL that does not answer, or whose driver is missing, is a fault without its password."""
+    monkeypatch.setenv("CAVE_OPTUNA_URL", f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/db")
+    finding = only(study, "optuna", "fault")
+    assert "postgresql+psycopg://127.0.0.1:9/db" in finding.found
+    assert SECRET not in finding.found
+
+
+# --- The project
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<<<<<<< HEAD\nschema: '2.0'\n=======\nschema: '2.0'\n>>>>>>> other\n",
+        "schema: '2.0'\nstages: [",
+        "stages: 3\n",
+        "stages:\n  a: {}\n",
+        "",
+    ],
+)
+def test_a_damaged_dvc_lock_is_found(study: Study, content: str) -> None:
+    """A dvc.lock with the marks of a conflict, cut or of another form is a fault, and its last commit mends it."""
+    path = study.root / "dvc.lock"
+    path.write_text("schema: '2.0'\nstages:\n  fetch:\n    cmd: python -m pipeline.stages.fetch\n")
+    assert found(study, "dvc.lock", "ok")[0].found == "1 stages were made"
+    path.write_text(content)
+    finding = only(study, "dvc.lock", "fault")
+    assert finding.mend == f"rm {path} && dvc repro"
+    git(study.root, "add", "-f", "dvc.lock")
+    good = "schema: '2.0'\nstages: {}\n"
+    path.write_text(good)
+    git(study.root, "add", "-f", "dvc.lock")
+    git(study.root, *IDENTITY, "commit", "-qm", "lock")
+    path.write_text(content)
+    subprocess.run(shlex.split(only(study, "dvc.lock", "fault").mend.partition(" && ")[0]), check=True)
+    assert path.read_text() == good
+
+
+def test_params_that_are_broken_are_told(study: Study) -> None:
+    """A fault in params.yaml is told with its one line, and the checks that need no parameters are made."""
+    (study.root / "params.yaml").write_text("model: [")
+    broken = place(study.root, study.folder)
+    told = dict(examine(CHECKS, broken))
+    assert told["params"].level == "fault"
+    assert told["databases"].level == "ok"
+    assert not [table(name, f) for name, f in told.items() if "itself failed" in f.found]
+
+
+def test_the_repository_is_looked_at(study: Study, tmp_path: Path) -> None:
+    """No repository, none with a commit, and a merge that is not finished are told; a shallow clone is fine."""
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{study.root}", str(clone))
+    shallow = Study.at(clone)
+    assert "shallow" in only(shallow, "git", "ok").found
+    for branch in ("one", "two"):
+        git(study.root, "checkout", "-qb", branch, "HEAD" if branch == "one" else "HEAD~1")
+        (study.root / "constraints.txt").write_text(branch)
+        git(study.root, *IDENTITY, "commit", "-qam", branch)
+    subprocess.run(["git", *IDENTITY, "merge", "one"], cwd=study.root, capture_output=True, check=False)
+    finding = only(study, "git", "fault")
+    assert "constraints.txt" in finding.found
+    mend(finding)
+    assert not found(study, "git", "fault")
+    shutil.rmtree(study.root / ".git")
+    assert "not a git repository" in only(study, "git", "warning").found
+    git(study.root, "init", "-q")
+    assert "nothing is committed yet" in only(study, "git", "warning").found
+
+
+def rwlock(study: Study, content: object) -> Path:
+    path = study.root / ".dvc" / "tmp" / "rwlock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"write": {"a": {"pid": "x"}}}', '{"write": 3}'])
+def test_a_damaged_dvc_lock_file_is_found(study: Study, content: str) -> None:
+    """A `rwlock` that a full disk cut off stops every DVC command; what is said removes it."""
+    path = rwlock(study, content)
+    finding = only(study, "DVC's locks", "fault")
+    mend(finding)
+    assert not path.exists()
+
+
+def test_the_lock_of_a_killed_dvc_is_stale_where_its_number_is_taken(study: Study) -> None:
+    """An entry of a process that has ended stops nothing; one whose number another process has is a fault."""
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as other:
+        path = rwlock(study, {"write": {"a": {"pid": other.pid, "cmd": "dvc repro"}}, "read": {}})
+        finding = only(study, "DVC's locks", "fault")
+        assert str(other.pid) in finding.found
+        other.kill()
+    assert found(study, "DVC's locks", "ok")
+    mend(finding)
+    assert not path.exists()
+
+
+def test_a_lock_that_the_kernel_holds_is_not_stale(study: Study) -> None:
+    """The file `lock` alone means nothing; held, a command is at work."""
+    path = rwlock(study, {}).with_name("lock")
+    path.write_text(f" {os.getpid()}\n")
+    assert found(study, "DVC's locks", "ok")
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert f"process {os.getpid()}" in only(study, "DVC's locks", "warning").found
+
+
+# --- Unfinished work
+
+
+def test_rows_that_wait_are_found(study: Study) -> None:
+    """A run whose rows wait for the server, and that no process works on, is told with the command that sends them."""
+    waiting = study.cache / "outbox" / "0123abcd"
+    waiting.mkdir(parents=True)
+    assert not found(study, "outbox", "warning")
+    (waiting / "ops.jsonl").touch()
+    assert only(study, "outbox", "warning").mend == "cave sync"
+    with locked(waiting / "lock"):
+        assert not found(study, "outbox", "warning")
+
+
+def test_a_trial_without_a_worker_is_found(study: Study) -> None:
+    """A running trial is told as left where no living process holds its worker's lock, and only then."""
+    import optuna
+
+    name = f"{study.name}/vae-0123456789"
+    made = optuna.create_study(storage=f"sqlite:///{study.store / 'optuna.db'}", study_name=name)
+    assert found(study, "trials", "ok")
+    trial = made.ask()
+    trial.set_user_attr("worker", "token")
+    finding = only(study, "trials", "warning")
+    assert f"{name} 0" in finding.found
+    assert finding.mend.startswith("the same `cave sweep`") or finding.mend == "dvc repro"
+    with locked(Path(f"{study.store / 'optuna.db'}.locks") / name / "workers" / "token"):
+        assert only(study, "trials", "ok").found == "1 run now"
+
+
+def test_a_run_that_says_running_is_found(study: Study) -> None:
+    """A run that was killed says RUNNING in MLflow until its work goes on."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{study.store / 'mlflow.db'}")
+    number = client.create_experiment(f"platos-cave/{study.name}")
+    run = client.create_run(number, run_name="vae seed 0")
+    assert "vae seed 0" in only(study, "runs", "warning").found
+    client.set_terminated(run.info.run_id)
+    assert found(study, "runs", "ok")
+
+
+def test_a_worktree_that_was_left_is_found(study: Study, tmp_path: Path) -> None:
+    """The worktree of a `cave reproduce` that was killed is told unless a process works in it, and can be removed."""
+    folder = tmp_path / "tmp" / "cave-reproduce-it's"
+    git(study.root, "worktree", "add", "-q", "--detach", str(folder / "tree"))
+    command = [sys.executable, "-c", "print(1, flush=True); input()"]
+    with subprocess.Popen(command, cwd=folder / "tree", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        assert found(study, "worktrees", "ok")
+        worker.kill()
+    mend(only(study, "worktrees", "warning"))
+    assert not folder.exists()
+    assert found(study, "worktrees", "ok")
+    assert git(study.root, "worktree", "list").count("\n") == 1
+
+
+# --- The everyday commands in those states
+
+
+def test_writing_on_a_full_disk_gets_one_line(study: Study, small_disk: Path) -> None:
+    """What does not fit on a full disk, and a lock on a disk that cannot be written, are told with their path."""
+    fill(small_disk)
+    with pytest.raises(InputError, match=rf"{small_disk / 'a'}: cannot be written: No space left"):
+        write_bytes(small_disk / "a", bytes(2**20))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(InputError, match=rf"{small_disk / 'x'}: cannot be written: Read-only file system"):
+        take(small_disk / "x")
+
+
+def take(path: Path) -> None:
+    with locked(path):
+        pass
