@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable
 from urllib.parse import parse_qsl, unquote
@@ -32,6 +34,7 @@ ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # th
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 SHORTEST = 4  # letters of a password that is looked for outside addresses
 LONGEST = 2000  # characters of a line
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # what may fail wherever a file is written
 IN_QUERY = re.compile(r"pass|pwd|token|secret", re.IGNORECASE)
 
 
@@ -91,6 +94,17 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f" (did you mean '{match[0]}'?)" if match else ""
 
 
+def _outside(error: BaseException | None) -> str:
+    """Tell what is wrong with the disk or a database, where an error, or what led to it, comes from there."""
+    if error is None:
+        return ""
+    if isinstance(error, OSError) and error.errno in DISK:
+        return f"{error.filename or 'the disk'}: cannot be used: {error.strerror}"
+    if isinstance(error, sqlite3.OperationalError):
+        return f"a database cannot be used: {error}"
+    return _outside(error.__cause__ or error.__context__)
+
+
 def guarded(main: Callable[[], None]) -> None:
     """Run `main`; a fault becomes one line on stderr and exit code 2 (input), 1 (run) or 130 (Ctrl-C; 143, 129).
 
@@ -113,7 +127,10 @@ def guarded(main: Callable[[], None]) -> None:
                 print("stopped; run the same command to go on", file=sys.stderr)
             sys.stdout.flush()
             os._exit(signals.status())
-        except Exception:
+        except Exception as error:
+            if told := _outside(error):
+                print(one_line(f"error: {told}; `cave doctor` says what mends it"), file=sys.stderr)
+                sys.exit(2)
             import traceback
 
             print(redacted(traceback.format_exc()), end="", file=sys.stderr)

@@ -185,11 +185,14 @@ class _Run:
         record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
         if self.folder is not None:
             faults.reached("state-before")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / RECORDS).open("a") as file:
-                file.write(json.dumps(asdict(record)) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with (self.folder / RECORDS).open("a") as file:
+                    file.write(json.dumps(asdict(record)) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise InputError(f"{self.folder / RECORDS}: cannot be written: {error.strerror}") from None
             faults.reached("state-between")
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
             tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
