@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -38,3 +39,12 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is `nightly`, unless CAVE_NIGHTLY=1."""
+    if os.environ.get("CAVE_NIGHTLY") != "1":
+        left_out = pytest.mark.skip(reason="nightly; set CAVE_NIGHTLY=1")
+        for item in items:
+            if item.get_closest_marker("nightly"):
+                item.add_marker(left_out)

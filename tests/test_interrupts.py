@@ -118,10 +118,10 @@ def goes_on(study: Study, whole: Study, workers: int = 1) -> None:
     ("number", "workers"),
     [
         (signal.SIGINT, 1),
-        (signal.SIGINT, 2),
-        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.nightly),
         (signal.SIGTERM, 2),
-        (signal.SIGHUP, 1),
+        pytest.param(signal.SIGHUP, 1, marks=pytest.mark.nightly),
     ],
 )
 def test_a_stopped_training_goes_on(study: Study, whole: Study, number: signal.Signals, workers: int) -> None:
@@ -135,7 +135,7 @@ def test_a_stopped_training_goes_on(study: Study, whole: Study, number: signal.S
     goes_on(study, whole, workers)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: signal.Signals) -> None:
     """Stopped between two seeds, it measures the same when it is called again."""
     shutil.copytree(whole.folder, tmp_path / "copy")
@@ -152,7 +152,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: sign
         assert (study.evaluate("mhvae") / name).read_bytes() == (whole.evaluate("mhvae") / name).read_bytes()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path, workers: int) -> None:
     """It says how to go on, closes every run, and goes on to exactly its trials."""
     study = prepared(tmp_path, **{"sweep.epochs": 20})
@@ -166,7 +166,7 @@ def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path, workers: int) -> No
     check_sweep(study, "mhvae", 4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_a_stopped_command_goes_on(tmp_path: Path, whole: Study, number: signal.Signals) -> None:
     """`cave train` too, from fetching to evaluating."""
     make_study(tmp_path, **LONG)
@@ -190,7 +190,7 @@ def test_a_killed_worker_is_started_again_and_goes_on(study: Study, whole: Study
     assert results(study) == results(whole)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_a_killed_stage_goes_on(study: Study, whole: Study, workers: int) -> None:
     """After kill -9 of the stage its workers end too, and the next call goes on in the runs that were left open."""
     process = start(study.folder, *TRAIN, workers=workers)
@@ -210,12 +210,14 @@ def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=study.folder, check=True)
     process = start(study.folder, "dvc", "repro")
     until(lambda: epochs(study.folder) >= 2)
-    code, told = ended(start(study.folder, *TRAIN))
     (holder,) = psutil.Process(process.pid).children(recursive=True)
+    holder.suspend()
+    code, told = ended(start(study.folder, *TRAIN))
     assert code == 2
     assert told.startswith(f"error: mhvae: training: process {holder.pid} on ")
     assert told.endswith(" is running it already\n")
     process.terminate()
+    holder.resume()
     code, told = ended(process)
     assert code != 0
     assert STOPPED in told

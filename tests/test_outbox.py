@@ -378,4 +378,5 @@ def test_a_slow_server_is_asked_seldom(study: Study, proxy: Proxy) -> None:
         made.log_records([record])
     made.finish()
     assert max(quick, len(proxy.requests)) <= 12
+    Tracker(study).require().deliver()
     assert waiting(study) == []

@@ -135,6 +135,7 @@ def test_a_killed_node_costs_nothing(study: Study, nodes: Nodes) -> None:
     check_sweep(study, "mhvae", 6)
 
 
+@pytest.mark.nightly
 def test_a_stopped_sweep_leaves_no_worker(study: Study, nodes: Nodes) -> None:
     """SIGTERM ends the workers well: each run is closed, and the same command goes on."""
     nodes.add()
@@ -150,6 +151,7 @@ def test_a_stopped_sweep_leaves_no_worker(study: Study, nodes: Nodes) -> None:
     check_sweep(study, "mhvae", 6)
 
 
+@pytest.mark.nightly
 def test_workers_elsewhere_end_with_what_has_started_them(study: Study, nodes: Nodes) -> None:
     """After kill -9 of the stage, its workers on the cluster are gone, and the same command finishes its trials."""
     nodes.add()

@@ -271,7 +271,7 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.nightly), "2"])
 def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     """Killed with all its workers in the middle of a trial, a sweep run again finishes exactly its trials."""
     slow = again(study, **{"sweep.epochs": 40, "data.cave.images": 120})

@@ -96,7 +96,7 @@ def check_sweep(study: Study, variant: str, trials: int, url: str | None = None)
         "select t.trial_id, t.number, t.state from trials t join studies s using (study_id) where s.study_name like ?",
         name,
     )
-    assert sorted(number for _, number, _ in found) == list(range(trials))
+    assert sorted(number for _, number, _ in found) == list(range(trials)), found
     assert {state for *_, state in found} <= {"COMPLETE", "PRUNED", "FAIL"}
     runs = rows(
         study.store / "mlflow.db",

@@ -69,7 +69,7 @@ class Store:
 
     def __str__(self) -> str:
         """Write the address without what may be secret in it."""
-        return without_password(self.url.render_as_string())
+        return without_password(self.url.render_as_string()).replace("+psycopg", "", 1)
 
     def storage(self) -> optuna.storages.RDBStorage:
         """Open the database, and make its tables where there are none: for one process at a time."""

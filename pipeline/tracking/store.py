@@ -48,9 +48,11 @@ def connect(study: Study) -> MlflowClient:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
+    from mlflow.store.db import utils
 
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    utils.MAX_RETRY_COUNT = 3  # a database that cannot be opened is tried for a second and not for two minutes
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # what it warns of is told in a line
     return MlflowClient(tracking_uri(study))
 
 
@@ -87,15 +89,17 @@ class Store:
         self.outboxes = study.cache / "outbox"
         self.experiments: dict[str, str] = {}
         self._client: MlflowClient | None = None
-        self._next, self._closed_until, self._took, self._back_off = 0.0, 0.0, 0.0, 0.0
+        self._next, self._closed_until, self._took, self._back_off, self._making = 0.0, 0.0, 0.0, 0.0, 0.0
 
     @property
     def client(self) -> MlflowClient:
         """MLflow's client; a fresh database is migrated by one process alone."""
         if self._client is None:
             local = not tracking_uri(self.study).startswith("http")
+            start = time.monotonic()
             with locked(self.study.cache / "locks" / "mlflow") if local else nullcontext():
                 self._client = connect(self.study)
+            self._making = time.monotonic() - start
         return self._client
 
     def experiment(self, about: Mapping[str, Any]) -> str:
@@ -121,10 +125,8 @@ class Store:
     @contextmanager
     def exchange(self) -> Iterator[None]:
         """Talk to MLflow: whatever it raises is kept from the work, and puts off the next exchange."""
-        start = time.monotonic()
+        start, self._making = time.monotonic(), 0.0
         try:
-            if self.client:  # whose making, seconds the first time, says nothing of the server
-                start = time.monotonic()
             yield
         except InputError:  # of the disk
             raise
@@ -138,7 +140,8 @@ class Store:
             self._gone(error)
         else:
             now = time.monotonic()
-            self._took, self._back_off, self._closed_until = now - start, 0.0, 0.0
+            self._took = now - start - self._making  # imports and the like say nothing of the server
+            self._back_off, self._closed_until = 0.0, 0.0
             self._next = now + max(PAUSE, SHARE * self._took)
             self._is_back()
 
