@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+from pipeline.doctor.finding import Finding, Place, fault, ok
 from pipeline.errors import redacted, without_password
 
 __all__ = ["mirror", "optuna", "tracking"]
@@ -42,9 +42,7 @@ def optuna(place: Place) -> Iterator[Finding]:
     import importlib
 
     psycopg = importlib.import_module("psycopg")
-    scheme, _, rest = address.partition("://")
-    if scheme == "postgresql":
-        yield warning(f"{named} is opened by psycopg2, the older driver", "write it as postgresql+psycopg://...")
+    rest = address.partition("://")[2]
     try:
         psycopg.connect(f"postgresql://{rest}", connect_timeout=round(PATIENCE)).close()
     except psycopg.Error as error:
