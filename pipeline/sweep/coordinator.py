@@ -102,6 +102,7 @@ def join(sweep: Sweep, workers: int) -> None:
                 print(f"{sweep.variant}: best trial {best['trial']}; results: {sweep.study.sweep(sweep.variant)}")
         except BlockingIOError:
             print(f"{sweep.variant}: all trials are finished; {_holder(sweep)} writes the results")
+            sweep.tracker.last_word()
             shutil.rmtree(sweep.scratch, ignore_errors=True)
     except BaseException as error:
         with suppress(Exception, KeyboardInterrupt):

@@ -27,6 +27,7 @@ __all__ = ["LIVES", "alive", "finished", "work"]
 
 LIVES = 3  # workers that a trial may kill one after the other without finishing an epoch
 WAIT = 1.0  # seconds between two looks at the trials of others
+BEHIND = 10.0  # seconds for what MLflow has not heard when all trials are finished
 
 
 def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
@@ -42,6 +43,8 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
             else:
                 _trial(sweep, trial, tick)
             tick()
+    if sweep.tracker.behind:
+        sweep.tracker.deliver(seconds=BEHIND)
 
 
 def _lock(sweep: Sweep, token: str) -> str:

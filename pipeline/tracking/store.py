@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "connect", "telling", "tracking_uri"]
 
-PAUSE, SHARE, SLOW = 1.0, 10.0, 1.0  # seconds, parts, and the seconds from which an exchange is slow
+PAUSE, SHARE, SLOW = 1.0, 10.0, 3.0  # seconds, parts, and the seconds from which an exchange is slow
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
