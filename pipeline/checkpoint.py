@@ -59,8 +59,13 @@ def load(path: str | Path) -> HierarchicalVAE:
     try:
         params = ModelParams.model_validate_json(json.dumps(description["model"]))
         height, width = description["data"]["shape"]
-        model = build(params, torch.zeros(description["units"]), (height, width))
         weights, _ = read_state(folder / "model.safetensors")
+        # First without memory: a description may claim a model of any size.
+        with torch.device("meta"):
+            claimed = build(params, torch.zeros(description["units"]), (height, width)).state_dict()
+        if {name: value.shape for name, value in claimed.items()} != {n: value.shape for n, value in weights.items()}:
+            raise ValueError("other names or shapes")
+        model = build(params, torch.zeros(description["units"]), (height, width))
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: weights and model.json do not fit: {' '.join(str(error).split())[:200]}") from None
@@ -81,5 +86,5 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Any]:
             return tensors, json.loads((file.metadata() or {}).get("counters", "null"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file: {error}") from None

@@ -206,7 +206,9 @@ def ui(study: Of = None, port: Annotated[int, typer.Option(min=1, max=65535)] = 
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    words = ["ui", "--port", str(port), "--workers", "1"]
+    # Said outright, as MLFLOW_HOST and options for servers in the environment would say otherwise.
+    environment |= {"MLFLOW_GUNICORN_OPTS": "", "MLFLOW_UVICORN_OPTS": ""}
+    words = ["ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.chdir(found.store)
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *words], environment)  # which then hears the signals

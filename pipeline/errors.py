@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
 import os
 import re
 import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
 from pipeline import signals
 
@@ -39,18 +40,34 @@ IN_QUERY = re.compile(r"pass|pwd|token|secret", re.IGNORECASE)
 
 
 def passwords() -> list[str]:
-    """Return the passwords that the environment holds, as they are written there and decoded, the longest first."""
+    """Return the passwords that the environment holds, in every form that libraries write, the longest first."""
     found = {os.environ.get(name, "") for name in SECRETS}
     for address in (os.environ.get(name, "") for name in ADDRESSES):
         rest = address.partition("://")[2]
-        words = [rest.rpartition("@")[0].partition(":")[2]]
+        # A password may hold an @ or a ?, and so may what follows it.
+        words = [part.rpartition("@")[0].partition(":")[2] for part in (rest, rest.partition("?")[0])]
         words += [value for key, value in parse_qsl(rest.partition("?")[2]) if IN_QUERY.search(key)]
-        found |= {form for word in words for form in (word, unquote(word))}
-    return sorted((word for word in found if len(word) >= SHORTEST), key=len, reverse=True)
+        found |= {form for word in words for form in (word, unquote(word), unquote_plus(word))}
+    return sorted((form for form in _forms(found) if len(form) >= SHORTEST), key=len, reverse=True)
+
+
+def _forms(words: Iterable[str]) -> set[str]:
+    """Return words as they are, and as addresses, Python and JSON write them."""
+    found = set()
+    for word in words:
+        codes = {quote(word, safe=""), quote(word), quote(word, safe=" +"), quote_plus(word)}
+        lower = {re.sub("%..", lambda match: match[0].lower(), code) for code in codes}
+        found |= {word, repr(word)[1:-1], json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]}
+        found |= codes | lower
+    return found
 
 
 def redacted(text: str) -> str:
     """Return a text without the environment's passwords, and without user and password in any address in it."""
+    # Whole addresses first: in them a password may be of any length, and hold what ends an address elsewhere.
+    for address in (os.environ.get(name, "") for name in ADDRESSES):
+        if "://" in address and (told := without_password(address)) != address:
+            text = text.replace(address, told)
     for word in passwords():
         text = text.replace(word, "***")
     return re.sub(r"://[^\s:@/'\"]*:[^\s@/'\"]*@", "://", text)
@@ -59,8 +76,9 @@ def redacted(text: str) -> str:
 def without_password(uri: str) -> str:
     """Return an address without the user and the password in it, and without its query, which may hold one too."""
     scheme, sign, rest = uri.partition("://")
-    rest = rest.partition("?")[0]
-    return scheme + sign + (rest.rpartition("@")[2] if "@" in rest else rest)
+    # Whatever stands before the last @ goes: a password may hold any character, a ? among them.
+    rest = rest if rest.startswith("/") else rest.rpartition("@")[2]  # a file has no user
+    return scheme + sign + rest.partition("?")[0]
 
 
 def one_line(text: str) -> str:

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 
 __all__ = ["alone", "locked", "read_csv", "read_json", "sha256", "write_bytes", "write_csv", "write_json", "write_text"]
 
-LARGEST = 2**26  # bytes of a JSON file
+LARGEST = 2**26  # bytes of a file that is read as text
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -64,8 +64,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read the rows of a CSV file as text by column; one that is missing raises `InputError`."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return list(csv.DictReader(io.StringIO(_content(path).decode(), newline="")))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, csv.Error) as error:
@@ -75,11 +74,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def read_json(path: Path, *keys: str) -> Any:
     """Read a JSON file; one that is missing, broken or, where `keys` are given, without them raises `InputError`."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise ValueError(f"more than {LARGEST} bytes")
-        value = json.loads(content.decode())
+        value = json.loads(_content(path).decode())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -88,6 +83,14 @@ def read_json(path: Path, *keys: str) -> Any:
         if not isinstance(value, dict) or key not in value:
             raise InputError(f"{path}: damaged, it has no {key}")
     return value
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"more than {LARGEST} bytes")
+    return content
 
 
 def sha256(parts: Iterable[bytes]) -> str:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import passwords
+from pipeline.errors import InputError, passwords
 from pipeline.files import sha256
 from pipeline.params import read_yaml
 
@@ -164,10 +164,10 @@ def dvc_hashes(folder: Path, *outs: Path) -> dict[str, str]:
     lock = folder / "dvc.lock"
     if not lock.is_file():
         return {}
-    stages: dict[str, Any] = (read_yaml(lock) or {}).get("stages", {})
-    known = {
-        (folder / out["path"]).resolve(): out.get("md5", "")
-        for stage in stages.values()
-        for out in stage.get("outs", [])
-    }
+    found: Any = read_yaml(lock) or {}
+    try:
+        stages = found.get("stages", {}).values()
+        known = {(folder / out["path"]).resolve(): str(out.get("md5", "")) for s in stages for out in s.get("outs", [])}
+    except (AttributeError, KeyError, TypeError, ValueError, OSError):
+        raise InputError(f"{lock}: damaged; `cave doctor` says what mends it") from None
     return {f"dvc/{out.name}": known[out.resolve()] for out in outs if out.resolve() in known}

@@ -30,6 +30,7 @@ __all__ = ["Comparison", "reproduce"]
 
 KINDS = {"code_digest": "code", "data_digest": "data", "params_digest": "params"}  # all else by its name
 HIDDEN = ("MLFLOW_", "CAVE_OPTUNA_URL", "PG", "DVC_", "PYTHONSAFEPATH")  # variables that the training must not see
+NEEDED = {"git_commit", "patch", "variant", "study", "seed"}  # tags
 PATCHES = {
     "cut": f"its uncommitted changes were more than {CAP // 2**20} MiB and were cut",
     "withheld": "its uncommitted changes hold a password and were not kept",
@@ -46,7 +47,7 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
     _check(then)
     with _folder(keep) as scratch:
         settings = then.file(SETTINGS, scratch / "run")
-        described = read_json(settings)
+        described = read_json(settings, "format", "out")
         commit, tags = then.tags["git_commit"], then.tags
         uncommitted = " and its uncommitted changes" if tags["patch"] == "whole" else ""
         print(
@@ -57,11 +58,13 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
         with _worktree(study.root, commit, scratch, keep) as tree:
             if tags["patch"] == "whole":
                 patch = then.file(CHANGES, scratch / "run")
+                if patch.stat().st_size > CAP:
+                    raise InputError(f"run {run_id}: {PATCHES['cut'].replace(' and were cut', '')}, which none is")
                 if git(tree, "apply", "--binary", "--whitespace=nowarn", str(patch)) is None:
                     raise InputError(f"run {run_id}: its uncommitted changes do not fit commit {commit[:12]}")
             prefix = git(study.root, "rev-parse", "--show-prefix") or b""
             project = tree / prefix.decode().strip()
-            out, kept = scratch / "out", study.root / str(described.get("out", "")) / "data"
+            out, kept = scratch / "out", study.root / str(described["out"]) / "data"
             ended = then.status == "FINISHED" and tags.get("trial_state", "complete") == "complete"
             epochs = 0 if ended else max(then.epochs)
             words = [str(word) for word in (settings, out, kept, study.cache, epochs)]
@@ -79,7 +82,7 @@ def _check(then: Past) -> None:
     run, stage = f"run {then.run_id}:", then.tags.get("stage")
     if stage == "sweep":
         raise InputError(f"{run} is a sweep; give the run of one of its trials or of a final model")
-    if stage not in ("train", "trial") or "patch" not in then.tags:
+    if stage not in ("train", "trial") or not set(then.tags) >= NEEDED:
         raise InputError(f"{run} does not tell where its numbers come from, so that it cannot be run again")
     if not then.epochs:
         raise InputError(f"{run} has not finished an epoch, so that there is nothing to compare")

@@ -19,6 +19,8 @@ from pipeline.errors import InputError
 
 __all__ = ["read_amat", "read_idx", "read_mat"]
 
+SLACK = 2**25  # bytes of a MATLAB file for what else there may be in it
+PIECE = 2**18  # bytes unpacked at once
 MAT_CLASSES = ("double", "single", "logical", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 
 
@@ -71,6 +73,8 @@ def read_mat(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if not _unpacks_to(path, 16 * sum(int(np.prod(shape)) for shape in shapes.values()) + SLACK):
+                raise InputError(f"{path}: is not a MATLAB file of these numbers: it unpacks to more")
             # Names and shapes come before any content, so that a false file cannot unpack to more than they say.
             found = {name: (shape, kind) for name, shape, kind in whosmat(path, appendmat=False)}
             for name, shape in (optional or {}).items():
@@ -95,3 +99,28 @@ def read_mat(
         if not np.isfinite(array).all():
             raise InputError(f"{path}: variable {name} holds values that are not finite")
     return arrays
+
+
+def _unpacks_to(path: Path, most: int) -> bool:
+    """Tell whether the packed parts of a MATLAB file hold no more than so many bytes: its reader takes all they hold.
+
+    Source: MAT-File Format (MathWorks), version 5: 128 bytes, the last two the order of bytes, then parts, each with
+    its type (15: packed by zlib) and its length. Version 4 has no packed parts.
+    """
+    with path.open("rb") as file:
+        order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
+        while order and len(head := file.read(8)) == 8:
+            kind, length = struct.unpack(f"{order}II", head)
+            end = file.tell() + length
+            unpacker = zlib.decompressobj()
+            while kind == 15 and not unpacker.eof and file.tell() < end:
+                rest = file.read(min(PIECE, end - file.tell()))
+                if not rest:
+                    break
+                while rest and not unpacker.eof:
+                    most -= len(unpacker.decompress(rest, PIECE))
+                    rest = unpacker.unconsumed_tail
+                    if most < 0:
+                        return False
+            file.seek(end)
+    return True

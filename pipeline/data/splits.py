@@ -107,7 +107,11 @@ def load(folder: Path) -> Splits:
     """Read what `prepare` wrote; raise `InputError` where it is missing or damaged."""
     record = read_json(folder / "data.json")
     try:
-        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in record["arrays"]}
+        # Mapped before it is read, so that a header cannot claim more than there is.
+        arrays = {
+            name: np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+            for name in record["arrays"]
+        }
         splits = Splits(
             name=record["name"],
             protocol=record["protocol"],

@@ -13,8 +13,8 @@ from pipeline.errors import InputError
 
 __all__ = ["digest", "parse_assignments", "read_yaml"]
 
-LARGEST = 2**22  # bytes of a YAML file
-MOST = 100_000  # values in one
+LARGEST = 2**20  # bytes of a YAML file
+MOST = 20_000  # values in one, and lines or commas: the parser takes a second for ten thousand
 DEEPEST = 100  # brackets open at once
 
 
@@ -62,6 +62,8 @@ def _value(text: str) -> Any:
             # The parser's time grows with the square of the brackets that are open.
             if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > DEEPEST:
                 raise RecursionError
+            if text.count("\n") + text.count(",") > MOST:
+                raise ValueError(f"more than {MOST} values")
             # Merging keys unfolds anchors while a text is read, so that its nodes are counted before.
             if _unfolded(YAML(typ="safe", pure=True).compose(text), {}) > MOST:
                 raise ValueError(f"its anchors unfold to more than {MOST} values")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,19 @@ from pipeline.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PICTURES", "best", "curves", "finals", "model", "needed", "pictures", "protocol", "results", "trials"]
+__all__ = [
+    "PICTURES",
+    "best",
+    "curves",
+    "finals",
+    "model",
+    "needed",
+    "pictures",
+    "protocol",
+    "reading",
+    "results",
+    "trials",
+]
 
 PICTURES = ("samples", "reconstructions", "levels")
 COLUMNS = ("variant", "seed", "depth", "metric", "term", "level", "value", "se", "unit")
@@ -56,10 +69,12 @@ def curves(study: Study, variant: str) -> dict[int, list[dict[str, float]]]:
     """Return by seed the rows of a variant's training, one an epoch."""
     import pandas as pd
 
-    paths = {seed: study.train(variant) / f"seed-{seed}" / "curves.csv" for seed in _seeds(study, variant)}
-    return {
-        seed: pd.read_csv(needed(study, path, f"train@{variant}")).to_dict("records") for seed, path in paths.items()
-    }
+    found = {}
+    for seed in _seeds(study, variant):
+        with reading(study, study.train(variant) / f"seed-{seed}" / "curves.csv", f"train@{variant}") as path:
+            read_csv(path)[0]["epoch"]
+            found[seed] = pd.read_csv(path).to_dict("records")
+    return found
 
 
 def finals(study: Study, variant: str) -> list[tuple[float, float]]:
@@ -77,19 +92,19 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
     `point` is rate and distortion on the validation set, or None where the trial has left none.
     """
     base = study.params.variant(variant).model
-    rows = read_csv(needed(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}"))
-    return [
-        {
-            "variant": variant,
-            "number": int(row["number"]),
-            "state": row["state"],
-            "value": float(row["value"]) if row["value"] else None,
-            "point": (float(row["valid/kl"]), -float(row["valid/reconstruction"])) if row.get("valid/kl") else None,
-            "depth": int(row.get("model.depth") or base.depth),
-            "z_dim": int(row.get("model.z_dim") or base.level_widths[0]),
-        }
-        for row in rows
-    ]
+    with reading(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}") as path:
+        return [
+            {
+                "variant": variant,
+                "number": int(row["number"]),
+                "state": row["state"],
+                "value": float(row["value"]) if row["value"] else None,
+                "point": (float(row["valid/kl"]), -float(row["valid/reconstruction"])) if row.get("valid/kl") else None,
+                "depth": int(row.get("model.depth") or base.depth),
+                "z_dim": int(row.get("model.z_dim") or base.level_widths[0]),
+            }
+            for row in read_csv(path)
+        ]
 
 
 def best(study: Study, variant: str) -> dict[str, Any]:
@@ -110,6 +125,16 @@ def needed(study: Study, path: Path, stage: str) -> Path:
     if not path.is_file():
         raise InputError(f"{_shown(study, path)}: no such file; stage {stage} makes it: run `dvc repro`")
     return path
+
+
+@contextmanager
+def reading(study: Study, path: Path, stage: str) -> Iterator[Path]:
+    """Give `path`, which `stage` makes; content that cannot be understood raises `InputError`."""
+    needed(study, path, stage)
+    try:
+        yield path
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        raise InputError(f"{_shown(study, path)}: damaged; stage {stage} makes it: run `dvc repro`") from None
 
 
 def _tests(study: Study, variant: str) -> dict[int, Mapping[str, Mapping[str, float]]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.files import read_csv
 from pipeline.report.comparison import Comparison
-from pipeline.report.inputs import needed
+from pipeline.report.inputs import reading
 from pipeline.report.intervals import Interval, interval
 from pipeline.study import Study
 
@@ -25,10 +25,10 @@ def milestones(study: Study) -> Milestones:
     """Read the bounds that were measured at milestones; a variant that has none is left out."""
     found: Milestones = {}
     for variant in study.params.variants:
-        path = needed(study, study.evaluate(variant) / "milestones.csv", f"evaluate@{variant}")
         values: dict[int, dict[str, list[float]]] = {}
-        for row in read_csv(path):
-            values.setdefault(int(row["epoch"]), {}).setdefault(row["metric"], []).append(float(row["value"]))
+        with reading(study, study.evaluate(variant) / "milestones.csv", f"evaluate@{variant}") as path:
+            for row in read_csv(path):
+                values.setdefault(int(row["epoch"]), {}).setdefault(row["metric"], []).append(float(row["value"]))
         if values:
             found[variant] = {
                 epoch: {name: interval(some, study.params.report.confidence) for name, some in metrics.items()}

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping
 
 from pipeline.files import read_csv
-from pipeline.report.inputs import needed
+from pipeline.report.inputs import needed, reading
 from pipeline.report.intervals import Interval
 from pipeline.report.tables import verdict
 from pipeline.study import Study
@@ -23,7 +23,11 @@ WIDTH = 118
 
 def table_text(study: Study) -> str:
     """Return the written table for a terminal: protocol, numbers, verdict."""
-    rows = read_csv(needed(study, study.report / "table.csv", "report"))
+    with reading(study, study.report / "table.csv", "report") as path:
+        return _text(study, read_csv(path))
+
+
+def _text(study: Study, rows: list[dict[str, str]]) -> str:
     notes = needed(study, study.report / "table.md", "report").read_text(encoding="utf-8")
     table = [["", *(row["variant"] for row in rows)]]
     table += [[key, *(row[key] for row in rows)] for key in ("depth", "widths", "parameters", "seeds")]

@@ -26,10 +26,14 @@ from pipeline import faults
 from pipeline.errors import InputError
 from pipeline.files import locked
 
-__all__ = ["Op", "Outbox"]
+__all__ = ["DamagedError", "Op", "Outbox"]
 
 Op = dict[str, Any]
 OPS, FILES, LOCK = "ops.jsonl", "files", "lock"
+
+
+class DamagedError(InputError):
+    """An outbox that no run of this program has written."""
 
 
 class Outbox:
@@ -62,9 +66,9 @@ class Outbox:
         for line in content.splitlines(keepends=True):
             try:
                 op = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 op = None
-            if not isinstance(op, dict):
+            if not isinstance(op, dict) or "op" not in op:
                 break
             self.ops.append(op)
             whole += len(line)
@@ -96,6 +100,21 @@ class Outbox:
         except OSError as error:
             raise InputError(f"{self.folder / place}: cannot be written: {error.strerror}") from None
         return [folder, place]
+
+    def whose(self) -> Op:
+        """Return the first operation, which tells whose run it is."""
+        first = self.ops[0]
+        named = isinstance(first.get("experiment"), dict) and "name" in first["experiment"]
+        if not named or first["op"] not in ("start", "attach") or not {"address", "key"} <= set(first):
+            raise DamagedError(f"{self.folder}: its {OPS} does not tell whose run it is; remove the folder")
+        return first
+
+    def copy(self, place: str) -> Path:
+        """Return a copy that `keep` has made, and no other file."""
+        path = (self.folder / place).resolve()
+        if not path.is_relative_to((self.folder / FILES).resolve()):
+            raise DamagedError(f"{self.folder}: its {OPS} names a file outside of it; remove the folder")
+        return path
 
     @property
     def ended(self) -> bool:

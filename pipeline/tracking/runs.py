@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from pipeline.errors import InputError, redacted
 from pipeline.files import sha256
 from pipeline.params import digest
 from pipeline.study import Study
-from pipeline.tracking.outbox import Op, Outbox
+from pipeline.tracking.outbox import DamagedError, Op, Outbox
 from pipeline.tracking.sender import Sender, quoted
 from pipeline.tracking.store import Store
 from pipeline.training import Record
@@ -171,7 +172,8 @@ class Tracker:
     def deliver(self, *, everything: bool = False, most: int | None = None, seconds: float | None = None) -> Delivered:
         """Send what waits for MLflow and has no living owner: of this study, or everything; at most so much.
 
-        It stops where MLflow fails. Work without an end was killed, and its run is told so.
+        It stops where MLflow fails, and passes over an outbox that is damaged, in one line.
+        Work without an end was killed, and its run is told so.
         """
         told = Delivered()
         limit = None if seconds is None else time.monotonic() + seconds
@@ -184,15 +186,20 @@ class Tracker:
             if not outbox.ops:
                 outbox.remove()
                 continue
-            first = outbox.ops[0]
-            if first["address"] != self.store.address:
-                told.elsewhere[first["address"]] = told.elsewhere.get(first["address"], 0) + 1
-            elif everything or first["experiment"]["name"] == self.experiment["name"]:
-                late = limit is not None and time.monotonic() > limit
-                enough = most is not None and told.sent >= most
-                if told.failed or late or enough or not self._deliver(outbox, told):
-                    told.left += 1
-            outbox.release()
+            try:
+                first = outbox.whose()
+                if first["address"] != self.store.address:
+                    told.elsewhere[first["address"]] = told.elsewhere.get(first["address"], 0) + 1
+                elif everything or first["experiment"]["name"] == self.experiment["name"]:
+                    late = limit is not None and time.monotonic() > limit
+                    enough = most is not None and told.sent >= most
+                    if told.failed or late or enough or not self._deliver(outbox, told):
+                        told.left += 1
+            except DamagedError as error:  # which is no reason to stop the work that calls
+                print(error, file=sys.stderr, flush=True)
+                told.failed, told.left = False, told.left + 1
+            finally:
+                outbox.release()
             if told.left and most is not None:
                 break
         return told

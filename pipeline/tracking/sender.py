@@ -240,7 +240,7 @@ class Sender:
                     self._files = {str(info.path) for info in repository.list_artifacts(folder or None)}
                 if name in self._files:
                     continue
-            repository.log_artifact(str(self.outbox.folder / place), folder or None)
+            repository.log_artifact(str(self.outbox.copy(place)), folder or None)
 
     def _end(self, when: int) -> None:
         """Set the status; one that was stopped does not undo an end that came from elsewhere."""
