@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test test-quick check format ui env clean
+.PHONY: repro test test-nightly test-quick check format ui env clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)          ## raw images to the comparison of all variants
@@ -18,6 +18,9 @@ repro: $(READY)          ## raw images to the comparison of all variants
 
 test: $(READY)           ## every test, a process a core
 	@python -m pytest $(PYTEST)
+
+test-nightly: $(READY)   ## every test with all its variations: more than 100 kills, PostgreSQL at every step
+	@CAVE_NIGHTLY=1 python -m pytest $(PYTEST)
 
 test-quick: $(READY)     ## the tests that take a moment
 	@python -m pytest $(PYTEST) -m "not slow"

@@ -120,7 +120,7 @@ def _outside(error: BaseException | None) -> str:
         return f"{error.filename or 'the disk'}: cannot be used: {error.strerror}"
     if isinstance(error, sqlite3.OperationalError):
         return f"a database cannot be used: {error}"
-    return _outside(error.__cause__ or error.__context__)
+    return _outside(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
 
 
 def guarded(main: Callable[[], None]) -> None:

@@ -113,6 +113,8 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a")
+        except FileNotFoundError:  # who held it has removed its folder just now
+            continue
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
         with file:

@@ -6,7 +6,7 @@
 #   sbatch --ntasks=16 experiments/cluster/slurm.sh mhvae my-study
 #
 # Run it from the project's root, on a disk that all nodes share, with `cave` on the PATH. A minute before its time
-# is over every worker gets SIGTERM, stops after its epoch and closes its run; the same line again goes on.
+# is over every worker gets SIGTERM, stops and closes its run; the same line again goes on.
 # Without GPUs leave `--gpus-per-task` out.
 #SBATCH --job-name=cave-sweep
 #SBATCH --ntasks=8

@@ -20,6 +20,7 @@ LITTLE, FEW = 2**30, 10_000  # bytes and files below which room is short
 NEEDED, FILES = 64 * 2**20, 100  # and below which nothing can be expected to work
 REMOTE = re.compile(r"nfs|cifs|smb|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|pvfs|panfs|sshfs|s3fs|rclone|davfs")
 LEFT = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `pipeline.files` and `pipeline.data.download` name what is not whole yet
+NAMED = 5  # files in one command
 OLD = 600.0  # seconds; nobody writes that long at a temporary file
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -130,8 +131,11 @@ def leftovers(place: Place) -> Iterator[Finding]:
     if not found:
         yield ok("no temporary files of killed writers")
         return
-    names = " ".join(shlex.quote(str(path)) for path in found)
-    yield warning(f"{len(found)} temporary files of killed writers, such as {found[0].name}", f"rm -rf -- {names}")
+    few = found[:NAMED]  # a line that is too long would be cut, perhaps within a name
+    names = " ".join(shlex.quote(str(path)) for path in few)
+    again = "; then `cave doctor` again" if len(found) > NAMED else ""
+    told = f"{len(found)} temporary files of killed writers, such as {found[0].name}"
+    yield warning(told, f"rm -rf -- {names}{again}")
 
 
 def _left(folder: Path) -> Iterator[Path]:

@@ -75,5 +75,5 @@ def examine(checks: Mapping[str, Check], place: Place) -> Iterator[tuple[str, Fi
 
 def table(name: str, finding: Finding) -> str:
     """Write a finding as a line of columns."""
-    mend = f"; mend: {finding.mend}" if finding.mend else ""
-    return one_line(f"{finding.level:8s} {name:12s} {finding.found}{mend}")
+    mend = f"; mend: {finding.mend}" if finding.mend else ""  # never cut short: it is a command
+    return one_line(f"{finding.level:8s} {name:12s} {finding.found}") + " ".join(mend.splitlines())

@@ -29,7 +29,7 @@ PART = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 def count(name: str, default: int) -> int:
     """Return the whole number from 1 that the environment gives."""
     text = os.environ.get(name, str(default))
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise InputError(f"{name}: '{text}' given; allowed: a whole number from 1")
     return int(text)
 

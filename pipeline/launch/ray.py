@@ -84,7 +84,8 @@ class Ray:
 
     def start(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], slot: int) -> Task:
         """Hand a worker to the cluster, which starts it when there is room."""
-        given = {name: value for name, value in environment.items() if name.startswith(PASSED)}
+        names = [name for name in environment if name.startswith(PASSED) and name not in SECRETS]
+        given = {name: environment[name] for name in names}
         given.setdefault("CAVE_THREADS", str(max(1, int(self.cpus))))
         return Task(self.task.remote(list(command), str(folder), given))
 
@@ -126,11 +127,10 @@ def _work(command: list[str], folder: str, given: dict[str, str]) -> int:
     if not Path(folder).is_dir():
         print(f"error: {folder} is not there on node {ray.util.get_node_ip_address()}", file=sys.stderr, flush=True)
         return 2
-    own = {name: value for name, value in os.environ.items() if name in SECRETS}
     pin = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, ray.get_gpu_ids()))}
     worker = None
     try:
-        worker = Process(command, Path(folder), {**os.environ, **given, **own, **pin})
+        worker = Process(command, Path(folder), {**os.environ, **given, **pin})
         while (code := worker.poll()) is None:
             time.sleep(POLL)
     except BaseException:  # cancelled: by what Ray raises here

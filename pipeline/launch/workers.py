@@ -70,7 +70,7 @@ def workers(most: int) -> int:
 
 def here(count: int) -> bool:
     """Tell whether the work of `count` workers is done in this process."""
-    return count == 1 and os.environ.get("CAVE_LAUNCHER", "local") == "local"
+    return count == 1 and (os.environ.get("CAVE_LAUNCHER") or "local") == "local"
 
 
 def share(module: str, study: Study, variant: str, work: Callable[[int], None]) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from pipeline import data, launch
 from pipeline.checkpoint import save_model
-from pipeline.errors import InputError, RunError, guarded
+from pipeline.errors import InputError, RunError, guarded, redacted
 from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
 from pipeline.params import Params, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
-from pipeline.tracking import Tracker
+from pipeline.tracking import Run, Tracker
 from pipeline.training import Record, best_record, fit, milestones
 from pipeline.work import Work, say
 
@@ -91,21 +91,30 @@ def _train(study: Study, variant: str, seed: int) -> None:
         inputs=[study.data, study.sweep(variant) / "best.json"],
         goes_on=scratch.exists(),
     )
-    scratch.mkdir(parents=True, exist_ok=True)
-    model = piece.model(splits)
-    records: list[Record] = []
     try:
-        for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):
-            tracked.log_records([record])
-            records.append(record)
-            say(f"{variant} seed {seed}", record, params.train.epochs)
-            launch.heed()
+        _fit(study, variant, piece, splits, tracked, scratch)
     except RunError as error:
         tracked.finish("FAILED", str(error))
         raise RunError(f"{variant} seed {seed}: {error}; its last good state is kept in {scratch}") from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, InputError):  # a full disk, say: the same command goes on
         tracked.finish("KILLED")
         raise
+    except Exception as error:
+        tracked.finish("FAILED", redacted(" ".join(str(error).split()))[:500] or type(error).__name__)
+        raise
+
+
+def _fit(study: Study, variant: str, piece: Work, splits: data.Splits, tracked: Run, scratch: Path) -> None:
+    """Train, keep the model, and tell its run."""
+    params, seed, widths = piece.params, piece.seed, piece.params.model.level_widths
+    scratch.mkdir(parents=True, exist_ok=True)
+    model = piece.model(splits)
+    records: list[Record] = []
+    for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):
+        tracked.log_records([record])
+        records.append(record)
+        say(f"{variant} seed {seed}", record, params.train.epochs)
+        launch.heed()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
     best = best_record(records, params.train)

@@ -22,7 +22,7 @@ from pipeline import faults, launch
 from pipeline.errors import InputError, LostError
 from pipeline.sweep.outputs import write, write_nothing
 from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short, started
-from pipeline.sweep.worker import LIVES, alive, finished, work
+from pipeline.sweep.worker import LIVES, alive, bear, finished, work
 from pipeline.tracking import Run
 from pipeline.work import Work
 
@@ -54,7 +54,8 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
 def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
     with _only(sweep):
         faults.reached("coordinator-locked")
-        parent = started(lambda: _parent(sweep))
+        with sweep.locks.hold(f"{sweep.name}/parent"):
+            parent = started(lambda: _parent(sweep))
         faults.reached("parent-started")
         try:
             progress = _Progress(sweep)
@@ -63,6 +64,7 @@ def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
                 print(f"{sweep.variant}: {len(progress.told)} of {trials} trials were finished before", flush=True)
             if not finished(sweep):
                 _search(sweep, workers, progress)
+            bear(sweep)
             return _write(sweep, parent)
         except LostError:
             parent.close()
@@ -187,10 +189,11 @@ def _parent(sweep: Sweep) -> Run:
         about=about,
         inputs=[sweep.study.data],
     )
-    if run.run_id is None:  # its trials need it
+    if run.run_id is not None:
+        sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
+    elif "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
         run.finish("KILLED")
         raise InputError(f"MLflow at {sweep.tracker.store.address} cannot be used: it did not make a run")
-    sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
     return run
 
 

@@ -37,7 +37,12 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     write_json(folder / "best.json", best)
     write_json(
         folder / "mlflow.json",
-        {"experiment": sweep.tracker.experiment_id, "run": parent.run_id, "key": sweep.key, "trials": runs},
+        {
+            "experiment": sweep.tracker.experiment_id,
+            "run": parent.run_id or sweep.optuna.user_attrs["mlflow_run_id"],
+            "key": sweep.key,
+            "trials": runs,
+        },
     )
     pictures = _figures(sweep, folder / "figures", trials)
     # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.

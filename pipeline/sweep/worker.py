@@ -23,7 +23,7 @@ from pipeline.tracking import Run
 from pipeline.training import Record, fit
 from pipeline.work import Work
 
-__all__ = ["LIVES", "alive", "finished", "work"]
+__all__ = ["LIVES", "alive", "bear", "finished", "work"]
 
 LIVES = 3  # workers that a trial may kill one after the other without finishing an epoch
 WAIT = 1.0  # seconds between two looks at the trials of others
@@ -63,16 +63,19 @@ def alive(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
     return {number for number, lock in locks.items() if lock in living}
 
 
+def bear(sweep: Sweep) -> None:
+    """Raise `RunError` where more trials have failed than the sweep bears."""
+    failed, most = sum(trial.state == TrialState.FAIL for trial in sweep.trials()), sweep.study.params.sweep.failures
+    if failed > most:
+        raise RunError(f"sweep {sweep.name}: {failed} trials failed (sweep.failures is {most}); see their runs")
+
+
 def _claim(sweep: Sweep, token: str) -> Trial | None:
     """Take over an orphaned trial or ask for a new one, or return nothing where none is left to claim."""
     settings = sweep.study.params.sweep
     with sweep.locks.hold(f"{sweep.name}/admission"):
         trials = sweep.trials()
-        failed = sum(trial.state == TrialState.FAIL for trial in trials)
-        if failed > settings.failures:
-            raise RunError(
-                f"sweep {sweep.name}: {failed} trials failed (sweep.failures is {settings.failures}); see their runs"
-            )
+        bear(sweep)
 
         def sampler(number: int) -> None:
             # Seeded by the trial's number: the same trials whatever the number of workers or restarts, as far as
@@ -88,7 +91,7 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
             adopted = Trial(sweep.optuna, orphan._trial_id)
             if begun < LIVES:
                 return _admit(adopted, token, begun + 1)
-            _fail(sweep, adopted, f"killed {begun} workers without finishing an epoch")
+            _give_up(sweep, adopted, f"killed {begun} workers without finishing an epoch")
         if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= settings.trials:
             return None
         sampler(len(trials))
@@ -108,9 +111,7 @@ def _admit(trial: Trial, token: str, begun: int) -> Trial:
 
 def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     """Run a trial to its end, whichever that is, and tell Optuna last."""
-    params = sweep.settings(trial)
-    stream = int(digest(["trial", params.sweep.seed], 7), 16)  # that no final training draws from
-    piece = Work(stage="trial", variant=sweep.variant, seed=params.sweep.seed, params=params, stream=stream)
+    piece = _piece(sweep, trial)
     folder = sweep.scratch / "trials" / str(trial.number)
     run = started(lambda: _open(sweep, trial, piece, anew=not folder.exists()))
     try:
@@ -124,21 +125,39 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
         raise
     except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
         reason = redacted(" ".join(str(error).split()))[:500] or type(error).__name__
-        sweep.locks.check()
-        run.finish("FAILED", reason)
-        _identify(trial, run)
-        faults.reached("run-ended")
-        _fail(sweep, trial, reason)
+        with run.closing():
+            sweep.locks.check()
+            run.finish("FAILED", reason)
+            _identify(trial, run)
+            faults.reached("run-ended")
+            _fail(sweep, trial, reason)
     else:
-        sweep.locks.check()
-        run.set_tags({"trial_state": "pruned" if pruned else "complete"})
-        run.finish()
-        _identify(trial, run)
-        faults.reached("run-ended")
-        trial.set_user_attr("metrics", best.metrics)
-        _tell(sweep, trial, TrialState.PRUNED if pruned else TrialState.COMPLETE, best.metrics[OBJECTIVE])
+        with run.closing():
+            sweep.locks.check()
+            run.set_tags({"trial_state": "pruned" if pruned else "complete"})
+            run.finish()
+            _identify(trial, run)
+            faults.reached("run-ended")
+            trial.set_user_attr("metrics", best.metrics)
+            _tell(sweep, trial, TrialState.PRUNED if pruned else TrialState.COMPLETE, best.metrics[OBJECTIVE])
     shutil.rmtree(folder, ignore_errors=True)
     faults.reached("folder-removed")
+
+
+def _piece(sweep: Sweep, trial: Trial) -> Work:
+    """Describe a trial's training."""
+    params = sweep.settings(trial)
+    stream = int(digest(["trial", params.sweep.seed], 7), 16)  # that no final training draws from
+    return Work(stage="trial", variant=sweep.variant, seed=params.sweep.seed, params=params, stream=stream)
+
+
+def _give_up(sweep: Sweep, trial: Trial, reason: str) -> None:
+    """Fail a trial that nobody has finished, in MLflow too."""
+    run = started(lambda: _open(sweep, trial, _piece(sweep, trial), anew=False))
+    with run.closing():
+        run.finish("FAILED", reason)
+        _identify(trial, run)
+        _fail(sweep, trial, reason)
 
 
 def _tell(sweep: Sweep, trial: Trial, state: TrialState, value: float | None = None) -> None:
@@ -187,19 +206,21 @@ def _train(
     assert piece.stream is not None
     model, train = piece.model(sweep.splits), piece.params.train
     reported = sweep.trials()[trial.number].intermediate_values
-    start, proven = time.time_ns() // 1_000_000, False
+    proven = False
     records: list[Record] = []
     for record in fit(model, sweep.splits, train, seed=piece.stream, device=launch.device(), folder=folder):
         sweep.locks.check()
         run.log_records([record])
         records.append(record)
+        if not proven and (
+            record.epoch not in reported or record.epoch == train.epochs
+        ):  # this life, or the last, did it
+            trial.set_user_attr("begun", 0)
+            proven = True
         if record.epoch not in reported:
             trial.report(record.metrics[OBJECTIVE], record.epoch)
             faults.reached("reported")
-        if not proven and record.timestamp >= start:  # an epoch of this life
-            trial.set_user_attr("begun", 0)
-            proven = True
-        if pruned := trial.should_prune():
+        if pruned := record.epoch >= max(reported, default=0) and trial.should_prune():  # of those before, it was not
             break
         tick()
         launch.heed()

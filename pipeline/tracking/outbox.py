@@ -138,6 +138,11 @@ class Outbox:
             finally:
                 os.close(handle)
 
+    @property
+    def aside(self) -> bool:
+        """Was it set aside, for other work to have its place?"""
+        return "-" in self.folder.name
+
     def set_aside(self) -> None:
         """Give the folder another name and let it go: it waits for its sending, and its place is free."""
         self.folder = self.folder.rename(self.folder.with_name(f"{self.folder.name}-{uuid.uuid4().hex[:8]}"))

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,69 +78,77 @@ class Tracker:
         the run had epochs. `inputs` are the DVC outs whose hashes become tags.
         """
         anew = not goes_on if anew is None else anew
-        outbox = self._outbox(key)
-        takes = "any" if goes_on else "unfinished"
-        if outbox.status == "FINISHED" and not goes_on:
-            outbox.set_aside()
-            outbox, takes = self._outbox(key), "own"
-        code = provenance.code(self.study.root)
-        widths = work.params.model.level_widths
-        tags = {
-            "stage": work.stage,
-            "study": self.study.name,
-            "variant": work.variant,
-            "depth": str(work.params.model.depth),
-            "latent_dim": str(sum(widths)),
-            "widths": "-".join(map(str, widths)),
-            "seed": str(work.seed),
-            "params_digest": digest(work.flat),
-            "mlflow.note.content": about,
-            "mlflow.source.name": f"cave: {work.stage} {work.variant}",
-            "mlflow.source.type": "LOCAL",
-            **provenance.dvc_hashes(self.study.folder, *inputs),
-        }
-        if parent is not None:
-            tags["mlflow.parentRunId"] = parent
-        now = _now()
-        outbox.append(
-            {
-                "op": "start",
-                **self._whose(key),
-                "mark": f"{now:013d}-{uuid.uuid4().hex[:12]}",  # later ones are greater
-                "name": name,
-                "time": now,
-                "takes": takes,
-                "anew": anew,
-                "again": work.stream is not None,
-                "tags": {tag: redacted(value) for tag, value in tags.items()},
-                "origin": code.tags | provenance.machine(launch.device()) | {"data_digest": splits.digest},
-                "params": {
-                    path: value if isinstance(value, str) else json.dumps(value) for path, value in work.flat.items()
-                },
-                "data": _data(splits),
-                "files": [] if outbox.ops else self._provenance(outbox, work, splits, code.patch),
+        with ExitStack() as held:
+            outbox = self._outbox(key, held)
+            takes = "any" if goes_on else "unfinished"
+            if outbox.status == "FINISHED" and not goes_on:
+                outbox.set_aside()
+                outbox, takes = self._outbox(key, held), "own"
+            code = provenance.code(self.study.root)
+            widths = work.params.model.level_widths
+            tags = {
+                "stage": work.stage,
+                "study": self.study.name,
+                "variant": work.variant,
+                "depth": str(work.params.model.depth),
+                "latent_dim": str(sum(widths)),
+                "widths": "-".join(map(str, widths)),
+                "seed": str(work.seed),
+                "params_digest": digest(work.flat),
+                "mlflow.note.content": about,
+                "mlflow.source.name": f"cave: {work.stage} {work.variant}",
+                "mlflow.source.type": "LOCAL",
+                **provenance.dvc_hashes(self.study.folder, *inputs),
             }
-        )
-        faults.reached("outbox-started")
-        run = Run(self, outbox)
-        run.send(forced=work.stage != "trial")  # a short trial's rows may as well go with its beginning
-        return run
+            if parent is not None:
+                tags["mlflow.parentRunId"] = parent
+            now = _now()
+            outbox.append(
+                {
+                    "op": "start",
+                    **self._whose(key),
+                    "mark": f"{now:013d}-{uuid.uuid4().hex[:12]}",  # later ones are greater
+                    "name": name,
+                    "time": now,
+                    "takes": takes,
+                    "anew": anew,
+                    "again": work.stream is not None,
+                    "tags": {tag: redacted(value) for tag, value in tags.items()},
+                    "origin": code.tags | provenance.machine(launch.device()) | {"data_digest": splits.digest},
+                    "params": {
+                        path: value if isinstance(value, str) else json.dumps(value)
+                        for path, value in work.flat.items()
+                    },
+                    "data": _data(splits),
+                    "files": [] if outbox.ops else self._provenance(outbox, work, splits, code.patch),
+                }
+            )
+            faults.reached("outbox-started")
+            run = Run(self, outbox)
+            run.send(forced=work.stage != "trial")  # a short trial's rows may as well go with its beginning
+            held.pop_all()  # the run has it from here on
+            return run
 
     def find(self, run_id: str | None, key: str | None = None) -> Run:
         """Tell a run more, that of an id or else the latest of a key; `missing` says if MLflow has none."""
-        outbox = self._outbox(key or str(run_id))
-        outbox.append({"op": "attach", **self._whose(key or str(run_id)), "run_id": run_id})
-        run = Run(self, outbox)
-        run.send(forced=True)
+        with ExitStack() as held:
+            outbox = self._outbox(key or str(run_id), held)
+            outbox.append({"op": "attach", **self._whose(key or str(run_id)), "run_id": run_id})
+            run = Run(self, outbox)
+            run.send(forced=True)
+            held.pop_all()
         return run
 
     def _whose(self, key: str) -> Op:
         return {"address": self.store.address, "experiment": self.experiment, "key": key}
 
-    def _outbox(self, key: str) -> Outbox:
+    def _outbox(self, key: str, held: ExitStack) -> Outbox:
+        """Take the outbox of a key, to be let go with `held`."""
         name = sha256([json.dumps([self.store.address, self.experiment["name"], key]).encode()])[:16]
         try:
-            return Outbox.take(self.store.outboxes / name, PATIENCE)
+            outbox = Outbox.take(self.store.outboxes / name, PATIENCE)
+            held.callback(outbox.release)
+            return outbox
         except BlockingIOError:
             raise InputError(f"run {key}: another process is working on it") from None
 
@@ -244,6 +253,7 @@ class Run:
     def __init__(self, tracker: Tracker, outbox: Outbox) -> None:
         self.tracker, self.outbox = tracker, outbox
         self._sender = Sender(tracker.store, outbox)
+        self.closed = False  # is it ended, or let go?
         self._epochs = {op["epoch"] for op in outbox.ops if op["op"] == "record"}
 
     @property
@@ -286,6 +296,8 @@ class Run:
         self._log({"op": "file", "files": [self.outbox.keep(folder, file.name, file) for file in files]})
 
     def _log(self, *ops: Op) -> None:
+        if self.closed:
+            return
         if ops:
             self.outbox.append(*ops)
             faults.reached("rows-logged")
@@ -299,9 +311,12 @@ class Run:
 
     def finish(self, status: str | None = "FINISHED", reason: str = "") -> None:
         """End the run as FINISHED, FAILED or KILLED, with the reason as a tag; without a status, stop telling it."""
+        if self.closed:
+            return
         self.outbox.append(_end(status, redacted(reason)))
         faults.reached("end-logged")
         self.send(forced=True)
+        self.closed = True
         if self._sender.done:
             self.outbox.remove()
             if self.tracker.behind:
@@ -313,7 +328,17 @@ class Run:
 
     def close(self) -> None:
         """Let the run go without an end, as a process does that dies."""
+        self.closed = True
         self.outbox.release()
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Let the run go where this is left by an error."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
 def _end(status: str | None, reason: str) -> Op:

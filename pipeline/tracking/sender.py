@@ -120,7 +120,8 @@ class Sender:
         for double in mine[1:]:  # MLflow had made it and could not say so
             self.store.client.delete_run(double.info.run_id)
         allowed = {"any": found, "unfinished": [run for run in found if run.info.status != "FINISHED"], "own": []}
-        return next(iter([*mine, *allowed[first["takes"]]]), None)
+        takes = "own" if self.outbox.aside else first["takes"]
+        return next(iter([*mine, *allowed[takes]]), None)
 
     def _made(self, first: Op) -> Run:
         experiment = self.store.experiment(first["experiment"])
@@ -151,7 +152,7 @@ class Sender:
             op = self.outbox.ops[index]
             match op["op"]:
                 case "start":
-                    tags |= self._started(op, first=index == 0)
+                    tags |= self._started(op, index)
                     params |= {path: value for path, value in op["params"].items() if path not in self._params}
                     files += [(file, self._found) for file in op["files"]]
                 case "record" if self._times.get(op["epoch"], op["time"]) == op["time"]:
@@ -184,9 +185,10 @@ class Sender:
             self._status = "RUNNING"
         self._sent = end
 
-    def _started(self, op: Op, *, first: bool) -> dict[str, str]:
+    def _started(self, op: Op, index: int) -> dict[str, str]:
         """Return the tags that say how the work began, or with what it goes on; the mark makes the run this one's."""
         tags: dict[str, str] = {}
+        first = index == 0
         mine = self._tags.get("outbox") == self.outbox.ops[0].get("mark")
         if first and mine and op["again"]:
             again = f"Run again and compare: `cave reproduce {self.run_id}`."
@@ -197,7 +199,7 @@ class Sender:
             tags |= {f"continued/{tag}": now for tag, now in op["origin"].items() if begun.get(tag, now) != now}
         if first and not mine:
             tags["outbox"] = op["mark"]
-        before = self._times if first else [o for o in self.outbox.ops if o["op"] == "record"]
+        before = self._times if first else [o for o in self.outbox.ops[:index] if o["op"] == "record"]
         if op["anew"] and before and not (first and mine):
             tags["restarted"] = "true"
         return tags

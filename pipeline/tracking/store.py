@@ -106,16 +106,26 @@ class Store:
         """Return the id of an experiment, which is made, or restored, if need be."""
         if (name := about["name"]) not in self.experiments:
             found = self.client.get_experiment_by_name(name)
-            if found is None:
+            if found is None:  # of two processes at once one makes it, and the other is told so
                 local = not self.client.tracking_uri.startswith("http")
                 location = about["location"] if local else None
                 tags = {"mlflow.note.content": about["note"]}
-                self.experiments[name] = str(self.client.create_experiment(name, location, tags=tags))
+                self.experiments[name] = self._made(name, location, tags)
             else:
                 if found.lifecycle_stage == "deleted":
                     self.client.restore_experiment(found.experiment_id)
                 self.experiments[name] = str(found.experiment_id)
         return self.experiments[name]
+
+    def _made(self, name: str, location: str | None, tags: dict[str, str]) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self.client.create_experiment(name, location, tags=tags))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return str(self.client.get_experiment_by_name(name).experiment_id)
 
     def may(self, *, forced: bool = False) -> bool:
         """Tell whether it is time to send; what is `forced` waits only for a server that is slow or down."""
