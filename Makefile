@@ -1,4 +1,4 @@
-# make repro | test | check | ui | clean. PYTHON names the interpreter the environment is made from (3.11 or newer).
+# make repro | test | check | bench | ui | clean. PYTHON names the interpreter the environment is made from (3.11 or newer).
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test test-nightly test-quick check format ui env clean
+.PHONY: repro test test-nightly test-quick check format bench bench-full ui env clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)          ## raw images to the comparison of all variants
@@ -33,6 +33,12 @@ check: $(READY)          ## linter, formatter, type checker
 format: $(READY)
 	@ruff check --fix .
 	@ruff format .
+
+bench: $(READY)          ## speed as ratios, beside the kept ones: 3 minutes on two quiet cores
+	@python experiments/speed/measure.py
+
+bench-full: $(READY)     ## the same, larger, and against pythae and JAX, in an environment of their own
+	@python experiments/speed/measure.py --full
 
 ui: $(READY)             ## the MLflow UI, on this machine alone
 	@cave ui

@@ -295,7 +295,9 @@ def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared", [False, True], ids=["own disks", "shared disk"])
+@pytest.mark.parametrize(
+    "shared", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["own disks", "shared disk"]
+)
 def test_a_dead_hosts_trial_is_finished_by_another(cluster: Cluster, shared: bool) -> None:
     """Its trial goes on from its checkpoint where the disk is shared, and else anew, in the same run either way."""
     first = cluster.host("a", **LONG)
@@ -365,7 +367,7 @@ def test_a_database_that_crashes_and_returns_loses_nothing(
     "point",
     [
         pytest.param("trial-asked", marks=pytest.mark.nightly),
-        "reported",
+        pytest.param("reported", marks=pytest.mark.nightly),
         pytest.param("outputs-written", marks=pytest.mark.nightly),
     ],
 )
@@ -394,6 +396,7 @@ def test_ctrl_c_of_a_lone_worker_leaves_nothing_running(cluster: Cluster) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_second_terminal_adds_workers_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any server, `cave worker` joins the sweep of the same folder."""
     host = Host(tmp_path, {}, **LONG)

@@ -166,6 +166,7 @@ def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path, workers: int) -> No
     check_sweep(study, "mhvae", 4)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_a_stopped_command_goes_on(tmp_path: Path, whole: Study, number: signal.Signals) -> None:
     """`cave train` too, from fetching to evaluating."""

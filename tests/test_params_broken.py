@@ -437,12 +437,12 @@ def contradictory(draw: st.DrawFn) -> bytes:
 
 
 SURELY = {  # how a file is made, and how many of them are tried: all of them are broken
-    "mistyped": (mistyped(), 250),
+    "mistyped": (mistyped(), 150),
     "beyond": (beyond(), 60),
-    "misspelt": (misspelt(), 200),
+    "misspelt": (misspelt(), 120),
     "emptied": (emptied(), 80),
-    "tagged": (tagged(), 200),
-    "contradictory": (contradictory(), 250),
+    "tagged": (tagged(), 100),
+    "contradictory": (contradictory(), 130),
 }
 PERHAPS = {  # and such that may be sound by accident
     "cut": (cut(), 150),

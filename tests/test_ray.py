@@ -119,6 +119,7 @@ def test_a_killed_worker_costs_nothing(study: Study, nodes: Nodes) -> None:
     assert workers(study) == []
 
 
+@pytest.mark.nightly
 def test_a_killed_node_costs_nothing(study: Study, nodes: Nodes) -> None:
     """After kill -9 of a node in a trial, its worker ends too, and the other one goes on with the trial."""
     nodes.add()
