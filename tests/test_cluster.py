@@ -277,6 +277,7 @@ def test_two_hosts_that_start_at_once_share_a_sweep(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
     """A coordinator on one host and workers of another: the coordinator alone writes the outputs."""
     first, second = cluster.host("a", **LONG), cluster.host("b", **LONG)

@@ -140,7 +140,8 @@ def test_kill_9_at_any_step_of_a_sweep_over_postgresql_changes_nothing(
     check(made, undisturbed, url)
 
 
-@pytest.mark.parametrize("seed", range(12 if NIGHTLY else 1))
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(12))
 def test_kills_at_random_steps_change_nothing(
     zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int
 ) -> None:

@@ -120,7 +120,7 @@ def goes_on(study: Study, whole: Study, workers: int = 1) -> None:
         (signal.SIGINT, 1),
         pytest.param(signal.SIGINT, 2, marks=pytest.mark.nightly),
         pytest.param(signal.SIGTERM, 1, marks=pytest.mark.nightly),
-        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.nightly),
         pytest.param(signal.SIGHUP, 1, marks=pytest.mark.nightly),
     ],
 )

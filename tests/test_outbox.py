@@ -275,7 +275,9 @@ def test_a_finished_run_that_waits_is_not_taken_by_new_work(study: Study, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("back", [3, None], ids=["it comes back", "it stays away"])
+@pytest.mark.parametrize(
+    "back", [pytest.param(3, marks=pytest.mark.nightly), None], ids=["it comes back", "it stays away"]
+)
 def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     study: Study,
     server: Server,

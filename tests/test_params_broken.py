@@ -458,7 +458,7 @@ def test_a_broken_file_gets_its_line(project: Path, kind: str) -> None:
     strategy, wanted = SURELY[kind]
     seen: set[bytes] = set()
 
-    @settings(BUDGET, max_examples=4 * wanted)
+    @settings(BUDGET, max_examples=2 * wanted)
     @given(content=strategy)
     def check(content: bytes) -> None:
         if content in seen or len(seen) == wanted:
@@ -477,7 +477,7 @@ def test_a_damaged_file_gets_its_line_or_is_sound(project: Path, kind: str) -> N
     strategy, wanted = PERHAPS[kind]
     seen: set[bytes] = set()
 
-    @settings(BUDGET, max_examples=4 * wanted)
+    @settings(BUDGET, max_examples=2 * wanted)
     @given(content=strategy)
     def check(content: bytes) -> None:
         if content in seen or len(seen) == wanted:
