@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 from pipeline.params import Params, read_yaml
 from pipeline.provenance import git
 
-__all__ = ["command", "dvc_busy", "dvc_lock", "git_state", "params"]
+__all__ = ["command", "dvc_busy", "dvc_lock", "git_state", "held", "params"]
 
 CONFLICT = re.compile(rb"^(<{7}|>{7})( |$)", re.MULTILINE)
 
@@ -91,7 +91,7 @@ def dvc_busy(place: Place) -> Iterator[Finding]:
     """
     folder = place.root / ".dvc" / "tmp"
     found = []
-    if _held(folder / "lock"):
+    if held(folder / "lock"):
         text = (folder / "lock").read_text(errors="replace").strip()
         who = f"process {text} ({command(text) or 'ended; a child of it holds the lock'})" if text else "a process"
         holder = f"fuser -v {shlex.quote(str(folder / 'lock'))}"
@@ -125,7 +125,7 @@ def command(pid: str) -> str | None:
         return None
 
 
-def _held(path: Path) -> bool:
+def held(path: Path) -> bool:
     """Does a process hold the kernel's lock on a file?"""
     try:
         with path.open("rb") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shlex
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from pipeline.doctor.databases import database, read
 from pipeline.doctor.finding import Finding, Place, ok, warning
+from pipeline.doctor.project import held
 from pipeline.provenance import git
 
 __all__ = ["outbox", "runs", "trials", "worktrees"]
@@ -31,7 +31,7 @@ def outbox(place: Place) -> Iterator[Finding]:
     """Do rows wait for the MLflow server?"""
     folder = place.cache / "outbox"
     begun = [path.parent for path in folder.glob("*/ops.jsonl")]
-    waiting = [path for path in begun if not _alive(path / "lock")]  # a living run's own process sends it
+    waiting = [path for path in begun if not held(path / "lock")]  # a living run's own process sends it
     if waiting:
         yield warning(f"{len(waiting)} runs have rows that MLflow does not have yet", "cave sync")
     else:
@@ -46,7 +46,7 @@ def trials(place: Place) -> Iterator[Finding]:
         return
     dead, alive = [], 0
     for name, number, token in read(path, TRIALS):
-        if token is not None and _alive(Path(f"{path}.locks") / name / "workers" / str(json.loads(token))):
+        if token is not None and held(Path(f"{path}.locks") / name / "workers" / str(json.loads(token))):
             alive += 1
         else:
             dead.append(f"{name} {number}")
@@ -55,18 +55,6 @@ def trials(place: Place) -> Iterator[Finding]:
         yield warning(f"trials without a living worker: {', '.join(dead[:3])}{more}; they go on", place.again)
     if alive or not dead:
         yield ok(f"{alive} run now")
-
-
-def _alive(lock: Path) -> bool:
-    """Does the kernel hold a worker's lock file for it?"""
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def runs(place: Place) -> Iterator[Finding]:
