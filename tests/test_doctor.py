@@ -270,7 +270,7 @@ MOUNTS = """22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
         ("/home/local/cave", "/home/local", "xfs"),
         ("/homes/me", "/", "ext4"),
         ("/mnt/with blank/cave", "/mnt/with blank", "cifs"),
-        ("/work/cave", "/work", "tmpfs"),
+        ("/srv/cave", "/srv", "tmpfs"),
         ("/scratch", "/scratch", "lustre"),
         ("/", "/", "ext4"),
     ],
