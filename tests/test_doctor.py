@@ -257,8 +257,8 @@ MOUNTS = """22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 30 22 0:40 / /home rw shared:2 - nfs4 server:/home rw,vers=4.2
 31 30 8:2 / /home/local rw - xfs /dev/sdb1 rw
 32 22 0:41 / /mnt/with\\040blank rw - cifs //server/share rw
-33 22 0:42 / /work rw - fuse.sshfs me@host:/ rw
-34 33 0:43 / /work rw - tmpfs tmpfs rw
+33 22 0:42 / /srv rw - fuse.sshfs me@host:/ rw
+34 33 0:43 / /srv rw - tmpfs tmpfs rw
 35 22 0:44 / /scratch rw - lustre mds@tcp:/scratch rw
 """
 
