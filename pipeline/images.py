@@ -1,8 +1,8 @@
 """What a model sees of stored pixels: their fraction of white, or a Bernoulli draw of it at each presentation.
 
 A draw is 1 where a number of 16 random bits is below round(2^16 pixel / scale): black stays black, white stays white,
-and what lies between is white with its probability to 2^-17. Four pixels share one 64-bit random number; against
-`torch.bernoulli` that is a quarter of the time.
+and what lies between is white with its probability to 2^-17. Four pixels share one 64-bit random number: a batch
+takes a sixth of the time of `torch.bernoulli`, two fifths of that of a comparison with `torch.rand`.
 """
 
 from __future__ import annotations
