@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -250,15 +251,26 @@ def test_a_database_out_of_reach_gets_one_line(study: Study, monkeypatch: pytest
         assert "sesame" not in str(caught.value)
 
 
-def test_an_old_schema_is_told_with_the_command_that_mends_it(study: Study) -> None:
-    """Tables of an older Optuna are one line, with the upgrade's command."""
+@pytest.mark.parametrize(
+    ("version", "mend"),
+    [("v2.6.0.a", "optuna storage upgrade --storage postgresql"), ("v9.9.9.a", "pip install --upgrade optuna")],
+)
+def test_a_schema_of_another_version_is_told_with_the_command_that_mends_it(
+    study: Study, postgres: Postgres, version: str, mend: str
+) -> None:
+    """Tables of an older Optuna, or of a newer, are one line with the upgrade's command, and no connection is left."""
     assert Sweep(study, VARIANT).optuna.trials == []
-    import psycopg
-
-    with psycopg.connect(os.environ["CAVE_OPTUNA_URL"]) as connection:
-        connection.execute("update alembic_version set version_num = 'v2.6.0.a'")
-    with pytest.raises(InputError, match="optuna storage upgrade --storage postgresql"):
+    database = os.environ["CAVE_OPTUNA_URL"].rpartition("/")[2]
+    postgres.ask(f"update alembic_version set version_num = '{version}'", database)
+    gc.collect()
+    with pytest.raises(InputError, match=mend):
         Sweep(study, VARIANT).trials()
+    gc.collect()
+    others = f"select count(*) from pg_stat_activity where datname = '{database}'"
+    deadline = time.monotonic() + PATIENT
+    while postgres.ask(others) != [(0,)]:  # the server's side of a closed connection takes a moment to end
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

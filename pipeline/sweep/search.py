@@ -108,8 +108,10 @@ class Sweep:
                 )
                 if "id" not in study.user_attrs:
                     study.set_user_attr("id", uuid.uuid4().hex)
+            except InputError:
+                raise
             except Exception as error:  # whatever the database's driver raises
-                raise InputError(f"Optuna at {self.store} cannot be used: {_reason(error, self.store)}") from None
+                raise InputError(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
         return study
 
     @cached_property
@@ -131,7 +133,7 @@ class Sweep:
             raise
         except LOST as error:
             kind = LostError if self.store.file is None else InputError
-            raise kind(f"Optuna at {self.store}: {_reason(error, self.store)}") from None
+            raise kind(f"Optuna at {self.store}: {_reason(error)}") from None
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in the order of their numbers; they are not to be changed."""
@@ -155,11 +157,8 @@ def started(start: Callable[[], Run]) -> Run:
         raise
 
 
-def _reason(error: Exception, store: Store) -> str:
-    told = redacted(" ".join(str(error.__cause__ or error).split()))
-    if "storage upgrade" in told:
-        return f"its tables are of an older Optuna; upgrade them with: optuna storage upgrade --storage {store}"
-    return told[:200]
+def _reason(error: Exception) -> str:
+    return redacted(" ".join(str(error.__cause__ or error).split()))[:200]
 
 
 def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:

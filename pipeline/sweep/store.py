@@ -72,11 +72,33 @@ class Store:
         return without_password(self.url.render_as_string()).replace("+psycopg", "", 1)
 
     def storage(self) -> optuna.storages.RDBStorage:
-        """Open the database, and make its tables where there are none: for one process at a time."""
+        """Open the database, and make its tables where there are none: for one process at a time.
+
+        Tables of another version of Optuna are an `InputError`, whatever their age.
+        """
         options: dict[str, Any] = {"connect_args": {"timeout": 60}}
         if self.file is None:
             options = {"connect_args": dict(CLIENT), "pool_pre_ping": True}
         address = self.url.render_as_string(hide_password=False)
-        storage = optuna.storages.RDBStorage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
-        weakref.finalize(storage, storage.engine.dispose)
-        return storage
+        storage = _Storage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        current = storage.get_current_version()
+        if current == storage.get_head_version():
+            return storage
+        if current in storage.get_all_versions():
+            age, mend = "an older", f"upgrade them with: optuna storage upgrade --storage {self}"
+        else:
+            age, mend = "a newer", "upgrade Optuna with: pip install --upgrade optuna"
+        raise InputError(f"Optuna at {self} cannot be used: its tables are of {age} Optuna; {mend}")
+
+
+class _Storage(optuna.storages.RDBStorage):
+    """Optuna's storage, which closes its connections when it goes, and where it cannot be opened."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        try:
+            super().__init__(url, skip_compatibility_check=True, **options)
+        except BaseException:
+            if "engine" in vars(self):
+                self.engine.dispose()
+            raise
+        weakref.finalize(self, self.engine.dispose)
