@@ -1,8 +1,8 @@
 """`kill -9` at every step of the protocol, and at random ones: nothing is lost, doubled, or left running.
 
 What is checked is read from the two databases by SQL that shares nothing with the sweep, and compared with an
-undisturbed sweep of the same settings: by one worker, every number must be the same, bit for bit.
-CAVE_NIGHTLY=1 makes it more than 100 kills.
+undisturbed sweep of the same settings: every number must be the same, bit for bit, however many workers there are,
+since the trials are drawn at random, by their numbers. CAVE_NIGHTLY=1 makes it more than 100 kills.
 """
 
 from __future__ import annotations
@@ -32,6 +32,15 @@ NIGHTLY = os.environ.get("CAVE_NIGHTLY") == "1"
 SWEEP, TRAIN, VARIANT, TRIALS = "pipeline.stages.sweep", "pipeline.stages.train", "mhvae", 3
 SETTINGS: dict[str, Any] = {"sweep.trials": TRIALS, "sweep.epochs": 2, "train.epochs": 3, "train.seeds": [0]}
 ALONE = {"CAVE_WORKERS": "1", "CAVE_THREADS": "1", "CAVE_DEVICE": "cpu"}
+SEVERAL = ALONE | {"CAVE_WORKERS": "2"}
+PRUNED: dict[str, Any] = {
+    "sweep.pruner": "median",
+    "sweep.epochs": 7,
+    "sweep.startup": 1,
+    "sweep.trials": 4,
+    "sweep.seed": 1,
+}
+KILLS: list[str] = []  # one word for each SIGKILL that a process has died of
 OF_A_SWEEP = {  # reached in the course of a sweep alone
     "coordinator-locked", "parent-started", "worker-locked", "trial-asked", "trial-admitted", "run-opened", "reported",
     "run-ended", "told", "folder-removed", "outputs-written",
@@ -46,9 +55,9 @@ def zygote() -> Iterator[Zygote]:
     made.close()
 
 
-def study(folder: Path) -> Study:
+def study(folder: Path, **overrides: Any) -> Study:
     """Return a small study with its data prepared."""
-    made = make_study(folder, **SETTINGS)
+    made = make_study(folder, **(SETTINGS | overrides))
     fetch.run(made)
     prepare.run(made)
     return made
@@ -88,11 +97,12 @@ def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def check(made: Study, wanted: tuple[list[Any], list[Any]], url: str | None = None) -> None:
     """Assert every promise, and that each number is as if nothing had happened."""
-    check_sweep(made, VARIANT, TRIALS, url)
+    trials = made.params.sweep.trials
+    check_sweep(made, VARIANT, trials, url)
     assert numbers(made, url) == wanted
     assert [path for path in (made.cache / "outbox").glob("*/") if (path / "ops.jsonl").exists()] == []
     table = read_csv(made.sweep(VARIANT) / "trials.csv")
-    assert [row["number"] for row in table] == [str(number) for number in range(TRIALS)]
+    assert [row["number"] for row in table] == [str(number) for number in range(trials)]
     assert list(read_json(made.sweep(VARIANT) / "mlflow.json")["trials"].values()) == [row["run_id"] for row in table]
 
 
@@ -104,6 +114,7 @@ def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: 
     code = zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE, **environment, **fault)
     assert code in (0, -signal.SIGKILL), (made.folder / "told").read_text()
     assert mark.exists() == (code != 0)
+    KILLS.extend([point] * (code != 0))
     return code != 0
 
 
@@ -140,6 +151,49 @@ def test_kill_9_at_any_step_of_a_sweep_over_postgresql_changes_nothing(
     check(made, undisturbed, url)
 
 
+@pytest.mark.parametrize("points", GROUPS if NIGHTLY else GROUPS[4:5], ids=name)
+@pytest.mark.parametrize("over", [None, pytest.param("postgresql", marks=pytest.mark.nightly)])
+def test_kill_9_of_workers_side_by_side_changes_nothing(
+    zygote: Zygote,
+    undisturbed: tuple[list[Any], list[Any]],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    points: list[str],
+    over: str | None,
+) -> None:
+    """At each point one of two workers dies and is started again, or the coordinator dies: all is done in the end."""
+    made, url = study(tmp_path), request.getfixturevalue("postgres").fresh() if over else None
+    environment = SEVERAL | ({"CAVE_OPTUNA_URL": url} if url else {})
+    marks = [made.folder / f"mark-{point}" for point in points]
+    faults = ";".join(f"{point}:1:{mark}" for point, mark in zip(points, marks, strict=True))
+    codes = [-signal.SIGKILL]
+    while codes[-1] == -signal.SIGKILL and len(codes) <= len(points) + 1:
+        codes.append(zygote.run(SWEEP, VARIANT, folder=made.folder, **environment, **{VARIABLE: faults}))
+    assert codes[-1] == 0, (made.folder / "told").read_text()
+    assert all(mark.exists() for mark in marks)
+    KILLS.extend(points)
+    check(made, undisturbed, url)
+
+
+def test_kill_9_changes_nothing_of_a_pruned_trial(zygote: Zygote, tmp_path: Path) -> None:
+    """Killed between the report that prunes a trial and its end, a sweep prunes it all the same, at that epoch."""
+    whole, made = study(tmp_path / "whole", **PRUNED), study(tmp_path / "made", **PRUNED)
+    assert zygote.run(SWEEP, VARIANT, folder=whole.folder, **ALONE) == 0, (whole.folder / "told").read_text()
+    wanted = numbers(whole)
+    optuna = whole.store / "optuna.db"
+    pruned = rows(optuna, "select number from trials where state = 'PRUNED'")
+    assert pruned
+    assert len(pruned) < made.params.sweep.trials
+    query = "select count(*) from trial_intermediate_values i join trials t using (trial_id) where t.number <= ?"
+    reports = rows(optuna, query, pruned[0][0])[0][0]
+    assert killed(zygote, made, "state-after", reports)  # of the epoch whose report prunes it
+    assert killed(zygote, made, "reported", 1)
+    for point in ("rows-sent", "end-logged", "end-sent", "run-ended", "told", "folder-removed"):
+        assert killed(zygote, made, point, 1)
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    check(made, wanted)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(12))
 def test_kills_at_random_steps_change_nothing(
@@ -165,7 +219,9 @@ def test_kills_at_random_moments_change_nothing(
     made, draws = study(tmp_path), random.Random(seed)
     for _ in range(3):
         seconds = draws.uniform(0.05, 1.5)
-        assert zygote.run(SWEEP, VARIANT, folder=made.folder, seconds=seconds, **ALONE) in (0, -signal.SIGKILL)
+        code = zygote.run(SWEEP, VARIANT, folder=made.folder, seconds=seconds, **ALONE)
+        assert code in (0, -signal.SIGKILL)
+        KILLS.extend(["at random"] * (code != 0))
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
     given_up = rows(made.store / "optuna.db", "select count(*) from trials where state = 'FAIL'") != [(0,)]
     if given_up:
@@ -190,5 +246,13 @@ def test_kill_9_at_any_step_of_a_training_changes_nothing(zygote: Zygote, tmp_pa
         mark = made.folder / f"mark-{point}"
         code = zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE, **{VARIABLE: f"{point}:1:{mark}"})
         assert (code, mark.exists()) == (-signal.SIGKILL, True), point
+        KILLS.append(point)
     assert zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
     assert trained(made) == trained(whole)
+
+
+@pytest.mark.nightly
+def test_more_than_100_kills_were_survived() -> None:
+    """All tests above together have killed a process more than 100 times, at every one of the points."""
+    assert len(KILLS) >= 100, len(KILLS)
+    assert set(KILLS) >= set(POINTS)

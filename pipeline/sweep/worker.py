@@ -206,21 +206,23 @@ def _train(
     assert piece.stream is not None
     model, train = piece.model(sweep.splits), piece.params.train
     reported = sweep.trials()[trial.number].intermediate_values
-    proven = False
+    proven = pruned = False
     records: list[Record] = []
     for record in fit(model, sweep.splits, train, seed=piece.stream, device=launch.device(), folder=folder):
         sweep.locks.check()
         run.log_records([record])
         records.append(record)
-        if not proven and (
-            record.epoch not in reported or record.epoch == train.epochs
-        ):  # this life, or the last, did it
+        new = record.epoch not in reported
+        if not proven and (new or record.epoch == train.epochs):  # this life, or the last, did it
             trial.set_user_attr("begun", 0)
             proven = True
-        if record.epoch not in reported:
+        if new:
             trial.report(record.metrics[OBJECTIVE], record.epoch)
             faults.reached("reported")
-        if pruned := record.epoch >= max(reported, default=0) and trial.should_prune():  # of those before, it was not
+        # Of the epochs that were reported before the last of them, none has pruned it.
+        if pruned := record.epoch >= max(reported, default=0) and trial.should_prune():
+            if not proven:
+                trial.set_user_attr("begun", 0)
             break
         tick()
         launch.heed()
