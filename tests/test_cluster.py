@@ -1,4 +1,4 @@
-"""One sweep from several hosts: two clones with caches of their own, one PostgreSQL, one MLflow store."""
+"""One sweep from several hosts: two clones with caches of their own, one PostgreSQL, one MLflow store or server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from pipeline.sweep.locks import PostgresLocks, locks
 from pipeline.sweep.store import Store
 from tests.postgres import PASSWORD, Postgres, postgres
 from tests.small import ROOT
-from tests.workshop import check_sweep, make_study, rows
+from tests.tracking_server import Server
+from tests.workshop import _migrated, check_sweep, make_study, rows
 
 __all__ = ["postgres"]
 
@@ -78,18 +79,20 @@ class Host:
 class Cluster:
     """Hosts that share two stores and nothing else."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, server: Server | None = None) -> None:
         self.folder, self.url = folder, url
         self.hosts: list[Host] = []
+        self.shared = folder / "shared"  # MLflow's database
+        self.shared.mkdir()
+        shutil.copy(_migrated(), self.shared / "mlflow.db")
+        self.address = f"sqlite:///{self.shared / 'mlflow.db'}"
+        if server is not None:
+            self.shared, self.address = server.folder, f"http://127.0.0.1:{server.port}"
 
     def host(self, name: str, **overrides: Any) -> Host:
-        """Make a host; the first one's MLflow store is everybody's. A second one of a name shares its disk."""
-        shared = self.folder / "shared"
-        shared.mkdir(exist_ok=True)
-        environment = {"CAVE_OPTUNA_URL": self.url, "MLFLOW_TRACKING_URI": f"sqlite:///{shared / 'mlflow.db'}"}
+        """Make a host; a second one of a name shares its disk."""
+        environment = {"CAVE_OPTUNA_URL": self.url, "MLFLOW_TRACKING_URI": self.address}
         made = Host(self.folder / name, environment, **overrides)
-        if not (shared / "mlflow.db").exists():
-            shutil.copy(made.study.store / "mlflow.db", shared)
         self.hosts.append(made)
         return made
 
@@ -115,14 +118,14 @@ class Cluster:
             self.hosts[0].study.folder,
             self.hosts[0].study.root,
             self.hosts[0].study.out,
-            self.folder / "shared",
+            self.shared,
         )
         check_sweep(seen, VARIANT, trials, self.url)
         for host in self.hosts:
             assert PASSWORD not in (told := host.told.read_text() if host.told.exists() else "")
             assert PASSWORD.replace("/", "%2F") not in told
             assert "Traceback" not in told
-        store = (self.folder / "shared" / "mlflow.db").read_bytes()
+        store = (self.shared / "mlflow.db").read_bytes()
         assert PASSWORD.encode() not in store
 
 
@@ -132,7 +135,25 @@ REPORTS = "select count(*) from trial_intermediate_values"
 @pytest.fixture
 def cluster(tmp_path: Path, postgres: Postgres) -> Iterator[Cluster]:
     """Return a cluster on a fresh database; whatever still runs in the end is killed."""
-    made = Cluster(tmp_path, postgres.fresh())
+    with _cluster(Cluster(tmp_path, postgres.fresh())) as made:
+        yield made
+
+
+@pytest.fixture
+def served(tmp_path: Path, postgres: Postgres) -> Iterator[Cluster]:
+    """Return a cluster whose hosts share a PostgreSQL and a real `mlflow server`, and no file at all."""
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    server.start()
+    try:
+        with _cluster(Cluster(tmp_path, postgres.fresh(), server)) as made:
+            yield made
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _cluster(made: Cluster) -> Iterator[Cluster]:
     yield made
     for process in (process for host in made.hosts for process in host.processes):
         if process.poll() is None:
@@ -274,8 +295,9 @@ def test_a_schema_of_another_version_is_told_with_the_command_that_mends_it(
 
 
 @pytest.mark.slow
-def test_two_hosts_that_start_at_once_share_a_sweep(cluster: Cluster) -> None:
+def test_two_hosts_that_start_at_once_share_a_sweep(served: Cluster) -> None:
     """On a fresh database, two lone `cave worker`s finish exactly the trials; one writes, nothing is left running."""
+    cluster = served
     first, second = cluster.host("a"), cluster.host("b")
     started = [first.worker(), second.worker(2)]
     told = [host.end(process) for host, process in zip((first, second), started, strict=True)]
@@ -308,11 +330,13 @@ def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["cluster", pytest.param("served", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(
     "shared", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["own disks", "shared disk"]
 )
-def test_a_dead_hosts_trial_is_finished_by_another(cluster: Cluster, shared: bool) -> None:
+def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureRequest, shared: bool, how: str) -> None:
     """Its trial goes on from its checkpoint where the disk is shared, and else anew, in the same run either way."""
+    cluster: Cluster = request.getfixturevalue(how)
     first = cluster.host("a", **LONG)
     second = cluster.host("a" if shared else "b", **LONG)
     doomed = first.worker(1)

@@ -1,4 +1,7 @@
-"""The whole line, `dvc repro`, in temporary repositories: what it makes, that it repeats, that it then rests."""
+"""The whole line, `dvc repro`, in two temporary repositories: what it makes, that it repeats, that it then rests.
+
+In the second, it is killed in the middle of a sweep's trial and run again.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 import pipeline
@@ -66,7 +73,7 @@ def run(folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Return two repositories of the same content in which `dvc repro` has run once."""
+    """Return two repositories of the same content in which `dvc repro` has run: once, and killed and run again."""
     folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
     text = dump_yaml(Params.read(ROOT / "params.yaml", SMALL))
     for folder in folders:
@@ -82,11 +89,30 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "all"],
         ):
             subprocess.run(["git", *words], cwd=folder, check=True)
-    processes = [start(folder, "dvc", "repro") for folder in folders]
-    for process in processes:
+    whole, torn = (start(folder, "dvc", "repro") for folder in folders)
+    kill_in_a_trial(torn, folders[1])
+    for process in (whole, start(folders[1], "dvc", "repro")):
         out, _ = process.communicate()
         assert process.returncode == 0, out
     return folders
+
+
+def kill_in_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
+    """Kill `dvc repro` alone, with SIGKILL, when its sweep has reported an epoch; its stage ends by itself."""
+    running = "select 1 from trials join trial_intermediate_values using (trial_id) where state = 'RUNNING'"
+    deadline = time.monotonic() + 300
+    while True:
+        with suppress(sqlite3.OperationalError):  # no tables yet
+            if (folder / "optuna.db").exists() and rows(folder / "optuna.db", running):
+                break
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    stages = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert psutil.wait_procs(stages, timeout=60)[1] == []
+    assert rows(folder / "optuna.db", "select count(*) from trials")[0][0] < 6
 
 
 def outputs(folder: Path) -> Path:
@@ -114,7 +140,7 @@ def test_every_promised_file_is_there(repositories: list[Path]) -> None:
 
 
 def test_one_seed_gives_one_set_of_numbers(repositories: list[Path]) -> None:
-    """Two runs in two places agree in every metric and every weight, bit for bit."""
+    """Two runs in two places, one of them killed on the way, agree in every metric and every weight, bit for bit."""
     one, two = (outputs(folder) for folder in repositories)
     for variant in VARIANTS:
         for name in (f"metrics/{variant}.json", f"evaluate/{variant}/decomposition.json"):
@@ -124,9 +150,10 @@ def test_one_seed_gives_one_set_of_numbers(repositories: list[Path]) -> None:
             assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
-def test_mlflow_holds_every_run_with_its_place(repositories: list[Path]) -> None:
+@pytest.mark.parametrize("which", [0, 1], ids=["whole", "killed"])
+def test_mlflow_holds_every_run_with_its_place(repositories: list[Path], which: int) -> None:
     """There is one parent a sweep, one child a trial, one final run a seed, all ended well and tagged."""
-    database = repositories[0] / "mlflow.db"
+    database = repositories[which] / "mlflow.db"
     counts = dict(rows(database, "select value, count(*) from tags where key = 'stage' group by value"))
     assert counts == {"sweep": 3, "trial": 6, "train": 6}
     assert rows(database, "select distinct status from runs") == [("FINISHED",)]
@@ -180,12 +207,13 @@ def test_milestones_are_tested_as_models_of_their_own(repositories: list[Path]) 
     assert "Milestones and published numbers" in (out / "report" / "report.html").read_text()
 
 
-def test_the_sweeps_keep_their_promises(repositories: list[Path]) -> None:
+@pytest.mark.parametrize("which", [0, 1], ids=["whole", "killed"])
+def test_the_sweeps_keep_their_promises(repositories: list[Path], which: int) -> None:
     """Each variant's sweep has exactly its trials, a run each, and steps without gap or double."""
     from pipeline.study import Study
 
     for variant in VARIANTS:
-        check_sweep(Study.at(repositories[0]), variant, 2)
+        check_sweep(Study.at(repositories[which]), variant, 2)
 
 
 def test_the_readme_explains_every_logged_metric(repositories: list[Path]) -> None:
@@ -202,13 +230,15 @@ def test_the_readme_explains_every_logged_metric(repositories: list[Path]) -> No
     assert logged == explained
 
 
-def test_a_second_repro_does_nothing(repositories: list[Path]) -> None:
-    """Run again, `dvc repro` runs no stage and MLflow has no new run."""
-    before = rows(repositories[0] / "mlflow.db", "select run_uuid, end_time from runs")
-    out = run(repositories[0], "dvc", "repro")
+@pytest.mark.parametrize("which", [0, 1], ids=["whole", "killed"])
+def test_a_repro_of_what_is_done_does_nothing(repositories: list[Path], which: int) -> None:
+    """Run again, after a kill a third time, `dvc repro` runs no stage, and neither database has changed."""
+    queries = {"mlflow.db": "select run_uuid, end_time from runs", "optuna.db": "select * from trials"}
+    before = {name: rows(repositories[which] / name, query) for name, query in queries.items()}
+    out = run(repositories[which], "dvc", "repro")
     assert "up to date" in out
     assert "Running stage" not in out
-    assert rows(repositories[0] / "mlflow.db", "select run_uuid, end_time from runs") == before
+    assert {name: rows(repositories[which] / name, query) for name, query in queries.items()} == before
 
 
 def test_a_cached_stage_still_leads_to_its_runs(repositories: list[Path]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 
 import pipeline.sweep.worker
 from pipeline.errors import InputError, RunError
@@ -24,6 +25,7 @@ from pipeline.stages.train import settings
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
 from pipeline.sweep.coordinator import _only
+from pipeline.sweep.worker import LIVES
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows
 
@@ -176,6 +178,36 @@ def test_a_failed_trial_is_told_with_its_reason_and_the_sweep_goes_on(
     check_sweep(study, "mhvae", 4)
     assert [row["state"] for row in trials(study)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert trials(study)[1]["reason"] == "epoch 1, step 3: train/rate/z2 is nan"
+
+
+def test_a_trial_without_memory_fails_alone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that asks for more than there is fails with the allocator's words in both stores; the others are run."""
+
+    def greedy(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        for record in fit(*args, **kwargs):
+            if "trials/1" in str(kwargs["folder"]) and record.epoch == 2:
+                torch.empty(2**50)
+            yield record
+
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", greedy)
+    run(Sweep(study, "mhvae"), 1)
+    check_sweep(study, "mhvae", 4)
+    assert [row["state"] for row in trials(study)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert "can't allocate memory" in trials(study)[1]["reason"]
+    query = "select r.status, t.value from runs r join tags t using (run_uuid) where t.key = 'reason'"
+    assert rows(study.store / "mlflow.db", query) == [("FAILED", trials(study)[1]["reason"])]
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(study: Study) -> None:
+    """A trial of which three workers have died without an epoch, for want of memory, say, fails with that reason."""
+    sweep = Sweep(study, "mhvae")
+    trial = sweep.optuna.ask()
+    trial.set_user_attr("begun", LIVES)
+    trial.set_user_attr("worker", "that has died")
+    run(Sweep(study, "mhvae"), 1)
+    check_sweep(study, "mhvae", 4)
+    assert [row["state"] for row in trials(study)] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert trials(study)[0]["reason"] == "killed 3 workers without finishing an epoch"
 
 
 def test_too_many_failures_end_a_sweep(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
