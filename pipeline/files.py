@@ -6,8 +6,10 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from pipeline.errors import InputError
 __all__ = ["alone", "locked", "read_csv", "read_json", "sha256", "write_bytes", "write_csv", "write_json", "write_text"]
 
 LARGEST = 2**26  # bytes of a file that is read as text
+POLL = 0.02  # seconds between two attempts to get a lock
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -102,13 +105,14 @@ def sha256(parts: Iterable[bytes]) -> str:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`; with `wait=False`, raise `BlockingIOError` where another process holds it.
+def locked(path: Path, patience: float = math.inf) -> Iterator[None]:
+    """Hold the lock file `path`; `BlockingIOError` where another process holds it for more than `patience` seconds.
 
     The kernel drops the lock when its holder dies, so a killed process leaves none behind.
     """
     import fcntl
 
+    limit = time.monotonic() + patience
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +122,13 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if patience == math.inf else fcntl.LOCK_NB))
+            except BlockingIOError:
+                if time.monotonic() >= limit:
+                    raise
+                time.sleep(POLL)
+                continue
             if not _is(path, file.fileno()):
                 continue
             try:
@@ -141,7 +151,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path`; where another process holds it, an `InputError` says which, and what it does."""
     with ExitStack() as held:
         try:
-            held.enter_context(locked(path, wait=False))
+            held.enter_context(locked(path, 0.0))
         except BlockingIOError:
             holder = path.read_text(encoding="utf-8") or "another process"
             raise InputError(f"{what}: {holder} is running it already") from None

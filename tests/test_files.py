@@ -115,7 +115,7 @@ import sys
 from pathlib import Path
 from pipeline.files import locked
 try:
-    with locked(Path(sys.argv[1]), wait=False):
+    with locked(Path(sys.argv[1]), 0.0):
         print("free")
 except BlockingIOError:
     print("held")
@@ -154,11 +154,11 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "mine\n"
-        with pytest.raises(BlockingIOError), locked(path, wait=False):
+        with pytest.raises(BlockingIOError), locked(path, 0.0):
             pass
         holder.kill()
         holder.wait()
-    with locked(path, wait=False):
+    with locked(path, 0.0):
         assert elsewhere(path) == "held"
 
 

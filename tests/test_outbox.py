@@ -357,7 +357,7 @@ def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
     study: Study, server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where MLflow's client itself asks again after a lost answer, the second run that this makes is deleted."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     proxy.cuts = [r"runs/create"]
     made = start(study, "twice", stage="train")
     made.log_records(RECORDS)

@@ -13,6 +13,7 @@ minute at least. Advisory locks belong to a session: behind a proxy that pools b
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -78,7 +79,7 @@ class FileLocks(Locks):
 
     def hold(self, name: str, wait: bool = True) -> AbstractContextManager[None]:
         """Lock the file of that name."""
-        return locked(self.folder / name, wait)
+        return locked(self.folder / name, math.inf if wait else 0.0)
 
     @contextmanager
     def live(self, name: str) -> Iterator[None]:

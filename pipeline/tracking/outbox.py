@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,17 +46,12 @@ class Outbox:
     @classmethod
     def take(cls, folder: Path, patience: float = 0.0) -> Outbox:
         """Hold the outbox in `folder`, made if need be; `BlockingIOError` where another holder outlasts `patience`."""
-        held, limit = ExitStack(), time.monotonic() + patience
-        while True:
-            try:
-                held.enter_context(locked(folder / LOCK, wait=False))
-                return cls(folder, held)
-            except BlockingIOError:
-                if time.monotonic() >= limit:
-                    raise
-                time.sleep(0.05)
-            except OSError as error:
-                raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+        held = ExitStack()
+        held.enter_context(locked(folder / LOCK, patience))
+        try:
+            return cls(folder, held)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
 
     def _read(self) -> None:
         path = self.folder / OPS

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, redacted, without_password
@@ -26,6 +26,7 @@ __all__ = ["Store", "connect", "telling", "tracking_uri"]
 
 PAUSE, SHARE, SLOW = 1.0, 10.0, 3.0  # seconds, parts, and the seconds from which an exchange is slow
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
+TURN = 5.0  # seconds for which others are waited for
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -137,7 +138,8 @@ class Store:
         """Talk to MLflow: whatever it raises is kept from the work, and puts off the next exchange."""
         start, self._making = time.monotonic(), 0.0
         try:
-            yield
+            with self._in_turn():
+                yield
         except InputError:  # of the disk
             raise
         except BaseException as error:
@@ -154,6 +156,18 @@ class Store:
             self._back_off, self._closed_until = 0.0, 0.0
             self._next = now + max(PAUSE, SHARE * self._took)
             self._is_back()
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Let the processes of this folder use an SQLite database one after the other.
+
+        MLflow reads before it writes, in one transaction: of two that do so at once, SQLite refuses one.
+        """
+        with ExitStack() as turn:
+            if tracking_uri(self.study).startswith("sqlite"):
+                with suppress(BlockingIOError):  # of one that is stopped in its turn, say
+                    turn.enter_context(locked(self.study.cache / "locks" / "mlflow-turn", TURN))
+            yield
 
     @property
     def up(self) -> bool:
