@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["PARENT", "WORKER", "children", "follow", "hearing", "heed", "status", "undisturbed"]
+__all__ = ["PARENT", "WORKER", "children", "follow", "hearing", "heed", "later", "status", "undisturbed"]
 
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WORKER = "CAVE_WORKER_OF"  # set for a worker: how many there are
@@ -31,6 +31,7 @@ children: set[subprocess.Popen[bytes]] = set()
 """What a second Ctrl-C kills."""
 
 _first: list[int] = []  # the signal that has asked for an end
+_later: list[None] = []  # what goes on that is not to be broken off
 
 
 def heed() -> None:
@@ -75,6 +76,19 @@ def hearing() -> Iterator[None]:
 
 
 @contextmanager
+def later() -> Iterator[None]:
+    """Raise what comes meanwhile at the end."""
+    before = bool(_first)
+    _later.append(None)
+    try:
+        yield
+    finally:
+        _later.pop()
+    if not before and not _later:
+        heed()
+
+
+@contextmanager
 def undisturbed() -> Iterator[None]:
     """Hold signals off while what was made is removed."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in HEARD}
@@ -104,7 +118,8 @@ def follow(parent: int, number: int) -> None:
 def _ask(number: int, frame: object) -> None:
     if not _first:
         _first.append(number)
-        raise KeyboardInterrupt
+        if not _later:
+            raise KeyboardInterrupt
 
 
 def _watch(source: int, worker: bool) -> None:

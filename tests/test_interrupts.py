@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline import signals
 from pipeline.files import read_csv
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
@@ -238,6 +239,20 @@ def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
     code, told = ended(start(study.folder, "dvc", "repro"))
     assert code == 0, told
     assert results(study) == results(whole)
+
+
+def test_an_interrupt_waits_for_what_is_not_to_be_broken_off() -> None:
+    """Within `later` a signal is noted and raised at its end; once it was raised, `later` raises it no second time."""
+    steps = []
+    with signals.hearing():
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            with signals.later(), signals.later():
+                os.kill(os.getpid(), signal.SIGTERM)
+                steps.append("went on")
+            steps.append("never")
+        with signals.later():
+            steps.append("cleaned up")
+    assert steps == ["went on", "cleaned up"]
 
 
 DEAF = """

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.training import Record
 from pipeline.work import Work
-from tests.small import splits
+from tests.small import ROOT, splits
 from tests.workshop import make_study, rows
 
 RECORDS = [
@@ -243,3 +247,40 @@ def test_a_store_that_cannot_be_used_gets_one_line(study: Study, monkeypatch: py
     assert "gopher://nowhere/ cannot be used" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import sqlalchemy
+from pipeline.study import Study
+from pipeline.tracking import Tracker
+
+left = int(sys.argv[1])
+
+def count(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", count)
+Tracker(Study.at(Path.cwd())).require()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statements", [3, 60, 200, 400])
+def test_a_fresh_database_is_whole_or_absent(study: Study, statements: int) -> None:
+    """Killed at one of the hundreds of statements that make MLflow's tables, a study starts as for the first time."""
+    (study.store / "mlflow.db").unlink()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KILLED, str(statements)]
+    killed = subprocess.run(command, cwd=study.folder, env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (study.store / "mlflow.db").exists()
+    run = start(study)
+    run.log_records(RECORDS)
+    run.finish()
+    assert query(study, "select status from runs") == [("FINISHED",)]
+    assert [path.name for path in study.store.glob("*mlflow.db*")] == ["mlflow.db"]

@@ -12,12 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, redacted, without_password
 from pipeline.files import locked
+from pipeline.signals import later
 from pipeline.study import Study
+from pipeline.tracking.fresh import prepared
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,12 +50,14 @@ def connect(study: Study) -> MlflowClient:
     """Return MLflow's client; unless they are set, requests get short time-outs and no retries."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-    from mlflow.store.db import utils
+    with later():  # what an interrupt leaves half imported is of no use to the clean end
+        from mlflow import MlflowClient
+        from mlflow.store.db import utils
 
     utils.MAX_RETRY_COUNT = 3  # a database that cannot be opened is tried for a second and not for two minutes
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # what it warns of is told in a line
+    prepared(tracking_uri(study), study.cache / "locks")
     return MlflowClient(tracking_uri(study))
 
 
@@ -94,12 +98,10 @@ class Store:
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's client; a fresh database is migrated by one process alone."""
+        """MLflow's client."""
         if self._client is None:
-            local = not tracking_uri(self.study).startswith("http")
             start = time.monotonic()
-            with locked(self.study.cache / "locks" / "mlflow") if local else nullcontext():
-                self._client = connect(self.study)
+            self._client = connect(self.study)
             self._making = time.monotonic() - start
         return self._client
 
