@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from pipeline import data
 from pipeline.errors import InputError, LostError, redacted
@@ -111,7 +111,10 @@ class Sweep:
             except InputError:
                 raise
             except Exception as error:  # whatever the database's driver raises
-                raise InputError(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
+                # The locks' connection was there a moment ago.
+                gone = isinstance(error.__cause__ or error, OperationalError | InterfaceError)
+                kind = LostError if gone and self.store.file is None else InputError
+                raise kind(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
         return study
 
     @cached_property

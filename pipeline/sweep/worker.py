@@ -188,8 +188,9 @@ def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
         inputs=[sweep.study.data],
         parent=sweep.optuna.user_attrs["mlflow_run_id"],
     )
-    faults.reached("run-opened")
-    _identify(trial, run)
+    with run.closing():
+        faults.reached("run-opened")
+        _identify(trial, run)
     return run
 
 
