@@ -26,6 +26,7 @@ __all__ = ["Store", "connect", "telling", "tracking_uri"]
 
 PAUSE, SHARE, SLOW = 1.0, 10.0, 3.0  # seconds, parts, and the seconds from which an exchange is slow
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
+REFUSED = (400, 404, 405, 409, 410, 411, 413, 414, 415, 422)  # answers that will be the same the next time
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -80,6 +81,27 @@ def _reason(error: BaseException) -> str:
     return redacted(" ".join(str(error).split()))[:200]
 
 
+def _refusal(error: Exception) -> str:
+    """Say why MLflow will never take what it was told; nothing where it may, being down, busy, or closed to us now."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+    from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+
+    if isinstance(error, MlflowException):
+        of_database = isinstance(error.__cause__, SQLAlchemyError)
+        if of_database and not isinstance(error.__cause__, DataError | IntegrityError):
+            return ""
+        answered = error.error_code == "INVALID_STATE" or (
+            error.get_http_status_code() in REFUSED and error.error_code != "ENDPOINT_NOT_FOUND"
+        )
+    elif isinstance(error, HTTPError):
+        answered = error.response is not None and error.response.status_code in REFUSED
+    else:  # what the outbox itself lacks
+        lacks = isinstance(error, FileNotFoundError | KeyError | TypeError | ValueError | AttributeError)
+        answered = lacks and (isinstance(error, FileNotFoundError) or not isinstance(error, OSError))
+    return (_reason(error) or type(error).__name__) if answered else ""
+
+
 class Store:
     """MLflow, asked not too often; it says on stderr when it is gone, and when it is back."""
 
@@ -88,6 +110,7 @@ class Store:
         self.address = without_password(tracking_uri(study))
         self.outboxes = study.cache / "outbox"
         self.experiments: dict[str, str] = {}
+        self.refused = ""  # why MLflow has refused what the last exchange told it
         self._client: MlflowClient | None = None
         self._next, self._closed_until, self._took, self._back_off, self._making = 0.0, 0.0, 0.0, 0.0, 0.0
 
@@ -134,26 +157,34 @@ class Store:
 
     @contextmanager
     def exchange(self) -> Iterator[None]:
-        """Talk to MLflow: whatever it raises is kept from the work, and puts off the next exchange."""
-        start, self._making = time.monotonic(), 0.0
+        """Talk to MLflow: whatever it raises is kept from the work, and puts off the next exchange.
+
+        What it answers by refusing what it was told is in `refused`, and puts off nothing.
+        """
+        start, self._making, self.refused = time.monotonic(), 0.0, ""
         try:
             yield
         except InputError:  # of the disk
             raise
         except BaseException as error:
-            now = time.monotonic()
-            if isinstance(error, Exception) or now - start > SLOW:
-                self._back_off = min(LONGEST, max(BACK_OFF, 2 * self._back_off))
-                self._closed_until = now + max(self._back_off, SHARE * (now - start))
-            if not isinstance(error, Exception):  # Ctrl-C
-                raise
-            self._gone(error)
-        else:
-            now = time.monotonic()
-            self._took = now - start - self._making  # imports and the like say nothing of the server
-            self._back_off, self._closed_until = 0.0, 0.0
-            self._next = now + max(PAUSE, SHARE * self._took)
-            self._is_back()
+            self.refused = _refusal(error) if isinstance(error, Exception) else ""
+            if not self.refused:
+                self._failed(error, start)
+                return
+        now = time.monotonic()
+        self._took = now - start - self._making  # imports and the like say nothing of the server
+        self._back_off, self._closed_until = 0.0, 0.0
+        self._next = now + max(PAUSE, SHARE * self._took)
+        self._is_back()
+
+    def _failed(self, error: BaseException, start: float) -> None:
+        now = time.monotonic()
+        if isinstance(error, Exception) or now - start > SLOW:
+            self._back_off = min(LONGEST, max(BACK_OFF, 2 * self._back_off))
+            self._closed_until = now + max(self._back_off, SHARE * (now - start))
+        if not isinstance(error, Exception):  # Ctrl-C
+            raise error
+        self._gone(error)
 
     @property
     def up(self) -> bool:
