@@ -6,6 +6,7 @@ number of trials: more trials extend a study, any other change starts a new one.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
 }
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # a connection that breaks is told in a line
 
 
 @dataclass(frozen=True)

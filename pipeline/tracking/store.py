@@ -53,7 +53,8 @@ def connect(study: Study) -> MlflowClient:
 
     utils.MAX_RETRY_COUNT = 3  # a database that cannot be opened is tried for a second and not for two minutes
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # what it warns of is told in a line
+    for name in ("mlflow", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they tell with tracebacks is told in a line
     return MlflowClient(tracking_uri(study))
 
 
