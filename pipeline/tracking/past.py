@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError, without_password
+from pipeline.errors import InputError
 from pipeline.provenance import CAP
 from pipeline.study import Study
 from pipeline.tracking.runs import PROVENANCE
-from pipeline.tracking.store import connect, telling, tracking_uri
+from pipeline.tracking.store import connect, telling, told, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,7 +68,7 @@ def past(study: Study, run_id: str) -> Past:
             found = None
         if found is None or found.info.lifecycle_stage != "active":
             gone = "not" if found is None else "deleted, and no longer"
-            raise InputError(f"run {run_id}: {gone} in MLflow at {without_password(uri)}")
+            raise InputError(f"run {run_id}: {gone} in MLflow at {told(study)}")
         epochs: dict[int, dict[str, float]] = {}
         for key in sorted(found.data.metrics):
             if key.startswith(("train/", "valid/")):

@@ -7,14 +7,17 @@ up to 60: a server that is down does not hold up a training.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from pipeline import stores
 from pipeline.errors import InputError, redacted, without_password
 from pipeline.files import locked
 from pipeline.study import Study
@@ -22,11 +25,18 @@ from pipeline.study import Study
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Store", "connect", "telling", "tracking_uri"]
+__all__ = ["Store", "connect", "telling", "told", "tracking_uri"]
 
 PAUSE, SHARE, SLOW = 1.0, 10.0, 3.0  # seconds, parts, and the seconds from which an exchange is slow
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
 REFUSED = (400, 404, 405, 409, 410, 411, 413, 414, 415, 422)  # answers that will be the same the next time
+LIMITS = {  # of a PostgreSQL: what is tried three times at the start takes ten seconds at most
+    "connect_timeout": "3",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",  # milliseconds
+}
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -40,8 +50,33 @@ SETTINGS = {
 
 
 def tracking_uri(study: Study) -> str:
-    """Return MLFLOW_TRACKING_URI, or the database at the root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study.store / 'mlflow.db'}"
+    """Return MLFLOW_TRACKING_URI, or the database at the root; a PostgreSQL as MLflow reaches it by psycopg 3."""
+    uri = stores.given("mlflow", study.store)
+    if stores.sqlite_file(uri, study.store) is not None:
+        scheme, sign, path = uri.partition(":///")
+        return f"{scheme}{sign}{study.store / path}"
+    return _postgres(uri) if uri.startswith("postgres") else uri
+
+
+def _postgres(uri: str) -> str:
+    import sqlalchemy
+
+    try:
+        url = sqlalchemy.make_url(uri)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise InputError(f"MLFLOW_TRACKING_URI: '{without_password(uri)}' is no address of a PostgreSQL") from None
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        drivers = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name) is not None]
+        if not drivers:
+            raise InputError(stores.DRIVER.format("MLFLOW_TRACKING_URI"))
+        url = url.set(drivername=f"postgresql+{drivers[0]}")
+    limits = {name: value for name, value in LIMITS.items() if name not in url.query}
+    return url.update_query_dict(limits).render_as_string(hide_password=False)
+
+
+def told(study: Study) -> str:
+    """Return MLflow's address as it is told, without a password."""
+    return re.sub(r"^(postgresql)\+psycopg2?:", r"\1:", without_password(tracking_uri(study)))
 
 
 def connect(study: Study) -> MlflowClient:
@@ -60,14 +95,15 @@ def connect(study: Study) -> MlflowClient:
 
 @contextmanager
 def telling(study: Study) -> Iterator[None]:
-    """Turn what MLflow raises into one line."""
+    """Turn what MLflow raises, or what it reaches its database by, into one line."""
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
-        address = without_password(tracking_uri(study))
-        raise InputError(f"MLflow at {address} cannot be used: {_reason(error)}") from None
+    except (MlflowException, OSError, SQLAlchemyError, CommandError, ImportError) as error:
+        raise InputError(f"MLflow at {told(study)} cannot be used: {_reason(error)}") from None
 
 
 def _reason(error: BaseException) -> str:
@@ -79,7 +115,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(deepest, TimeoutError):
             return "no answer in time"
         deepest = deepest.__cause__ or deepest.__context__
-    return redacted(" ".join(str(error).split()))[:200]
+    return redacted(" ".join(str(getattr(error, "orig", None) or error).split()))[:200]
 
 
 def _refusal(error: Exception) -> str:
@@ -108,7 +144,7 @@ class Store:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.address = without_password(tracking_uri(study))
+        self.address = told(study)
         self.outboxes = study.cache / "outbox"
         self.experiments: dict[str, str] = {}
         self.refused = ""  # why MLflow has refused what the last exchange told it
@@ -212,7 +248,8 @@ class Store:
             print(f"MLflow at {self.address} is back", file=sys.stderr, flush=True)
 
     def require(self, about: Mapping[str, Any]) -> None:
-        """Raise `InputError` unless MLflow is there, with this experiment."""
+        """Raise `InputError` unless MLflow is there, in a database of its own, with this experiment."""
+        stores.apart(self.study.store)
         with telling(self.study):
             self.experiments.clear()
             self.experiment(about)
