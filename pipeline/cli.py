@@ -42,10 +42,12 @@ Help = Annotated[str | None, typer.Option("--study", help="A study's name; defau
 @app.command()
 def check(assignments: Set = None) -> None:
     """Check params.yaml and say what is wrong with it, in one line."""
-    from pipeline import data
+    from pipeline import data, stores
 
-    params = Params.read(find_root(Path.cwd()) / "params.yaml", parse_assignments(assignments or []))
+    root = find_root(Path.cwd())
+    params = Params.read(root / "params.yaml", parse_assignments(assignments or []))
     data.check(params.data)
+    stores.apart(Path(os.environ.get("DVC_ROOT") or root).resolve())
     print(f"params.yaml is sound: {params.data.name}, variants {', '.join(params.variants)}")
 
 

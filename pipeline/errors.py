@@ -24,6 +24,7 @@ __all__ = [
     "guarded",
     "nearest",
     "one_line",
+    "outside",
     "passwords",
     "redacted",
     "without_password",
@@ -112,15 +113,15 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f" (did you mean '{match[0]}'?)" if match else ""
 
 
-def _outside(error: BaseException | None) -> str:
+def outside(error: BaseException | None) -> str:
     """Tell what is wrong with the disk or a database, where an error, or what led to it, comes from there."""
     if error is None:
         return ""
     if isinstance(error, OSError) and error.errno in DISK:
         return f"{error.filename or 'the disk'}: cannot be used: {error.strerror}"
-    if isinstance(error, sqlite3.OperationalError):
+    if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:  # its kinds are ours
         return f"a database cannot be used: {error}"
-    return _outside(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
+    return outside(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
 
 
 def guarded(main: Callable[[], None]) -> None:
@@ -146,7 +147,7 @@ def guarded(main: Callable[[], None]) -> None:
             sys.stdout.flush()
             os._exit(signals.status())
         except Exception as error:
-            if told := _outside(error):
+            if told := outside(error):
                 print(one_line(f"error: {told}; `cave doctor` says what mends it"), file=sys.stderr)
                 sys.exit(2)
             import traceback

@@ -21,6 +21,7 @@ LINE = [
     "files",
     "params",
     "study",
+    "stores",
     "data",
     "distributions",
     "models",

@@ -21,7 +21,7 @@ from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.sweep.coordinator import _held
-from pipeline.sweep.locks import PostgresLocks, locks
+from pipeline.sweep.locks import SERVER, PostgresLocks, locks
 from pipeline.sweep.store import Store
 from tests.postgres import PASSWORD, Postgres, postgres
 from tests.small import ROOT
@@ -229,6 +229,36 @@ def test_the_client_gives_up_before_the_server(study: Study) -> None:
     idle, interval, count = (server(f"tcp_keepalives_{name}") for name in ("idle", "interval", "count"))
     assert 60 + client < idle + interval * count
     assert 60_000 + mine["tcp_user_timeout"] < server("tcp_user_timeout")
+
+
+def test_a_server_that_knows_fewer_settings_is_enough(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an older PostgreSQL does not know is not asked of it, and the rest is."""
+    monkeypatch.setitem(SERVER, "of_a_later_version", "0")
+    held = locks(Store.of(study))
+    assert isinstance(held, PostgresLocks)
+    assert held.connection.execute("SHOW tcp_keepalives_idle").fetchone() == ("60",)
+    with held.hold("mine", wait=False):
+        pass
+
+
+def test_a_connection_that_cannot_be_set_up_is_closed(
+    study: Study, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server refuses a setting, that is one line, and no connection is left."""
+    import psycopg
+
+    made: list[psycopg.Connection[Any]] = []
+    real = psycopg.connect
+
+    def connect(*args: Any, **kwargs: Any) -> psycopg.Connection[Any]:
+        made.append(real(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    monkeypatch.setitem(SERVER, "idle_session_timeout", "never")
+    with pytest.raises(InputError, match=r"Optuna at postgresql.* cannot be used: invalid value"):
+        locks(Store.of(study))
+    assert [connection.closed for connection in made] == [True]
 
 
 def test_a_second_coordinator_is_told_who_holds_the_sweep(study: Study) -> None:

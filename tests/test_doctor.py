@@ -16,13 +16,19 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
+from pipeline import stores
 from pipeline.doctor import CHECKS, Finding, Place, disk, examine, place, table
 from pipeline.doctor.finding import Check
 from pipeline.errors import InputError
 from pipeline.files import locked, write_bytes
+from pipeline.stages import fetch, prepare
 from pipeline.study import Study
+from pipeline.sweep import Sweep
+from pipeline.sweep import store as sweep_store
+from pipeline.tracking import Tracker, tracking_uri
 from tests.small import ROOT
 from tests.workshop import make_study
 
@@ -77,10 +83,12 @@ def only(study: Study, name: str, level: str) -> Finding:
     return finding
 
 
+ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
 def mend(finding: Finding) -> None:
     """Do what a finding says."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(finding.mend, shell=True, check=True, capture_output=True, env=os.environ | {"PATH": path})
+    subprocess.run(finding.mend, shell=True, check=True, capture_output=True, env=os.environ | ON_PATH)
 
 
 def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -348,6 +356,59 @@ def test_one_database_for_both_is_found(study: Study, monkeypatch: pytest.Monkey
     assert "share" in only(study, "databases", "fault").found
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("postgresql://a:x@HOST/db", "postgresql+psycopg://b:y@host:5432/db?sslmode=require"),
+        ("postgres://me@/db", "postgresql://me@127.0.0.1:5432/db"),
+        ("postgresql://host/?dbname=db", "postgresql:///db?host=host&port=5432"),
+        ("postgresql://me@host", "postgresql://host/me"),
+        ("sqlite:///one.db", "sqlite:///sub/../one.db?timeout=3"),
+    ],
+)
+def test_one_database_by_two_names_is_found(
+    study: Study, first: str, second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever user, driver, port or path it is written with, one database is told, and refused by the commands."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
+    monkeypatch.setenv("CAVE_OPTUNA_URL", second)
+    assert "share" in only(study, "databases", "fault").found
+    with pytest.raises(InputError, match=r"MLflow and Optuna share the database [^@]*, and would spoil"):
+        Tracker(study).require()
+    done = cave(study.root, "check")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: MLflow and Optuna share the database ")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("postgresql://host/db", "postgresql://host/other"),
+        ("postgresql://host/db", "postgresql://host:5433/db"),
+        ("postgresql://host/db", "postgresql://elsewhere/db"),
+        ("http://host/db", "postgresql://host/db"),
+        ("sqlite:///one.db", "sqlite:///other.db"),
+    ],
+)
+def test_two_databases_are_no_fault(study: Study, first: str, second: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another host, port, name or kind is another database."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
+    monkeypatch.setenv("CAVE_OPTUNA_URL", second)
+    assert not found(study, "databases", "fault")
+    stores.apart(study.store)
+
+
+def test_a_relative_database_starts_at_the_root(study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of both stores, for the commands as for the doctor, wherever they are called, and a blank is written as %20."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAVE_OPTUNA_URL", "sqlite:///an%20other.db?x=1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    (study.store / "an other.db").write_bytes(b"no database" * 1000)
+    assert "an other.db is damaged" in only(study, "databases", "fault").found
+    assert sweep_store.Store.of(study).file == study.store / "an other.db"
+    assert tracking_uri(study) == f"sqlite:///{study.store / 'mlflow.db'}"
+
+
 def execute(path: Path, *statements: str) -> None:
     connection = sqlite3.connect(path)
     for statement in statements:
@@ -599,6 +660,51 @@ def test_a_run_that_says_running_is_found(study: Study) -> None:
     assert "vae seed 0" in only(study, "runs", "warning").found
     client.set_terminated(run.info.run_id)
     assert found(study, "runs", "ok")
+
+
+def test_what_nothing_goes_on_with_is_not_said_to_go_on(study: Study) -> None:
+    """Trials and runs of today's params go on; of older ones, or of other studies, that is told as what it is."""
+    import optuna
+    from mlflow import MlflowClient
+
+    fetch.run(study)
+    prepare.run(study)
+    database = f"sqlite:///{study.store / 'optuna.db'}"
+    today, older = Sweep(study, "vae").name, f"{study.name}/vae-0123456789"
+    client = MlflowClient(f"sqlite:///{study.store / 'mlflow.db'}")
+    number = client.create_experiment(f"platos-cave/{study.name}")
+
+    def begin(name: str) -> None:
+        optuna.create_study(storage=database, study_name=name, load_if_exists=True).ask()
+        client.create_run(number, run_name=name, tags={"key": f"{name}/{'0' * 32}/0"})
+
+    begin(older)
+    assert f"left of an older version of params, data or code, with which nothing goes on: {older} 0" in str(
+        only(study, "trials", "ok")
+    )
+    finding = only(study, "runs", "warning")
+    assert "of an older version" in finding.found
+    begin(today)
+    assert f"{today} 0; they go on" in only(study, "trials", "warning").found
+    assert older in found(study, "trials", "ok")[0].found
+    subprocess.run(["bash", "-c", finding.mend.partition("or: ")[2]], check=True, env=os.environ | ON_PATH)
+    assert f"({today}); if nothing runs now, they go on" in only(study, "runs", "warning").found
+    begin("other/vae-0123456789")
+    assert "trials of other studies" in found(study, "trials", "ok")[-1].found
+
+
+def test_a_worktree_whose_use_cannot_be_seen_is_told_so(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system does not tell where this user's processes work, that is said, and not that none does."""
+    (tmp_path / "tmp" / "cave-reproduce-x").mkdir()
+    assert "could not be seen" not in only(study, "worktrees", "warning").found
+
+    def denied(process: psutil.Process) -> str:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "cwd", denied)
+    assert "could not be seen" in only(study, "worktrees", "warning").found
 
 
 def test_a_worktree_that_was_left_is_found(study: Study, tmp_path: Path) -> None:

@@ -203,6 +203,82 @@ def test_a_stage_does_not_start_without_mlflow(study: Study, monkeypatch: pytest
     assert waiting(study) == []
 
 
+def refused(study: Study, *keys: str) -> list[Run]:
+    """Return runs that were told what no MLflow takes: a metric's name that is none."""
+    made = [start(study, key) for key in keys]
+    for run_ in made:
+        run_.log_records([replace(RECORDS[0], metrics={"valid/elbo#": 1.0})])
+    return made
+
+
+@pytest.mark.parametrize("where", ["a database", pytest.param("a server", marks=pytest.mark.slow)])
+def test_what_mlflow_refuses_holds_up_nothing(
+    study: Study, where: str, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An outbox that is refused is told in a line and kept; those after it are sent, by `cave sync` and by a run's end.
+
+    Whichever comes first: there are enough of both.
+    """
+    database = study.store / "mlflow.db"
+    if where == "a server":
+        request.getfixturevalue("proxy")
+        database = request.getfixturevalue("server").database
+    study = replace(study, out=study.out.rename(study.out.with_name(f"refused-{where[2]}")))
+    for made in refused(study, "a", "b", "c"):
+        made.close()
+    for key in ("d", "e", "f"):
+        start(study, key).close()
+    capfd.readouterr()
+    tracker = Tracker(study)
+    for number in (1, 2):
+        told = tracker.deliver()
+        assert (told.sent, told.left, told.refused, told.waiting) == (3 if number == 1 else 0, 3, 3, 0)
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == (3 if number == 1 else 0)  # once a process
+        for line in lines:
+            assert line.startswith(f"MLflow at {tracker.store.address} refuses what run ")
+            assert "valid/elbo#" in line
+            assert "`cave sync` tries again" in line
+    assert tracker.store.up
+    assert len(waiting(study)) == 3
+    query = "select count(*) from runs r join experiments e using (experiment_id) where e.name = ?"
+    assert rows(database, query, f"platos-cave/{study.name}") == [(6,)]
+    done = cave(study, "pipeline", "sync")
+    assert (done.returncode, done.stdout) == (1, f"sent to MLflow at {tracker.store.address}: 0; left: 3\n")
+    assert done.stderr.count("refuses what run") == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_a_living_run_that_is_refused_ends_well(study: Study, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its work goes on, MLflow is not said to be gone, its end tells the line, and the next run sends what waits."""
+    (made,) = refused(study, "a")
+    start(study, "b").close()
+    made.log_records(RECORDS)
+    made.finish()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "refuses what run a has logged" in line
+    after = start(study, "c")
+    after.tracker.behind = True
+    after.finish()
+    assert not after.tracker.behind
+    assert len(waiting(study)) == 1
+    assert capfd.readouterr().err.count("refuses what run a ") == 1
+
+
+def test_a_file_that_is_gone_holds_up_nothing(study: Study, capfd: pytest.CaptureFixture[str]) -> None:
+    """An outbox whose copy of a file was removed is passed over like one that MLflow refuses."""
+    for key in ("a", "b", "c"):
+        made = start(study, key)
+        made.log_files("", [study.folder / "params.yaml"])
+        made.close()
+    (first, *_) = sorted((study.cache / "outbox").glob("*/"))
+    for path in first.rglob("params.yaml"):
+        path.unlink()
+    told = Tracker(study).deliver()
+    assert (told.sent, told.refused) == (2, 1)
+    assert "refuses what run" in capfd.readouterr().err
+
+
 def test_what_is_meant_for_another_server_is_left_alone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """`cave sync` sends nothing to an address that it was not logged for; it says so and ends with 1."""
     port = free_port()

@@ -707,6 +707,61 @@ def test_provenance_that_is_none_is_refused(
     assert list(tmp_path.iterdir()) == []  # nor the mark
 
 
+@pytest.mark.parametrize("name", ["settings.json", "changes.patch"])
+@pytest.mark.parametrize("told", [True, False], ids=["size told", "size not told"])
+def test_large_provenance_is_not_brought(
+    stored: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: bool
+) -> None:
+    """A file larger than any that runs keep is refused unread, and one whose store lies about its size is not used."""
+    from mlflow import MlflowClient
+    from mlflow.entities import FileInfo
+
+    root, _, run = stored
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
+    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+    (provenance / "changes.patch").write_text(new("planted"))
+    with (provenance / name).open("wb") as file:
+        file.truncate(2**32)
+    brought: list[str] = []
+    real, listed = MlflowClient.download_artifacts, MlflowClient.list_artifacts
+
+    def download(client: MlflowClient, run_id: str, path: str, folder: str) -> str:
+        brought.append(path)
+        return str(real(client, run_id, path, folder))
+
+    def lying(client: MlflowClient, run_id: str, path: str) -> list[Any]:
+        return [FileInfo(info.path, info.is_dir, 7) for info in listed(client, run_id, path)]
+
+    monkeypatch.setattr(MlflowClient, "download_artifacts", download)
+    if not told:
+        with (provenance / name).open("wb") as file:
+            file.truncate(2**23)
+        monkeypatch.setattr(MlflowClient, "list_artifacts", lying)
+    said = refusal(lambda: reproduce(root, run))
+    (provenance / name).unlink()
+    assert f"run {run}: its provenance/{name} is larger than 2 MiB" in said
+    assert (f"provenance/{name}" in brought) != told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["settings.json", "changes.patch"])
+def test_a_folder_is_no_provenance(
+    stored: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A folder in the place of a file, of whatever size, is not brought."""
+    root, _, run = stored
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
+    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+    (provenance / name).unlink(missing_ok=True)
+    (provenance / name).mkdir()
+    said = refusal(lambda: reproduce(root, run))
+    (provenance / name).rmdir()
+    assert f"its provenance/{name} is larger than 2 MiB" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_outbox_sends_its_own_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Operations that name a file outside, or do not say whose they are, get one line, and no file is sent."""
     study = make_study(tmp_path / "project")

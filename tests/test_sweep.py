@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -208,6 +210,102 @@ def test_a_trial_that_kills_its_workers_is_given_up(study: Study) -> None:
     check_sweep(study, "mhvae", 4)
     assert [row["state"] for row in trials(study)] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert trials(study)[0]["reason"] == "killed 3 workers without finishing an epoch"
+
+
+def wrapped(cause: Exception) -> Exception:
+    """Return an error as MLflow raises it for one of a database."""
+    from mlflow.exceptions import MlflowException
+
+    error = MlflowException(str(cause))
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/somewhere"),
+        OSError(errno.EROFS, "Read-only file system", "/somewhere"),
+        sqlite3.OperationalError("unable to open database file"),
+        wrapped(sqlite3.OperationalError("database or disk is full")),
+        wrapped(sqlite3.DatabaseError("database disk image is malformed")),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_the_disk_fails_no_trial(
+    study: Study, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever brings it up, the sweep ends in one line; the trial waits, as after Ctrl-C, and goes on."""
+
+    def full(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        if "trials/1" in str(kwargs["folder"]):
+            raise fault
+        yield from fit(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", full)
+    with pytest.raises(InputError, match=r"trial 1: .* cannot be used: .*; `cave doctor` says what mends it"):
+        run(Sweep(study, "mhvae"), 1)
+    states = rows(study.store / "optuna.db", "select number, state from trials order by number")
+    assert states == [(0, "COMPLETE"), (1, "RUNNING")]
+    begun = "select number, value_json from trial_user_attributes join trials using (trial_id) where key = 'begun'"
+    assert dict(rows(study.store / "optuna.db", begun))[1] == "0"
+    killed = rows(study.store / "mlflow.db", "select name from runs where status = 'KILLED'")
+    assert killed == [("mhvae trial 1",)]
+    monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
+    run(Sweep(study, "mhvae"), 1)
+    check_sweep(study, "mhvae", 4)
+    assert {row["state"] for row in trials(study)} == {"COMPLETE"}
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a real disk that is full, both databases on it, the stage says one line; with room again it finishes."""
+    words = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True).returncode != 0:
+        pytest.skip("mounting a disk needs root")
+    try:
+        study = make_study(tmp_path / "work")
+        fetch.run(study)
+        prepare.run(study)
+        code = (
+            "import itertools, sys; from pathlib import Path; import pipeline.sweep.worker as worker\n"
+            "from pipeline.errors import guarded; from pipeline.stages import sweep; from pipeline.study import Study\n"
+            "from pipeline.training import fit\n"
+            "def full(*args, **kwargs):\n"
+            "    for record in fit(*args, **kwargs):\n"
+            "        if 'trials/1' in str(kwargs['folder']) and record.epoch == 2:\n"
+            "            for size in (2**20, 2**12, 1):\n"
+            "                with open(sys.argv[1], 'ab', buffering=0) as file:\n"
+            "                    try:\n"
+            "                        while file.write(bytes(size)) == size: pass\n"
+            "                    except OSError: pass\n"
+            "        yield record\n"
+            "worker.fit = full\n"
+            "guarded(lambda: sweep.run(Study.at(Path.cwd()), 'mhvae'))\n"
+        )
+        own = {"PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2]), "CAVE_WORKERS": "1", "CAVE_THREADS": "1"}
+        filler = tmp_path / "filler"
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(filler)],
+            cwd=study.folder,
+            env=os.environ | own,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert set(done.stderr.splitlines()) - set(errors) <= {
+            line for line in done.stderr.splitlines() if line.startswith("MLflow at ")
+        }
+        filler.unlink()
+        assert rows(study.store / "optuna.db", "select count(*) from trials where state = 'FAIL'") == [(0,)]
+        monkeypatch.setenv("CAVE_THREADS", "1")
+        run(Sweep(study, "mhvae"), 1)
+        check_sweep(study, "mhvae", 4)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_too_many_failures_end_a_sweep(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,27 +15,24 @@ from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
+from pipeline import stores
+from pipeline.doctor import processes
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+from pipeline.stores import VARIABLES
 
 __all__ = ["database", "databases", "experiment", "read", "schema"]
 
 PATIENCE = 5.0  # seconds that a lock may last
 LONGEST = 20.0  # seconds that a database is looked through
-VARIABLES = {"mlflow": "MLFLOW_TRACKING_URI", "optuna": "CAVE_OPTUNA_URL"}
 MIGRATIONS = {"mlflow": "store/db_migrations/versions", "optuna": "storages/_rdb/alembic/versions"}
 REVISION = re.compile(r"""^(down_)?revision(?::[^=]+)? = (.*)$""", re.MULTILINE)
 
 
 def database(place: Place, name: str) -> Path | None:
     """Return the SQLite file of `mlflow` or `optuna`, or nothing where the store is another."""
-    url = os.environ.get(VARIABLES[name])
-    if not url:
-        return place.store / f"{name}.db"
-    if not url.startswith("sqlite:///"):
-        return None
-    return Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
+    return stores.sqlite_file(stores.given(name, place.store), place.store)
 
 
 def _there(place: Place) -> dict[str, Path]:
@@ -59,9 +56,8 @@ def read(path: Path, query: str, *values: str) -> list[tuple[str, ...]]:
 def databases(place: Place) -> Iterator[Finding]:
     """Are the databases sound, and free to be written to?"""
     there = _there(place)
-    paths = [database(place, name) for name in VARIABLES]
-    if paths[0] is not None and paths[0] == paths[1]:
-        yield fault(f"MLflow and Optuna share {paths[0]}; each needs its own", f"unset {' '.join(VARIABLES.values())}")
+    if address := stores.shared(place.store):
+        yield fault(f"MLflow and Optuna share {address}; each needs its own", f"unset {' '.join(VARIABLES.values())}")
     if not there:
         yield ok("none yet")
     for path in there.values():
@@ -86,9 +82,9 @@ def _health(path: Path) -> Iterator[Finding]:
         if "interrupted" in str(error):
             yield ok(f"{path.name} is sound as far as could be looked in {LONGEST:.0f} s")
         elif "locked" in str(error):
-            holders = _holders(path)
+            holders = processes.holders(path)
             named = ", ".join(f"{pid} ({command})" for pid, command in holders.items()) or "a process of another user"
-            kill = f"kill {' '.join(holders)}" if holders else f"fuser {shlex.quote(str(path))}"
+            kill = f"kill {' '.join(map(str, holders))}" if holders else f"fuser {shlex.quote(str(path))}"
             yield fault(f"{path.name} has been locked for {PATIENCE:.0f} s; it is open in process {named}", kill)
         else:
             yield fault(f"{path.name} cannot be opened: {error}", f"ls -l {shlex.quote(str(path))}*")
@@ -96,19 +92,6 @@ def _health(path: Path) -> Iterator[Finding]:
         yield fault(f"{path.name} is damaged: {error}", recover)
     else:
         yield ok(f"{path.name} is sound") if told == "ok" else fault(f"{path.name} is damaged: {told[:100]}", recover)
-
-
-def _holders(path: Path) -> dict[str, str]:
-    """Return by their ids the commands of other processes that have a file open."""
-    found = {}
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if link.readlink() == path.resolve() and link.parts[2] != str(os.getpid()):
-                words = Path("/proc", link.parts[2], "cmdline").read_bytes().split(b"\0")
-                found[link.parts[2]] = b" ".join(words).decode(errors="replace").strip()[:80]
-        except OSError:
-            continue
-    return found
 
 
 def schema(place: Place) -> Iterator[Finding]:

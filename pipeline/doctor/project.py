@@ -12,11 +12,12 @@ from pathlib import Path
 
 from pipeline import data
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+from pipeline.doctor.processes import command
 from pipeline.errors import InputError
 from pipeline.params import Params, read_yaml
 from pipeline.provenance import git
 
-__all__ = ["command", "dvc_busy", "dvc_lock", "git_state", "held", "params"]
+__all__ = ["dvc_busy", "dvc_lock", "git_state", "held", "params"]
 
 CONFLICT = re.compile(rb"^(<{7}|>{7})( |$)", re.MULTILINE)
 
@@ -93,7 +94,7 @@ def dvc_busy(place: Place) -> Iterator[Finding]:
     found = []
     if held(folder / "lock"):
         text = (folder / "lock").read_text(errors="replace").strip()
-        who = f"process {text} ({command(text) or 'ended; a child of it holds the lock'})" if text else "a process"
+        who = f"process {text} ({_command(text) or 'ended; a child of it holds the lock'})" if text else "a process"
         holder = f"fuser -v {shlex.quote(str(folder / 'lock'))}"
         found.append(warning(f"a DVC command is at work: {who}", f"wait for it, or see who holds the lock: {holder}"))
     path = folder / "rwlock"
@@ -109,7 +110,7 @@ def dvc_busy(place: Place) -> Iterator[Finding]:
         found.append(fault(f"{path} is damaged, and DVC cannot read it", remove))
         named = {}
     for pid, words in named.items():
-        now = command(str(pid))
+        now = command(pid)
         if now is not None and "dvc" in now:
             found.append(warning(f"process {pid} is at work: {words[:60]}", "wait for it"))
         elif now is not None:
@@ -117,12 +118,8 @@ def dvc_busy(place: Place) -> Iterator[Finding]:
     yield from found or [ok("none is held")]
 
 
-def command(pid: str) -> str | None:
-    """Return the command of a living process, or nothing where there is none of that number."""
-    try:
-        return Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:80]
-    except (OSError, ValueError):
-        return None
+def _command(text: str) -> str | None:
+    return command(int(text)) if text.isdecimal() else None
 
 
 def held(path: Path) -> bool:

@@ -18,6 +18,9 @@ PATIENCE = 3.0  # seconds
 def tracking(place: Place) -> Iterator[Finding]:
     """Does the MLflow server answer that MLFLOW_TRACKING_URI names?"""
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if address.startswith("postgres"):
+        yield _postgres("MLFLOW_TRACKING_URI")
+        return
     if not address.startswith(("http://", "https://")):
         yield ok("a database, no server" if address else "the database at the root, no server")
         return
@@ -31,14 +34,17 @@ def tracking(place: Place) -> Iterator[Finding]:
 
 def optuna(place: Place) -> Iterator[Finding]:
     """Does the database answer that CAVE_OPTUNA_URL names?"""
-    address = os.environ.get("CAVE_OPTUNA_URL", "")
-    if not address.startswith("postgres"):
+    if os.environ.get("CAVE_OPTUNA_URL", "").startswith("postgres"):
+        yield _postgres("CAVE_OPTUNA_URL")
+    else:
         yield ok("a file, no server")
-        return
+
+
+def _postgres(variable: str) -> Finding:
+    address = os.environ[variable]
     named = without_password(address)
     if find_spec("psycopg") is None:
-        yield fault(f"{named} is a PostgreSQL, and its driver is missing", "pip install 'psycopg[binary]'")
-        return
+        return fault(f"{named} is a PostgreSQL, and its driver is missing", "pip install 'psycopg[binary]'")
     import importlib
 
     psycopg = importlib.import_module("psycopg")
@@ -47,9 +53,8 @@ def optuna(place: Place) -> Iterator[Finding]:
         psycopg.connect(f"postgresql://{rest}", connect_timeout=round(PATIENCE)).close()
     except psycopg.Error as error:
         reason = redacted(" ".join(str(error).split()))[:200]
-        yield fault(f"PostgreSQL at {named}: {reason}", "start that server, or: unset CAVE_OPTUNA_URL")
-    else:
-        yield ok(f"{named} answers")
+        return fault(f"PostgreSQL at {named}: {reason}", f"start that server, or: unset {variable}")
+    return ok(f"{named} answers")
 
 
 def mirror(place: Place) -> Iterator[Finding]:

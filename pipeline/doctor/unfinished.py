@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.doctor.databases import database, read
 from pipeline.doctor.finding import Finding, Place, ok, warning
+from pipeline.doctor.processes import working
 from pipeline.doctor.project import held
+from pipeline.errors import InputError
 from pipeline.provenance import git
+from pipeline.study import Study
 
 __all__ = ["outbox", "runs", "trials", "worktrees"]
 
@@ -21,9 +25,12 @@ left join trial_user_attributes w on w.trial_id = t.trial_id and w.key = 'worker
 where t.state = 'RUNNING' order by 1, 2
 """
 RUNS = """
-select r.name, r.run_uuid from runs r join experiments e using (experiment_id)
+select r.name, r.run_uuid, k.value from runs r join experiments e using (experiment_id)
+left join tags k on k.run_uuid = r.run_uuid and k.key = 'key'
 where r.status = 'RUNNING' and r.lifecycle_stage = 'active' and e.name = ?
 """
+SWEEP = re.compile(r"([^/]+/[^/]+-[0-9a-f]{10})/[0-9a-f]{32}(/[0-9]+)?$")  # a key
+OLDER = "left of an older version of params, data or code, with which nothing goes on"
 PREFIX = "cave-reproduce-"
 
 
@@ -44,17 +51,43 @@ def trials(place: Place) -> Iterator[Finding]:
     if path is None or not path.is_file():
         yield ok("not looked for")
         return
-    dead, alive = [], 0
+    dead, alive = list[tuple[str, str]](), 0
     for name, number, token in read(path, TRIALS):
         if token is not None and held(Path(f"{path}.locks") / name / "workers" / str(json.loads(token))):
             alive += 1
         else:
-            dead.append(f"{name} {number}")
-    if dead:
-        more = f" and {len(dead) - 3} more" if len(dead) > 3 else ""
-        yield warning(f"trials without a living worker: {', '.join(dead[:3])}{more}; they go on", place.again)
+            dead.append((name, number))
+    today, study = _today(place, bool(dead)), f"{place.out.name}/" if place.out is not None else ""
+    own = [trial for trial in dead if trial[0].startswith(study)]
+    left = [trial for trial in own if today and trial[0] not in today]
+    if len(own) > len(left):
+        goes = "they go on" if today else "they go on if params, data and code are what they were"
+        yield warning(f"trials without a living worker: {_few(t for t in own if t not in left)}; {goes}", place.again)
+    if left:
+        yield ok(f"trials {OLDER}: {_few(left)}")
+    if len(dead) > len(own):
+        others = _few(trial for trial in dead if trial not in own)
+        yield ok(f"trials of other studies without a living worker: {others}; see `cave doctor STUDY`")
     if alive or not dead:
         yield ok(f"{alive} run now")
+
+
+def _few(trials: Iterable[tuple[str, str]]) -> str:
+    names = [f"{name} {number}" for name, number in trials]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _today(place: Place, wanted: bool) -> set[str]:
+    """Return the names of the study's sweeps by params, data and code of today; none where it has no data."""
+    if not wanted:
+        return set()
+    from pipeline.sweep import Sweep
+
+    try:
+        study = Study.at(place.folder)
+        return {Sweep(study, variant).name for variant in study.params.variants}
+    except InputError:
+        return set()
 
 
 def runs(place: Place) -> Iterator[Finding]:
@@ -64,11 +97,23 @@ def runs(place: Place) -> Iterator[Finding]:
         yield ok("not looked for")
         return
     found = read(path, RUNS, f"platos-cave/{place.out.name}")
-    if found:
-        names = ", ".join(str(name) for name, _ in found[:3]) + (" and more" if len(found) > 3 else "")
-        yield warning(f"{len(found)} runs say RUNNING ({names}); if nothing runs now, they go on", place.again)
-    else:
+    sweeps = {run_id: match[1] for _, run_id, key in found if (match := SWEEP.match(key or ""))}
+    today = _today(place, bool(sweeps))
+    left = [row for row in found if today and row[1] in sweeps and sweeps[row[1]] not in today]
+    goes_on = [row for row in found if row not in left]
+    if goes_on:
+        told = f"{len(goes_on)} runs say RUNNING ({_named(goes_on)})"
+        yield warning(f"{told}; if nothing runs now, they go on", place.again)
+    if left:
+        url = shlex.quote(f"sqlite:///{path}")
+        delete = "; ".join(f"MLFLOW_TRACKING_URI={url} mlflow runs delete --run-id {row[1]}" for row in left[:3])
+        yield warning(f"{len(left)} runs say RUNNING, {OLDER}: {_named(left)}", f"let them be, or: {delete}")
+    if not found:
         yield ok("none says RUNNING")
+
+
+def _named(rows: Sequence[tuple[str, ...]]) -> str:
+    return ", ".join(row[0] for row in rows[:3]) + (" and more" if len(rows) > 3 else "")
 
 
 def worktrees(place: Place) -> Iterator[Finding]:
@@ -78,22 +123,12 @@ def worktrees(place: Place) -> Iterator[Finding]:
     listed = [Path(row.removeprefix("worktree ")) for row in rows if row.startswith("worktree ")]
     trees = [path for path in listed if path.parent.name.startswith(PREFIX)]
     folders = {path.parent for path in trees} | set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
-    left = [folder for folder in sorted(folders) if not _used(folder)]
-    for folder in left:
+    used = {folder: working(folder) for folder in sorted(folders)}
+    for folder in (folder for folder, at_work in used.items() if not at_work):
         removed = [f"{root} worktree remove --force --force {shlex.quote(str(t))}" for t in trees if t.parent == folder]
         if folder.exists():
             removed.append(f"rm -rf {shlex.quote(str(folder))}")
-        yield warning(f"{folder} is left of a `cave reproduce` (killed, or run with --keep)", "; ".join(removed))
-    if not left:
+        doubt = ", if no process works in it, which could not be seen" if used[folder] is None else ""
+        yield warning(f"{folder} is left of a `cave reproduce` (killed, or run with --keep){doubt}", "; ".join(removed))
+    if all(used.values()):
         yield ok("none is left behind")
-
-
-def _used(folder: Path) -> bool:
-    """Does a process work in a folder?"""
-    for link in Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            if link.readlink().is_relative_to(folder):
-                return True
-        except OSError:
-            continue
-    return False

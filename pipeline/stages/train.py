@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline import data, launch
 from pipeline.checkpoint import save_model
-from pipeline.errors import InputError, RunError, guarded, redacted
+from pipeline.errors import InputError, RunError, guarded, outside, redacted
 from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
 from pipeline.params import Params, digest
 from pipeline.provenance import code_digest
@@ -100,6 +100,9 @@ def _train(study: Study, variant: str, seed: int) -> None:
         tracked.finish("KILLED")
         raise
     except Exception as error:
+        if outside(error):  # which an `InputError` would have told
+            tracked.finish("KILLED")
+            raise
         tracked.finish("FAILED", redacted(" ".join(str(error).split()))[:500] or type(error).__name__)
         raise
 

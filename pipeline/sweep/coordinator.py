@@ -11,10 +11,10 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -28,6 +28,8 @@ from pipeline.work import Work
 
 __all__ = ["PATIENCE", "join", "run"]
 
+T = TypeVar("T")
+
 QUIET = 20.0  # seconds without a word, after which the running trials are told
 PATIENCE = 300.0  # seconds for which a database that was there is waited for
 
@@ -40,15 +42,22 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
     sweep.tracker.require()
     if not sweep.study.params.space(sweep.variant):
         return write_nothing(sweep)
+    return _insist(sweep, lambda sweep: _run(sweep, workers))
+
+
+def _insist(sweep: Sweep, work: Callable[[Sweep], T]) -> T:
+    """Do a piece of work, and, where its database was lost in it, once more, as soon as that is back."""
     for _ in range(_retries(sweep)):
         try:
-            return _run(sweep, workers)
+            with sweep.reaching():
+                return work(sweep)
         except LostError as error:
             launch.heed()
             print(f"{sweep.variant}: {error}; goes on when it is back", flush=True)
             sweep.locks.close()
             sweep = replace(sweep, patience=PATIENCE)
-    return _run(sweep, workers)
+    with sweep.reaching():
+        return work(sweep)
 
 
 def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
@@ -58,14 +67,15 @@ def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
             parent = started(lambda: _parent(sweep))
         faults.reached("parent-started")
         try:
-            progress = _Progress(sweep)
-            if progress.told:
-                trials = sweep.study.params.sweep.trials
-                print(f"{sweep.variant}: {len(progress.told)} of {trials} trials were finished before", flush=True)
-            if not finished(sweep):
-                _search(sweep, workers, progress)
-            bear(sweep)
-            return _write(sweep, parent)
+            with sweep.reaching():
+                progress = _Progress(sweep)
+                if progress.told:
+                    trials = sweep.study.params.sweep.trials
+                    print(f"{sweep.variant}: {len(progress.told)} of {trials} trials were finished before", flush=True)
+                if not finished(sweep):
+                    _search(sweep, workers, progress)
+                bear(sweep)
+                return _write(sweep, parent)
         except LostError:
             parent.close()
             raise
@@ -85,6 +95,10 @@ def join(sweep: Sweep, workers: int) -> None:
     trials = sweep.study.params.sweep.trials
     count = f"{workers} worker" + ("s" if workers > 1 else "")
     print(f"{sweep.variant}: joins sweep {sweep.name} of {trials} trials at {sweep.store} with {count}", flush=True)
+    _insist(sweep, lambda sweep: _join(sweep, workers))
+
+
+def _join(sweep: Sweep, workers: int) -> None:
     with sweep.locks.hold(f"{sweep.name}/parent"):
         if "mlflow_run_id" not in sweep.optuna.user_attrs:
             _parent(sweep).finish(None)
@@ -99,13 +113,17 @@ def join(sweep: Sweep, workers: int) -> None:
             launch.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tell)
         sweep = replace(sweep, patience=PATIENCE)  # on a connection of its own, the other may be lost
         try:
-            with _held(sweep):
-                best = _write(sweep, _parent(sweep))
+            with sweep.reaching(), _held(sweep):
+                parent = started(lambda: _parent(sweep))
+                with parent.closing():
+                    best = _write(sweep, parent)
                 print(f"{sweep.variant}: best trial {best['trial']}; results: {sweep.study.sweep(sweep.variant)}")
         except BlockingIOError:
             print(f"{sweep.variant}: all trials are finished; {_holder(sweep)} writes the results")
             sweep.tracker.last_word()
             shutil.rmtree(sweep.scratch, ignore_errors=True)
+    except LostError:
+        raise
     except BaseException as error:
         with suppress(Exception, KeyboardInterrupt):
             _abandon(replace(sweep), "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -189,11 +207,12 @@ def _parent(sweep: Sweep) -> Run:
         about=about,
         inputs=[sweep.study.data],
     )
-    if run.run_id is not None:
-        sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
-    elif "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
-        run.finish("KILLED")
-        raise InputError(f"MLflow at {sweep.tracker.store.address} cannot be used: it did not make a run")
+    with run.closing():
+        if run.run_id is not None:
+            sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
+        elif "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
+            run.finish("KILLED")
+            raise InputError(f"MLflow at {sweep.tracker.store.address} cannot be used: it did not make a run")
     return run
 
 

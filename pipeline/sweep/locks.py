@@ -18,7 +18,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,11 @@ SERVER = {
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "90000",  # milliseconds
-    "idle_session_timeout": "0",
+    "tcp_user_timeout": "90000",  # milliseconds; since PostgreSQL 12: one before holds a dead host's locks for longer
+    "idle_session_timeout": "0",  # since 14; one before ends no idle session
 }
+"""What is asked of the server, as far as it knows of it."""
+SET = "SELECT set_config(name, %(value)s, false) FROM pg_settings WHERE name = %(name)s"
 HELD = (
     "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
     " AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -117,10 +119,12 @@ class PostgresLocks(Locks):
         deadline = time.monotonic() + patience
         while True:
             try:
-                self.connection = psycopg.connect(address, autocommit=True, **CLIENT)
-                for name, value in SERVER.items():
-                    self.connection.execute("SELECT set_config(%s, %s, false)", [name, value])
-                weakref.finalize(self, self.connection.close)
+                with ExitStack() as made:
+                    self.connection = psycopg.connect(address, autocommit=True, **CLIENT)
+                    made.callback(self.connection.close)
+                    for name, value in SERVER.items():
+                        self.connection.execute(SET, {"name": name, "value": value})
+                    weakref.finalize(self, made.pop_all().close)
                 break
             except psycopg.Error as error:
                 if time.monotonic() >= deadline:

@@ -6,6 +6,7 @@ number of trials: more trials extend a study, any other change starts a new one.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from pipeline import data
 from pipeline.errors import InputError, LostError, redacted
@@ -44,6 +45,7 @@ PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
 }
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # a connection that breaks is told in a line
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,10 @@ class Sweep:
             except InputError:
                 raise
             except Exception as error:  # whatever the database's driver raises
-                raise InputError(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
+                # The locks' connection was there a moment ago.
+                gone = isinstance(error.__cause__ or error, OperationalError | InterfaceError)
+                kind = LostError if gone and self.store.file is None else InputError
+                raise kind(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
         return study
 
     @cached_property

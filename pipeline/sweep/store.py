@@ -7,7 +7,6 @@ wherever a command is called.
 from __future__ import annotations
 
 import importlib.util
-import os
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import optuna
 import sqlalchemy
 from sqlalchemy.exc import ArgumentError
 
+from pipeline import stores
 from pipeline.errors import InputError, without_password
 from pipeline.study import Study
 
@@ -41,7 +41,7 @@ class Store:
     @classmethod
     def of(cls, study: Study) -> Store:
         """Return the store of a study's sweeps."""
-        given = os.environ.get("CAVE_OPTUNA_URL") or f"sqlite:///{study.store / 'optuna.db'}"
+        given = stores.given("optuna", study.store)
         wrong = InputError(
             f"CAVE_OPTUNA_URL: '{without_password(given)}' given;"
             " allowed: sqlite:///FILE and postgresql://USER:PASSWORD@HOST/DATABASE"
@@ -57,9 +57,7 @@ class Store:
         if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise wrong
         if importlib.util.find_spec("psycopg") is None:
-            raise InputError(
-                "CAVE_OPTUNA_URL names a PostgreSQL, and its driver is missing: pip install 'platos-cave[postgres]'"
-            )
+            raise InputError(stores.DRIVER.format("CAVE_OPTUNA_URL"))
         return cls(url.set(drivername="postgresql+psycopg"))
 
     @property

@@ -11,12 +11,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import faults, launch
-from pipeline.errors import InputError, LostError, RunError, redacted
+from pipeline.errors import InputError, LostError, RunError, outside, redacted
 from pipeline.params import digest
 from pipeline.sweep.search import FINISHED, LOST, OBJECTIVE, SAMPLERS, Sweep, started
 from pipeline.tracking import Run
@@ -119,11 +120,13 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     except LOST:
         run.close()
         raise
-    except (KeyboardInterrupt, InputError):  # a full disk, say, is no fault of this setting
-        run.finish("KILLED")
-        trial.set_user_attr("begun", 0)  # asked to stop: this does not count as killed
+    except (KeyboardInterrupt, InputError):
+        _stop(trial, run)
         raise
     except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
+        if told := outside(error):  # a full disk, say, is none
+            _stop(trial, run)
+            raise InputError(f"trial {trial.number}: {told}; `cave doctor` says what mends it") from None
         reason = redacted(" ".join(str(error).split()))[:500] or type(error).__name__
         with run.closing():
             sweep.locks.check()
@@ -142,6 +145,13 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
             _tell(sweep, trial, TrialState.PRUNED if pruned else TrialState.COMPLETE, best.metrics[OBJECTIVE])
     shutil.rmtree(folder, ignore_errors=True)
     faults.reached("folder-removed")
+
+
+def _stop(trial: Trial, run: Run) -> None:
+    """Leave a trial to whoever goes on; this does not count as killed."""
+    with suppress(InputError), run.closing():  # where the disk is full, what is to be told may find no room
+        run.finish("KILLED")
+    trial.set_user_attr("begun", 0)
 
 
 def _piece(sweep: Sweep, trial: Trial) -> Work:
@@ -188,8 +198,9 @@ def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
         inputs=[sweep.study.data],
         parent=sweep.optuna.user_attrs["mlflow_run_id"],
     )
-    faults.reached("run-opened")
-    _identify(trial, run)
+    with run.closing():
+        faults.reached("run-opened")
+        _identify(trial, run)
     return run
 
 

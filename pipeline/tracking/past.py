@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError, without_password
+from pipeline.errors import InputError
+from pipeline.provenance import CAP
 from pipeline.study import Study
 from pipeline.tracking.runs import PROVENANCE
-from pipeline.tracking.store import connect, telling, tracking_uri
+from pipeline.tracking.store import connect, telling, told, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = ["Past", "past"]
+
+LARGEST = 2 * CAP  # bytes; a patch is cut at CAP, and settings are a few thousand
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,24 @@ class Past:
     epochs: dict[int, dict[str, float]]  # by epoch, what `log_records` has logged
 
     def file(self, name: str, folder: Path) -> Path:
-        """Bring one of the run's files of provenance into `folder`."""
+        """Bring one of the run's files of provenance into `folder`; a large one, which none is, is not brought."""
         from mlflow.exceptions import MlflowException
 
+        place = f"{PROVENANCE}/{name}"
         try:
-            return Path(self.client.download_artifacts(self.run_id, f"{PROVENANCE}/{name}", str(folder)))
-        except (MlflowException, OSError):
-            raise InputError(f"run {self.run_id}: has no {PROVENANCE}/{name}, so that it cannot be run again") from None
+            told = next(info for info in self.client.list_artifacts(self.run_id, PROVENANCE) if info.path == place)
+            self._fits(place, told.file_size)
+            path = Path(self.client.download_artifacts(self.run_id, place, str(folder)))
+            self._fits(place, path.stat().st_size)
+            return path
+        except (MlflowException, OSError, StopIteration):
+            raise InputError(f"run {self.run_id}: has no {place}, so that it cannot be run again") from None
+
+    def _fits(self, place: str, size: int | None) -> None:
+        """Raise `InputError` for a large file; of a folder, whose size nobody tells, too."""
+        if size is None or size > LARGEST:
+            most = f"{LARGEST // 2**20} MiB"
+            raise InputError(f"run {self.run_id}: its {place} is larger than {most}, which none is; it is not read")
 
 
 def past(study: Study, run_id: str) -> Past:
@@ -54,7 +68,7 @@ def past(study: Study, run_id: str) -> Past:
             found = None
         if found is None or found.info.lifecycle_stage != "active":
             gone = "not" if found is None else "deleted, and no longer"
-            raise InputError(f"run {run_id}: {gone} in MLflow at {without_password(uri)}")
+            raise InputError(f"run {run_id}: {gone} in MLflow at {told(study)}")
         epochs: dict[int, dict[str, float]] = {}
         for key in sorted(found.data.metrics):
             if key.startswith(("train/", "valid/")):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline import faults, launch, provenance
 from pipeline.data import Splits
-from pipeline.errors import InputError, redacted
+from pipeline.errors import InputError, one_line, redacted
 from pipeline.files import sha256
 from pipeline.params import digest
 from pipeline.study import Study
@@ -47,6 +47,7 @@ class Tracker:
         location = (study.store / "mlartifacts" / study.name).as_uri()
         self.experiment = {"name": f"platos-cave/{study.name}", "location": location, "note": note}
         self.behind = False  # is there an outbox that a run of this process has left?
+        self._refused: set[Path] = set()  # outboxes that MLflow was found to refuse
 
     def require(self) -> Tracker:
         """Raise `InputError` unless MLflow can be reached; make the experiment."""
@@ -181,7 +182,7 @@ class Tracker:
     def deliver(self, *, everything: bool = False, most: int | None = None, seconds: float | None = None) -> Delivered:
         """Send what waits for MLflow and has no living owner: of this study, or everything; at most so much.
 
-        It stops where MLflow fails, and passes over an outbox that is damaged, in one line.
+        It stops where MLflow fails, and passes over an outbox that is damaged, or that MLflow refuses, in one line.
         Work without an end was killed, and its run is told so.
         """
         told = Delivered()
@@ -199,6 +200,8 @@ class Tracker:
                 first = outbox.whose()
                 if first["address"] != self.store.address:
                     told.elsewhere[first["address"]] = told.elsewhere.get(first["address"], 0) + 1
+                elif folder in self._refused and not everything:
+                    told.left, told.refused = told.left + 1, told.refused + 1
                 elif everything or first["experiment"]["name"] == self.experiment["name"]:
                     late = limit is not None and time.monotonic() > limit
                     enough = most is not None and told.sent >= most
@@ -206,10 +209,10 @@ class Tracker:
                         told.left += 1
             except DamagedError as error:  # which is no reason to stop the work that calls
                 print(error, file=sys.stderr, flush=True)
-                told.failed, told.left = False, told.left + 1
+                told.failed, told.left, told.refused = False, told.left + 1, told.refused + 1
             finally:
                 outbox.release()
-            if told.left and most is not None:
+            if told.waiting and most is not None:
                 break
         return told
 
@@ -222,15 +225,34 @@ class Tracker:
         with self.store.exchange():
             sender.send(owned=False)
             told.failed = False
+        if self.store.refused:
+            told.failed, told.refused = False, told.refused + 1
+            self.refuse(outbox)
+            return False
         if told.failed:
             return False
         outbox.remove()
         told.sent += 1
         return True
 
+    def refuse(self, outbox: Outbox) -> None:
+        """Say that MLflow refuses what an outbox holds, once; what is there stays there."""
+        if outbox.folder in self._refused:
+            return
+        self._refused.add(outbox.folder)
+        first, where = outbox.ops[0], os.path.relpath(outbox.folder, self.study.root)
+        print(
+            one_line(
+                f"MLflow at {self.store.address} refuses what run {first.get('name', first['key'])} has logged"
+                f" ({self.store.refused}); `cave sync` tries again, and who gives it up removes {where}"
+            ),
+            file=sys.stderr,
+            flush=True,
+        )
+
     def last_word(self) -> None:
         """At the end of a stage, try once more to send what waits, for a minute, and say if something is left."""
-        left = self.deliver(seconds=60.0).left
+        left = self.deliver(seconds=60.0).waiting
         if left:
             runs = "1 run waits" if left == 1 else f"{left} runs wait"
             print(f"{self.study.name}: {runs} for MLflow; `cave sync` sends what is left", flush=True)
@@ -242,9 +264,15 @@ class Delivered:
 
     sent: int = 0
     left: int = 0
+    refused: int = 0  # of those left: not taken, whenever they are sent
     busy: int = 0
     failed: bool = False
     elsewhere: dict[str, int] = field(default_factory=dict)  # by their address
+
+    @property
+    def waiting(self) -> int:
+        """How many are left that MLflow will take."""
+        return self.left - self.refused
 
 
 class Run:
@@ -254,6 +282,7 @@ class Run:
         self.tracker, self.outbox = tracker, outbox
         self._sender = Sender(tracker.store, outbox)
         self.closed = False  # is it ended, or let go?
+        self._refusals = 0  # one after the other
         self._epochs = {op["epoch"] for op in outbox.ops if op["op"] == "record"}
 
     @property
@@ -304,10 +333,13 @@ class Run:
         self.send()
 
     def send(self, *, forced: bool = False) -> None:
-        """Send what is new, if it is time to."""
+        """Send what is new, if it is time to; what was refused twice, once more at the end alone."""
+        if self._refusals > 1 and not forced:
+            return
         if self.tracker.store.may(forced=forced) and not self._sender.done:
             with self.tracker.store.exchange():
                 self._sender.send()
+            self._refusals = self._refusals + 1 if self.tracker.store.refused else 0
 
     def finish(self, status: str | None = "FINISHED", reason: str = "") -> None:
         """End the run as FINISHED, FAILED or KILLED, with the reason as a tag; without a status, stop telling it."""
@@ -316,15 +348,20 @@ class Run:
         self.outbox.append(_end(status, redacted(reason)))
         faults.reached("end-logged")
         self.send(forced=True)
+        if self._refusals == 1:  # of a run that was deleted, say: once more, from the start
+            self.send(forced=True)
         self.closed = True
         if self._sender.done:
             self.outbox.remove()
             if self.tracker.behind:
-                self.tracker.behind = self.tracker.deliver(most=OTHERS).left > 0
+                self.tracker.behind = self.tracker.deliver(most=OTHERS).waiting > 0
         else:
             self.outbox.settle()
+            if self._refusals:
+                self.tracker.refuse(self.outbox)
+            else:
+                self.tracker.behind = True
             self.outbox.release()
-            self.tracker.behind = True
 
     def close(self) -> None:
         """Let the run go without an end, as a process does that dies."""

@@ -7,14 +7,17 @@ up to 60: a server that is down does not hold up a training.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from pipeline import stores
 from pipeline.errors import InputError, redacted, without_password
 from pipeline.files import locked
 from pipeline.signals import later
@@ -24,11 +27,19 @@ from pipeline.tracking.fresh import prepared
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Store", "connect", "telling", "tracking_uri"]
+__all__ = ["Store", "connect", "telling", "told", "tracking_uri"]
 
 PAUSE, SHARE, SLOW = 1.0, 10.0, 3.0  # seconds, parts, and the seconds from which an exchange is slow
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
 TURN = 5.0  # seconds for which others are waited for
+REFUSED = (400, 404, 405, 409, 410, 411, 413, 414, 415, 422)  # answers that will be the same the next time
+LIMITS = {  # of a PostgreSQL: what is tried three times at the start takes ten seconds at most
+    "connect_timeout": "3",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",  # milliseconds
+}
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -42,8 +53,33 @@ SETTINGS = {
 
 
 def tracking_uri(study: Study) -> str:
-    """Return MLFLOW_TRACKING_URI, or the database at the root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study.store / 'mlflow.db'}"
+    """Return MLFLOW_TRACKING_URI, or the database at the root; a PostgreSQL as MLflow reaches it by psycopg 3."""
+    uri = stores.given("mlflow", study.store)
+    if stores.sqlite_file(uri, study.store) is not None:
+        scheme, sign, path = uri.partition(":///")
+        return f"{scheme}{sign}{study.store / path}"
+    return _postgres(uri) if uri.startswith("postgres") else uri
+
+
+def _postgres(uri: str) -> str:
+    import sqlalchemy
+
+    try:
+        url = sqlalchemy.make_url(uri)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise InputError(f"MLFLOW_TRACKING_URI: '{without_password(uri)}' is no address of a PostgreSQL") from None
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        drivers = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name) is not None]
+        if not drivers:
+            raise InputError(stores.DRIVER.format("MLFLOW_TRACKING_URI"))
+        url = url.set(drivername=f"postgresql+{drivers[0]}")
+    limits = {name: value for name, value in LIMITS.items() if name not in url.query}
+    return url.update_query_dict(limits).render_as_string(hide_password=False)
+
+
+def told(study: Study) -> str:
+    """Return MLflow's address as it is told, without a password."""
+    return re.sub(r"^(postgresql)\+psycopg2?:", r"\1:", without_password(tracking_uri(study)))
 
 
 def connect(study: Study) -> MlflowClient:
@@ -56,21 +92,23 @@ def connect(study: Study) -> MlflowClient:
 
     utils.MAX_RETRY_COUNT = 3  # a database that cannot be opened is tried for a second and not for two minutes
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # what it warns of is told in a line
+    for name in ("mlflow", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they tell with tracebacks is told in a line
     prepared(tracking_uri(study), study.cache / "locks")
     return MlflowClient(tracking_uri(study))
 
 
 @contextmanager
 def telling(study: Study) -> Iterator[None]:
-    """Turn what MLflow raises into one line."""
+    """Turn what MLflow raises, or what it reaches its database by, into one line."""
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
-        address = without_password(tracking_uri(study))
-        raise InputError(f"MLflow at {address} cannot be used: {_reason(error)}") from None
+    except (MlflowException, OSError, SQLAlchemyError, CommandError, ImportError) as error:
+        raise InputError(f"MLflow at {told(study)} cannot be used: {_reason(error)}") from None
 
 
 def _reason(error: BaseException) -> str:
@@ -82,7 +120,28 @@ def _reason(error: BaseException) -> str:
         if isinstance(deepest, TimeoutError):
             return "no answer in time"
         deepest = deepest.__cause__ or deepest.__context__
-    return redacted(" ".join(str(error).split()))[:200]
+    return redacted(" ".join(str(getattr(error, "orig", None) or error).split()))[:200]
+
+
+def _refusal(error: Exception) -> str:
+    """Say why MLflow will never take what it was told; nothing where it may, being down, busy, or closed to us now."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+    from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+
+    if isinstance(error, MlflowException):
+        of_database = isinstance(error.__cause__, SQLAlchemyError)
+        if of_database and not isinstance(error.__cause__, DataError | IntegrityError):
+            return ""
+        answered = error.error_code == "INVALID_STATE" or (
+            error.get_http_status_code() in REFUSED and error.error_code != "ENDPOINT_NOT_FOUND"
+        )
+    elif isinstance(error, HTTPError):
+        answered = error.response is not None and error.response.status_code in REFUSED
+    else:  # what the outbox itself lacks
+        lacks = isinstance(error, FileNotFoundError | KeyError | TypeError | ValueError | AttributeError)
+        answered = lacks and (isinstance(error, FileNotFoundError) or not isinstance(error, OSError))
+    return (_reason(error) or type(error).__name__) if answered else ""
 
 
 class Store:
@@ -90,9 +149,10 @@ class Store:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.address = without_password(tracking_uri(study))
+        self.address = told(study)
         self.outboxes = study.cache / "outbox"
         self.experiments: dict[str, str] = {}
+        self.refused = ""  # why MLflow has refused what the last exchange told it
         self._client: MlflowClient | None = None
         self._next, self._closed_until, self._took, self._back_off, self._making = 0.0, 0.0, 0.0, 0.0, 0.0
 
@@ -137,27 +197,35 @@ class Store:
 
     @contextmanager
     def exchange(self) -> Iterator[None]:
-        """Talk to MLflow: whatever it raises is kept from the work, and puts off the next exchange."""
-        start, self._making = time.monotonic(), 0.0
+        """Talk to MLflow: whatever it raises is kept from the work, and puts off the next exchange.
+
+        What it answers by refusing what it was told is in `refused`, and puts off nothing.
+        """
+        start, self._making, self.refused = time.monotonic(), 0.0, ""
         try:
             with self._in_turn():
                 yield
         except InputError:  # of the disk
             raise
         except BaseException as error:
-            now = time.monotonic()
-            if isinstance(error, Exception) or now - start > SLOW:
-                self._back_off = min(LONGEST, max(BACK_OFF, 2 * self._back_off))
-                self._closed_until = now + max(self._back_off, SHARE * (now - start))
-            if not isinstance(error, Exception):  # Ctrl-C
-                raise
-            self._gone(error)
-        else:
-            now = time.monotonic()
-            self._took = now - start - self._making  # imports and the like say nothing of the server
-            self._back_off, self._closed_until = 0.0, 0.0
-            self._next = now + max(PAUSE, SHARE * self._took)
-            self._is_back()
+            self.refused = _refusal(error) if isinstance(error, Exception) else ""
+            if not self.refused:
+                self._failed(error, start)
+                return
+        now = time.monotonic()
+        self._took = now - start - self._making  # imports and the like say nothing of the server
+        self._back_off, self._closed_until = 0.0, 0.0
+        self._next = now + max(PAUSE, SHARE * self._took)
+        self._is_back()
+
+    def _failed(self, error: BaseException, start: float) -> None:
+        now = time.monotonic()
+        if isinstance(error, Exception) or now - start > SLOW:
+            self._back_off = min(LONGEST, max(BACK_OFF, 2 * self._back_off))
+            self._closed_until = now + max(self._back_off, SHARE * (now - start))
+        if not isinstance(error, Exception):  # Ctrl-C
+            raise error
+        self._gone(error)
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
@@ -196,7 +264,8 @@ class Store:
             print(f"MLflow at {self.address} is back", file=sys.stderr, flush=True)
 
     def require(self, about: Mapping[str, Any]) -> None:
-        """Raise `InputError` unless MLflow is there, with this experiment."""
+        """Raise `InputError` unless MLflow is there, in a database of its own, with this experiment."""
+        stores.apart(self.study.store)
         with telling(self.study):
             self.experiments.clear()
             self.experiment(about)

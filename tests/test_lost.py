@@ -1,0 +1,176 @@
+"""A PostgreSQL that goes away for a moment costs a sweep nothing, wherever it was about to be told or asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import OperationalError
+
+import pipeline.sweep.coordinator
+from pipeline.errors import InputError
+from pipeline.stages import fetch, prepare
+from pipeline.study import Study
+from pipeline.sweep import Sweep, join, run
+from tests.postgres import Postgres, postgres
+from tests.workshop import check_sweep, make_study, rows
+
+__all__ = ["postgres"]
+
+VARIANT = "mhvae"
+CUT = OperationalError("select 1", {}, Exception("server closed the connection unexpectedly"))
+PLOTS = "optuna.visualization.matplotlib.plot_slice"
+
+
+@pytest.fixture
+def url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return a fresh database, which every sweep of the test takes."""
+    made = postgres.fresh()
+    monkeypatch.setenv("CAVE_THREADS", "1")
+    monkeypatch.setenv("CAVE_OPTUNA_URL", made)
+    return made
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Return a small study with its data prepared."""
+    made = make_study(tmp_path, **{"sweep.trials": 2})
+    fetch.run(made)
+    prepare.run(made)
+    return made
+
+
+def once(wanted: Callable[..., bool], real: Callable[..., Any], fault: BaseException = CUT) -> Callable[..., Any]:
+    """Return a function that raises at the first call that is `wanted`, before it does anything."""
+    done: list[bool] = []
+
+    def calling(*args: Any, **kwargs: Any) -> Any:
+        if not done and wanted(*args, **kwargs):
+            done.append(True)
+            raise fault
+        return real(*args, **kwargs)
+
+    return calling
+
+
+def plots(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Act once in the middle of the drawing of plots, before Optuna is asked for what is drawn."""
+    from optuna.visualization import matplotlib
+
+    real, done = matplotlib.plot_slice, list[bool]()
+
+    def drawing(study: optuna.Study) -> Any:
+        if not done:
+            done.append(True)
+            act()
+        return real(study)
+
+    monkeypatch.setattr(PLOTS, drawing)
+
+
+def cut(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the connection once at a place of the coordinator's work, or of the first trial's beginning."""
+    if place == "plots":
+
+        def act() -> None:
+            raise CUT
+
+        plots(monkeypatch, act)
+    elif place == "outputs":
+        monkeypatch.setattr(optuna.Study, "get_trials", once(written, optuna.Study.get_trials))
+    elif place == "run of a trial":
+        real = RDBStorage.set_trial_user_attr
+        monkeypatch.setattr(
+            RDBStorage, "set_trial_user_attr", once(lambda _, trial, key, value: key == "mlflow_run_id", real)
+        )
+    else:
+        monkeypatch.setattr(
+            RDBStorage,
+            "set_study_user_attr",
+            once(lambda _, study, key, value: key == place, RDBStorage.set_study_user_attr),
+        )
+
+
+def written(study: optuna.Study, *args: Any, **kwargs: Any) -> bool:
+    """Are all trials finished, so that the next who asks for them writes them down?"""
+    return len(study._storage.get_all_trials(study._study_id, states=(optuna.trial.TrialState.COMPLETE,))) == 2
+
+
+@pytest.mark.parametrize("place", ["id", "coordinator", "mlflow_run_id", "run of a trial", "outputs", "plots"])
+def test_a_sweep_goes_on_where_its_database_was_away(
+    place: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cut at any place where Optuna is told or asked, the coordinator says so in one line and does it once more."""
+    cut(place, monkeypatch)
+    best = run(Sweep(study, VARIANT), 1)
+    told = capsys.readouterr()
+    assert told.out.count("goes on when it is back") == 1
+    assert "Traceback" not in told.err
+    check_sweep(study, VARIANT, 2, url)
+    assert best["trial"] in (0, 1)
+
+
+@pytest.mark.parametrize("place", ["coordinator", "mlflow_run_id", "outputs", "plots"])
+def test_a_worker_that_joins_goes_on_where_its_database_was_away(
+    place: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `cave worker` does beside its workers' trials is done once more, too, and nothing is left open."""
+    if place != "mlflow_run_id":
+        run(Sweep(study, VARIANT), 1)
+    else:
+        monkeypatch.setattr(
+            "pipeline.launch.run", lambda *_, **__: pipeline.sweep.work(Sweep(study, VARIANT))
+        )  # here, where no trial is the test's matter
+    capsys.readouterr()
+    cut(place, monkeypatch)
+    join(Sweep(study, VARIANT), 1)
+    told = capsys.readouterr()
+    assert told.out.count("goes on when it is back") == 1
+    assert "best trial" in told.out
+    check_sweep(study, VARIANT, 2, url)
+    assert list((study.cache / "outbox").glob("*/ops.jsonl")) == []
+
+
+@pytest.mark.parametrize("place", ["holder", "plots"])
+def test_a_server_that_starts_again_finds_the_sweep_going_on(
+    place: str, study: Study, url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real server that stops while the coordinator writes its name, or draws, and comes back costs nothing."""
+    starting: list[threading.Thread] = []
+
+    def restart() -> None:
+        postgres.stop()
+        starting.append(threading.Timer(1.0, postgres.start))
+        starting[-1].start()
+
+    if place == "plots":
+        plots(monkeypatch, restart)
+    else:
+        real = pipeline.sweep.coordinator.platform.node
+
+        def node() -> str:  # what is asked for just before the name is written
+            if not starting:
+                restart()
+            return real()
+
+        monkeypatch.setattr("pipeline.sweep.coordinator.platform.node", node)
+    run(Sweep(study, VARIANT), 1)
+    assert len(starting) == 1
+    check_sweep(study, VARIANT, 2, url)
+
+
+def test_a_file_that_fails_is_one_line(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite that cannot be asked any more does not come back: the sweep ends in an `InputError`, its run as failed."""
+    monkeypatch.delenv("CAVE_OPTUNA_URL", raising=False)
+    cut("plots", monkeypatch)
+    with pytest.raises(InputError, match=r"Optuna at sqlite:///.*: .*closed the connection"):
+        run(Sweep(study, VARIANT), 1)
+    query = "select status from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'stage' and t.value = 'sweep'"
+    assert rows(study.store / "mlflow.db", query) == [("FAILED",)]

@@ -1,0 +1,147 @@
+"""MLflow's own database may be a PostgreSQL, reached by psycopg 3; where it cannot be, that is one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.doctor import CHECKS, examine, place
+from pipeline.errors import InputError
+from pipeline.stages import fetch, prepare, train
+from pipeline.study import Study
+from pipeline.sweep import Sweep, run
+from pipeline.tracking import Tracker, past, tracking_uri
+from tests.postgres import PASSWORD, Postgres, postgres
+from tests.small import ROOT
+from tests.workshop import make_study, rows
+
+__all__ = ["postgres"]
+
+SECRET = "correct-horse"
+LIMIT = 60.0  # seconds, for what takes ten and the importing of libraries on a busy machine
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Return a small study of one seed, on one thread."""
+    monkeypatch.setenv("CAVE_THREADS", "1")
+    monkeypatch.setenv("CAVE_WORKERS", "1")
+    (tmp_path / "pyproject.toml").touch()
+    return make_study(tmp_path, **{"train.seeds": [0], "sweep.trials": 2})
+
+
+@pytest.mark.slow
+def test_a_study_runs_with_mlflow_on_postgresql(
+    study: Study, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A fresh database gets its tables; a sweep and a training are in it whole, and nothing tells the password."""
+    url = postgres.fresh()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    fetch.run(study)
+    prepare.run(study)
+    run(Sweep(study, "mhvae"), 1)
+    train.run(study, "mhvae")
+    found = rows(url, "select name, status from runs where lifecycle_stage = 'active' order by name")
+    names = ["mhvae seed 0", "mhvae trial 0", "mhvae trial 1", "sweep mhvae"]
+    assert found == [(name, "FINISHED") for name in names]
+    epochs = "select count(*) from metrics join runs using (run_uuid) where key = 'valid/elbo' and name like '%seed 0'"
+    assert rows(url, epochs) == [(3,)]
+    ((run_id,),) = rows(url, "select run_uuid from runs where name = 'mhvae seed 0'")
+    assert sorted(past(study, run_id).epochs) == [1, 2, 3]
+    assert list((study.cache / "outbox").glob("*/ops.jsonl")) == []
+    assert Tracker(study).store.address == f"postgresql://127.0.0.1:{postgres.port}/{url.rpartition('/')[2]}"
+    told = capfd.readouterr()
+    for text in (told.out, told.err, *(path.read_text("latin-1") for path in study.out.rglob("*") if path.is_file())):
+        assert PASSWORD not in text
+        assert PASSWORD.replace("/", "%2F") not in text
+    (finding,) = (finding for _, finding in examine({"tracking": CHECKS["tracking"]}, place(study.root, study.folder)))
+    assert finding.level == "ok"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_has_three_names_for_mlflow_too(study: Study, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """All of them lead to psycopg 3, with time limits; the address is told without driver and password."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:{SECRET}@host:5433/db?sslmode=require")
+    assert tracking_uri(study).startswith(f"postgresql+psycopg://me:{SECRET}@host:5433/db?")
+    assert "connect_timeout=3" in tracking_uri(study)
+    assert "sslmode=require" in tracking_uri(study)
+    assert Tracker(study).store.address == "postgresql://host:5433/db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:{SECRET}@host/db?connect_timeout=60")
+    assert "connect_timeout=60" in tracking_uri(study)
+
+
+def test_a_missing_driver_is_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without psycopg, what installs it is told; with psycopg2 alone, that is taken; a driver that is named is kept."""
+    real, there = importlib.util.find_spec, set[str]()
+
+    def found(name: str, *more: Any) -> Any:
+        return (name if name in there else None) if name.startswith("psycopg") else real(name, *more)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://me:{SECRET}@host/db")
+    with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI names .* pip install 'platos-cave\[postgres\]'"):
+        Tracker(study)
+    there.add("psycopg2")
+    assert tracking_uri(study).startswith("postgresql+psycopg2://")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql+psycopg2://me:{SECRET}@host/db")
+    with pytest.raises(InputError, match=r"MLflow at postgresql://host/db cannot be used: No module named 'psycopg2'"):
+        Tracker(study).require()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["closed", "silent", "wrong password"])
+def test_a_postgresql_out_of_reach_is_one_line(how: str, study: Study, postgres: Postgres) -> None:
+    """A closed port, a server that says nothing and a wrong password end a stage with exit code 2, within seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = {"closed": 9, "silent": silent.getsockname()[1], "wrong password": postgres.port}[how]
+        url = f"postgresql://cave:{SECRET}@127.0.0.1:{port}/postgres"
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "sync"],
+            cwd=study.folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": url},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: MLflow at postgresql://127.0.0.1:{port}/postgres cannot be used: ")
+    assert done.stderr.count("\n") == 1
+    assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_postgresql_that_goes_away_costs_a_training_nothing(
+    study: Study, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Training goes on, one line says so, and what waited is sent when the server is back."""
+    url = postgres.fresh()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+    monkeypatch.setattr("pipeline.tracking.store.BACK_OFF", 0.0)
+    fetch.run(study)
+    prepare.run(study)
+    real, stopped = train.say, list[int]()
+
+    def say(*args: Any) -> None:
+        real(*args)
+        if not stopped:
+            stopped.append(1)
+            postgres.stop()
+
+    monkeypatch.setattr(train, "say", say)
+    try:
+        train.run(study, "mhvae")
+    finally:
+        postgres.start()
+    told = capfd.readouterr()
+    assert told.err.count("cannot be reached") == 1
+    assert "Traceback" not in told.err
+    assert "1 run waits for MLflow" in told.out
+    assert Tracker(study).require().deliver().sent == 1
+    assert rows(url, "select name, status from runs") == [("mhvae seed 0", "FINISHED")]
