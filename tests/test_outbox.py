@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -201,6 +202,24 @@ def test_a_stage_does_not_start_without_mlflow(study: Study, monkeypatch: pytest
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
     assert not (study.store / "optuna.db").exists()
     assert waiting(study) == []
+
+
+def test_a_training_that_the_disk_stops_has_not_failed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run is told as stopped, and the same command goes on in it."""
+
+    def full(*args: Any, **kwargs: Any) -> Iterator[Record]:
+        yield from list(fit(*args, **kwargs))[:1]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "fit", full)
+        with pytest.raises(OSError, match="No space left"):
+            train.run(study, "mhvae")
+    query = "select run_uuid, status from runs where name = 'mhvae seed 0'"
+    ((run_id, status),) = rows(study.store / "mlflow.db", query)
+    assert status == "KILLED"
+    train.run(study, "mhvae")
+    assert rows(study.store / "mlflow.db", query) == [(run_id, "FINISHED")]
 
 
 def refused(study: Study, *keys: str) -> list[Run]:

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline import launch
+from pipeline.errors import InputError
 from pipeline.study import Study
 from tests.small import ROOT
 from tests.test_interrupts import STOPPED, ended, prepared, running, start, until
@@ -192,6 +194,26 @@ def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) 
         assert found["CAVE_THREADS"] == "1"
         assert found["PGPASSWORD"] == "of the node"
         assert "OTHER" not in found
+
+
+@pytest.mark.parametrize("given", ["HOST:PORT", "auto"])
+def test_a_cluster_that_answers_and_says_nothing_is_given_up(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray itself would try for minutes, a time limit ends it with one line, however the address was given."""
+    monkeypatch.setattr("pipeline.launch.ray.LIMIT", 5.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("CAVE_RAY_ADDRESS", address if given == "HOST:PORT" else given)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(InputError, match=r"CAVE_RAY_ADDRESS: no cluster at '.*': not joined within 5 s"):
+            launch.LAUNCHERS["ray"]()
+
+
+def test_why_a_cluster_is_not_joined_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray says of an address that is none is the end of the one line."""
+    monkeypatch.setenv("CAVE_RAY_ADDRESS", "nonsense")
+    with pytest.raises(InputError, match=r"CAVE_RAY_ADDRESS: no cluster at 'nonsense': \w+Error: .*") as caught:
+        launch.LAUNCHERS["ray"]()
+    assert "Traceback" not in str(caught.value)
 
 
 def test_no_cluster_is_told_in_one_line(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 
 import pipeline.sweep.worker
 from pipeline.errors import InputError, RunError
@@ -255,6 +257,28 @@ def test_what_is_wrong_with_the_disk_fails_no_trial(
     run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
     assert {row["state"] for row in trials(study)} == {"COMPLETE"}
+
+
+def test_a_database_that_fails_in_a_trial_fails_no_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite that takes no report ends the sweep in one line; the trial has lost no life by it, and goes on."""
+    real, done = RDBStorage.set_trial_intermediate_value, list[bool]()
+
+    def failing(self: RDBStorage, trial_id: int, step: int, value: float) -> None:
+        if step == 1 and not done:
+            done.append(True)
+            raise StorageInternalError from sqlite3.OperationalError("disk I/O error")
+        real(self, trial_id, step, value)
+
+    monkeypatch.setattr(RDBStorage, "set_trial_intermediate_value", failing)
+    with pytest.raises(InputError, match=r"Optuna at sqlite:///.*optuna.db: disk I/O error"):
+        run(Sweep(study, "mhvae"), 1)
+    assert rows(study.store / "optuna.db", "select state from trials") == [("RUNNING",)]
+    assert rows(study.store / "optuna.db", "select value_json from trial_user_attributes where key = 'begun'") == [
+        ("0",)
+    ]
+    assert rows(study.store / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    run(Sweep(study, "mhvae"), 1)
+    check_sweep(study, "mhvae", 4)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ __all__ = ["Ray"]
 
 PASSED = ("CAVE_", "MLFLOW_", "DVC_", "PG", "PYTHONPATH")  # how the variables begin that a worker gets
 PATIENCE = 10.0  # seconds for the cluster to answer
+LIMIT = 30.0  # seconds to be connected to it
+TRY = "import os, ray; ray.init(address=os.environ.get('CAVE_RAY_ADDRESS', 'auto'), log_to_driver=False)"
 LOST = -signal.SIGKILL  # what became of a worker of which nobody can tell
 
 
@@ -111,6 +114,8 @@ def _connect(address: str) -> Any:
             host, _, port = address.rpartition(":")
             if host and port.isdigit() and "/" not in address:  # Ray would try for minutes
                 socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+            if address != "local":
+                _try()
             ray.init(address=address, logging_level="error", **options)
         except Exception as error:  # whatever it raises
             reason = redacted(" ".join(str(error).split()))[:200]
@@ -118,6 +123,16 @@ def _connect(address: str) -> Any:
         finally:
             signal.signal(signal.SIGTERM, before)  # which it takes
     return ray
+
+
+def _try() -> None:
+    """Connect in a process of its own, which can be ended: to a cluster that answers half, Ray connects for minutes."""
+    try:
+        tried = subprocess.run([sys.executable, "-c", TRY], timeout=LIMIT, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"not joined within {LIMIT:.0f} s; `ray status` there tells if it is well") from None
+    if tried.returncode != 0:
+        raise ConnectionError((tried.stderr.strip().splitlines() or ["no reason was given"])[-1])
 
 
 def _work(command: list[str], folder: str, given: dict[str, str]) -> int:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import faults, launch
 from pipeline.errors import InputError, LostError, RunError, outside, redacted
@@ -117,7 +119,10 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     run = started(lambda: _open(sweep, trial, piece, anew=not folder.exists()))
     try:
         best, pruned = _train(sweep, trial, piece, run, folder, tick)
-    except LOST:
+    except LOST as error:
+        if sweep.store.file is not None and isinstance(error, StorageInternalError | SQLAlchemyError):
+            with suppress(*LOST):  # the kernel keeps the lock: the trial is this worker's own
+                _stop(trial, run)
         run.close()
         raise
     except (KeyboardInterrupt, InputError):

@@ -82,13 +82,21 @@ def told(study: Study) -> str:
     return re.sub(r"^(postgresql)\+psycopg2?:", r"\1:", without_password(tracking_uri(study)))
 
 
+def imported(uri: str = "http") -> None:
+    """Import MLflow, and what a database needs of it, whole: half imported it is of no use to a clean end."""
+    with later():
+        importlib.import_module("mlflow")
+        if not uri.startswith("http"):
+            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+
+
 def connect(study: Study) -> MlflowClient:
     """Return MLflow's client; unless they are set, requests get short time-outs and no retries."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    with later():  # what an interrupt leaves half imported is of no use to the clean end
-        from mlflow import MlflowClient
-        from mlflow.store.db import utils
+    imported(tracking_uri(study))
+    from mlflow import MlflowClient
+    from mlflow.store.db import utils
 
     utils.MAX_RETRY_COUNT = 3  # a database that cannot be opened is tried for a second and not for two minutes
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -101,6 +109,7 @@ def connect(study: Study) -> MlflowClient:
 @contextmanager
 def telling(study: Study) -> Iterator[None]:
     """Turn what MLflow raises, or what it reaches its database by, into one line."""
+    imported()
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -201,6 +210,7 @@ class Store:
 
         What it answers by refusing what it was told is in `refused`, and puts off nothing.
         """
+        imported()
         start, self._making, self.refused = time.monotonic(), 0.0, ""
         try:
             with self._in_turn():
