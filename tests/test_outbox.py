@@ -457,6 +457,7 @@ def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
     made = start(study, "twice", stage="train")
     made.log_records(RECORDS)
     made.finish()
+    Tracker(study).deliver()  # what was left for later, the server having been slow to answer
     query = "select lifecycle_stage, status from runs where name = 'twice' order by 1"
     assert rows(server.database, query) == [("active", "FINISHED"), ("deleted", "RUNNING")]
 
