@@ -50,5 +50,5 @@ def _drawn(thresholds: Int16[Tensor, "batch units"]) -> Float[Tensor, "batch uni
     count = thresholds.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device=thresholds.device).random_(-(2**63), None)
     noise = bits.view(torch.int16)[:count].view_as(thresholds).clamp_(max=2**15 - 2)
-    dtype = torch.get_default_dtype()  # a difference of two such numbers is exact in it
-    return torch.sub(thresholds.to(dtype), noise.to(dtype)).clamp_(0, 1)
+    x = torch.empty(thresholds.shape, device=thresholds.device)
+    return torch.gt(thresholds, noise, out=x)

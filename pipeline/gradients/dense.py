@@ -12,16 +12,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pipeline.gradients.buffers import Buffers
+
 __all__ = ["Dense"]
 
 aten = torch.ops.aten
-DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
-    nn.Tanh: lambda gradient, a: aten.tanh_backward(gradient, a),
-    nn.ReLU: lambda gradient, a: aten.threshold_backward(gradient, a, 0),
-    nn.LeakyReLU: lambda gradient, a: aten.leaky_relu_backward(gradient, a, 0.01, True),
-    nn.ELU: lambda gradient, a: aten.elu_backward(gradient, 1, 1, 1, True, a),
+ACTIVATE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.Tanh: torch.tanh_,
+    nn.ReLU: torch.relu_,
+    nn.LeakyReLU: aten.leaky_relu_.default,
+    nn.ELU: aten.elu_.default,
 }
-"""By activation: the gradient before it from the gradient after it and its result a = f(u)."""
+"""By activation: f, in place."""
+DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
+    nn.Tanh: lambda g, a: aten.tanh_backward.grad_input(g, a, grad_input=g),
+    nn.ReLU: lambda g, a: aten.threshold_backward.grad_input(g, a, 0, grad_input=g),
+    nn.LeakyReLU: lambda g, a: aten.leaky_relu_backward.grad_input(g, a, 0.01, True, grad_input=g),
+    nn.ELU: lambda g, a: aten.elu_backward.grad_input(g, 1, 1, 1, True, a, grad_input=g),
+}
+"""By activation: the gradient g after it becomes, in place, that before it, given its result a = f(u)."""
 
 
 class Dense:
@@ -29,9 +38,11 @@ class Dense:
 
     def __init__(self, network: nn.Sequential) -> None:
         self.layers = [module for module in network if isinstance(module, nn.Linear)]
-        (self.activation,) = {type(module) for module in network if not isinstance(module, nn.Linear)} or {nn.Tanh}
-        self.f = self.activation()
+        (activation,) = {type(module) for module in network if not isinstance(module, nn.Linear)} or {nn.Tanh}
+        self.f, self.derivative = ACTIVATE[activation], DERIVATIVES[activation]
         self.kept: list[Tensor] = []
+        self.a = [Buffers() for _ in self.layers]
+        self.g = [Buffers() for _ in self.layers]
 
     @classmethod
     def fits(cls, network: nn.Module) -> bool:
@@ -42,23 +53,26 @@ class Dense:
         return len(inner) <= 1 and inner <= set(DERIVATIVES)
 
     def forward(self, context: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
-        """Return the raw numbers, and keep what `backward` needs."""
-        self.kept = [context]
-        for layer in self.layers[:-1]:
-            self.kept.append(self.f(torch.addmm(layer.bias, self.kept[-1], layer.weight.t())))
-        return torch.addmm(self.layers[-1].bias, self.kept[-1], self.layers[-1].weight.t())
+        """Return the raw numbers, in a buffer, and keep what `backward` needs."""
+        self.kept, rows = [context], len(context)
+        for layer, buffers in zip(self.layers, self.a, strict=True):
+            a = buffers("a", (rows, layer.out_features), context)
+            torch.addmm(layer.bias, self.kept[-1], layer.weight.t(), out=a)
+            self.kept.append(self.f(a) if layer is not self.layers[-1] else a)
+        return self.kept.pop()
 
     def backward(
         self, gradient: Float[Tensor, "rows outputs"], wanted: bool = True
     ) -> Float[Tensor, "rows inputs"] | None:
-        """Write the gradient of every weight into its `grad`; return the context's, if it is `wanted`."""
+        """Write the gradient of every weight into its `grad`; return the context's, in a buffer, if it is `wanted`."""
         for index in reversed(range(len(self.layers))):
             layer, a = self.layers[index], self.kept[index]
             torch.mm(gradient.t(), a, out=layer.weight.grad)
             torch.sum(gradient, 0, out=layer.bias.grad)
             if index == 0 and not wanted:
                 return None
-            gradient = torch.mm(gradient, layer.weight)
+            below = self.g[index]("g", (len(a), layer.in_features), a)
+            gradient = torch.mm(gradient, layer.weight, out=below)
             if index:
-                gradient = DERIVATIVES[self.activation](gradient, a)
+                gradient = self.derivative(gradient, a)
         return gradient
