@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from pipeline.allocator import keep_freed
 from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO, elbo, top_down_kl
@@ -100,6 +101,7 @@ def _top_down(
 
 def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int) -> ELBO:
     """Return the terms of `draws` draws, computed in passes whose memory does not grow with `draws`."""
+    keep_freed()
     per_pass = max(1, ROWS // len(x))
     # Written in place: what small results of each pass stayed alive between large freed ones would split the heap.
     reconstruction = torch.empty(draws, len(x), device=x.device, dtype=x.dtype)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline import faults
 from pipeline.adam import Adam
+from pipeline.allocator import keep_freed
 from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
 from pipeline.errors import InputError, RunError
@@ -72,6 +73,7 @@ def fit(
     Raises:
         NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`.
     """
+    keep_freed()
     model.to(device)
     binarize = splits.binary and splits.binarization == "dynamic"
     train = Presented(torch.as_tensor(splits.train, device=device), splits.scale, binarize)

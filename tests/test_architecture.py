@@ -18,6 +18,7 @@ LINE = [
     "signals",
     "errors",
     "faults",
+    "allocator",
     "files",
     "params",
     "study",
