@@ -31,7 +31,7 @@ print(churn())
 
 @pytest.mark.skipif(not keep_freed(), reason="not glibc")
 def test_memory_that_was_freed_is_taken_again_without_a_page_fault() -> None:
-    """Taking and freeing 24 MB again and again costs next to no page faults, and thousands at the thresholds that glibc starts with."""
+    """Taking and freeing 24 MB many times meets next to no page faults, and thousands at glibc's first thresholds."""
 
     def faults(how: str) -> int:
         words = [sys.executable, "-c", FAULTS, how]

@@ -25,6 +25,7 @@ LINE = [
     "data",
     "distributions",
     "models",
+    "precision",
     "objectives",
     "gradients",
     "adam",

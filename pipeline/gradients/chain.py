@@ -40,8 +40,8 @@ class Chain:
     def __init__(self, model: HierarchicalVAE, loss: Loss) -> None:
         self.loss, self.every = loss, model.parents == "every"
         rungs: list[Conditional] = [*model.generative][:-1]
-        self.up = [Dense(rung.network) for rung in model.inference]  # type: ignore[arg-type]
-        self.down = [Dense(rung.network) for rung in rungs]  # type: ignore[arg-type]
+        self.up = [Dense(rung.network, loss.params.precision) for rung in model.inference]  # type: ignore[arg-type]
+        self.down = [Dense(rung.network, loss.params.precision) for rung in rungs]  # type: ignore[arg-type]
         self.q = [Drawn() for _ in self.up]
         self.p: list[Density] = [DENSITIES[rung.family]() for rung in rungs]
         self.by_z = [Buffers() for _ in self.up]

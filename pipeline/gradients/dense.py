@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.gradients.buffers import Buffers
+from pipeline.precision import Precision
 
 __all__ = ["Dense"]
 
@@ -36,10 +37,11 @@ DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
 class Dense:
     """The network of a rung: dense layers, the same activation between any two."""
 
-    def __init__(self, network: nn.Sequential) -> None:
+    def __init__(self, network: nn.Sequential, precision: Precision = "float32") -> None:
         self.layers = [module for module in network if isinstance(module, nn.Linear)]
         (activation,) = {type(module) for module in network if not isinstance(module, nn.Linear)} or {nn.Tanh}
         self.f, self.derivative = ACTIVATE[activation], DERIVATIVES[activation]
+        self.rounded = precision == "bfloat16"
         self.kept: list[Tensor] = []
         self.a = [Buffers() for _ in self.layers]
         self.g = [Buffers() for _ in self.layers]
@@ -57,7 +59,10 @@ class Dense:
         self.kept, rows = [context], len(context)
         for layer, buffers in zip(self.layers, self.a, strict=True):
             a = buffers("a", (rows, layer.out_features), context)
-            torch.addmm(layer.bias, self.kept[-1], layer.weight.t(), out=a)
+            if self.rounded:
+                torch.add(_rounded(buffers, self.kept[-1], layer.weight.t()), layer.bias, out=a)
+            else:
+                torch.addmm(layer.bias, self.kept[-1], layer.weight.t(), out=a)
             self.kept.append(self.f(a) if layer is not self.layers[-1] else a)
         return self.kept.pop()
 
@@ -67,12 +72,26 @@ class Dense:
         """Write the gradient of every weight into its `grad`; return the context's, in a buffer, if it is `wanted`."""
         for index in reversed(range(len(self.layers))):
             layer, a = self.layers[index], self.kept[index]
-            torch.mm(gradient.t(), a, out=layer.weight.grad)
+            self._product(self.g[index], gradient.t(), a, layer.weight.grad)
             torch.sum(gradient, 0, out=layer.bias.grad)
             if index == 0 and not wanted:
                 return None
             below = self.g[index]("g", (len(a), layer.in_features), a)
-            gradient = torch.mm(gradient, layer.weight, out=below)
+            self._product(self.g[index], gradient, layer.weight, below)
+            gradient = below
             if index:
                 gradient = self.derivative(gradient, a)
         return gradient
+
+    def _product(self, buffers: Buffers, a: Tensor, b: Tensor, out: Tensor | None) -> None:
+        assert out is not None
+        if self.rounded:
+            out.copy_(_rounded(buffers, a, b))
+        else:
+            torch.mm(a, b, out=out)
+
+
+def _rounded(buffers: Buffers, a: Tensor, b: Tensor) -> Tensor:
+    """Return a b in bfloat16, see `pipeline.precision`."""
+    out = buffers("product", (len(a), b.shape[1]), a.new_empty(0, dtype=torch.bfloat16))
+    return torch.mm(a.to(torch.bfloat16), b.to(torch.bfloat16), out=out)
