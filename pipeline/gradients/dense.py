@@ -43,6 +43,7 @@ class Dense:
         self.f, self.derivative = ACTIVATE[activation], DERIVATIVES[activation]
         self.rounded = precision == "bfloat16"
         self.kept: list[Tensor] = []
+        self.factors: list[tuple[Tensor, Tensor]] = []
         self.a = [Buffers() for _ in self.layers]
         self.g = [Buffers() for _ in self.layers]
 
@@ -56,42 +57,49 @@ class Dense:
 
     def forward(self, context: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
         """Return the raw numbers, in a buffer, and keep what `backward` needs."""
-        self.kept, rows = [context], len(context)
+        self.kept, self.factors, a = [], [], context
         for layer, buffers in zip(self.layers, self.a, strict=True):
-            a = buffers("a", (rows, layer.out_features), context)
+            factors = self._round(buffers, "in", a), self._round(buffers, "weight", layer.weight)
+            self.kept.append(a)
+            self.factors.append(factors)
+            a = buffers("a", (len(context), layer.out_features), context)
             if self.rounded:
-                torch.add(_rounded(buffers, self.kept[-1], layer.weight.t()), layer.bias, out=a)
+                torch.add(_product(buffers, factors[0], factors[1].t()), layer.bias, out=a)
             else:
-                torch.addmm(layer.bias, self.kept[-1], layer.weight.t(), out=a)
-            self.kept.append(self.f(a) if layer is not self.layers[-1] else a)
-        return self.kept.pop()
+                torch.addmm(layer.bias, factors[0], factors[1].t(), out=a)
+            if layer is not self.layers[-1]:
+                self.f(a)
+        return a
 
     def backward(
         self, gradient: Float[Tensor, "rows outputs"], wanted: bool = True
     ) -> Float[Tensor, "rows inputs"] | None:
         """Write the gradient of every weight into its `grad`; return the context's, in a buffer, if it is `wanted`."""
         for index in reversed(range(len(self.layers))):
-            layer, a = self.layers[index], self.kept[index]
-            self._product(self.g[index], gradient.t(), a, layer.weight.grad)
+            layer, (a, weight), buffers = self.layers[index], self.factors[index], self.g[index]
+            g = self._round(buffers, "g", gradient)
+            self._multiply(buffers, g.t(), a, layer.weight.grad)
             torch.sum(gradient, 0, out=layer.bias.grad)
             if index == 0 and not wanted:
                 return None
-            below = self.g[index]("g", (len(a), layer.in_features), a)
-            self._product(self.g[index], gradient, layer.weight, below)
-            gradient = below
-            if index:
-                gradient = self.derivative(gradient, a)
+            below = buffers("below", (len(a), layer.in_features), gradient)
+            self._multiply(buffers, g, weight, below)
+            gradient = self.derivative(below, self.kept[index]) if index else below
         return gradient
 
-    def _product(self, buffers: Buffers, a: Tensor, b: Tensor, out: Tensor | None) -> None:
+    def _round(self, buffers: Buffers, name: str, factor: Tensor) -> Tensor:
+        if not self.rounded:
+            return factor
+        return buffers(name, tuple(factor.shape), factor.new_empty(0, dtype=torch.bfloat16)).copy_(factor)
+
+    def _multiply(self, buffers: Buffers, a: Tensor, b: Tensor, out: Tensor | None) -> None:
         assert out is not None
         if self.rounded:
-            out.copy_(_rounded(buffers, a, b))
+            out.copy_(_product(buffers, a, b))
         else:
             torch.mm(a, b, out=out)
 
 
-def _rounded(buffers: Buffers, a: Tensor, b: Tensor) -> Tensor:
+def _product(buffers: Buffers, a: Tensor, b: Tensor) -> Tensor:
     """Return a b in bfloat16, see `pipeline.precision`."""
-    out = buffers("product", (len(a), b.shape[1]), a.new_empty(0, dtype=torch.bfloat16))
-    return torch.mm(a.to(torch.bfloat16), b.to(torch.bfloat16), out=out)
+    return torch.mm(a, b, out=buffers("product", (a.shape[0], b.shape[1]), a))
