@@ -1,6 +1,6 @@
 """How time and memory grow: a table with local exponents, growth.json, and the log-log figure growth.png.
 
-    python experiments/speed/growth.py                     all axes (make growth): about 6 minutes on two cores
+    python experiments/speed/growth.py                     all axes (make growth): about 4 minutes on two cores
     python experiments/speed/growth.py --axes depth draws  some: images, depth, width, draws, trials
     python experiments/speed/growth.py --quick             to a tenth of the images, draws and trials
     python experiments/speed/growth.py --figure            the figure again, from growth.json
