@@ -1,4 +1,4 @@
-# make repro | test | check | bench | ui | clean. PYTHON names the interpreter the environment is made from (3.11 or newer).
+# make repro | test | check | bench | growth | ui | clean. PYTHON names the interpreter the environment is made from (3.11 or newer).
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test test-nightly test-quick check format bench bench-full ui env clean
+.PHONY: repro test test-nightly test-quick check format bench bench-full growth ui env clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)          ## raw images to the comparison of all variants
@@ -39,6 +39,9 @@ bench: $(READY)          ## speed as ratios, beside the kept ones: 3 minutes on 
 
 bench-full: $(READY)     ## the same, larger, and against pythae and JAX, in an environment of their own
 	@python experiments/speed/measure.py --full
+
+growth: $(READY)         ## how time and memory grow with images, depth, width, draws and trials: table and figure
+	@python experiments/speed/growth.py
 
 ui: $(READY)             ## the MLflow UI, on this machine alone
 	@cave ui

@@ -34,13 +34,13 @@ class Adam:
             "square": torch.full_like(self.weights, params.adam_second_moment),
             "steps": torch.zeros((), device=self.weights.device),
         }
+        self.excess: Tensor | None = None
 
     @torch.no_grad()
     def clip(self, limit: float) -> None:
-        """Scale the gradient down to the norm `limit`, if it is larger."""
-        norm = torch.dot(self.gradient, self.gradient).sqrt().item()
-        if norm > limit:
-            self.gradient.mul_(limit / norm)
+        """Have the next step scale the gradient down to the norm `limit`, if it is larger, in the step's own pass."""
+        excess = torch.dot(self.gradient, self.gradient).sqrt_().div_(limit)
+        self.excess = excess.float() if excess.item() > 1 else None
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -61,7 +61,9 @@ class Adam:
             weight_decay=0.0,
             eps=self.params.adam_eps,
             maximize=False,
+            grad_scale=self.excess,
         )
+        self.excess = None
 
     def load(self, moments: dict[str, Tensor]) -> None:
         """Take up moments that were kept."""

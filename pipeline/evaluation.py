@@ -7,6 +7,8 @@ All of them are reductions of the terms of S draws per image (`pipeline.objectiv
     nll = -iwae/max k,  gap = iwae/max k - elbo (an under-estimate of log p(x) - elbo)
     bpd = nll / (D log 2)                 bits per dimension, discrete x only
     kl_down/z_t = E KL(q(z_t | .) || p(z_t | .))      top-down inference only; they sum to kl in the mean
+    rounding                              evaluate.precision other than float32 only: the largest error of an image's
+                                          iwae/max k, of the first images at the same random numbers
     active/z_t = #{u : Var_x(E_q[z_t,u]) > threshold}
 
 The standard error is over draws with the test set held fixed. Where an image has one group only, it is the
@@ -23,10 +25,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from pipeline.allocator import keep_freed
 from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO, elbo, top_down_kl
 from pipeline.params import EvaluateParams
+from pipeline.precision import products
 from pipeline.training import seeded
 
 __all__ = ["Estimate", "active_units", "evaluate", "importance_bound", "many_draws"]
@@ -58,7 +62,7 @@ def evaluate(
 
     Models measured on different streams have independent Monte Carlo errors.
     """
-    with seeded(params.seed, f"bounds {stream}"):
+    with seeded(params.seed, f"bounds {stream}"), products(model, params.precision):
         parts = [_reduce(many_draws(model, x, params.draws), params.k) for x in _batches(test, scale)]
     means = {name: torch.cat([part[name][0] for part in parts]) for name in parts[0]}
     variances = {name: torch.cat([part[name][1] for part in parts]) for name in parts[0]}
@@ -67,6 +71,12 @@ def evaluate(
     }
     best = results[f"iwae/{params.k[-1]}"]
     results["nll"] = Estimate(-best.value, best.se)
+    if params.precision != "float32":
+        with seeded(params.seed, f"bounds {stream}"):
+            bound = many_draws(model, images(test[:IMAGES], scale), params.draws)
+        exact, _ = importance_bound(bound.log_weight, params.k[-1])
+        off = (means[f"iwae/{params.k[-1]}"][: len(exact)] - exact).abs()
+        results["rounding"] = Estimate(off.max().item(), 0.0)
     if discrete:
         bits = test.shape[1] * math.log(2)
         results["bpd"] = Estimate(-best.value / bits, best.se / bits)
@@ -100,6 +110,7 @@ def _top_down(
 
 def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int) -> ELBO:
     """Return the terms of `draws` draws, computed in passes whose memory does not grow with `draws`."""
+    keep_freed()
     per_pass = max(1, ROWS // len(x))
     # Written in place: what small results of each pass stayed alive between large freed ones would split the heap.
     reconstruction = torch.empty(draws, len(x), device=x.device, dtype=x.dtype)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 __all__ = ["Presented", "images"]
 
+ROWS = 10_000  # images whose thresholds are looked up at a time
+
 
 def images(pixels: UInt8[Tensor, "*batch units"], scale: int) -> Float[Tensor, "*batch units"]:
     """Return pixel / scale."""
@@ -43,12 +45,16 @@ class Presented:
 def _thresholds(pixels: UInt8[Tensor, "n units"], scale: int) -> Int16[Tensor, "n units"]:
     """Return 2^16 pixel / scale, less 2^15; white is 2^15 - 1, above every random number."""
     table = torch.arange(scale + 1, device=pixels.device, dtype=torch.float64).mul_(2**16 / scale).round_().sub_(2**15)
-    return table.clamp_(max=2**15 - 1).to(torch.int16)[pixels.int()]
+    table = table.clamp_(max=2**15 - 1).to(torch.int16)
+    found = torch.empty(pixels.shape, dtype=torch.int16, device=pixels.device)
+    for part, kept in zip(pixels.split(ROWS), found.split(ROWS), strict=True):  # indices take four bytes a pixel
+        kept.copy_(table[part.int()])
+    return found
 
 
 def _drawn(thresholds: Int16[Tensor, "batch units"]) -> Float[Tensor, "batch units"]:
     count = thresholds.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device=thresholds.device).random_(-(2**63), None)
     noise = bits.view(torch.int16)[:count].view_as(thresholds).clamp_(max=2**15 - 2)
-    dtype = torch.get_default_dtype()  # a difference of two such numbers is exact in it
-    return torch.sub(thresholds.to(dtype), noise.to(dtype)).clamp_(0, 1)
+    x = torch.empty(thresholds.shape, device=thresholds.device)
+    return torch.gt(thresholds, noise, out=x)

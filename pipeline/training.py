@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline import faults
 from pipeline.adam import Adam
+from pipeline.allocator import keep_freed
 from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
 from pipeline.errors import InputError, RunError
@@ -72,6 +73,7 @@ def fit(
     Raises:
         NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`.
     """
+    keep_freed()
     model.to(device)
     binarize = splits.binary and splits.binarization == "dynamic"
     train = Presented(torch.as_tensor(splits.train, device=device), splits.scale, binarize)
@@ -114,13 +116,13 @@ def _epoch(run: _Run, step: Chain | Plain, train: Presented, params: TrainParams
     horizon = params.horizon or params.epochs
     positions = torch.randperm if params.shuffle else torch.arange
     order = positions(len(train), device=train.device)
-    total = torch.zeros(model.depth + 3, device=train.device)
+    total = torch.zeros(model.depth + 1, device=train.device)
     model.train()
     for start in range(0, len(train), params.batch_size):
         at = run.epoch + start / len(train)
         x = train.batch(order[start : start + params.batch_size])
         bound, loss = step(x, params.draws, at)
-        if not torch.isfinite(loss):
+        if not math.isfinite(loss.item()):
             _require_finite(_named("train/", terms(bound), model.depth), run.epoch + 1, run.step + 1)
             raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step + 1}: the objective is {-loss.item()}")
         if params.clip is not None:
@@ -128,9 +130,9 @@ def _epoch(run: _Run, step: Chain | Plain, train: Presented, params: TrainParams
         adam.step(params.learning_rate * SCHEDULES[params.schedule](at / horizon))
         run.step += 1
         run.follow()
-        total += terms(bound) * (len(x) / len(train))
+        total.add_(_parts(bound), alpha=len(x) / len(train))
     run.epoch += 1
-    return _named("train/", total, model.depth)
+    return _named("train/", _whole(total), model.depth)
 
 
 class _Run:
@@ -267,8 +269,16 @@ def milestones(folder: Path) -> dict[int, dict[str, Tensor]]:
 
 def terms(bound: ELBO) -> Float[Tensor, " depth_and_three"]:
     """Return the batch's mean elbo, reconstruction, kl and rates, in this order."""
-    rates = bound.rate.mean((1, 2))
-    reconstruction, kl = bound.reconstruction.mean(), rates.sum()
+    return _whole(_parts(bound))
+
+
+def _parts(bound: ELBO) -> Float[Tensor, " depth_and_one"]:
+    return torch.cat([bound.reconstruction[None], bound.rate]).mean((1, 2))
+
+
+def _whole(parts: Float[Tensor, " depth_and_one"]) -> Float[Tensor, " depth_and_three"]:
+    reconstruction, rates = parts[0], parts[1:]
+    kl = rates.sum()
     return torch.cat([torch.stack([reconstruction - kl, reconstruction, kl]), rates])
 
 

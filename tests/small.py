@@ -47,6 +47,7 @@ TRAIN: dict[str, Any] = {
     "adam_second_moment": 0.0,
     "gradient": "mean",
     "clip": 10.0,
+    "precision": "float32",
     "shuffle": True,
     "ema": None,
     "patience": None,

@@ -45,15 +45,21 @@ def test_its_steps_are_those_of_torch(changes: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_a_clipped_gradient_has_the_norm_that_is_asked_for() -> None:
-    """Above the limit the direction stays and the norm becomes the limit; below it nothing changes."""
+    """Above the limit a step's direction stays and the norm becomes the limit; below it nothing changes."""
     model = small()
     mine = Adam(model, train_params())
     climb(model, 0)
     whole = mine.gradient.clone()
     mine.clip(2 * whole.norm().item())
+    mine.step(0.1)
     assert torch.equal(mine.gradient, whole)
     mine.clip(0.01)
-    torch.testing.assert_close(mine.gradient, 0.01 * whole / whole.norm())
+    mine.step(0.1)
+    clipped = 0.01 * whole / whole.norm()
+    torch.testing.assert_close(mine.gradient, clipped, rtol=1e-6, atol=0)  # the norm is in single precision
+    torch.testing.assert_close(mine.moments["mean"], 0.9 * 0.1 * whole + 0.1 * clipped, rtol=1e-6, atol=1e-12)
+    mine.step(0.1)  # a limit is of one step
+    torch.testing.assert_close(mine.gradient, clipped, rtol=1e-6, atol=0)
     assert [part.grad is not None and part.grad.shape for part in model.parameters()] == [
         part.shape for part in model.parameters()
     ]

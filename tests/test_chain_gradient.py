@@ -63,6 +63,28 @@ def test_every_activation_has_its_derivative(activation: str) -> None:
     torch.testing.assert_close(chain, plain, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+@pytest.mark.parametrize("model", MODELS)
+def test_what_was_computed_before_changes_nothing(model: str, objective: str) -> None:
+    """After batches of other sizes and draws, a batch gives bit for bit what it gives first; its terms stay valid."""
+    built = build(model_params(**MODELS[model]), torch.full((12,), 0.3))
+    settings = train_params(**OBJECTIVES[objective])
+    batches = [
+        ((torch.rand(size, 12) < 0.5).float(), draws) for size, draws in ((5, 3), (2, 3), (5, 1), (7, 4), (2, 3))
+    ]
+
+    def step(form: Chain, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        torch.manual_seed(seed)
+        x, draws = batches[seed]
+        bound, loss = form(x, draws, 1.0)
+        return [bound.reconstruction, bound.rate, loss], [weights.grad.clone() for weights in built.parameters()]
+
+    once = [step(Chain(built, Loss(settings)), seed) for seed in range(len(batches))]
+    form = Chain(built, Loss(settings))
+    again = [step(form, seed) for seed in (0, 1, 2, 3, 4, 0, 1, 2, 3, 4)]  # all are compared after the last
+    torch.testing.assert_close(again, once + once, rtol=0, atol=0)
+
+
 def test_it_agrees_in_single_precision() -> None:
     """In float32 both forms differ by rounding alone."""
     plain, chain = both(train_params(draws=2), depth=3)

@@ -191,7 +191,14 @@ def test_the_gaps_of_a_ladder_sum_to_its_gap(depth: int, parents: str) -> None:
 
 
 PARAMS = EvaluateParams(
-    draws=40, k=(1, 40), active_draws=20, active_threshold=0.01, milestone_draws=20, seed=0, decompose=None
+    draws=40,
+    k=(1, 40),
+    active_draws=20,
+    active_threshold=0.01,
+    milestone_draws=20,
+    precision="float32",
+    seed=0,
+    decompose=None,
 )
 FEW = DecomposeParams(
     level_images=6,

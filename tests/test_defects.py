@@ -94,7 +94,14 @@ def measured() -> tuple[Chain, HierarchicalVAE, Tensor, Tensor]:
 def evaluation(draws: int, *k: int) -> EvaluateParams:
     """Return the parameters of an evaluation with so many draws and these k."""
     return EvaluateParams(
-        draws=draws, k=k, active_draws=20, active_threshold=0.01, milestone_draws=2, decompose=None, seed=0
+        draws=draws,
+        k=k,
+        active_draws=20,
+        active_threshold=0.01,
+        milestone_draws=2,
+        precision="float32",
+        decompose=None,
+        seed=0,
     )
 
 

@@ -34,6 +34,7 @@ def evaluate_params(**changes: Any) -> EvaluateParams:
         "active_draws": 20,
         "active_threshold": 0.01,
         "milestone_draws": 50,
+        "precision": "float32",
         "seed": 0,
         "decompose": None,
     }

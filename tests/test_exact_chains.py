@@ -154,7 +154,7 @@ def test_every_term_is_the_same_by_two_routes(scale: float, case: int, depth: in
 def evaluation(**changes: object) -> EvaluateParams:
     """Return the parameters of an evaluation of 4000 draws."""
     settings = {"draws": 4000, "k": (1, 4000), "active_draws": 20, "active_threshold": 0.01, "seed": 0}
-    return EvaluateParams(**settings | {"milestone_draws": 2, "decompose": None} | changes)
+    return EvaluateParams(**settings | {"milestone_draws": 2, "precision": "float32", "decompose": None} | changes)
 
 
 @both

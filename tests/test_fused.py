@@ -209,7 +209,7 @@ def test_bounds_in_single_precision_are_those_of_the_plain_form(
     depth: int, as_torch_has_it: Callable[[], None]
 ) -> None:
     """On the same 500 draws L_500 of every image is within 0.0001 nats of the plain form's in double precision."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = build(model_params(depth=depth, hidden=((200,), (100,)), z_dim=50), torch.full((784,), 0.2))
     with torch.no_grad():
         for weights in model.parameters():

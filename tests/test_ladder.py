@@ -210,7 +210,14 @@ def test_a_ladder_trains_and_its_divergences_are_evaluated() -> None:
     records = list(fit(built, data, train_params(epochs=8, learning_rate=0.02), seed=0))
     assert records[-1].metrics["valid/elbo"] > records[0].metrics["valid/elbo"]
     params = EvaluateParams(
-        draws=400, k=(1, 20), active_draws=20, active_threshold=0.01, milestone_draws=20, decompose=None, seed=0
+        draws=400,
+        k=(1, 20),
+        active_draws=20,
+        active_threshold=0.01,
+        milestone_draws=20,
+        precision="float32",
+        decompose=None,
+        seed=0,
     )
     results = evaluate(built, torch.tensor(data.test), 255, params, discrete=True)
     parts = [results[f"kl_down/z{t}"] for t in (1, 2, 3)]

@@ -16,6 +16,8 @@ import torch
 from experiments.speed import peers
 from experiments.speed.evaluation import CLOSE, difference
 from experiments.speed.floor import products
+from experiments.speed.growth import Point, draw, exponents
+from experiments.speed.growth import table as growth_table
 from experiments.speed.models import BATCHES, CHAINS, Chain, pixels, twin
 from experiments.speed.overhead import SETTINGS
 from experiments.speed.ratio import Row, alternate, row
@@ -202,3 +204,27 @@ def test_the_models_are_those_of_the_paper() -> None:
     """One level of 50 units and two of 100 and 50, with 425 and 521 thousand weights."""
     assert [weights(chain.script()) // 1000 for chain in CHAINS] == [425, 521]
     assert BATCHES == (20, 100, 256)
+
+
+# --- Growth
+
+
+def test_a_local_exponent_is_the_slope_in_logarithms() -> None:
+    """Of seconds that grow as the value's square it is 2, of what does not grow 0, of what was not measured none."""
+    points = [Point(value, 3e-5 * value**2, None if value == 1000 else 40.0) for value in (10, 100, 1000)]
+    assert exponents(points, "seconds") == [None, pytest.approx(2), pytest.approx(2)]
+    assert exponents(points, "megabytes") == [None, pytest.approx(0), None]
+
+
+@pytest.mark.slow
+def test_growth_is_measured_printed_and_drawn(tmp_path: Path) -> None:
+    """A training of more images takes more memory, and its point stands in the table and in the figure."""
+    words = [sys.executable, str(ROOT / "experiments" / "speed" / "growth.py"), "--point", "images"]
+    points = [
+        Point(**json.loads(subprocess.run([*words, size], capture_output=True, check=True).stdout))
+        for size in ("1000", "20000")
+    ]
+    assert points[1].megabytes > points[0].megabytes
+    assert f"{points[1].seconds:.4g}" in growth_table({"images": points})
+    draw({"images": points}, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,17 @@ def workers(trials: int) -> None:
 
 def growth() -> None:
     """Print what a trial costs by the number of trials that the study has."""
+    for size, costs, read in grown((100, 1000, 5000)):
+        told = ", ".join(f"{name} {1000 * seconds:6.1f} ms" for name, seconds in costs.items())
+        print(f"{size:5d} trials: {told}; the first look at all of them {read:.1f} s", flush=True)
+
+
+def grown(sizes: Iterable[int]) -> Iterator[tuple[int, dict[str, float], float]]:
+    """Yield by the number of trials a trial's median costs and those of the first look at all of them, in seconds."""
     worker.fit = empty  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as scratch:
         made = sweep(Path(scratch), 10**6)
-        for size in (100, 1000, 5000):
+        for size in sizes:
             _fill(made, size)
             fresh = Sweep(made.study, VARIANT)
             start = time.perf_counter()
@@ -119,8 +126,7 @@ def growth() -> None:
                     worker._trial(fresh, trial, lambda: None)
                     costs["claim"].append(claimed - start)
                     costs["all"].append(time.perf_counter() - start)
-            told = ", ".join(f"{name} {1000 * statistics.median(values):6.1f} ms" for name, values in costs.items())
-            print(f"{size:5d} trials: {told}; the first look at all of them {read:.1f} s", flush=True)
+            yield size, {name: statistics.median(values) for name, values in costs.items()}, read
 
 
 def _fill(made: Sweep, size: int) -> None:

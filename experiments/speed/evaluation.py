@@ -18,6 +18,7 @@ from experiments.speed.ratio import Row, alternate, row
 from experiments.speed.script import Script
 from pipeline.evaluation import IMAGES, ROWS, importance_bound, many_draws
 from pipeline.models import HierarchicalVAE
+from pipeline.precision import Precision, products
 from pipeline.training import seeded
 
 __all__ = ["Evaluation", "difference", "measure"]
@@ -29,14 +30,15 @@ CLOSE = 1e-4  # nats
 class Evaluation:
     """L_draws of some images by this project."""
 
-    def __init__(self, chain: Chain, images: int, draws: int) -> None:
-        self.model, self.draws = chain.model(), draws
+    def __init__(self, chain: Chain, images: int, draws: int, precision: Precision = "float32") -> None:
+        self.model, self.draws, self.precision = chain.model(), draws, precision
         self.x = binary(images)
 
     def __call__(self) -> float:
         """Return rows, draws times images, per second of processor time."""
         start = time.process_time()
-        bounds(self.model, self.x, self.draws)
+        with products(self.model, self.precision):
+            bounds(self.model, self.x, self.draws)
         return len(self.x) * self.draws / (time.process_time() - start)
 
 
@@ -84,6 +86,12 @@ def measure(images: int, draws: int, repetitions: int) -> Iterator[Row]:
             if not off <= CLOSE:
                 raise SystemExit(f"evaluation: L_{draws} of the two forms differ by {off} nats at the same draws")
             request = {"widths": chain.widths, "hidden": chain.hidden, "images": images, "draws": draws}
-            measures = {"this": Evaluation(chain, images, draws), "naive": partial(naive, **request)}
+            measures = {
+                "this": Evaluation(chain, images, draws),
+                "bfloat16": Evaluation(chain, images, draws, "bfloat16"),
+                "naive": partial(naive, **request),
+            }
             taken = alternate(measures, repetitions)
             yield row("evaluation", f"{chain.name}, L_{draws}: this / naive", taken, ("this", "naive"), "rows/s")
+            what = f"{chain.name}, L_{draws}: this in bfloat16 / in float32"
+            yield row("evaluation", what, taken, ("bfloat16", "this"), "rows/s")

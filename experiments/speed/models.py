@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from experiments.speed.script import Script
 from pipeline.models import HierarchicalVAE, build
 from pipeline.params import Params
+from pipeline.precision import Precision
 
 __all__ = ["BATCHES", "CHAINS", "PIXELS", "Chain", "pixels", "twin"]
 
@@ -39,7 +40,7 @@ class Chain:
         """The model as it is told."""
         return f"{self.levels} level{'s' if self.levels > 1 else ''}"
 
-    def params(self, batch: int = 100) -> Params:
+    def params(self, batch: int = 100, precision: Precision = "float32") -> Params:
         """Return this project's parameters: those of params.yaml, at a constant learning rate of 0.001."""
         return Params.read(
             ROOT / "params.yaml",
@@ -50,6 +51,7 @@ class Chain:
                 "train.batch_size": batch,
                 "train.learning_rate": 1e-3,
                 "train.schedule": "constant",
+                "train.precision": precision,
             },
         )
 

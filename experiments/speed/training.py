@@ -16,6 +16,7 @@ from experiments.speed.ratio import Row, alternate, row
 from pipeline.adam import Adam
 from pipeline.gradients import Loss, Plain, gradient
 from pipeline.images import Presented
+from pipeline.precision import Precision
 from pipeline.training import _epoch, _Run
 
 __all__ = ["Training", "against_peers", "measure"]
@@ -34,10 +35,11 @@ class Training:
         data: torch.Tensor,
         *,
         plain: bool = False,
+        precision: Precision = "float32",
         threads: int = 1,
         clock: Callable[[], float] = time.process_time,
     ) -> None:
-        self.params = chain.params(batch).train
+        self.params = chain.params(batch, precision).train
         model = chain.model()
         self.data = Presented(data, 255, binarize=True)
         self.run = _Run(model, Adam(model, self.params), None, None)
@@ -65,11 +67,13 @@ def measure(images: int, repetitions: int, cores: int) -> Iterator[Row]:
                 "script": script.Training(chain.script(), data, batch),
                 "plain": Training(chain, batch, data, plain=True),
                 "this": Training(chain, batch, data),
+                "bfloat16": Training(chain, batch, data, precision="bfloat16"),
                 "floor": Floor(chain, batch),
             }
             taken = alternate(measures, repetitions)
             yield row(PART, f"{name}: this / script", taken, ("this", "script"), UNIT)
             yield row(PART, f"{name}: plain form / script", taken, ("plain", "script"), UNIT)
+            yield row(PART, f"{name}: this in bfloat16 / in float32", taken, ("bfloat16", "this"), UNIT)
             yield row(PART, f"{name}: this / arithmetic floor", taken, ("this", "floor"), UNIT)
             if cores > 1:
                 half = data[: len(data) // 2]  # on a busy machine two threads take ten times as long

@@ -10,6 +10,7 @@ the faster one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent
 
-__all__ = ["BernoulliVector"]
+__all__ = ["BernoulliVector", "log_mass", "piece", "pieces"]
 
 FACTORS = 100  # at most, in one product
 PIECE = 100_000  # numbers in one piece: with both buffers, 1.2 MB in single precision
@@ -42,25 +43,48 @@ class BernoulliVector(Independent[Bernoulli]):
             plain: Tensor = self.base_dist.log_prob(value).sum(-1)
             return plain
         shape = torch.broadcast_shapes(logits.shape, value.shape)
-        size = min(shape.numel(), max(PIECE, shape[-1])) if logits.device.type == "cpu" else shape.numel()
-        out = logits.new_empty(shape[:-1])
-        _fill(out, logits.expand(shape), (value - 0.5).expand(shape), logits.new_empty(size), logits.new_empty(size))
+        wide = logits.expand(shape)
+        size, out = piece(wide), logits.new_empty(shape[:-1])
+        log_mass(out, wide, (value - 0.5).expand(shape), logits.new_empty(size), logits.new_empty(size))
         return out
 
 
-def _fill(out: Tensor, logits: Tensor, half: Tensor, a: Tensor, b: Tensor) -> None:
-    """Write the density of `logits` at `half` = x - 1/2 into `out`, in pieces of the size of the buffers a and b."""
-    count, shape, units = logits.numel(), logits.shape, logits.shape[-1]
-    if count <= len(a):
-        size = torch.abs(logits, out=a[:count].view(shape))
-        bracket = torch.mul(logits, half, out=b[:count].view(shape)).sub_(size, alpha=0.5)
-        factors = size.neg_().exp_().add_(1).view(*shape[:-1], units // _factors(units), _factors(units))
-        torch.sub(bracket.sum(-1), factors.prod(-1).log_().sum(-1), out=out)
+def piece(logits: Float[Tensor, "*batch units"]) -> int:
+    """Return how many numbers are worked on at a time: on a processor, what its cache holds."""
+    count = logits.numel()
+    return min(count, max(PIECE, logits.shape[-1])) if logits.device.type == "cpu" else count
+
+
+def pieces(size: int, *tensors: Float[Tensor, "rows ..."]) -> Iterator[tuple[Tensor, ...]]:
+    """Yield tensors of the same number of rows in like parts, those of the first being of `size` numbers at most."""
+    first = tensors[0]
+    if first.numel() <= size:
+        yield tensors
         return
-    rows = len(a) * len(logits) // count
-    tensors = (out, logits, half)
-    for part in zip(*((tensor.split(rows) for tensor in tensors) if rows else tensors), strict=True):
-        _fill(part[0], part[1], part[2], a, b)
+    most = max(1, size * len(first) // first.numel())
+    rows = -(-len(first) // -(-len(first) // most))
+    yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+
+
+def log_mass(
+    out: Float[Tensor, "*batch"],
+    logits: Float[Tensor, "*batch units"],
+    half: Float[Tensor, "*batch units"],
+    a: Float[Tensor, " size"],
+    b: Float[Tensor, " size"],
+) -> None:
+    """Write the mass of `logits` at `half` = x - 1/2 into `out`, in pieces of the size of the buffers a and b."""
+    count, shape, units = logits.numel(), logits.shape, logits.shape[-1]
+    if count > len(a):
+        single = count // len(logits) > len(a)  # then every entry of the first dimension is more than a piece
+        parts = zip(logits, out, half, strict=True) if single else pieces(len(a), logits, out, half)
+        for logits_, out_, half_ in parts:
+            log_mass(out_, logits_, half_, a, b)
+        return
+    size = torch.abs(logits, out=a[:count].view(shape))
+    bracket = torch.mul(logits, half, out=b[:count].view(shape)).sub_(size, alpha=0.5)
+    factors = size.neg_().exp_().add_(1).view(*shape[:-1], units // _factors(units), _factors(units))
+    torch.sub(bracket.sum(-1), factors.prod(-1).log_().sum(-1), out=out)
 
 
 @cache

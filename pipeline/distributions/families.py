@@ -48,7 +48,7 @@ class Family:
 def diag_gaussian(raw: Float[Tensor, "*batch two_units"]) -> Distribution:
     """Return N(mu, diag sigma^2) with mu the first half of `raw`, sigma = softplus(second half) + 1e-4."""
     mu, sigma = raw.chunk(2, dim=-1)
-    return DiagGaussian(mu, F.softplus(sigma) + SMALLEST_SIGMA)
+    return DiagGaussian(mu, F.softplus(sigma.contiguous()) + SMALLEST_SIGMA)  # half rows take torch's slow path
 
 
 def _with_spread(mean: Tensor, spread: float) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO, STOPPED, climbed, elbo, stopped, weight
 from pipeline.params import TrainParams
+from pipeline.precision import products
 
 __all__ = ["Loss", "Plain"]
 
@@ -55,7 +56,8 @@ class Plain:
 
     def __call__(self, x: Float[Tensor, "batch units"], draws: int, at: float) -> tuple[ELBO, Float[Tensor, ""]]:
         """Return the terms at `draws` draws and the loss at epoch `at`."""
-        bound = self.measure(self.model, x, draws)
+        with products(self.model, self.loss.params.precision):
+            bound = self.measure(self.model, x, draws)
         loss = self.loss(bound, at)
         self.model.zero_grad(set_to_none=False)
         loss.backward()

@@ -120,6 +120,7 @@ class TrainParams(Strict):
     adam_second_moment: Nonnegative
     gradient: Literal["mean", "sum"]
     clip: Positive | None
+    precision: Literal["float32", "bfloat16"]
     shuffle: bool
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     patience: Count | None
@@ -211,6 +212,7 @@ class EvaluateParams(Strict):
     active_draws: Annotated[int, Field(ge=20, le=MOST, multiple_of=10)]
     active_threshold: Positive
     milestone_draws: Several
+    precision: Literal["float32", "bfloat16"]
     decompose: DecomposeParams | None
     seed: Seed
 

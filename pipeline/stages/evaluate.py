@@ -93,7 +93,9 @@ def measure(study: Study, variant: str, seed: int) -> None:
     told = {f", epoch {epoch}: ": found for epoch, found in milestones.items()} | {": test/": final}
     for where, found in told.items():
         elbo, nll = found["elbo"].value, found["nll"]
-        print(f"{variant} seed {seed}{where}elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f})", flush=True)
+        rounded = f", rounding up to {found['rounding'].value:.4f} an image" if "rounding" in found else ""
+        told_bounds = f"elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f})"
+        print(f"{variant} seed {seed}{where}{told_bounds}{rounded}", flush=True)
 
 
 def _milestones(source: Path) -> dict[int, Path]:
