@@ -195,7 +195,7 @@ def link(study: Of = None) -> None:
 @app.command()
 def ui(study: Of = None, port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
     """Serve the MLflow UI on this machine alone, until Ctrl-C."""
-    from pipeline.tracking import prepared, tracking_uri
+    from pipeline.tracking import database, tracking_uri
 
     found = _existing(study)
     _runs(found, port)
@@ -203,7 +203,7 @@ def ui(study: Of = None, port: Annotated[int, typer.Option(min=1, max=65535)] = 
     if uri.startswith("http"):
         print("MLFLOW_TRACKING_URI names a server: it shows the runs itself")
         return
-    prepared(uri, found.cache / "locks")
+    database(found)
     environment = os.environ | {
         "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, where others would see its password
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -25,6 +25,7 @@ POINTS: dict[str, str] = {
     "worker-locked": "a worker holds its lock and has claimed nothing",
     "trial-asked": "Optuna has a trial, no worker is written into it",
     "trial-admitted": "the worker is written into it, it has no run",
+    "suggested": "one of its settings is drawn",
     "outbox-started": "a run's beginning is in its outbox, MLflow does not know of it",
     "run-created": "the run is found or made in MLflow, nothing else is sent",
     "run-opened": "the trial's run is begun, Optuna does not know of it",

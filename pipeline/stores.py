@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pipeline.errors import InputError, without_password
 
@@ -21,7 +21,7 @@ HERE = ("", "localhost", "127.0.0.1", "::1")
 
 def given(name: str, root: Path) -> str:
     """Return the address of `mlflow`'s or `optuna`'s store as it was given, or else of the file at the root."""
-    return os.environ.get(VARIABLES[name]) or f"sqlite:///{root / f'{name}.db'}"
+    return os.environ.get(VARIABLES[name]) or f"sqlite:///{quote(str(root / f'{name}.db'))}"
 
 
 def sqlite_file(address: str, root: Path) -> Path | None:

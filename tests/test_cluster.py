@@ -141,7 +141,7 @@ def cluster(tmp_path: Path, postgres: Postgres) -> Iterator[Cluster]:
 
 @pytest.fixture
 def served(tmp_path: Path, postgres: Postgres) -> Iterator[Cluster]:
-    """Return a cluster whose hosts share a PostgreSQL and a real `mlflow server`, and no file at all."""
+    """Return a cluster whose hosts share a PostgreSQL and a real `mlflow server`."""
     (tmp_path / "server").mkdir()
     server = Server(tmp_path / "server")
     server.start()
@@ -449,6 +449,7 @@ def test_a_worker_that_dies_beside_others_loses_nothing(cluster: Cluster, point:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_ctrl_c_of_a_lone_worker_leaves_nothing_running(cluster: Cluster) -> None:
     """All runs are ended, the sweep's own too; `cave worker` again finishes."""
     host = cluster.host("a", **LONG)

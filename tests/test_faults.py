@@ -1,8 +1,8 @@
 """`kill -9` at every step of the protocol, and at random ones: nothing is lost, doubled, or left running.
 
 What is checked is read from the two databases by SQL that shares nothing with the sweep, and compared with an
-undisturbed sweep of the same settings: every number must be the same, bit for bit, however many workers there are,
-since the trials are drawn at random, by their numbers. CAVE_NIGHTLY=1 makes it more than 100 kills.
+undisturbed sweep of the same settings: every number must be the same, bit for bit. Where there are several workers, or
+PostgreSQL, all trials are of the random ones that a search begins with. CAVE_NIGHTLY=1 makes it more than 100 kills.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ PRUNED: dict[str, Any] = {
 }
 KILLS: list[str] = []  # one word for each SIGKILL that a process has died of
 OF_A_SWEEP = {  # reached in the course of a sweep alone
-    "coordinator-locked", "parent-started", "worker-locked", "trial-asked", "trial-admitted", "run-opened", "reported",
-    "run-ended", "told", "folder-removed", "outputs-written",
+    "coordinator-locked", "parent-started", "worker-locked", "trial-asked", "trial-admitted", "suggested", "run-opened",
+    "reported", "run-ended", "told", "folder-removed", "outputs-written",
 }  # fmt: skip
 
 
@@ -254,5 +254,6 @@ def test_kill_9_at_any_step_of_a_training_changes_nothing(zygote: Zygote, tmp_pa
 @pytest.mark.nightly
 def test_more_than_100_kills_were_survived() -> None:
     """All tests above together have killed a process more than 100 times, at every one of the points."""
-    assert len(KILLS) >= 100, len(KILLS)
+    print(f"{len(KILLS)} kills")
+    assert len(KILLS) > 100
     assert set(KILLS) >= set(POINTS)

@@ -203,7 +203,8 @@ def test_a_killed_worker_is_started_again_and_goes_on(study: Study, whole: Study
     assert results(study) == results(whole)
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_stage_goes_on(study: Study, whole: Study, workers: int) -> None:
     """After kill -9 of the stage its workers end too, and the next call goes on in the runs that were left open."""
     process = start(study.folder, *TRAIN, workers=workers)

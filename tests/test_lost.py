@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psycopg
 import pytest
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import OperationalError
@@ -17,13 +20,17 @@ from pipeline.errors import InputError
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, join, run
+from pipeline.sweep.coordinator import _join
+from pipeline.sweep.locks import locks
+from pipeline.sweep.store import Store
 from tests.postgres import Postgres, postgres
 from tests.workshop import check_sweep, make_study, rows
 
 __all__ = ["postgres"]
 
 VARIANT = "mhvae"
-CUT = OperationalError("select 1", {}, Exception("server closed the connection unexpectedly"))
+CUT = OperationalError("select 1", {}, psycopg.OperationalError("server closed the connection unexpectedly"))
+CUT.__cause__ = CUT.orig  # as SQLAlchemy raises it
 PLOTS = "optuna.visualization.matplotlib.plot_slice"
 
 
@@ -31,14 +38,14 @@ PLOTS = "optuna.visualization.matplotlib.plot_slice"
 def url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a fresh database, which every sweep of the test takes."""
     made = postgres.fresh()
-    monkeypatch.setenv("CAVE_THREADS", "1")
     monkeypatch.setenv("CAVE_OPTUNA_URL", made)
     return made
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Return a small study with its data prepared."""
+    monkeypatch.setenv("CAVE_THREADS", "1")
     made = make_study(tmp_path, **{"sweep.trials": 2})
     fetch.run(made)
     prepare.run(made)
@@ -81,6 +88,8 @@ def cut(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
             raise CUT
 
         plots(monkeypatch, act)
+    elif place == "tables":
+        monkeypatch.setattr(Store, "storage", once(lambda _: True, Store.storage))
     elif place == "outputs":
         monkeypatch.setattr(optuna.Study, "get_trials", once(written, optuna.Study.get_trials))
     elif place == "run of a trial":
@@ -101,11 +110,13 @@ def written(study: optuna.Study, *args: Any, **kwargs: Any) -> bool:
     return len(study._storage.get_all_trials(study._study_id, states=(optuna.trial.TrialState.COMPLETE,))) == 2
 
 
-@pytest.mark.parametrize("place", ["id", "coordinator", "mlflow_run_id", "run of a trial", "outputs", "plots"])
+@pytest.mark.parametrize(
+    "place", ["tables", "id", "coordinator", "mlflow_run_id", "run of a trial", "outputs", "plots"]
+)
 def test_a_sweep_goes_on_where_its_database_was_away(
     place: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Cut at any place where Optuna is told or asked, the coordinator says so in one line and does it once more."""
+    """Cut at one of these places where Optuna is told or asked, the coordinator says so in a line and does it again."""
     cut(place, monkeypatch)
     best = run(Sweep(study, VARIANT), 1)
     told = capsys.readouterr()
@@ -174,3 +185,22 @@ def test_a_file_that_fails_is_one_line(
         run(Sweep(study, VARIANT), 1)
     query = "select status from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'stage' and t.value = 'sweep'"
     assert rows(study.store / "mlflow.db", query) == [("FAILED",)]
+
+
+def test_a_worker_waits_for_what_its_lost_connection_holds(study: Study, url: str, postgres: Postgres) -> None:
+    """While the server has not given up the connection that was lost, a worker does not take itself for another."""
+    run(Sweep(study, VARIANT), 1)
+    best = study.sweep(VARIANT) / "best.json"
+    best.unlink()
+    again = replace(Sweep(study, VARIANT), patience=60.0)
+    lost = locks(Store.of(study))
+    with lost.hold(f"{again.name}/coordinator"):
+        joining = threading.Thread(target=_join, args=(again, 1))
+        joining.start()
+        limit = time.monotonic() + 120
+        while not postgres.ask("select 1 from pg_locks where locktype = 'advisory' and not granted"):
+            assert joining.is_alive()
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+    joining.join()
+    assert best.exists()

@@ -96,9 +96,9 @@ def test_a_missing_driver_is_one_line(study: Study, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["closed", "silent", "wrong password"])
+@pytest.mark.parametrize("how", ["closed", pytest.param("silent", marks=pytest.mark.nightly), "wrong password"])
 def test_a_postgresql_out_of_reach_is_one_line(how: str, study: Study, postgres: Postgres) -> None:
-    """A closed port, a server that says nothing and a wrong password end a stage with exit code 2, within seconds."""
+    """A closed port, a server that says nothing and a wrong password end a command in one line, with exit code 2."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = {"closed": 9, "silent": silent.getsockname()[1], "wrong password": postgres.port}[how]
         url = f"postgresql://cave:{SECRET}@127.0.0.1:{port}/postgres"
@@ -114,6 +114,20 @@ def test_a_postgresql_out_of_reach_is_one_line(how: str, study: Study, postgres:
     assert done.stderr.startswith(f"error: MLflow at postgresql://127.0.0.1:{port}/postgres cannot be used: ")
     assert done.stderr.count("\n") == 1
     assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_hosts_that_start_at_once_make_one_set_of_tables(study: Study, postgres: Postgres) -> None:
+    """Of three commands that find a fresh PostgreSQL at the same time, each gets to its end."""
+    command = [sys.executable, "-m", "pipeline", "sync"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": postgres.fresh()}
+    started = [
+        subprocess.Popen(command, cwd=study.folder, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ends = [(process.communicate()[1], process.returncode) for process in started]
+    assert {code for _, code in ends} == {0}, ends
 
 
 @pytest.mark.slow

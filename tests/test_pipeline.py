@@ -232,7 +232,7 @@ def test_the_readme_explains_every_logged_metric(repositories: list[Path]) -> No
 
 @pytest.mark.parametrize("which", [0, 1], ids=["whole", "killed"])
 def test_a_repro_of_what_is_done_does_nothing(repositories: list[Path], which: int) -> None:
-    """Run again, after a kill a third time, `dvc repro` runs no stage, and neither database has changed."""
+    """Run again, after a kill a third time, `dvc repro` runs no stage, and leaves every run and trial as it was."""
     queries = {"mlflow.db": "select run_uuid, end_time from runs", "optuna.db": "select * from trials"}
     before = {name: rows(repositories[which] / name, query) for name, query in queries.items()}
     out = run(repositories[which], "dvc", "repro")

@@ -202,6 +202,25 @@ def test_a_trial_without_memory_fails_alone(study: Study, monkeypatch: pytest.Mo
     assert rows(study.store / "mlflow.db", query) == [("FAILED", trials(study)[1]["reason"])]
 
 
+@pytest.mark.parametrize("fault", [InputError("the disk is full"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
+def test_what_stops_a_trial_before_its_run_is_begun_takes_no_life(
+    study: Study, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    """Stopped three times while its run is begun, by whatever is no fault of its own, a trial is run all the same."""
+
+    def stopped(*_: Any, **__: Any) -> Any:
+        raise fault
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(pipeline.sweep.worker, "_open", stopped)
+        for _ in range(LIVES):
+            with pytest.raises(type(fault)):
+                run(Sweep(study, "mhvae"), 1)
+    run(Sweep(study, "mhvae"), 1)
+    check_sweep(study, "mhvae", 4)
+    assert {row["state"] for row in trials(study)} == {"COMPLETE"}
+
+
 def test_a_trial_that_kills_its_workers_is_given_up(study: Study) -> None:
     """A trial of which three workers have died without an epoch, for want of memory, say, fails with that reason."""
     sweep = Sweep(study, "mhvae")
@@ -425,7 +444,8 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.nightly), "2"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     """Killed with all its workers in the middle of a trial, a sweep run again finishes exactly its trials."""
     slow = again(study, **{"sweep.epochs": 40, "data.cave.images": 120})

@@ -121,6 +121,7 @@ def test_work_that_was_not_lost_is_not_called_so(study: Study) -> None:
 
 def test_work_that_goes_on_elsewhere_says_so(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run goes on with and did not begin with, here other threads, is a tag beside that of the beginning."""
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     first = start(study)
     first.close()
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
@@ -284,3 +285,16 @@ def test_a_fresh_database_is_whole_or_absent(study: Study, statements: int) -> N
     run.finish()
     assert query(study, "select status from runs") == [("FINISHED",)]
     assert [path.name for path in study.store.glob("*mlflow.db*")] == ["mlflow.db"]
+
+
+@pytest.mark.slow
+def test_a_database_may_have_any_name(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that quotes a space, and a root with a percent sign, lead to the files of these names."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.store}/my%20runs.db")
+    start(study).finish()
+    assert rows(study.store / "my runs.db", "select status from runs") == [("FINISHED",)]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    other = make_study(study.store / "a%20b")
+    start(other).finish()
+    assert rows(other.store / "mlflow.db", "select status from runs") == [("FINISHED",)]
+    assert not (study.store / "a b").exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -43,13 +44,12 @@ def working(folder: Path) -> bool | None:
     """Does a process work in a folder? None where one that may be `cave reproduce`'s does not tell where it works."""
     hidden = False
     for process in _others():
-        try:
-            if Path(process.cwd()).is_relative_to(folder.resolve()):
-                return True
-        except psutil.AccessDenied:
-            hidden |= process.name().lower().startswith(STARTED)
-        except psutil.Error:  # it has ended
-            continue
+        with suppress(psutil.Error):  # it has ended
+            try:
+                if Path(process.cwd()).is_relative_to(folder.resolve()):
+                    return True
+            except psutil.AccessDenied:
+                hidden |= process.name().lower().startswith(STARTED)
     return None if hidden else False
 
 

@@ -31,6 +31,7 @@ __all__ = ["PATIENCE", "join", "run"]
 T = TypeVar("T")
 
 QUIET = 20.0  # seconds without a word, after which the running trials are told
+AGAIN = 1.0  # seconds before a database that was lost is looked for
 PATIENCE = 300.0  # seconds for which a database that was there is waited for
 
 
@@ -47,17 +48,20 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
 
 def _insist(sweep: Sweep, work: Callable[[Sweep], T]) -> T:
     """Do a piece of work, and, where its database was lost in it, once more, as soon as that is back."""
-    for _ in range(_retries(sweep)):
+    left = _retries(sweep)
+    while True:
         try:
             with sweep.reaching():
                 return work(sweep)
         except LostError as error:
             launch.heed()
+            if left == 0:
+                raise
+            left -= 1
             print(f"{sweep.variant}: {error}; goes on when it is back", flush=True)
             sweep.locks.close()
             sweep = replace(sweep, patience=PATIENCE)
-    with sweep.reaching():
-        return work(sweep)
+            time.sleep(AGAIN)  # one that answers, and cannot be used yet
 
 
 def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
@@ -102,7 +106,7 @@ def _join(sweep: Sweep, workers: int) -> None:
     with sweep.locks.hold(f"{sweep.name}/parent"):
         if "mlflow_run_id" not in sweep.optuna.user_attrs:
             _parent(sweep).finish(None)
-    progress = _Progress(sweep)
+    progress, before = _Progress(sweep), sweep.patience > 0
 
     def tell() -> None:
         with suppress(LostError):  # the workers see to it
@@ -113,7 +117,8 @@ def _join(sweep: Sweep, workers: int) -> None:
             launch.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tell)
         sweep = replace(sweep, patience=PATIENCE)  # on a connection of its own, the other may be lost
         try:
-            with sweep.reaching(), _held(sweep):
+            # A connection that was lost may hold what this process held, until the database gives it up.
+            with sweep.reaching(), _held(sweep, wait=before):
                 parent = started(lambda: _parent(sweep))
                 with parent.closing():
                     best = _write(sweep, parent)

@@ -20,7 +20,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from pipeline import data
+from pipeline import data, faults
 from pipeline.errors import InputError, LostError, redacted
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
@@ -29,11 +29,12 @@ from pipeline.sweep.locks import Locks, locks
 from pipeline.sweep.store import Store
 from pipeline.tracking import Run, Tracker
 
-__all__ = ["FINISHED", "LOST", "OBJECTIVE", "PRUNERS", "SAMPLERS", "Sweep", "short", "started"]
+__all__ = ["DATABASE", "FINISHED", "LOST", "OBJECTIVE", "PRUNERS", "SAMPLERS", "Sweep", "short", "started"]
 
 OBJECTIVE = "valid/elbo"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-LOST = (LostError, StorageInternalError, SQLAlchemyError, UpdateFinishedTrialError)  # of the store, not of a trial
+DATABASE = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
+LOST = (LostError, UpdateFinishedTrialError, *DATABASE)  # of the store, not of a trial
 
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed, startup: optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True),
@@ -105,6 +106,7 @@ class Sweep:
                     storage=self.store.storage(),
                     study_name=self.name,
                     direction="maximize",
+                    sampler=SAMPLERS["random"](0, 0),  # `settings` gives each draw its own
                     pruner=PRUNERS[sweep.pruner](sweep.startup),
                     load_if_exists=True,
                 )
@@ -114,7 +116,7 @@ class Sweep:
                 raise
             except Exception as error:  # whatever the database's driver raises
                 # The locks' connection was there a moment ago.
-                gone = isinstance(error.__cause__ or error, OperationalError | InterfaceError)
+                gone = any(isinstance(e, OperationalError | InterfaceError) for e in (error, error.__cause__))
                 kind = LostError if gone and self.store.file is None else InputError
                 raise kind(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
         return study
@@ -147,8 +149,14 @@ class Sweep:
 
     def settings(self, trial: Trial) -> Params:
         """Return the parameters of a trial: the variant's, with the suggested values in place."""
-        params = self.study.params
-        chosen = {path: _suggest(trial, path, kind) for path, kind in params.space(self.variant).items()}
+        params, chosen = self.study.params, dict[str, Any]()
+        for path, kind in params.space(self.variant).items():
+            # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever one
+            # was stopped, as far as they do not depend on the results of others.
+            stream = int(digest([params.sweep.seed, trial.number, path], 8), 16)
+            self.optuna.sampler = SAMPLERS[params.sweep.sampler](stream, params.sweep.startup)
+            chosen[path] = _suggest(trial, path, kind)
+            faults.reached("suggested")
         budget = {"train.epochs": params.sweep.epochs, "train.milestones": ()}
         return params.variant(self.variant).override(budget | chosen, "sweep.space")
 

@@ -14,14 +14,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import faults, launch
 from pipeline.errors import InputError, LostError, RunError, outside, redacted
 from pipeline.params import digest
-from pipeline.sweep.search import FINISHED, LOST, OBJECTIVE, SAMPLERS, Sweep, started
+from pipeline.sweep.search import DATABASE, FINISHED, LOST, OBJECTIVE, Sweep, started
 from pipeline.tracking import Run
 from pipeline.training import Record, fit
 from pipeline.work import Work
@@ -80,24 +78,16 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
         trials = sweep.trials()
         bear(sweep)
 
-        def sampler(number: int) -> None:
-            # Seeded by the trial's number: the same trials whatever the number of workers or restarts, as far as
-            # they do not depend on the results of others.
-            stream = int(digest([settings.seed, number], 8), 16)
-            sweep.optuna.sampler = SAMPLERS[settings.sampler](stream, settings.startup)
-
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         living = alive(sweep, running)
         for orphan in (trial for trial in running if trial.number not in living):
             begun = orphan.user_attrs.get("begun", 0)
-            sampler(orphan.number)
             adopted = Trial(sweep.optuna, orphan._trial_id)
             if begun < LIVES:
                 return _admit(adopted, token, begun + 1)
             _give_up(sweep, adopted, f"killed {begun} workers without finishing an epoch")
         if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= settings.trials:
             return None
-        sampler(len(trials))
         sweep.locks.check()
         trial = sweep.optuna.ask()
         faults.reached("trial-asked")
@@ -114,16 +104,17 @@ def _admit(trial: Trial, token: str, begun: int) -> Trial:
 
 def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     """Run a trial to its end, whichever that is, and tell Optuna last."""
-    piece = _piece(sweep, trial)
-    folder = sweep.scratch / "trials" / str(trial.number)
-    run = started(lambda: _open(sweep, trial, piece, anew=not folder.exists()))
+    folder, run = sweep.scratch / "trials" / str(trial.number), None
     try:
+        piece = _piece(sweep, trial)
+        run = started(lambda: _open(sweep, trial, piece, anew=not folder.exists()))
         best, pruned = _train(sweep, trial, piece, run, folder, tick)
     except LOST as error:
-        if sweep.store.file is not None and isinstance(error, StorageInternalError | SQLAlchemyError):
+        if sweep.store.file is not None and isinstance(error, DATABASE):
             with suppress(*LOST):  # the kernel keeps the lock: the trial is this worker's own
                 _stop(trial, run)
-        run.close()
+        if run is not None:
+            run.close()
         raise
     except (KeyboardInterrupt, InputError):
         _stop(trial, run)
@@ -132,6 +123,8 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
         if told := outside(error):  # a full disk, say, is none
             _stop(trial, run)
             raise InputError(f"trial {trial.number}: {told}; `cave doctor` says what mends it") from None
+        if run is None:
+            raise
         reason = redacted(" ".join(str(error).split()))[:500] or type(error).__name__
         with run.closing():
             sweep.locks.check()
@@ -152,11 +145,14 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     faults.reached("folder-removed")
 
 
-def _stop(trial: Trial, run: Run) -> None:
-    """Leave a trial to whoever goes on; this does not count as killed."""
-    with suppress(InputError), run.closing():  # where the disk is full, what is to be told may find no room
-        run.finish("KILLED")
-    trial.set_user_attr("begun", 0)
+def _stop(trial: Trial, run: Run | None) -> None:
+    """Leave a trial, and its run if it has one yet, to whoever goes on; this does not count as killed."""
+    try:
+        trial.set_user_attr("begun", 0)
+    finally:
+        if run is not None:
+            with suppress(InputError), run.closing():  # where the disk is full, what is to be told may find no room
+                run.finish("KILLED")
 
 
 def _piece(sweep: Sweep, trial: Trial) -> Work:

@@ -7,10 +7,9 @@ and is there once: rows carry the time they were recorded at, and a run the mark
 server that is down, slow, or lost its answer costs nothing but its view of the work until the outbox is sent.
 """
 
-from pipeline.tracking.fresh import prepared
 from pipeline.tracking.past import Past, past
 from pipeline.tracking.runs import CHANGES, PROVENANCE, SETTINGS, Delivered, Run, Tracker
-from pipeline.tracking.store import tracking_uri
+from pipeline.tracking.store import database, tracking_uri
 
 __all__ = [
     "CHANGES",
@@ -20,7 +19,7 @@ __all__ = [
     "Past",
     "Run",
     "Tracker",
+    "database",
     "past",
-    "prepared",
     "tracking_uri",
 ]

@@ -8,11 +8,12 @@ the name.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from pipeline.errors import InputError
 from pipeline.files import locked, sha256
+from pipeline.stores import sqlite_file
 
 __all__ = ["prepared"]
 
@@ -23,9 +24,8 @@ def prepared(uri: str, locks: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    kind, _, name = uri.partition(":///")
-    file = Path(name)
-    if kind != "sqlite" or not name or ":memory:" in name or "?" in name or file.exists():
+    file = sqlite_file(uri, Path.cwd())
+    if file is None or "?" in uri or file.exists():
         return
     with locked(locks / "mlflow"):
         if file.exists():
@@ -36,9 +36,8 @@ def prepared(uri: str, locks: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             aside.unlink(missing_ok=True)
             _make(aside)
-            with suppress(FileExistsError):
-                os.link(aside, file)
-            aside.unlink()
+            _name(aside, file)
+            aside.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{file}: cannot be written: {error.strerror}") from None
 
@@ -47,4 +46,14 @@ def _make(file: Path) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    SqlAlchemyStore(f"sqlite:///{file}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+    SqlAlchemyStore(f"sqlite:///{quote(str(file))}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+
+
+def _name(aside: Path, file: Path) -> None:
+    """Give the file its name, unless another has it."""
+    try:
+        os.link(aside, file)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        aside.rename(file)

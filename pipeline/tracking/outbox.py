@@ -126,11 +126,14 @@ class Outbox:
     def settle(self) -> None:
         """Bring all of it from the system's memory to the disk."""
         for path in [*self.folder.rglob("*"), self.folder, self.folder.parent]:
-            handle = os.open(path, os.O_RDONLY)
             try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
     @property
     def aside(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 from pipeline.provenance import CAP
+from pipeline.stores import sqlite_file
 from pipeline.study import Study
 from pipeline.tracking.runs import PROVENANCE
 from pipeline.tracking.store import connect, telling, told, tracking_uri
@@ -36,8 +37,8 @@ class Past:
 
         place = f"{PROVENANCE}/{name}"
         try:
-            told = next(info for info in self.client.list_artifacts(self.run_id, PROVENANCE) if info.path == place)
-            self._fits(place, told.file_size)
+            listed = next(info for info in self.client.list_artifacts(self.run_id, PROVENANCE) if info.path == place)
+            self._fits(place, listed.file_size)
             path = Path(self.client.download_artifacts(self.run_id, place, str(folder)))
             self._fits(place, path.stat().st_size)
             return path
@@ -55,9 +56,9 @@ def past(study: Study, run_id: str) -> Past:
     """Read a run; nothing is written, not even an empty store."""
     from mlflow.exceptions import MlflowException
 
-    uri = tracking_uri(study)
-    if uri == f"sqlite:///{study.store / 'mlflow.db'}" and not (study.store / "mlflow.db").exists():
-        raise InputError(f"run {run_id}: there are no runs yet in {study.store}")
+    file = sqlite_file(tracking_uri(study), study.store)
+    if file is not None and not file.exists():
+        raise InputError(f"run {run_id}: there are no runs yet in {file.parent}")
     with telling(study):
         client = connect(study)
         try:

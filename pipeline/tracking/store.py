@@ -27,11 +27,12 @@ from pipeline.tracking.fresh import prepared
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Store", "connect", "telling", "told", "tracking_uri"]
+__all__ = ["Store", "connect", "database", "telling", "told", "tracking_uri"]
 
 PAUSE, SHARE, SLOW = 1.0, 10.0, 3.0  # seconds, parts, and the seconds from which an exchange is slow
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
 TURN = 5.0  # seconds for which others are waited for
+TABLES = 60.0  # seconds in which another host has made MLflow's tables
 REFUSED = (400, 404, 405, 409, 410, 411, 413, 414, 415, 422)  # answers that will be the same the next time
 LIMITS = {  # of a PostgreSQL: what is tried three times at the start takes ten seconds at most
     "connect_timeout": "3",
@@ -73,6 +74,8 @@ def _postgres(uri: str) -> str:
         if not drivers:
             raise InputError(stores.DRIVER.format("MLFLOW_TRACKING_URI"))
         url = url.set(drivername=f"postgresql+{drivers[0]}")
+    elif url.drivername != "postgresql+psycopg2":
+        return uri
     limits = {name: value for name, value in LIMITS.items() if name not in url.query}
     return url.update_query_dict(limits).render_as_string(hide_password=False)
 
@@ -82,34 +85,44 @@ def told(study: Study) -> str:
     return re.sub(r"^(postgresql)\+psycopg2?:", r"\1:", without_password(tracking_uri(study)))
 
 
-def imported(uri: str = "http") -> None:
-    """Import MLflow, and what a database needs of it, whole: half imported it is of no use to a clean end."""
+def ready(uri: str = "http") -> None:
+    """Import MLflow, and what a database needs of it, whole: half imported it is of no use to a clean end.
+
+    Unless they are set, requests get short time-outs and no retries, and nothing is told to anyone.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     with later():
         importlib.import_module("mlflow")
         if not uri.startswith("http"):
             importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
-
-
-def connect(study: Study) -> MlflowClient:
-    """Return MLflow's client; unless they are set, requests get short time-outs and no retries."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    imported(tracking_uri(study))
-    from mlflow import MlflowClient
-    from mlflow.store.db import utils
-
-    utils.MAX_RETRY_COUNT = 3  # a database that cannot be opened is tried for a second and not for two minutes
+            # A database that cannot be opened is tried for a second and not for two minutes.
+            vars(importlib.import_module("mlflow.store.db.utils"))["MAX_RETRY_COUNT"] = 3
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for name in ("mlflow", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they tell with tracebacks is told in a line
-    prepared(tracking_uri(study), study.cache / "locks")
-    return MlflowClient(tracking_uri(study))
+
+
+def connect(study: Study) -> MlflowClient:
+    """Return MLflow's client; an SQLite database that is not there is made."""
+    uri = database(study)
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def database(study: Study) -> str:
+    """Return MLflow's address; an SQLite database that is not there is made."""
+    uri = tracking_uri(study)
+    ready(uri)
+    prepared(uri, study.cache / "locks")
+    return uri
 
 
 @contextmanager
 def telling(study: Study) -> Iterator[None]:
     """Turn what MLflow raises, or what it reaches its database by, into one line."""
-    imported()
+    ready()
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -210,7 +223,7 @@ class Store:
 
         What it answers by refusing what it was told is in `refused`, and puts off nothing.
         """
-        imported()
+        ready()
         start, self._making, self.refused = time.monotonic(), 0.0, ""
         try:
             with self._in_turn():
@@ -276,8 +289,18 @@ class Store:
     def require(self, about: Mapping[str, Any]) -> None:
         """Raise `InputError` unless MLflow is there, in a database of its own, with this experiment."""
         stores.apart(self.study.store)
+        limit = time.monotonic() + TABLES
         with telling(self.study):
-            self.experiments.clear()
-            self.experiment(about)
+            from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+            while True:
+                try:
+                    self.experiments.clear()
+                    self.experiment(about)
+                    break
+                except (IntegrityError, ProgrammingError):  # another host makes the tables of a fresh PostgreSQL, too
+                    if time.monotonic() > limit:
+                        raise
+                    time.sleep(1.0)
         self._back_off = self._closed_until = 0.0
         self._is_back(told=False)
