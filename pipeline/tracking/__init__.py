@@ -8,8 +8,9 @@ server that is down, slow, or lost its answer costs nothing but its view of the 
 """
 
 from pipeline.tracking.past import Past, past
-from pipeline.tracking.runs import CHANGES, PROVENANCE, SETTINGS, Delivered, Run, Tracker
+from pipeline.tracking.run import Run
 from pipeline.tracking.store import database, tracking_uri
+from pipeline.tracking.tracker import CHANGES, PROVENANCE, SETTINGS, Delivered, Tracker
 
 __all__ = [
     "CHANGES",

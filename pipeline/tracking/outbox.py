@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipeline import faults
 from pipeline.errors import InputError
 from pipeline.files import locked
 
-__all__ = ["DamagedError", "Op", "Outbox"]
+__all__ = ["DamagedError", "Op", "Outbox", "end", "now"]
 
 Op = dict[str, Any]
 OPS, FILES, LOCK = "ops.jsonl", "files", "lock"
@@ -155,3 +156,13 @@ class Outbox:
     def release(self) -> None:
         """Let go, as a process does that dies."""
         self._held.close()
+
+
+def end(status: str | None, reason: str) -> Op:
+    """Return the operation that ends a run."""
+    return {"op": "end", "status": status, "time": now(), "reason": reason}
+
+
+def now() -> int:
+    """Return the milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

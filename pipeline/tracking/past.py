@@ -10,8 +10,8 @@ from pipeline.errors import InputError
 from pipeline.provenance import CAP
 from pipeline.stores import sqlite_file
 from pipeline.study import Study
-from pipeline.tracking.runs import PROVENANCE
 from pipeline.tracking.store import connect, telling, told, tracking_uri
+from pipeline.tracking.tracker import PROVENANCE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

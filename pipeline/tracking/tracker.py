@@ -1,4 +1,4 @@
-"""A study's runs: started, told, ended; each by its outbox, whether MLflow is there or not."""
+"""A study's experiment: its runs are started and found, and what they have left waiting is sent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,17 +18,16 @@ from pipeline.errors import InputError, one_line, redacted
 from pipeline.files import sha256
 from pipeline.params import digest
 from pipeline.study import Study
-from pipeline.tracking.outbox import DamagedError, Op, Outbox
+from pipeline.tracking.outbox import DamagedError, Op, Outbox, end, now
+from pipeline.tracking.run import Run
 from pipeline.tracking.sender import Sender, quoted
 from pipeline.tracking.store import Store
-from pipeline.training import Record
 from pipeline.work import Work
 
-__all__ = ["CHANGES", "PROVENANCE", "SETTINGS", "Delivered", "Run", "Tracker"]
+__all__ = ["CHANGES", "PROVENANCE", "SETTINGS", "Delivered", "Tracker"]
 
 PROVENANCE, SETTINGS, CHANGES = "provenance", "settings.json", "changes.patch"  # the folder of artifacts, files in it
 PATIENCE = 60.0  # seconds that a run's outbox is waited for: someone may be sending it
-OTHERS = 4  # outboxes that are sent beside a run's own, when MLflow is back
 
 
 class Tracker:
@@ -103,14 +102,14 @@ class Tracker:
             }
             if parent is not None:
                 tags["mlflow.parentRunId"] = parent
-            now = _now()
+            begun = now()
             outbox.append(
                 {
                     "op": "start",
                     **self._whose(key),
-                    "mark": f"{now:013d}-{uuid.uuid4().hex[:12]}",  # later ones are greater
+                    "mark": f"{begun:013d}-{uuid.uuid4().hex[:12]}",  # later ones are greater
                     "name": name,
-                    "time": now,
+                    "time": begun,
                     "takes": takes,
                     "anew": anew,
                     "again": work.stream is not None,
@@ -219,7 +218,7 @@ class Tracker:
     def _deliver(self, outbox: Outbox, told: Delivered) -> bool:
         if not outbox.ended:
             last = next(op["op"] for op in reversed(outbox.ops) if op["op"] in ("start", "attach", "end"))
-            outbox.append(_end("KILLED" if last == "start" else None, ""))
+            outbox.append(end("KILLED" if last == "start" else None, ""))
         sender = Sender(self.store, outbox)
         told.failed = True
         with self.store.exchange():
@@ -273,117 +272,6 @@ class Delivered:
     def waiting(self) -> int:
         """How many are left that MLflow will take."""
         return self.left - self.refused
-
-
-class Run:
-    """One run, held by this process: epochs, parameters, artifacts, an end."""
-
-    def __init__(self, tracker: Tracker, outbox: Outbox) -> None:
-        self.tracker, self.outbox = tracker, outbox
-        self._sender = Sender(tracker.store, outbox)
-        self.closed = False  # is it ended, or let go?
-        self._refusals = 0  # one after the other
-        self._epochs = {op["epoch"] for op in outbox.ops if op["op"] == "record"}
-
-    @property
-    def run_id(self) -> str | None:
-        """The run's id in MLflow, once it is known."""
-        return self._sender.run_id
-
-    @property
-    def key(self) -> str:
-        """What the run is found by."""
-        return str(self.outbox.ops[0]["key"])
-
-    @property
-    def missing(self) -> bool:
-        """Is this a run that MLflow does not have?"""
-        return self._sender.missing
-
-    def log_records(self, records: Iterable[Record]) -> None:
-        """Log records, the step being the epoch; an epoch that was logged before is not doubled."""
-        new = [record for record in records if record.epoch not in self._epochs]
-        self._epochs |= {record.epoch for record in new}
-        self._log(
-            *({"op": "record", "epoch": r.epoch, "time": r.timestamp, "metrics": dict(r.metrics)} for r in new),
-        )
-
-    def log_once(
-        self, mark: str, value: str, metrics: Mapping[int, Mapping[str, float]], files: Mapping[str, Sequence[Path]]
-    ) -> None:
-        """Log metrics by their step and files by their folder, and then the tag `mark`; but not if it has the value."""
-        kept = [self.outbox.keep(folder, path.name, path) for folder, paths in files.items() for path in paths]
-        steps = {str(step): dict(values) for step, values in metrics.items()}
-        self._log({"op": "once", "mark": mark, "value": value, "time": _now(), "metrics": steps, "files": kept})
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
-        self._log({"op": "tags", "tags": {key: redacted(value) for key, value in tags.items()}})
-
-    def log_files(self, folder: str, files: Iterable[Path]) -> None:
-        """Keep files as artifacts under `folder`, as they are now."""
-        self._log({"op": "file", "files": [self.outbox.keep(folder, file.name, file) for file in files]})
-
-    def _log(self, *ops: Op) -> None:
-        if self.closed:
-            return
-        if ops:
-            self.outbox.append(*ops)
-            faults.reached("rows-logged")
-        self.send()
-
-    def send(self, *, forced: bool = False) -> None:
-        """Send what is new, if it is time to; what was refused twice, once more at the end alone."""
-        if self._refusals > 1 and not forced:
-            return
-        if self.tracker.store.may(forced=forced) and not self._sender.done:
-            with self.tracker.store.exchange():
-                self._sender.send()
-            self._refusals = self._refusals + 1 if self.tracker.store.refused else 0
-
-    def finish(self, status: str | None = "FINISHED", reason: str = "") -> None:
-        """End the run as FINISHED, FAILED or KILLED, with the reason as a tag; without a status, stop telling it."""
-        if self.closed:
-            return
-        self.outbox.append(_end(status, redacted(reason)))
-        faults.reached("end-logged")
-        self.send(forced=True)
-        if self._refusals == 1:  # of a run that was deleted, say: once more, from the start
-            self.send(forced=True)
-        self.closed = True
-        if self._sender.done:
-            self.outbox.remove()
-            if self.tracker.behind:
-                self.tracker.behind = self.tracker.deliver(most=OTHERS).waiting > 0
-        else:
-            self.outbox.settle()
-            if self._refusals:
-                self.tracker.refuse(self.outbox)
-            else:
-                self.tracker.behind = True
-            self.outbox.release()
-
-    def close(self) -> None:
-        """Let the run go without an end, as a process does that dies."""
-        self.closed = True
-        self.outbox.release()
-
-    @contextmanager
-    def closing(self) -> Iterator[None]:
-        """Let the run go where this is left by an error."""
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
-
-
-def _end(status: str | None, reason: str) -> Op:
-    return {"op": "end", "status": status, "time": _now(), "reason": reason}
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _data(splits: Splits) -> dict[str, str]:
