@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-PYTEST := --numprocesses auto --dist loadfile
+# Files keep their order: by their number of tests, those of few and long ones would come last, one process waiting.
+PYTEST := --numprocesses auto --dist loadfile --no-loadscope-reorder
 export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true

@@ -147,7 +147,7 @@ def test_a_worker_that_joins_goes_on_where_its_database_was_away(
     assert list((study.cache / "outbox").glob("*/ops.jsonl")) == []
 
 
-@pytest.mark.parametrize("place", ["holder", "plots"])
+@pytest.mark.parametrize("place", ["holder", pytest.param("plots", marks=pytest.mark.nightly)])
 def test_a_server_that_starts_again_finds_the_sweep_going_on(
     place: str, study: Study, url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
