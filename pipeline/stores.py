@@ -27,7 +27,7 @@ def given(name: str, root: Path) -> str:
 def sqlite_file(address: str, root: Path) -> Path | None:
     """Return the file of an SQLite database, or nothing where the store is another."""
     scheme, _, rest = address.partition(":///")
-    path = unquote(rest.partition("?")[0])
+    path = unquote(rest.partition("?")[0]).removeprefix("file:")  # an address of SQLite's own
     return root / path if scheme.partition("+")[0] == "sqlite" and path not in ("", ":memory:") else None
 
 

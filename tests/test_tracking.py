@@ -289,10 +289,13 @@ def test_a_fresh_database_is_whole_or_absent(study: Study, statements: int) -> N
 
 @pytest.mark.slow
 def test_a_database_may_have_any_name(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address that quotes a space, and a root with a percent sign, lead to the files of these names."""
+    """An address that quotes a space, one of SQLite's own, and a root with a percent sign lead to these files."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.store}/my%20runs.db")
     start(study).finish()
     assert rows(study.store / "my runs.db", "select status from runs") == [("FINISHED",)]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{study.store / 'own.db'}?uri=true")
+    start(study).finish()
+    assert rows(study.store / "own.db", "select status from runs") == [("FINISHED",)]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     other = make_study(study.store / "a%20b")
     start(other).finish()

@@ -58,7 +58,7 @@ def tracking_uri(study: Study) -> str:
     uri = stores.given("mlflow", study.store)
     if stores.sqlite_file(uri, study.store) is not None:
         scheme, sign, path = uri.partition(":///")
-        return f"{scheme}{sign}{study.store / path}"
+        return uri if path.startswith("file:") else f"{scheme}{sign}{study.store / path}"
     return _postgres(uri) if uri.startswith("postgres") else uri
 
 
