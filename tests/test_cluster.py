@@ -405,7 +405,7 @@ def test_a_cut_connection_gives_up_a_trial_and_doubles_nothing(cluster: Cluster,
 @pytest.mark.parametrize(
     "how",
     [
-        "coordinator",
+        pytest.param("coordinator", marks=pytest.mark.nightly),
         pytest.param("coordinator alone", marks=pytest.mark.nightly),
         pytest.param("workers", marks=pytest.mark.nightly),
     ],

@@ -230,7 +230,9 @@ def refused(study: Study, *keys: str) -> list[Run]:
     return made
 
 
-@pytest.mark.parametrize("where", ["a database", pytest.param("a server", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "where", ["a database", pytest.param("a server", marks=[pytest.mark.slow, pytest.mark.nightly])]
+)
 def test_what_mlflow_refuses_holds_up_nothing(
     study: Study, where: str, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
