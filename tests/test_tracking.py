@@ -301,3 +301,17 @@ def test_a_database_may_have_any_name(study: Study, monkeypatch: pytest.MonkeyPa
     start(other).finish()
     assert rows(other.store / "mlflow.db", "select status from runs") == [("FINISHED",)]
     assert not (study.store / "a b").exists()
+
+
+@pytest.mark.slow
+def test_a_file_system_without_links_will_do(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file cannot have two names, the database is made all the same."""
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refused)
+    (study.store / "mlflow.db").unlink()
+    start(study).finish()
+    assert query(study, "select status from runs") == [("FINISHED",)]
+    assert [path.name for path in study.store.glob("*mlflow.db*")] == ["mlflow.db"]

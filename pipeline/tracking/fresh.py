@@ -55,5 +55,6 @@ def _name(aside: Path, file: Path) -> None:
         os.link(aside, file)
     except FileExistsError:
         pass
-    except OSError:  # a file system without links
-        aside.rename(file)
+    except OSError:  # a file system without links, on which two clones at once are not told apart
+        if not file.exists():
+            aside.rename(file)
