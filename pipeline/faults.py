@@ -1,6 +1,7 @@
 """Places where a process can be made to die: CAVE_FAULT=NAME:N:MARK kills it, with SIGKILL, at its N-th pass of NAME.
 
-NAME may be `any`, which counts the passes of all of them. Several faults are separated by `;`.
+NAME may be `any`, which counts the passes of all of them. Several faults are separated by `;`. CAVE_FAULT_SIGNAL names
+another signal: SIGSTOP holds the process at that place until the test lets it go on.
 
 This is how the tests put `kill -9` between any two steps of the protocol by which a sweep, a training and the
 tracking keep their promises. MARK is a file that is made at that moment: where it exists already, nothing happens, so
@@ -14,9 +15,10 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-__all__ = ["ANY", "POINTS", "VARIABLE", "reached"]
+__all__ = ["ANY", "POINTS", "SIGNAL", "VARIABLE", "reached"]
 
 VARIABLE = "CAVE_FAULT"
+SIGNAL = "CAVE_FAULT_SIGNAL"
 ANY = "any"
 
 POINTS: dict[str, str] = {
@@ -63,4 +65,5 @@ def reached(name: str) -> None:
                 Path(mark).touch(exist_ok=False)
             except FileExistsError:
                 continue
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ.get(SIGNAL, "SIGKILL")])
+            return

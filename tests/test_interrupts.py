@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import signals
+from pipeline import faults, signals
 from pipeline.files import read_csv
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
@@ -66,19 +67,35 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, told
 
 
-def stages(process: subprocess.Popen[str], module: str) -> list[psutil.Process]:
-    """Return the processes of a stage below another; DVC has others besides, for a moment."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if module in child.cmdline():
-                found.append(child)
+def holds(folder: Path, point: str, passes: int, count: int = 1) -> dict[str, str]:
+    """Return the variables by which `count` processes each stand still at their n-th pass of a point."""
+    marks = ";".join(f"{point}:{passes}:{folder / f'held-{n}'}" for n in range(count))
+    return {faults.VARIABLE: marks, faults.SIGNAL: "SIGSTOP"}
+
+
+def held(process: subprocess.Popen[str], count: int = 1) -> list[psutil.Process]:
+    """Wait until so many of a process and those below it stand still, and return them."""
+    root, found = psutil.Process(process.pid), list[psutil.Process]()
+
+    def still() -> bool:
+        assert process.poll() is None, process.communicate()
+        found.clear()
+        for one in (root, *root.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                if one.status() == psutil.STATUS_STOPPED:
+                    found.append(one)
+        return len(found) == count
+
+    until(still)
     return found
 
 
-def epochs(folder: Path) -> int:
-    """Count the epochs that trainings under a folder have recorded so far."""
-    return sum(len(path.read_bytes().splitlines()) for path in folder.glob(".cache/train/**/records.jsonl"))
+def asked(processes: list[psutil.Process]) -> None:
+    """Let processes that stand still go on once each has been sent a signal."""
+    pending = [Path(f"/proc/{one.pid}/status") for one in processes]
+    until(lambda: all(re.search(r"^(Shd|Sig)Pnd:.*[1-9a-f]", path.read_text(), re.MULTILINE) for path in pending))
+    for one in processes:
+        one.resume()
 
 
 def running(folder: Path) -> int:
@@ -138,9 +155,10 @@ def goes_on(study: Study, whole: Study, workers: int = 1) -> None:
 )
 def test_a_stopped_training_goes_on(study: Study, whole: Study, number: signal.Signals, workers: int) -> None:
     """Each signal ends it with its own code, one line and no run left open; the rest is as if nothing had been."""
-    process = start(study.folder, *TRAIN, workers=workers)
-    until(lambda: epochs(study.folder) >= 2 * workers)
+    process = start(study.folder, *TRAIN, workers=workers, **holds(study.folder, "state-after", 2, workers))
+    at_work = held(process, workers)
     os.kill(process.pid, number)
+    asked(at_work)
     assert ended(process) == (CODES[number], STOPPED)
     assert running(study.folder) == 0
     assert not (study.train("mhvae") / "seed-1").exists()
@@ -167,11 +185,11 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: sign
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path, workers: int) -> None:
     """It says how to go on, closes every run, and goes on to exactly its trials."""
-    study = prepared(tmp_path, **{"sweep.epochs": 20})
-    words, query = ["pipeline.stages.sweep", "mhvae"], "select count(*) from metrics where key = 'valid/elbo'"
-    process = start(study.folder, *words, workers=workers)
-    until(lambda: rows(study.store / "mlflow.db", query)[0][0] >= 3)
+    study, words = prepared(tmp_path), ["pipeline.stages.sweep", "mhvae"]
+    process = start(study.folder, *words, workers=workers, **holds(study.folder, "reported", 2, workers))
+    at_work = held(process, workers)
     os.kill(process.pid, signal.SIGTERM)
+    asked(at_work)
     assert ended(process) == (143, STOPPED)
     assert running(study.folder) == 0
     assert ended(start(study.folder, *words, workers=workers)) == (0, "")
@@ -185,9 +203,10 @@ def test_a_stopped_command_goes_on(tmp_path: Path, whole: Study, number: signal.
     make_study(tmp_path, **LONG)
     (tmp_path / "pyproject.toml").touch()
     words = ["pipeline", "train", "--variant", "mhvae", "--study", "stopped"]
-    process = start(tmp_path, *words)
-    until(lambda: epochs(tmp_path) >= 2)
+    process = start(tmp_path, *words, **holds(tmp_path, "state-after", 2))
+    at_work = held(process)
     os.kill(process.pid, number)
+    asked(at_work)
     assert ended(process) == (CODES[number], STOPPED)
     assert running(tmp_path) == 0
     assert ended(start(tmp_path, *words)) == (0, "")
@@ -196,9 +215,10 @@ def test_a_stopped_command_goes_on(tmp_path: Path, whole: Study, number: signal.
 
 def test_a_killed_worker_is_started_again_and_goes_on(study: Study, whole: Study) -> None:
     """After kill -9 of one of two workers, the stage still ends with the same curves and weights."""
-    process = start(study.folder, *TRAIN, workers=2)
-    until(lambda: epochs(study.folder) >= 4)
-    psutil.Process(process.pid).children()[0].kill()
+    process = start(study.folder, *TRAIN, workers=2, **holds(study.folder, "state-after", 2, 2))
+    first, second = held(process, 2)
+    first.kill()
+    second.resume()
     assert ended(process) == (0, "")
     assert results(study) == results(whole)
 
@@ -207,8 +227,8 @@ def test_a_killed_worker_is_started_again_and_goes_on(study: Study, whole: Study
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_stage_goes_on(study: Study, whole: Study, workers: int) -> None:
     """After kill -9 of the stage its workers end too, and the next call goes on in the runs that were left open."""
-    process = start(study.folder, *TRAIN, workers=workers)
-    until(lambda: epochs(study.folder) >= 2 * workers)
+    process = start(study.folder, *TRAIN, workers=workers, **holds(study.folder, "state-after", 2, workers))
+    held(process, workers)
     left = psutil.Process(process.pid).children()
     assert len(left) == (workers if workers > 1 else 0)
     process.kill()
@@ -222,16 +242,14 @@ def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
     stage = f"stages:\n  train:\n    cmd: {sys.executable} -m {' '.join(TRAIN)}\n"
     (study.folder / "dvc.yaml").write_text(stage)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=study.folder, check=True)
-    process = start(study.folder, "dvc", "repro")
-    until(lambda: epochs(study.folder) >= 2)
-    (holder,) = stages(process, TRAIN[0])
-    holder.suspend()
+    process = start(study.folder, "dvc", "repro", **holds(study.folder, "state-after", 2))
+    (holder,) = held(process)
     code, told = ended(start(study.folder, *TRAIN))
     assert code == 2
     assert told.startswith(f"error: mhvae: training: process {holder.pid} on ")
     assert told.endswith(" is running it already\n")
     process.terminate()
-    holder.resume()
+    asked([holder])
     code, told = ended(process)
     assert code != 0
     assert STOPPED in told
