@@ -10,6 +10,7 @@ average are each one pass over memory. Kingma, Ba, "Adam" (2015), https://arxiv.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
@@ -22,19 +23,24 @@ class Adam:
     """The weights, their gradient, and the moments of the steps so far."""
 
     def __init__(self, model: nn.Module, params: TrainParams) -> None:
-        self.params = params
-        parts = list(model.parameters())
-        sizes = [part.numel() for part in parts]
-        self.weights = torch.cat([part.detach().flatten() for part in parts])
+        self.params, self.parts = params, list(model.parameters())
+        self.weights = torch.cat([part.detach().flatten() for part in self.parts])
         self.gradient = torch.zeros_like(self.weights)
-        for part, weights, gradient in zip(parts, self.weights.split(sizes), self.gradient.split(sizes), strict=True):
-            part.data, part.grad = weights.view_as(part), gradient.view_as(part)
+        for part, weights, gradient in zip(
+            self.parts, self.views(self.weights), self.views(self.gradient), strict=True
+        ):
+            part.data, part.grad = weights, gradient
         self.moments = {
             "mean": torch.zeros_like(self.weights),
             "square": torch.full_like(self.weights, params.adam_second_moment),
             "steps": torch.zeros((), device=self.weights.device),
         }
         self.excess: Tensor | None = None
+
+    def views(self, flat: Float[Tensor, " weights"]) -> list[Tensor]:
+        """Return the parts of a tensor like `weights`, in the shapes of the model's parameters."""
+        parts = flat.split([part.numel() for part in self.parts])
+        return [view.view_as(part) for view, part in zip(parts, self.parts, strict=True)]
 
     @torch.no_grad()
     def clip(self, limit: float) -> None:

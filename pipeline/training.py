@@ -28,11 +28,11 @@ from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
 from pipeline.errors import InputError, RunError
 from pipeline.files import write_text
-from pipeline.gradients import Chain, Plain, gradient
 from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE, collect
 from pipeline.objectives import ELBO, climbed, elbo
 from pipeline.params import TrainParams
+from pipeline.steps import CompiledStep, Step, steps
 
 __all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "milestones", "seeded", "terms"]
 
@@ -80,7 +80,7 @@ def fit(
     valid = images(torch.as_tensor(splits.valid, device=device), splits.scale)
     run = _Run(model, Adam(model, params), folder, params.ema)
     yield from run.resume()
-    step = gradient(model, params)
+    step = steps(model, run.adam, params)
     while run.epoch < params.epochs and not run.stale(params.patience):
         start = time.perf_counter()
         with seeded(seed, f"epoch {run.epoch}"):
@@ -110,27 +110,25 @@ def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: T
     return _named("valid/", total[1:], model.depth) | {"valid/objective": total[0].item()}
 
 
-def _epoch(run: _Run, step: Chain | Plain, train: Presented, params: TrainParams) -> dict[str, float]:
+def _epoch(run: _Run, step: Step | CompiledStep, train: Presented, params: TrainParams) -> dict[str, float]:
     """Run one epoch of updates and return its mean terms."""
-    model, adam = run.model, run.adam
+    model = run.model
     horizon = params.horizon or params.epochs
     positions = torch.randperm if params.shuffle else torch.arange
     order = positions(len(train), device=train.device)
     total = torch.zeros(model.depth + 1, device=train.device)
     model.train()
-    for start in range(0, len(train), params.batch_size):
-        at = run.epoch + start / len(train)
-        x = train.batch(order[start : start + params.batch_size])
-        bound, loss = step(x, params.draws, at)
-        if not math.isfinite(loss.item()):
-            _require_finite(_named("train/", terms(bound), model.depth), run.epoch + 1, run.step + 1)
-            raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step + 1}: the objective is {-loss.item()}")
-        if params.clip is not None:
-            adam.clip(params.clip)
-        adam.step(params.learning_rate * SCHEDULES[params.schedule](at / horizon))
-        run.step += 1
-        run.follow()
-        total.add_(_parts(bound), alpha=len(x) / len(train))
+    with step.epoch():
+        for start in range(0, len(train), params.batch_size):
+            at = run.epoch + start / len(train)
+            x = train.batch(order[start : start + params.batch_size])
+            bound, loss = step(x, at, params.learning_rate * SCHEDULES[params.schedule](at / horizon))
+            run.step += 1
+            if not math.isfinite(loss.item()):
+                _require_finite(_named("train/", terms(bound), model.depth), run.epoch + 1, run.step)
+                raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step}: the objective is {-loss.item()}")
+            run.follow()
+            total.add_(_parts(bound), alpha=len(x) / len(train))
     run.epoch += 1
     return _named("train/", _whole(total), model.depth)
 

@@ -48,6 +48,7 @@ TRAIN: dict[str, Any] = {
     "gradient": "mean",
     "clip": 10.0,
     "precision": "float32",
+    "compile": False,
     "shuffle": True,
     "ema": None,
     "patience": None,

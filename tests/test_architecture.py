@@ -30,6 +30,7 @@ LINE = [
     "objectives",
     "gradients",
     "adam",
+    "steps",
     "images",
     "checkpoint",
     "training",

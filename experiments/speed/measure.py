@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,11 +39,11 @@ def rows(part: str, scope: dict[str, int], result: Result) -> Iterator[Row | str
     """Yield a part's ratios, or why some are left out."""
     from experiments.speed import evaluation, overhead, startup, training
 
-    images, repetitions = scope["images"], scope["repetitions"]
+    images, repetitions, compiled = scope["images"], scope["repetitions"], bool(scope["compiled"])
     cores: int = result.machine["cores"]
     match part:
         case "training":
-            yield from training.measure(images, repetitions, cores)
+            yield from training.measure(images, repetitions, cores, compiled)
             if cores == 1:
                 yield "training: 2 threads left out: there is one core"
         case "evaluation":
@@ -53,7 +54,7 @@ def rows(part: str, scope: dict[str, int], result: Result) -> Iterator[Row | str
             yield from startup.measure(repetitions)
         case "peers":
             versions: dict[str, str] = {}
-            yield from training.against_peers(images, repetitions, versions)
+            yield from training.against_peers(images, repetitions, compiled, versions)
             result.machine |= {f"version/{name}": word for name, word in versions.items()}
 
 
@@ -65,7 +66,7 @@ def main() -> None:
     words.add_argument("--profile", action="store_true")
     words.add_argument("--keep", action="store_true")
     words.add_argument("--repetitions", type=int, default=FEWEST)
-    words.add_argument("--images", type=int, help="of a training's epoch; default: 6,000, with --full 20,000")
+    words.add_argument("--images", type=int, help="of a training's epoch; default: 6,000, with --full 10,000")
     given = words.parse_args()
     if given.keep and (given.parts or given.repetitions < FEWEST):
         words.error(f"--keep: only a whole run of {FEWEST} repetitions or more is kept")
@@ -77,10 +78,11 @@ def main() -> None:
 
     torch.set_num_threads(1)
     scope = {
-        "images": given.images or (20_000 if given.full else 6_000),
+        "images": given.images or (10_000 if given.full else 6_000),
         "draws": 5000 if given.full else 500,
         "trials": 8 if given.full else 3,
         "repetitions": given.repetitions,
+        "compiled": int(given.full and shutil.which(os.environ.get("CXX", "g++")) is not None),
     }
     if given.profile:
         profiles.show(scope["draws"])

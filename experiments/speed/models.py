@@ -40,7 +40,7 @@ class Chain:
         """The model as it is told."""
         return f"{self.levels} level{'s' if self.levels > 1 else ''}"
 
-    def params(self, batch: int = 100, precision: Precision = "float32") -> Params:
+    def params(self, batch: int = 100, precision: Precision = "float32", compile: bool = False) -> Params:
         """Return this project's parameters: those of params.yaml, at a constant learning rate of 0.001."""
         return Params.read(
             ROOT / "params.yaml",
@@ -51,7 +51,9 @@ class Chain:
                 "train.batch_size": batch,
                 "train.learning_rate": 1e-3,
                 "train.schedule": "constant",
+                "train.clip": None,  # no peer has one
                 "train.precision": precision,
+                "train.compile": compile,
             },
         )
 

@@ -14,9 +14,10 @@ from experiments.speed.floor import Floor
 from experiments.speed.models import BATCHES, CHAINS, Chain, pixels
 from experiments.speed.ratio import Row, alternate, row
 from pipeline.adam import Adam
-from pipeline.gradients import Loss, Plain, gradient
+from pipeline.gradients import Loss, Plain
 from pipeline.images import Presented
 from pipeline.precision import Precision
+from pipeline.steps import steps
 from pipeline.training import _epoch, _Run
 
 __all__ = ["Training", "against_peers", "measure"]
@@ -36,14 +37,17 @@ class Training:
         *,
         plain: bool = False,
         precision: Precision = "float32",
+        compile: bool = False,
         threads: int = 1,
         clock: Callable[[], float] = time.process_time,
     ) -> None:
-        self.params = chain.params(batch, precision).train
+        self.params = chain.params(batch, precision, compile).train
         model = chain.model()
         self.data = Presented(data, 255, binarize=True)
         self.run = _Run(model, Adam(model, self.params), None, None)
-        self.step = Plain(model, Loss(self.params)) if plain else gradient(model, self.params)
+        self.step = steps(model, self.run.adam, self.params)
+        if plain:
+            self.step.gradient = Plain(model, Loss(self.params))
         self.threads, self.clock = threads, clock
 
     def __call__(self) -> float:
@@ -58,8 +62,8 @@ class Training:
             torch.set_num_threads(before)
 
 
-def measure(images: int, repetitions: int, cores: int) -> Iterator[Row]:
-    """Yield the ratios of both models at every batch size."""
+def measure(images: int, repetitions: int, cores: int, compiled: bool) -> Iterator[Row]:
+    """Yield the ratios of both models at every batch size, those of compiled steps if these are asked for."""
     for chain in CHAINS:
         for batch in BATCHES:
             data, name = pixels(images // batch * batch), f"{chain.name}, batch {batch}"
@@ -68,6 +72,7 @@ def measure(images: int, repetitions: int, cores: int) -> Iterator[Row]:
                 "plain": Training(chain, batch, data, plain=True),
                 "this": Training(chain, batch, data),
                 "bfloat16": Training(chain, batch, data, precision="bfloat16"),
+                **({"compiled": Training(chain, batch, data, compile=True)} if compiled else {}),
                 "floor": Floor(chain, batch),
             }
             taken = alternate(measures, repetitions)
@@ -75,6 +80,9 @@ def measure(images: int, repetitions: int, cores: int) -> Iterator[Row]:
             yield row(PART, f"{name}: plain form / script", taken, ("plain", "script"), UNIT)
             yield row(PART, f"{name}: this in bfloat16 / in float32", taken, ("bfloat16", "this"), UNIT)
             yield row(PART, f"{name}: this / arithmetic floor", taken, ("this", "floor"), UNIT)
+            if compiled:
+                yield row(PART, f"{name}: this compiled / script", taken, ("compiled", "script"), UNIT)
+                yield row(PART, f"{name}: this compiled / arithmetic floor", taken, ("compiled", "floor"), UNIT)
             if cores > 1:
                 half = data[: len(data) // 2]  # on a busy machine two threads take ten times as long
                 made = partial(Training, chain, batch, half, clock=time.perf_counter)
@@ -82,7 +90,7 @@ def measure(images: int, repetitions: int, cores: int) -> Iterator[Row]:
                 yield row(PART, f"{name}: 2 threads / 1", taken, ("2 threads", "1 thread"), UNIT)
 
 
-def against_peers(images: int, repetitions: int, versions: dict[str, str]) -> Iterator[Row | str]:
+def against_peers(images: int, repetitions: int, compiled: bool, versions: dict[str, str]) -> Iterator[Row | str]:
     """Yield the ratios to other libraries, or why there are none; their versions are added to `versions`."""
     try:
         python = peers.environment()
@@ -96,7 +104,12 @@ def against_peers(images: int, repetitions: int, versions: dict[str, str]) -> It
                 for chain, batch in product(filter(has, CHAINS), BATCHES):
                     data, sizes = pixels(images // batch * batch), {"widths": chain.widths, "hidden": chain.hidden}
                     theirs = partial(other, **sizes, batch=batch, images=len(data))
-                    taken = alternate({"this": Training(chain, batch, data), name: theirs}, repetitions)
-                    yield row("peers", f"{chain.name}, batch {batch}: this / {name}", taken, ("this", name), UNIT)
+                    ours = {
+                        "this": Training(chain, batch, data),
+                        "this compiled": Training(chain, batch, data, compile=True),
+                    }
+                    taken = alternate({**ours, name: theirs}, repetitions)
+                    for own in ours:
+                        yield row("peers", f"{chain.name}, batch {batch}: {own} / {name}", taken, (own, name), UNIT)
         except (peers.PeerError, OSError) as error:
             yield f"peers: {name} left out: {error}"

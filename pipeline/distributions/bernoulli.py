@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent
 
-__all__ = ["BernoulliVector", "log_mass", "piece", "pieces"]
+__all__ = ["BernoulliVector", "mass"]
 
 FACTORS = 100  # at most, in one product
 PIECE = 100_000  # numbers in one piece: with both buffers, 1.2 MB in single precision
@@ -44,18 +44,18 @@ class BernoulliVector(Independent[Bernoulli]):
             return plain
         shape = torch.broadcast_shapes(logits.shape, value.shape)
         wide = logits.expand(shape)
-        size, out = piece(wide), logits.new_empty(shape[:-1])
-        log_mass(out, wide, (value - 0.5).expand(shape), logits.new_empty(size), logits.new_empty(size))
+        size, out = _piece(wide), logits.new_empty(shape[:-1])
+        _log_mass(out, wide, (value - 0.5).expand(shape), logits.new_empty(size), logits.new_empty(size))
         return out
 
 
-def piece(logits: Float[Tensor, "*batch units"]) -> int:
+def _piece(logits: Float[Tensor, "*batch units"]) -> int:
     """Return how many numbers are worked on at a time: on a processor, what its cache holds."""
     count = logits.numel()
     return min(count, max(PIECE, logits.shape[-1])) if logits.device.type == "cpu" else count
 
 
-def pieces(size: int, *tensors: Float[Tensor, "rows ..."]) -> Iterator[tuple[Tensor, ...]]:
+def _pieces(size: int, *tensors: Float[Tensor, "rows ..."]) -> Iterator[tuple[Tensor, ...]]:
     """Yield tensors of the same number of rows in like parts, those of the first being of `size` numbers at most."""
     first = tensors[0]
     if first.numel() <= size:
@@ -66,7 +66,7 @@ def pieces(size: int, *tensors: Float[Tensor, "rows ..."]) -> Iterator[tuple[Ten
     yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
-def log_mass(
+def _log_mass(
     out: Float[Tensor, "*batch"],
     logits: Float[Tensor, "*batch units"],
     half: Float[Tensor, "*batch units"],
@@ -74,17 +74,30 @@ def log_mass(
     b: Float[Tensor, " size"],
 ) -> None:
     """Write the mass of `logits` at `half` = x - 1/2 into `out`, in pieces of the size of the buffers a and b."""
-    count, shape, units = logits.numel(), logits.shape, logits.shape[-1]
+    count, shape = logits.numel(), logits.shape
     if count > len(a):
         single = count // len(logits) > len(a)  # then every entry of the first dimension is more than a piece
-        parts = zip(logits, out, half, strict=True) if single else pieces(len(a), logits, out, half)
+        parts = zip(logits, out, half, strict=True) if single else _pieces(len(a), logits, out, half)
         for logits_, out_, half_ in parts:
-            log_mass(out_, logits_, half_, a, b)
+            _log_mass(out_, logits_, half_, a, b)
         return
-    size = torch.abs(logits, out=a[:count].view(shape))
-    bracket = torch.mul(logits, half, out=b[:count].view(shape)).sub_(size, alpha=0.5)
-    factors = size.neg_().exp_().add_(1).view(*shape[:-1], units // _factors(units), _factors(units))
-    torch.sub(bracket.sum(-1), factors.prod(-1).log_().sum(-1), out=out)
+    out.copy_(mass(logits, half, a[:count].view(shape), b[:count].view(shape)))
+
+
+def mass(
+    logits: Float[Tensor, "*batch units"],
+    half: Float[Tensor, "*batch units"],
+    a: Float[Tensor, "*batch units"] | None = None,
+    b: Float[Tensor, "*batch units"] | None = None,
+) -> Float[Tensor, "*batch"]:
+    """Return the mass of `logits` at `half` = x - 1/2; the work is done in a and b, where they are given."""
+    if torch.compiler.is_compiling():  # then all of it is one pass, but for products of many factors
+        return (logits * half - 0.5 * logits.abs() - torch.log(1 + torch.exp(-logits.abs()))).sum(-1)
+    units = logits.shape[-1]
+    size = torch.abs(logits, out=a)
+    bracket = torch.mul(logits, half, out=b).sub_(size, alpha=0.5)
+    factors = size.neg_().exp_().add_(1).view(*logits.shape[:-1], units // _factors(units), _factors(units))
+    return bracket.sum(-1) - factors.prod(-1).log_().sum(-1)
 
 
 @cache

@@ -5,33 +5,44 @@ from rung to rung, first through (19), then through (20) from the top to the dat
 
     by z_t = that by log p(z_t | .) + what every rung passes back that has z_t in its context
 
-No graph is built: at batch 20 that, and not arithmetic, is what most of a step consists of. All that is as large as a
-batch lies in buffers which the next step writes over; the terms and the loss are fresh.
+No graph is built: at batch 20 that, and not arithmetic, is what most of a step consists of. Both ways are functions of
+what they are given, for `pipeline.steps` to have them compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.distributions import LATENT, LIKELIHOODS, Conditional, Family, StandardNormal
-from pipeline.gradients.buffers import Buffers
+from pipeline.gradients import dense, densities
 from pipeline.gradients.dense import Dense
-from pipeline.gradients.densities import Bernoulli, Density, Drawn, Gaussian, standard_normal
+from pipeline.gradients.densities import BERNOULLI, GAUSSIAN, Density, draw, draw_slopes, standard_normal
 from pipeline.gradients.plain import Loss
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO
 
 __all__ = ["Chain"]
 
-DENSITIES: dict[Family, type[Bernoulli | Gaussian]] = {
-    LIKELIHOODS["bernoulli"]: Bernoulli,
-    LIKELIHOODS["gaussian"]: Gaussian,
-    LATENT: Gaussian,
+T = TypeVar("T")
+
+DENSITIES: dict[Family, Density] = {
+    LIKELIHOODS["bernoulli"]: BERNOULLI,
+    LIKELIHOODS["gaussian"]: GAUSSIAN,
+    LATENT: GAUSSIAN,
 }
+
+
+class Kept(NamedTuple):
+    """What the way back needs of every rung of q and p: of its network, and of its density."""
+
+    up: list[tuple[dense.Kept, densities.Kept]]
+    down: list[tuple[dense.Kept, densities.Kept]]
+    top: Tensor
 
 
 class Chain:
@@ -42,12 +53,10 @@ class Chain:
         rungs: list[Conditional] = [*model.generative][:-1]
         self.up = [Dense(rung.network, loss.params.precision) for rung in model.inference]  # type: ignore[arg-type]
         self.down = [Dense(rung.network, loss.params.precision) for rung in rungs]  # type: ignore[arg-type]
-        self.q = [Drawn() for _ in self.up]
-        self.p: list[Density] = [DENSITIES[rung.family]() for rung in rungs]
-        self.by_z = [Buffers() for _ in self.up]
-        for weights in model.parameters():
-            if weights.grad is None:
-                weights.grad = torch.zeros_like(weights)
+        self.p = [DENSITIES[rung.family] for rung in rungs]
+        self.units = [len(network.layers[-1][1]) // 2 for network in self.up]
+        self.weights = [[w for layer in network.layers for w in layer] for network in (*self.up, *self.down)]
+        self.into = [[_gradient(w) for w in weights] for weights in self.weights]
 
     @classmethod
     def fits(cls, model: HierarchicalVAE) -> bool:
@@ -63,54 +72,87 @@ class Chain:
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "batch units"], draws: int, at: float) -> tuple[ELBO, Float[Tensor, ""]]:
         """Return the terms at `draws` draws and the loss at epoch `at`."""
-        depth, rows = len(self.up), draws * len(x)
-        z = [x.repeat(draws, 1) if draws > 1 else x]
-        terms = x.new_empty(depth + 1, rows)  # log p(x | .) and the rates
-        log_q = []
-        for t, (network, q) in enumerate(zip(self.up, self.q, strict=True)):  # (20)
-            below = [x] if t == 0 else self._parents(z[::-1])
-            node, found = q.draw(network.forward(_together(below)), draws if t == 0 else 1)
-            z.append(node)
-            log_q.append(found)
-        log_p = [  # (19)
-            p.log_p(network.forward(_together(self._parents(z[t + 1 :]))), z[t])
-            for t, (network, p) in enumerate(zip(self.down, self.p, strict=True))
-        ]
-        log_p.append(standard_normal(z[-1]))
-        terms[0] = log_p[0]
-        for t in range(1, depth + 1):
-            torch.sub(log_q[t - 1], log_p[t], out=terms[t])
-        bound = ELBO(terms[0].view(draws, -1), terms[1:].view(depth, draws, -1))
-        loss, by_reconstruction, by_rate = self.loss.slopes(bound, at)
-        slopes = [_column(slope) for slope in (by_reconstruction, *by_rate)]
-
-        by_z = [buffers("by_z", (rows, node.shape[1]), x) for buffers, node in zip(self.by_z, z[1:], strict=True)]
-        torch.mul(z[-1], slopes[-1], out=by_z[-1])
-        for by_node in by_z[:-1]:
-            by_node.zero_()
-        for t, (network, p) in enumerate(zip(self.down, self.p, strict=True)):
-            by_raw = p.slopes(slopes[0] if t == 0 else -slopes[t], by_z[t - 1] if t else None)
-            self._share(network.backward(by_raw), by_z[t:])
-        for t in reversed(range(depth)):
-            by_context = self.up[t].backward(self.q[t].slopes(by_z[t], slopes[t + 1]), wanted=t > 0)
-            self._share(by_context, by_z[:t][::-1])
+        bound, kept = self.forward(x, self.noise(x, draws))
+        loss, slopes = self.loss.slopes(bound, at)
+        self.backward(kept, *slopes, self.into)
         return bound, loss
 
-    def _parents(self, ancestors: Sequence[Tensor]) -> Sequence[Tensor]:
+    def noise(self, x: Float[Tensor, "batch units"], draws: int) -> list[Float[Tensor, "rows _"]]:
+        """Return the standard normal noise of `draws` draws of every level."""
+        return [x.new_empty(draws * len(x), units).normal_() for units in self.units]
+
+    def forward(self, x: Float[Tensor, "batch units"], noise: Sequence[Float[Tensor, "rows _"]]) -> tuple[ELBO, Kept]:
+        """Return the terms at the draws that this noise makes, and what `backward` needs."""
+        draws = len(noise[0]) // len(x)
+        z, log_q, log_p, up, down = [x.repeat(draws, 1) if draws > 1 else x], [], [], [], []
+        for t, (network, eps) in enumerate(zip(self.up, noise, strict=True)):  # (20)
+            raw, of_network = network.forward(_together(self._parents(z[::-1])) if t else x)
+            node, found, of_density = draw(raw, eps)
+            z.append(node)
+            log_q.append(found)
+            up.append((of_network, of_density))
+        for t, (network, p) in enumerate(zip(self.down, self.p, strict=True)):  # (19)
+            raw, of_network = network.forward(_together(self._parents(z[t + 1 :])))
+            found, of_density = p.log_p(raw, z[t])
+            log_p.append(found)
+            down.append((of_network, of_density))
+        log_p.append(standard_normal(z[-1]))
+        rates = torch.stack(log_q) - torch.stack(log_p[1:])
+        return ELBO(log_p[0].view(draws, -1), rates.view(len(noise), draws, -1)), Kept(up, down, z[-1])
+
+    def backward(
+        self,
+        kept: Kept,
+        by_reconstruction: Float[Tensor, "#draws #batch"],
+        by_rate: Float[
+            Tensor,
+            (
+                depth  # draws #batch
+            ),
+        ],
+        into: Sequence[Sequence[Tensor | None]],
+    ) -> list[list[Tensor]]:
+        """Return, and write `into` tensors, every weight's gradient from the loss's derivatives by the terms."""
+        slopes = [slope.reshape(-1, 1) for slope in (by_reconstruction, *by_rate)]
+        by_z: list[Tensor | None] = [*[None] * (len(self.up) - 1), kept.top * slopes[-1]]
+        by_weights: list[list[Tensor]] = [[] for _ in (*self.up, *self.down)]
+        for t, (network, p, (of_network, of_density)) in enumerate(zip(self.down, self.p, kept.down, strict=True)):
+            by_raw, by_node = p.slopes(of_density, slopes[0] if t == 0 else -slopes[t])
+            own = len(self.up) + t
+            by_context, by_weights[own] = network.backward(of_network, by_raw, into[own])
+            if t:
+                by_z[t - 1] = _sum(by_z[t - 1], by_node)
+            self._share(by_context, by_z, range(t, len(by_z)))
+        for t in reversed(range(len(self.up))):
+            (of_network, of_density), by_node = kept.up[t], by_z[t]
+            assert by_node is not None
+            by_raw = draw_slopes(of_density, by_node, slopes[t + 1])
+            by_context, by_weights[t] = self.up[t].backward(of_network, by_raw, into[t], wanted=t > 0)
+            self._share(by_context, by_z, range(t - 1, -1, -1))
+        return by_weights
+
+    def _parents(self, ancestors: Sequence[T]) -> Sequence[T]:
         return ancestors if self.every else ancestors[:1]
 
-    def _share(self, by_context: Tensor | None, by_nodes: Sequence[Tensor]) -> None:
+    def _share(self, by_context: Tensor | None, by_z: list[Tensor | None], ancestors: Sequence[int]) -> None:
         """Add a context's derivative to those of the latent nodes in it, the nearest first; x needs none."""
         start = 0
-        for by_node in self._parents(by_nodes):
+        for t in self._parents(ancestors):
             assert by_context is not None
-            by_node += by_context[:, start : start + by_node.shape[1]]
-            start += by_node.shape[1]
+            by_z[t] = _sum(by_z[t], by_context[:, start : start + self.units[t]])
+            start += self.units[t]
+
+
+def _gradient(weights: Tensor) -> Tensor:
+    """Return where a weight's gradient is kept."""
+    if weights.grad is None:
+        weights.grad = torch.zeros_like(weights)
+    return weights.grad
 
 
 def _together(nodes: Sequence[Tensor]) -> Tensor:
     return nodes[0] if len(nodes) == 1 else torch.cat(list(nodes), dim=1)
 
 
-def _column(slope: Tensor) -> Tensor:
-    return slope.reshape(-1, 1)
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other

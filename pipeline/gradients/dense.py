@@ -1,4 +1,4 @@
-"""A multilayer perceptron whose gradient is derived by hand and written where the weights keep it.
+"""A multilayer perceptron and its gradient, derived by hand.
 
 a_0 = context, a_l = f(a_l-1 W_l' + b_l), raw = a_n-1 W_n' + b_n
 dW_l = g_l' a_l-1,   db_l = sum over rows of g_l,   g_l-1 = (g_l W_l) f'(a_l-1),   g_n given
@@ -6,16 +6,15 @@ dW_l = g_l' a_l-1,   db_l = sum over rows of g_l,   g_l-1 = (g_l W_l) f'(a_l-1),
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.gradients.buffers import Buffers
 from pipeline.precision import Precision
 
-__all__ = ["Dense"]
+__all__ = ["Dense", "Kept"]
 
 aten = torch.ops.aten
 ACTIVATE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
@@ -26,26 +25,26 @@ ACTIVATE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
 }
 """By activation: f, in place."""
 DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
-    nn.Tanh: lambda g, a: aten.tanh_backward.grad_input(g, a, grad_input=g),
-    nn.ReLU: lambda g, a: aten.threshold_backward.grad_input(g, a, 0, grad_input=g),
-    nn.LeakyReLU: lambda g, a: aten.leaky_relu_backward.grad_input(g, a, 0.01, True, grad_input=g),
-    nn.ELU: lambda g, a: aten.elu_backward.grad_input(g, 1, 1, 1, True, a, grad_input=g),
+    nn.Tanh: lambda g, a: aten.tanh_backward(g, a),
+    nn.ReLU: lambda g, a: aten.threshold_backward(g, a, 0),
+    nn.LeakyReLU: lambda g, a: aten.leaky_relu_backward(g, a, 0.01, True),
+    nn.ELU: lambda g, a: aten.elu_backward(g, 1, 1, 1, True, a),
 }
-"""By activation: the gradient g after it becomes, in place, that before it, given its result a = f(u)."""
+"""By activation: from the gradient g after it and its result a = f(u), the gradient before it."""
+
+Kept = list[tuple[Tensor, Tensor, Tensor]]
+"""Of every layer what it was given, and the factors of its product: that and the weights, both rounded if asked for."""
 
 
 class Dense:
     """The network of a rung: dense layers, the same activation between any two."""
 
     def __init__(self, network: nn.Sequential, precision: Precision = "float32") -> None:
-        self.layers = [module for module in network if isinstance(module, nn.Linear)]
+        layers = [module for module in network if isinstance(module, nn.Linear)]
+        self.layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in layers]
         (activation,) = {type(module) for module in network if not isinstance(module, nn.Linear)} or {nn.Tanh}
         self.f, self.derivative = ACTIVATE[activation], DERIVATIVES[activation]
         self.rounded = precision == "bfloat16"
-        self.kept: list[Tensor] = []
-        self.factors: list[tuple[Tensor, Tensor]] = []
-        self.a = [Buffers() for _ in self.layers]
-        self.g = [Buffers() for _ in self.layers]
 
     @classmethod
     def fits(cls, network: nn.Module) -> bool:
@@ -55,51 +54,49 @@ class Dense:
         inner = {type(module) for module in network} - {nn.Linear}
         return len(inner) <= 1 and inner <= set(DERIVATIVES)
 
-    def forward(self, context: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
-        """Return the raw numbers, in a buffer, and keep what `backward` needs."""
-        self.kept, self.factors, a = [], [], context
-        for layer, buffers in zip(self.layers, self.a, strict=True):
-            factors = self._round(buffers, "in", a), self._round(buffers, "weight", layer.weight)
-            self.kept.append(a)
-            self.factors.append(factors)
-            a = buffers("a", (len(context), layer.out_features), context)
+    def forward(self, context: Float[Tensor, "rows inputs"]) -> tuple[Float[Tensor, "rows outputs"], Kept]:
+        """Return the raw numbers, and what `backward` needs."""
+        kept: Kept = []
+        a = context
+        for index, (weight, bias) in enumerate(self.layers):
+            factors = self._round(a), self._round(weight)
+            kept.append((a, *factors))
             if self.rounded:
-                torch.add(_product(buffers, factors[0], factors[1].t()), layer.bias, out=a)
+                a = (factors[0] @ factors[1].t()).to(a.dtype).add_(bias)
             else:
-                torch.addmm(layer.bias, factors[0], factors[1].t(), out=a)
-            if layer is not self.layers[-1]:
-                self.f(a)
-        return a
+                a = torch.addmm(bias, a, weight.t())
+            if index < len(self.layers) - 1:
+                a = self.f(a)
+        return a, kept
 
     def backward(
-        self, gradient: Float[Tensor, "rows outputs"], wanted: bool = True
-    ) -> Float[Tensor, "rows inputs"] | None:
-        """Write the gradient of every weight into its `grad`; return the context's, in a buffer, if it is `wanted`."""
-        for index in reversed(range(len(self.layers))):
-            layer, (a, weight), buffers = self.layers[index], self.factors[index], self.g[index]
-            g = self._round(buffers, "g", gradient)
-            self._multiply(buffers, g.t(), a, layer.weight.grad)
-            torch.sum(gradient, 0, out=layer.bias.grad)
+        self,
+        kept: Kept,
+        gradient: Float[Tensor, "rows outputs"],
+        into: Sequence[Tensor | None],
+        wanted: bool = True,
+    ) -> tuple[Float[Tensor, "rows inputs"] | None, list[Tensor]]:
+        """Return the context's gradient, if it is `wanted`, and those of the first layer's weight and bias, and so on.
+
+        Those of weights and biases are written `into` tensors, where there are any.
+        """
+        found: list[Tensor] = []
+        for index in reversed(range(len(kept))):
+            (a, *factors), g = kept[index], self._round(gradient)
+            by_weight = self._product(g.t(), factors[0], into[2 * index])
+            found[:0] = [by_weight, torch.sum(gradient, 0, out=into[2 * index + 1])]
             if index == 0 and not wanted:
-                return None
-            below = buffers("below", (len(a), layer.in_features), gradient)
-            self._multiply(buffers, g, weight, below)
-            gradient = self.derivative(below, self.kept[index]) if index else below
-        return gradient
+                return None, found
+            gradient = self._product(g, factors[1])
+            if index:
+                gradient = self.derivative(gradient, a)
+        return gradient, found
 
-    def _round(self, buffers: Buffers, name: str, factor: Tensor) -> Tensor:
+    def _round(self, factor: Tensor) -> Tensor:
+        return factor.to(torch.bfloat16) if self.rounded else factor
+
+    def _product(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         if not self.rounded:
-            return factor
-        return buffers(name, tuple(factor.shape), factor.new_empty(0, dtype=torch.bfloat16)).copy_(factor)
-
-    def _multiply(self, buffers: Buffers, a: Tensor, b: Tensor, out: Tensor | None) -> None:
-        assert out is not None
-        if self.rounded:
-            out.copy_(_product(buffers, a, b))
-        else:
-            torch.mm(a, b, out=out)
-
-
-def _product(buffers: Buffers, a: Tensor, b: Tensor) -> Tensor:
-    """Return a b in bfloat16, see `pipeline.precision`."""
-    return torch.mm(a, b, out=buffers("product", (a.shape[0], b.shape[1]), a))
+            return torch.mm(a, b, out=out)
+        product = torch.mm(a, b)
+        return product.float() if out is None else out.copy_(product)

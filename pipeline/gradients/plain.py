@@ -13,38 +13,46 @@ from pipeline.precision import products
 
 __all__ = ["Loss", "Plain"]
 
+Slopes = tuple[Float[Tensor, "#draws #batch"], Float[Tensor, "depth #draws #batch"]]
+
 
 class Loss:
     """Minus what training climbs, its mean or sum over the batch, as a function of the terms."""
 
     def __init__(self, params: TrainParams) -> None:
         self.params = params
-        self.linear = params.objective in ("elbo", "beta") and not params.free_bits and not params.stagger
+        weighed = params.free_bits or params.stagger
+        self.is_known = params.objective in ("elbo", "beta", "iwae") and not weighed
 
     def __call__(self, bound: ELBO, at: float) -> Float[Tensor, ""]:
         """Return the loss at epoch `at`."""
         objective = climbed(bound, self.params, at)
         return -(objective.sum() if self.params.gradient == "sum" else objective.mean())
 
-    def slopes(self, bound: ELBO, at: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss and its derivatives by the reconstruction and by the rates, in their shapes.
+    def slopes(self, bound: ELBO, at: float) -> tuple[Float[Tensor, ""], Slopes]:
+        """Return the loss and its derivatives by the reconstruction and by the rates, in shapes that broadcast."""
+        return self.known(bound, weight(self.params, at)) if self.is_known else self._derived(bound, at)
 
-        Where the loss is linear in the terms, the derivatives are single numbers, [1, 1] and [depth, 1, 1].
+    def known(self, bound: ELBO, beta: float | Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Slopes]:
+        """Return the same where the derivatives are known, at this weight of the rate.
+
+        By the log-weights of `iwae` they are the draws' shares of the sum; those of `elbo` and `beta` are numbers.
         """
         depth, draws, batch = bound.rate.shape
-        if self.linear:
-            share = 1 / (draws * (1 if self.params.gradient == "sum" else batch))
-            beta = weight(self.params, at) if self.params.objective == "beta" else 1.0
-            return (
-                self(bound, at),
-                bound.rate.new_full((1, 1), -share),
-                bound.rate.new_full((depth, 1, 1), beta * share),
-            )
+        scale = 1 / (1 if self.params.gradient == "sum" else batch)
+        if self.params.objective == "iwae":
+            share = torch.softmax(bound.log_weight, 0) * scale
+            return -scale * bound.iwae.sum(), (-share, share.expand(depth, -1, -1))
+        scale /= draws
+        loss = (beta * bound.rate.sum() - bound.reconstruction.sum()) * scale
+        return loss, (loss.new_full((1, 1), -scale), loss.new_full((depth, 1, 1), scale) * beta)
+
+    def _derived(self, bound: ELBO, at: float) -> tuple[Float[Tensor, ""], Slopes]:
         with torch.enable_grad():
             leaves = bound.reconstruction.detach().requires_grad_(), bound.rate.detach().requires_grad_()
             loss = self(ELBO(*leaves), at)
             by_reconstruction, by_rate = torch.autograd.grad(loss, leaves)
-        return loss.detach(), by_reconstruction, by_rate
+        return loss.detach(), (by_reconstruction, by_rate)
 
 
 class Plain:

@@ -121,6 +121,7 @@ class TrainParams(Strict):
     gradient: Literal["mean", "sum"]
     clip: Positive | None
     precision: Literal["float32", "bfloat16"]
+    compile: bool
     shuffle: bool
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     patience: Count | None
