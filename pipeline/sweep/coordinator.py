@@ -78,7 +78,7 @@ def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
                     print(f"{sweep.variant}: {len(progress.told)} of {trials} trials were finished before", flush=True)
                 if not finished(sweep):
                     _search(sweep, workers, progress)
-                bear(sweep)
+                bear(sweep, sweep.trials())
                 return _write(sweep, parent)
         except LostError:
             parent.close()

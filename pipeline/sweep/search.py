@@ -26,7 +26,7 @@ from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
 from pipeline.sweep.locks import Locks, locks
-from pipeline.sweep.store import Store
+from pipeline.sweep.store import Storage, Store
 from pipeline.tracking import Run, Tracker
 
 __all__ = ["DATABASE", "FINISHED", "LOST", "OBJECTIVE", "PRUNERS", "SAMPLERS", "Sweep", "short", "started"]
@@ -103,7 +103,7 @@ class Sweep:
         with self.locks.hold(".tables"):  # no study has such a name
             try:
                 study = optuna.create_study(
-                    storage=self.store.storage(),
+                    storage=self._storage,
                     study_name=self.name,
                     direction="maximize",
                     sampler=SAMPLERS["random"](0, 0),  # `settings` gives each draw its own
@@ -120,6 +120,17 @@ class Sweep:
                 kind = LostError if gone and self.store.file is None else InputError
                 raise kind(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
         return study
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return self.store.storage()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write all that Optuna is told in here in one transaction."""
+        assert self.optuna  # is opened, and its study made, before that
+        with self._storage.together():
+            yield
 
     @cached_property
     def key(self) -> str:
@@ -150,13 +161,14 @@ class Sweep:
     def settings(self, trial: Trial) -> Params:
         """Return the parameters of a trial: the variant's, with the suggested values in place."""
         params, chosen = self.study.params, dict[str, Any]()
-        for path, kind in params.space(self.variant).items():
-            # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever one
-            # was stopped, as far as they do not depend on the results of others.
-            stream = int(digest([params.sweep.seed, trial.number, path], 8), 16)
-            self.optuna.sampler = SAMPLERS[params.sweep.sampler](stream, params.sweep.startup)
-            chosen[path] = _suggest(trial, path, kind)
-            faults.reached("suggested")
+        with self.together():
+            for path, kind in params.space(self.variant).items():
+                # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever
+                # one was stopped, as far as they do not depend on the results of others.
+                stream = int(digest([params.sweep.seed, trial.number, path], 8), 16)
+                self.optuna.sampler = SAMPLERS[params.sweep.sampler](stream, params.sweep.startup)
+                chosen[path] = _suggest(trial, path, kind)
+                faults.reached("suggested")
         budget = {"train.epochs": params.sweep.epochs, "train.milestones": ()}
         return params.variant(self.variant).override(budget | chosen, "sweep.space")
 
