@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 
-from optuna import create_trial
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from pipeline import faults
 from pipeline.sweep.search import Sweep
@@ -25,7 +24,7 @@ class Reports:
 
     def __init__(self, sweep: Sweep, trial: Trial) -> None:
         self.sweep, self.trial = sweep, trial
-        self.values = dict(trial._cached_frozen_trial.intermediate_values)
+        self.values = trial._cached_frozen_trial.intermediate_values  # which the pruner is shown
         self._waiting: list[int] = []
         self._proven = False  # does Optuna know that this life, or the one before, has finished an epoch?
         self._next = 0.0
@@ -40,8 +39,7 @@ class Reports:
 
     def pruned(self) -> bool:
         """Ask the pruner."""
-        asked = create_trial(state=TrialState.RUNNING, intermediate_values=self.values)
-        return self.sweep.optuna.pruner.prune(self.sweep.optuna, asked)
+        return self.trial.should_prune()
 
     def prove(self) -> None:
         """Tell Optuna that the trial has come to its end, if it knows of no epoch in this life."""
@@ -61,4 +59,4 @@ class Reports:
         waiting, self._waiting = self._waiting, []
         self._next = time.monotonic() + PAUSE
         for epoch in waiting:
-            self.trial.report(self.values[epoch], epoch)
+            self.trial.storage.set_trial_intermediate_value(self.trial._trial_id, epoch, self.values[epoch])
