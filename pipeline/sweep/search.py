@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
@@ -36,8 +38,22 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 DATABASE = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
 LOST = (LostError, UpdateFinishedTrialError, *DATABASE)  # of the store, not of a trial
 
+
+class _Tpe(optuna.samplers.TPESampler):
+    """TPE; it may be given what a sampler of an earlier trial has found, and looks at the trials since then alone."""
+
+    found: IntersectionSearchSpace | None = None
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return what can be drawn together: what all finished trials have."""
+        if self.found is None:
+            return super().infer_relative_search_space(study, trial)
+        common = self.found.calculate(study, use_cache=True)
+        return {path: kind for path, kind in common.items() if not kind.single()}
+
+
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed, startup: optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True),
+    "tpe": lambda seed, startup: _Tpe(seed=seed, n_startup_trials=startup, constant_liar=True),
     "random": lambda seed, _: optuna.samplers.RandomSampler(seed=seed),
 }
 PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
@@ -79,6 +95,10 @@ class Sweep:
         kinds = {path: kind.model_dump() for path, kind in space.items()}
         fingerprint = digest([kept, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
         return f"{self.study.name}/{self.variant}-{fingerprint}"
+
+    @cached_property
+    def _found(self) -> IntersectionSearchSpace:
+        return IntersectionSearchSpace(include_pruned=True)
 
     @property
     def scratch(self) -> Path:
@@ -166,7 +186,10 @@ class Sweep:
                 # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever
                 # one was stopped, as far as they do not depend on the results of others.
                 stream = int(digest([params.sweep.seed, trial.number, path], 8), 16)
-                self.optuna.sampler = SAMPLERS[params.sweep.sampler](stream, params.sweep.startup)
+                sampler = SAMPLERS[params.sweep.sampler](stream, params.sweep.startup)
+                if isinstance(sampler, _Tpe):
+                    sampler.found = self._found
+                self.optuna.sampler = sampler
                 chosen[path] = _suggest(trial, path, kind)
                 faults.reached("suggested")
         budget = {"train.epochs": params.sweep.epochs, "train.milestones": ()}
