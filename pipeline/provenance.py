@@ -140,14 +140,21 @@ def machine(device: torch.device) -> dict[str, str]:
     """Return what numbers depend on beside code, data and parameters, as tags: versions, processor, device, threads."""
     import torch
 
-    tags = {"version/python": platform.python_version()}
-    tags |= {f"version/{name}": version(name) for name in LIBRARIES}
-    tags["platform"] = " ".join([platform.system(), platform.machine(), *platform.libc_ver()]).strip()
-    tags["cpu"] = f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
-    tags["device"] = str(device)
+    tags = _process() | {"device": str(device)}
     if device.type == "cuda":
         tags["gpu"] = torch.cuda.get_device_name(device)
     return tags | {"threads": str(torch.get_num_threads())}
+
+
+@functools.cache
+def _process() -> dict[str, str]:
+    """Return what stays as it is in a process."""
+    import torch
+
+    tags = {"version/python": platform.python_version()}
+    tags |= {f"version/{name}": version(name) for name in LIBRARIES}
+    tags["platform"] = " ".join([platform.system(), platform.machine(), *platform.libc_ver()]).strip()
+    return tags | {"cpu": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"}
 
 
 def _processor() -> str:

@@ -37,6 +37,7 @@ from pipeline.steps import CompiledStep, Step, steps
 __all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "milestones", "seeded", "terms"]
 
 STATE, RECORDS, MILESTONE = "state.safetensors", "records.jsonl", "epoch-"
+SETTLE = 1.0  # seconds between two times that records are brought to the disk
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
 
 
@@ -140,6 +141,8 @@ class _Run:
         self.model, self.adam, self.folder, self.decay = model, adam, folder, decay
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, -math.inf
+        self.unsettled: list[Record] = []  # are written, and may not be on the disk itself yet
+        self.settled = -math.inf
         self.kept = _copy(model.state_dict())
         self.average = {} if decay is None else _copy(dict(model.named_parameters()))
 
@@ -185,23 +188,30 @@ class _Run:
         record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
         if self.folder is not None:
             faults.reached("state-before")
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with (self.folder / RECORDS).open("a") as file:
-                    file.write(json.dumps(asdict(record)) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise InputError(f"{self.folder / RECORDS}: cannot be written: {error.strerror}") from None
+            self._write(record, self.folder / RECORDS)
             faults.reached("state-between")
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
             tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
             tensors |= {f"average.{name}": value for name, value in self.average.items()}
             tensors |= {f"adam.{name}": value for name, value in self.adam.moments.items()}
             counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_value]
-            write_state(self.folder / STATE, tensors, counters)
+            write_state(self.folder / STATE, tensors, [*counters, *map(asdict, self.unsettled)])
             faults.reached("state-after")
         return record
+
+    def _write(self, record: Record, path: Path) -> None:
+        """Add a record to the file, which is brought to the disk once a second: the state holds what came since."""
+        self.unsettled.append(record)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
+                file.flush()
+                if time.monotonic() > self.settled + SETTLE:
+                    os.fsync(file.fileno())
+                    self.unsettled, self.settled = [], time.monotonic()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
     def resume(self) -> list[Record]:
         """Take up the state in the folder, if there is one, and return the records up to it."""
@@ -211,14 +221,15 @@ class _Run:
             return []
         tensors, counters = read_state(self.folder / STATE)
         try:
-            self.epoch, self.step, self.seconds, self.best_epoch, self.best_value = counters
+            self.epoch, self.step, self.seconds, self.best_epoch, self.best_value, *unsettled = counters
             self.model.load_state_dict(_part(tensors, "model."))
             self.kept = {name: value.to(self.model_device) for name, value in _part(tensors, "kept.").items()}
             self.average = {name: value.to(self.model_device) for name, value in _part(tensors, "average.").items()}
             self.adam.load(_part(tensors, "adam."))
-            # A crash between the record and the state leaves one record too many, perhaps a torn one.
-            kept = (self.folder / RECORDS).read_text(encoding="utf-8").splitlines()
-            lines = kept[: self.epoch]
+            # A crash between the record and the state leaves one record too many, perhaps a torn one; the last ones may
+            # be lost where the power has failed.
+            kept = (self.folder / RECORDS).read_bytes().decode(errors="replace").splitlines()
+            lines = kept[: self.epoch - len(unsettled)] + [json.dumps(record) for record in unsettled]
             records = [Record(**json.loads(line)) for line in lines]
             if [record.epoch for record in records] != list(range(1, self.epoch + 1)):
                 raise ValueError(f"{len(records)} records for {self.epoch} epochs")

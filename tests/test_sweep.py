@@ -28,8 +28,8 @@ from pipeline.stages import fetch, prepare
 from pipeline.stages.train import settings
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
-from pipeline.sweep.coordinator import _only
-from pipeline.sweep.worker import LIVES
+from pipeline.sweep.coordinator import _only, _parent
+from pipeline.sweep.worker import LIVES, work
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows
 
@@ -349,6 +349,33 @@ def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch:
         check_sweep(study, "mhvae", 4)
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_what_optuna_is_told_together_is_there_whole_or_not_at_all(study: Study) -> None:
+    """An error in the middle of a transaction leaves no trial; without one, trial and attributes are there at once."""
+    sweep, database = Sweep(study, "mhvae"), study.store / "optuna.db"
+    counts = "select (select count(*) from trials), (select count(*) from trial_user_attributes)"
+    with pytest.raises(ValueError, match="in the middle"), sweep.together():  # noqa: PT012
+        sweep.optuna.ask().set_user_attr("worker", "nobody")
+        raise ValueError("in the middle")
+    assert rows(database, counts) == [(0, 0)]
+    with sweep.together():
+        trial = sweep.optuna.ask()
+        trial.set_user_attr("worker", "somebody")
+        assert rows(database, counts) == [(0, 0)]
+    assert rows(database, counts) == [(1, 1)]
+    assert [trial.number for trial in sweep.trials()] == [0]
+
+
+def test_the_first_epoch_is_reported_at_once_and_all_by_the_end(study: Study) -> None:
+    """What proves that a trial kills nobody does not wait; what comes fast after it is there when the trial ends."""
+    sweep, seen = Sweep(again(study, **{"sweep.epochs": 4, "sweep.trials": 1, "sweep.pruner": "none"}), "mhvae"), []
+    sweep.tracker.require()
+    _parent(sweep).finish(None)
+    told = "select count(*), (select value_json from trial_user_attributes where key = 'begun')"
+    work(sweep, lambda: seen.append(rows(study.store / "optuna.db", f"{told} from trial_intermediate_values")[0]))
+    assert seen[0] == (1, "0")
+    assert seen[-1] == (4, "0")
 
 
 def test_too_many_failures_end_a_sweep(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

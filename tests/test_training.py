@@ -101,6 +101,13 @@ def with_a_torn_record(folder: Path, params: TrainParams, monkeypatch: pytest.Mo
         file.write('{"epoch": 4, "step": 16, "seco')
 
 
+def without_its_last_records(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop after three epochs by a power cut: of the records only the first has reached the disk whole."""
+    clean(folder, params, monkeypatch)
+    path = folder / "records.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0] + b"\0\xff" * 100)
+
+
 def in_the_first_epoch(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop with a torn first record and no state."""
     folder.mkdir()
@@ -114,7 +121,8 @@ def at_the_end(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "interrupt", [clean, between_record_and_state, with_a_torn_record, in_the_first_epoch, at_the_end]
+    "interrupt",
+    [clean, between_record_and_state, with_a_torn_record, without_its_last_records, in_the_first_epoch, at_the_end],
 )
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_a_resumed_training_is_the_uninterrupted_one(

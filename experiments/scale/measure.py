@@ -141,10 +141,12 @@ def _fill(made: Sweep, size: int) -> None:
             kinds[path] = optuna.distributions.IntDistribution(kind.low, kind.high, log=kind.log)
         else:
             kinds[path] = optuna.distributions.FloatDistribution(kind.low, kind.high, log=kind.log)
-    while len(made.trials()) < size:
-        made.optuna.sampler = optuna.samplers.RandomSampler(seed=draws.randrange(2**31))
-        trial = made.optuna.ask(kinds)
-        made.optuna.tell(trial, draws.random())
+    missing = size - len(made.trials())
+    with made.together():
+        for _ in range(missing):
+            made.optuna.sampler = optuna.samplers.RandomSampler(seed=draws.randrange(2**31))
+            trial = made.optuna.ask(kinds)
+            made.optuna.tell(trial, draws.random())
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ __all__ = ["PATIENCE", "join", "run"]
 
 T = TypeVar("T")
 
+LOOK = 0.5  # seconds between two looks at the trials
 QUIET = 20.0  # seconds without a word, after which the running trials are told
 AGAIN = 1.0  # seconds before a database that was lost is looked for
 PATIENCE = 300.0  # seconds for which a database that was there is waited for
@@ -78,7 +79,7 @@ def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
                     print(f"{sweep.variant}: {len(progress.told)} of {trials} trials were finished before", flush=True)
                 if not finished(sweep):
                     _search(sweep, workers, progress)
-                bear(sweep)
+                bear(sweep, sweep.trials())
                 return _write(sweep, parent)
         except LostError:
             parent.close()
@@ -108,13 +109,14 @@ def _join(sweep: Sweep, workers: int) -> None:
             _parent(sweep).finish(None)
     progress, before = _Progress(sweep), sweep.patience > 0
 
-    def tell() -> None:
+    def tell(*, now: bool = False) -> None:
         with suppress(LostError):  # the workers see to it
-            progress()
+            progress(now=now)
 
     try:
         if not finished(sweep):
             launch.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tell)
+            tell(now=True)
         sweep = replace(sweep, patience=PATIENCE)  # on a connection of its own, the other may be lost
         try:
             # A connection that was lost may hold what this process held, until the database gives it up.
@@ -163,6 +165,7 @@ def _search(sweep: Sweep, workers: int, progress: _Progress) -> None:
         work(sweep, tick)
     else:
         launch.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tick)
+    progress(now=True)
 
 
 def _command(sweep: Sweep) -> list[str]:
@@ -227,9 +230,12 @@ class _Progress:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.told = {trial.number for trial in sweep.trials() if trial.state in FINISHED}
-        self.last = time.monotonic()
+        self.last = self.looked = time.monotonic()
 
-    def __call__(self) -> None:
+    def __call__(self, *, now: bool = False) -> None:
+        if not now and time.monotonic() < self.looked + LOOK:  # it is called after every epoch
+            return
+        self.looked = time.monotonic()
         trials = self.sweep.trials()
         values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
         best = f", best {max(values):.3f}" if values else ""

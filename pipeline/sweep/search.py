@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
@@ -26,7 +28,7 @@ from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
 from pipeline.sweep.locks import Locks, locks
-from pipeline.sweep.store import Store
+from pipeline.sweep.store import Storage, Store
 from pipeline.tracking import Run, Tracker
 
 __all__ = ["DATABASE", "FINISHED", "LOST", "OBJECTIVE", "PRUNERS", "SAMPLERS", "Sweep", "short", "started"]
@@ -36,8 +38,22 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 DATABASE = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
 LOST = (LostError, UpdateFinishedTrialError, *DATABASE)  # of the store, not of a trial
 
+
+class _Tpe(optuna.samplers.TPESampler):
+    """TPE; it may be given what a sampler of an earlier trial has found, and looks at the trials since then alone."""
+
+    found: IntersectionSearchSpace | None = None
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return what can be drawn together: what all finished trials have."""
+        if self.found is None:
+            return super().infer_relative_search_space(study, trial)
+        common = self.found.calculate(study, use_cache=True)
+        return {path: kind for path, kind in common.items() if not kind.single()}
+
+
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed, startup: optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True),
+    "tpe": lambda seed, startup: _Tpe(seed=seed, n_startup_trials=startup, constant_liar=True),
     "random": lambda seed, _: optuna.samplers.RandomSampler(seed=seed),
 }
 PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
@@ -80,6 +96,10 @@ class Sweep:
         fingerprint = digest([kept, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
         return f"{self.study.name}/{self.variant}-{fingerprint}"
 
+    @cached_property
+    def _found(self) -> IntersectionSearchSpace:
+        return IntersectionSearchSpace(include_pruned=True)
+
     @property
     def scratch(self) -> Path:
         """The states of trials that are not finished."""
@@ -103,7 +123,7 @@ class Sweep:
         with self.locks.hold(".tables"):  # no study has such a name
             try:
                 study = optuna.create_study(
-                    storage=self.store.storage(),
+                    storage=self._storage,
                     study_name=self.name,
                     direction="maximize",
                     sampler=SAMPLERS["random"](0, 0),  # `settings` gives each draw its own
@@ -120,6 +140,17 @@ class Sweep:
                 kind = LostError if gone and self.store.file is None else InputError
                 raise kind(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
         return study
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return self.store.storage()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write all that Optuna is told in here in one transaction."""
+        assert self.optuna  # is opened, and its study made, before that
+        with self._storage.together():
+            yield
 
     @cached_property
     def key(self) -> str:
@@ -150,13 +181,17 @@ class Sweep:
     def settings(self, trial: Trial) -> Params:
         """Return the parameters of a trial: the variant's, with the suggested values in place."""
         params, chosen = self.study.params, dict[str, Any]()
-        for path, kind in params.space(self.variant).items():
-            # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever one
-            # was stopped, as far as they do not depend on the results of others.
-            stream = int(digest([params.sweep.seed, trial.number, path], 8), 16)
-            self.optuna.sampler = SAMPLERS[params.sweep.sampler](stream, params.sweep.startup)
-            chosen[path] = _suggest(trial, path, kind)
-            faults.reached("suggested")
+        with self.together():
+            for path, kind in params.space(self.variant).items():
+                # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever
+                # one was stopped, as far as they do not depend on the results of others.
+                stream = int(digest([params.sweep.seed, trial.number, path], 8), 16)
+                sampler = SAMPLERS[params.sweep.sampler](stream, params.sweep.startup)
+                if isinstance(sampler, _Tpe):
+                    sampler.found = self._found
+                self.optuna.sampler = sampler
+                chosen[path] = _suggest(trial, path, kind)
+                faults.reached("suggested")
         budget = {"train.epochs": params.sweep.epochs, "train.milestones": ()}
         return params.variant(self.variant).override(budget | chosen, "sweep.space")
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import importlib.util
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from pipeline import stores
 from pipeline.errors import InputError, without_password
 from pipeline.study import Study
 
-__all__ = ["CLIENT", "Store"]
+__all__ = ["CLIENT", "Storage", "Store"]
 
 CLIENT: dict[str, Any] = {
     "connect_timeout": 10,
@@ -69,7 +73,7 @@ class Store:
         """Write the address without what may be secret in it."""
         return without_password(self.url.render_as_string()).replace("+psycopg", "", 1)
 
-    def storage(self) -> optuna.storages.RDBStorage:
+    def storage(self) -> Storage:
         """Open the database, and make its tables where there are none: for one process at a time.
 
         Tables of another version of Optuna are an `InputError`, whatever their age.
@@ -78,7 +82,7 @@ class Store:
         if self.file is None:
             options = {"connect_args": dict(CLIENT), "pool_pre_ping": True}
         address = self.url.render_as_string(hide_password=False)
-        storage = _Storage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        storage = Storage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
         current = storage.get_current_version()
         if current == storage.get_head_version():
             return storage
@@ -89,7 +93,7 @@ class Store:
         raise InputError(f"Optuna at {self} cannot be used: its tables are of {age} Optuna; {mend}")
 
 
-class _Storage(optuna.storages.RDBStorage):
+class Storage(optuna.storages.RDBStorage):
     """Optuna's storage, which closes its connections when it goes, and where it cannot be opened."""
 
     def __init__(self, url: str, **options: Any) -> None:
@@ -100,3 +104,21 @@ class _Storage(optuna.storages.RDBStorage):
                 self.engine.dispose()
             raise
         weakref.finalize(self, self.engine.dispose)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one transaction of all that is written in here, by this one thread: it is there whole or not at all.
+
+        Optuna commits after every value, and SQLite goes to the disk three times a commit.
+        """
+        own = self.scoped_session
+        with self.engine.begin() as connection:
+            # Its sessions join the transaction of their connection: their commits end nothing, their roll-backs all.
+            self.scoped_session = scoped_session(sessionmaker(bind=connection, join_transaction_mode="rollback_only"))
+            try:
+                yield
+            finally:
+                self.scoped_session.remove()
+                self.scoped_session = own
+            if not connection.in_transaction():
+                raise StorageInternalError("a part of a transaction was refused")

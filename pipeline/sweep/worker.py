@@ -10,15 +10,17 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import faults, launch
 from pipeline.errors import InputError, LostError, RunError, outside, redacted
 from pipeline.params import digest
+from pipeline.sweep.reports import Reports
 from pipeline.sweep.search import DATABASE, FINISHED, LOST, OBJECTIVE, Sweep, started
 from pipeline.tracking import Run
 from pipeline.training import Record, fit
@@ -64,9 +66,9 @@ def alive(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
     return {number for number, lock in locks.items() if lock in living}
 
 
-def bear(sweep: Sweep) -> None:
+def bear(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
     """Raise `RunError` where more trials have failed than the sweep bears."""
-    failed, most = sum(trial.state == TrialState.FAIL for trial in sweep.trials()), sweep.study.params.sweep.failures
+    failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.failures
     if failed > most:
         raise RunError(f"sweep {sweep.name}: {failed} trials failed (sweep.failures is {most}); see their runs")
 
@@ -76,52 +78,58 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
     settings = sweep.study.params.sweep
     with sweep.locks.hold(f"{sweep.name}/admission"):
         trials = sweep.trials()
-        bear(sweep)
-
+        bear(sweep, trials)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         living = alive(sweep, running)
         for orphan in (trial for trial in running if trial.number not in living):
             begun = orphan.user_attrs.get("begun", 0)
             adopted = Trial(sweep.optuna, orphan._trial_id)
             if begun < LIVES:
-                return _admit(adopted, token, begun + 1)
+                with sweep.together():
+                    _admit(adopted, token, begun + 1)
+                return _admitted(adopted)
             _give_up(sweep, adopted, f"killed {begun} workers without finishing an epoch")
         if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= settings.trials:
             return None
         sweep.locks.check()
-        trial = sweep.optuna.ask()
-        faults.reached("trial-asked")
-        return _admit(trial, token, 1)
+        with sweep.together():
+            trial = sweep.optuna.ask()
+            faults.reached("trial-asked")
+            _admit(trial, token, 1)
+        return _admitted(trial)
 
 
-def _admit(trial: Trial, token: str, begun: int) -> Trial:
+def _admit(trial: Trial, token: str, begun: int) -> None:
     """Write into a trial whose it is, and how many lives were begun since one has finished an epoch."""
     trial.set_user_attr("begun", begun)
     trial.set_user_attr("worker", token)
+
+
+def _admitted(trial: Trial) -> Trial:
     faults.reached("trial-admitted")
     return trial
 
 
 def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     """Run a trial to its end, whichever that is, and tell Optuna last."""
-    folder, run = sweep.scratch / "trials" / str(trial.number), None
+    folder, run, reports = sweep.scratch / "trials" / str(trial.number), None, Reports(sweep, trial)
     try:
         piece = _piece(sweep, trial)
         run = started(lambda: _open(sweep, trial, piece, anew=not folder.exists()))
-        best, pruned = _train(sweep, trial, piece, run, folder, tick)
+        best, pruned = _train(sweep, piece, run, folder, reports, tick)
     except LOST as error:
         if sweep.store.file is not None and isinstance(error, DATABASE):
             with suppress(*LOST):  # the kernel keeps the lock: the trial is this worker's own
-                _stop(trial, run)
+                _stop(reports, run)
         if run is not None:
             run.close()
         raise
     except (KeyboardInterrupt, InputError):
-        _stop(trial, run)
+        _stop(reports, run)
         raise
     except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
         if told := outside(error):  # a full disk, say, is none
-            _stop(trial, run)
+            _stop(reports, run)
             raise InputError(f"trial {trial.number}: {told}; `cave doctor` says what mends it") from None
         if run is None:
             raise
@@ -129,26 +137,24 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
         with run.closing():
             sweep.locks.check()
             run.finish("FAILED", reason)
-            _identify(trial, run)
             faults.reached("run-ended")
-            _fail(sweep, trial, reason)
+            _fail(reports, run, reason)
     else:
         with run.closing():
             sweep.locks.check()
             run.set_tags({"trial_state": "pruned" if pruned else "complete"})
             run.finish()
-            _identify(trial, run)
             faults.reached("run-ended")
-            trial.set_user_attr("metrics", best.metrics)
-            _tell(sweep, trial, TrialState.PRUNED if pruned else TrialState.COMPLETE, best.metrics[OBJECTIVE])
+            state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+            _tell(reports, run, {"metrics": best.metrics}, state, best.metrics[OBJECTIVE])
     shutil.rmtree(folder, ignore_errors=True)
     faults.reached("folder-removed")
 
 
-def _stop(trial: Trial, run: Run | None) -> None:
+def _stop(reports: Reports, run: Run | None) -> None:
     """Leave a trial, and its run if it has one yet, to whoever goes on; this does not count as killed."""
     try:
-        trial.set_user_attr("begun", 0)
+        reports.send()
     finally:
         if run is not None:
             with suppress(InputError), run.closing():  # where the disk is full, what is to be told may find no room
@@ -167,23 +173,29 @@ def _give_up(sweep: Sweep, trial: Trial, reason: str) -> None:
     run = started(lambda: _open(sweep, trial, _piece(sweep, trial), anew=False))
     with run.closing():
         run.finish("FAILED", reason)
-        _identify(trial, run)
-        _fail(sweep, trial, reason)
+        _fail(Reports(sweep, trial), run, reason)
 
 
-def _tell(sweep: Sweep, trial: Trial, state: TrialState, value: float | None = None) -> None:
-    """End a trial in Optuna, which takes one end alone, and it from the trial's own worker."""
+def _tell(
+    reports: Reports, run: Run, attributes: Mapping[str, Any], state: TrialState, value: float | None = None
+) -> None:
+    """End a trial in Optuna, which takes one end alone, and it from the trial's own worker; and all that waits."""
+    sweep, trial = reports.sweep, reports.trial
     sweep.locks.check()
-    try:
-        sweep.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state)
-    except ValueError as error:
-        raise LostError(f"trial {trial.number} was ended by another worker: {error}") from None
+    with sweep.together():
+        _identify(trial, run)
+        reports.write()
+        for name, told in attributes.items():
+            trial.set_user_attr(name, told)
+        try:
+            sweep.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state)
+        except ValueError as error:
+            raise LostError(f"trial {trial.number} was ended by another worker: {error}") from None
     faults.reached("told")
 
 
-def _fail(sweep: Sweep, trial: Trial, reason: str) -> None:
-    trial.set_user_attr("reason", reason)
-    _tell(sweep, trial, TrialState.FAIL)
+def _fail(reports: Reports, run: Run, reason: str) -> None:
+    _tell(reports, run, {"reason": reason}, TrialState.FAIL)
 
 
 def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
@@ -212,30 +224,22 @@ def _identify(trial: Trial, run: Run) -> None:
 
 
 def _train(
-    sweep: Sweep, trial: Trial, piece: Work, run: Run, folder: Path, tick: Callable[[], None]
+    sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, tick: Callable[[], None]
 ) -> tuple[Record, bool]:
     """Train one setting; return the record of its best epoch, and whether the trial was pruned."""
     assert piece.stream is not None
     model, train = piece.model(sweep.splits), piece.params.train
-    reported = sweep.trials()[trial.number].intermediate_values
-    proven = pruned = False
+    before, pruned = max(run.logged, *reports.values, 0), False
     records: list[Record] = []
     for record in fit(model, sweep.splits, train, seed=piece.stream, device=launch.device(), folder=folder):
         sweep.locks.check()
         run.log_records([record])
         records.append(record)
-        new = record.epoch not in reported
-        if not proven and (new or record.epoch == train.epochs):  # this life, or the last, did it
-            trial.set_user_attr("begun", 0)
-            proven = True
-        if new:
-            trial.report(record.metrics[OBJECTIVE], record.epoch)
-            faults.reached("reported")
-        # Of the epochs that were reported before the last of them, none has pruned it.
-        if pruned := record.epoch >= max(reported, default=0) and trial.should_prune():
-            if not proven:
-                trial.set_user_attr("begun", 0)
+        reports.add(record.epoch, record.metrics[OBJECTIVE])
+        # Of the epochs before the last that another life has come to, none has pruned it.
+        if pruned := record.epoch >= before and reports.pruned():
             break
         tick()
         launch.heed()
+    reports.prove()
     return max(records, key=lambda record: record.metrics[OBJECTIVE]), pruned

@@ -37,6 +37,11 @@ class Run:
         return self._sender.run_id
 
     @property
+    def logged(self) -> int:
+        """The last epoch that was logged, here or by who worked on the run before."""
+        return max(self._epochs, default=0)
+
+    @property
     def key(self) -> str:
         """What the run is found by."""
         return str(self.outbox.ops[0]["key"])
