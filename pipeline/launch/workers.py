@@ -15,13 +15,13 @@ from typing import Protocol
 
 from pipeline import signals
 from pipeline.errors import AGAIN, InputError, RunError, nearest
-from pipeline.launch import machine
+from pipeline.launch import machine, spares
 from pipeline.launch.local import Local
 from pipeline.launch.ray import Ray
 from pipeline.signals import POLL
 from pipeline.study import Study
 
-__all__ = ["LAUNCHERS", "become_worker", "here", "run", "share", "workers"]
+__all__ = ["LAUNCHERS", "become_worker", "fork", "here", "run", "share", "workers"]
 
 GRACE = 10.0  # seconds that workers have to end by themselves
 
@@ -71,6 +71,12 @@ def workers(most: int) -> int:
 def here(count: int) -> bool:
     """Tell whether the work of `count` workers is done in this process."""
     return count == 1 and (os.environ.get("CAVE_LAUNCHER") or "local") == "local"
+
+
+def fork(most: int) -> None:
+    """Keep processes for the workers of `most` pieces of work, where these are local; before anything else is done."""
+    if (os.environ.get("CAVE_LAUNCHER") or "local") == "local" and not machine.slots():
+        spares.fork(workers(most))
 
 
 def share(module: str, study: Study, variant: str, work: Callable[[int], None]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline import checkpoint, data, figures, launch
+from pipeline import checkpoint, data, figures, launch, tracking
 from pipeline.decompositions import decompose
 from pipeline.errors import guarded
 from pipeline.evaluation import Estimate, evaluate
@@ -20,7 +20,7 @@ from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training import seeded
 
-__all__ = ["run"]
+__all__ = ["main", "run"]
 
 DISCRETE = ("bernoulli", "discretized_logistic")  # likelihoods that are masses and not densities
 
@@ -186,10 +186,13 @@ def _draw(study: Study, variant: str, model: HierarchicalVAE, splits: data.Split
     return [folder / f"{name}.png" for name in drawings]
 
 
-def _main() -> None:
+def main() -> None:
+    """Run the stage, or one of its workers, as the command line says."""
     variant, *seeds = sys.argv[1:]
     study = Study.at(Path.cwd())
     if not seeds:
+        tracking.ready(tracking.tracking_uri(study))
+        launch.fork(len(study.params.train.seeds))
         run(study, variant)
         return
     launch.become_worker()
@@ -198,4 +201,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    guarded(_main)
+    guarded(main)

@@ -27,7 +27,7 @@ from pipeline.tracking.fresh import prepared
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Store", "connect", "database", "telling", "told", "tracking_uri"]
+__all__ = ["Store", "connect", "database", "ready", "telling", "told", "tracking_uri"]
 
 PAUSE, SHARE, SLOW = 1.0, 10.0, 3.0  # seconds, parts, and the seconds from which an exchange is slow
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
