@@ -79,16 +79,15 @@ def fork(most: int) -> None:
         spares.fork(workers(most))
 
 
-def share(module: str, study: Study, variant: str, work: Callable[[int], None]) -> None:
-    """Call `work(seed)` for each final seed: here, or in worker processes `python -m module variant seed ...`."""
-    seeds = study.params.train.seeds
-    count = workers(len(seeds))
+def share(module: str, study: Study, variant: str, pieces: Sequence[str], work: Callable[[str], None]) -> None:
+    """Call `work(piece)` for each piece: here, or in worker processes `python -m module variant piece ...`."""
+    count = workers(len(pieces))
     if here(count):
         become_worker()
-        for seed in seeds:
-            work(seed)
+        for piece in pieces:
+            work(piece)
     else:
-        run([[module, variant, *map(str, seeds[slot::count])] for slot in range(count)], study.folder, retries=3)
+        run([[module, variant, *pieces[slot::count]] for slot in range(count)], study.folder, retries=3)
 
 
 def become_worker() -> None:

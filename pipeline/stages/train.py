@@ -47,7 +47,8 @@ def run(study: Study, variant: str) -> None:
 
 def _run(study: Study, variant: str) -> None:
     tracker = Tracker(study).require()
-    launch.share("pipeline.stages.train", study, variant, lambda seed: train(study, variant, seed))
+    seeds = list(map(str, study.params.train.seeds))
+    launch.share("pipeline.stages.train", study, variant, seeds, lambda seed: train(study, variant, int(seed)))
     curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
     try:
         rows = [
