@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from typing import TYPE_CHECKING
 
 __all__ = ["__version__", "load"]
@@ -11,6 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.models import HierarchicalVAE
+
+if sys.argv[:1] == ["-m"]:  # one of the package's own programs begins, whose imports leave no garbage
+    gc.disable()  # until `pipeline.errors.guarded`
 
 
 def load(path: str | Path) -> HierarchicalVAE:

@@ -11,15 +11,14 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["PARENT", "WORKER", "children", "follow", "hearing", "heed", "later", "status", "undisturbed"]
+__all__ = ["PARENT", "WORKER", "children", "follow", "hearing", "heed", "later", "status", "undisturbed", "unheard"]
 
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WORKER = "CAVE_WORKER_OF"  # set for a worker: how many there are
@@ -27,7 +26,15 @@ PARENT = "CAVE_WORKER_PARENT"  # and whose it is
 POLL = 0.2  # seconds
 PR_SET_PDEATHSIG = 1
 
-children: set[subprocess.Popen[bytes]] = set()
+
+class Killed(Protocol):
+    """A process that can be killed."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+children: set[Killed] = set()
 """What a second Ctrl-C kills."""
 
 _first: list[int] = []  # the signal that has asked for an end
@@ -73,6 +80,18 @@ def hearing() -> Iterator[None]:
         os.close(sink)
         sys.unraisablehook = hook
         _first.clear()
+
+
+def unheard() -> None:
+    """In a process that was just forked, leave signals as they were before the parent heard them."""
+    for number in HEARD:
+        if signal.getsignal(number) is _ask:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    sys.unraisablehook = sys.__unraisablehook__
+    _first.clear()
+    _later.clear()
+    children.clear()
 
 
 @contextmanager

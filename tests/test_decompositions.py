@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pipeline.decompositions import decompose
+from pipeline.decompositions import anneal, decompose
 from pipeline.decompositions.estimates import mean_over_images
 from pipeline.decompositions.levels import level_terms, sandwich
+from pipeline.evaluation import Estimate
 from pipeline.models import build
 from pipeline.objectives import elbo
 from pipeline.params import DecomposeParams, EvaluateParams
@@ -250,9 +251,14 @@ def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, p
     data = splits()
     model = build(model_params(depth=depth, parents=parents, inference=inference), torch.full((16,), 0.5))
     test = torch.as_tensor(data.test)
-    first = decompose(model, test, data.scale, PARAMS, FEW)
+
+    def everything() -> dict[str, Estimate]:
+        given = (model, test, data.scale, PARAMS, FEW)
+        return decompose(*given) | anneal(*given)
+
+    first = everything()
     torch.manual_seed(5)
-    assert decompose(model, test, data.scale, PARAMS, FEW) == first
+    assert everything() == first
     assert set(first) == KEYS[depth, parents, inference]
     for name, estimate in first.items():
         assert torch.isfinite(torch.tensor([estimate.value, estimate.se])).all(), name

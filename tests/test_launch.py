@@ -226,3 +226,69 @@ with signals.hearing():
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("heard\n", "")
+
+
+TELLS = """
+    import os, sys
+    from pathlib import Path
+
+    def main():
+        own = [str("brought" in sys.modules), str(os.getsid(0) == os.getpid()), *sys.argv[1:]]
+        Path(f"told-{sys.argv[1]}").write_text(" ".join(own))
+        if sys.argv[1] == "killed":
+            os.kill(os.getpid(), 9)
+        sys.exit(0)
+
+    if __name__ == "__main__":
+        Path(f"program-{sys.argv[1]}").touch()
+"""
+
+
+def _young(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that has just imported something, and forks."""
+    module(folder, "brought", "")
+    module(folder, "tells", TELLS)
+    code = "\n".join(
+        ["import brought, os, pathlib, time", "from pipeline import launch", "here = pathlib.Path('.')", *lines]
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "CAVE_WORKERS": "2"}
+    environment |= {"CAVE_DEVICE": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
+def test_a_spare_becomes_a_worker_with_what_its_parent_has_imported(tmp_path: Path) -> None:
+    """Workers that were forked ahead find the imports done, in sessions of their own; a third is a program."""
+    done = _young(tmp_path, "launch.fork(9)", "launch.run([['tells', name] for name in 'abc'], here)")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(tmp_path / f"told-{name}").read_text() for name in "ab"] == ["True True a", "True True b"]
+    assert sorted(path.name for path in tmp_path.glob("program-*")) == ["program-c"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
+def test_a_spare_that_is_killed_is_followed_by_a_program(tmp_path: Path) -> None:
+    """A worker that was forked and is killed is started again as any other."""
+    done = _young(
+        tmp_path, "launch.fork(2)", "launch.run([['tells', name] for name in ('a', 'killed')], here, retries=1)"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "told-killed").exists()
+    assert (tmp_path / "program-killed").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
+def test_a_spare_serves_its_own_environment_alone(tmp_path: Path) -> None:
+    """Where a variable has changed since, workers are programs; spares that nobody needed end with their parent."""
+    lines = ["launch.fork(2)", "os.environ['OMP_NUM_THREADS'] = '7'", "launch.run([['tells', 'a']], here)"]
+    lines += ["from pipeline.launch.spares import _spares", "print(*(spare.pid for spare in _spares))"]
+    done = _young(tmp_path, *lines)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "program-a").exists()
+    left = [Path(f"/proc/{pid}/stat") for pid in done.stdout.split()]
+    assert len(left) == 2
+    deadline = time.monotonic() + 60
+    while any(path.exists() for path in left) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(path.exists() for path in left)

@@ -60,7 +60,7 @@ def _child(order: dict[str, Any]) -> None:
     from pipeline.errors import guarded
 
     try:
-        guarded(sys.modules[order["module"]]._main)
+        guarded(sys.modules[order["module"]].main)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

@@ -1,4 +1,4 @@
-"""Every decomposition of one model on the frozen test set.
+"""Every decomposition of one model on the frozen test set; those by annealing, half of the time, apart.
 
     levels     `kl_up/z_t`, `gap/z_t`, their `_bias`, `log_marginal/z1`; `width/z_t` on the model's own draws
     surgery    `mutual_information`, `marginal_kl`, `total_correlation`, together and by level
@@ -26,7 +26,7 @@ from pipeline.models import HierarchicalVAE
 from pipeline.params import DecomposeParams, EvaluateParams, digest
 from pipeline.training import seeded
 
-__all__ = ["decompose"]
+__all__ = ["anneal", "decompose"]
 
 BATCH = 50  # images of one batch
 
@@ -74,11 +74,24 @@ def decompose(
             for batch in x[: settings.gap_images].split(BATCH)
         ]
         results |= mean_over_images(gaps)
+    return results
+
+
+def anneal(
+    model: HierarchicalVAE,
+    test: UInt8[Tensor, "n units"],
+    scale: int,
+    params: EvaluateParams,
+    settings: DecomposeParams,
+    *,
+    stream: str = "",
+) -> dict[str, Estimate]:
+    """Bound log p(x) of the first images of the test set by annealed importance sampling."""
     chains = annealing.Settings(
         temperatures=settings.ais_temperatures,
         chains=settings.ais_chains,
         leapfrog=settings.ais_leapfrog,
         seed=int(digest([params.seed, stream], 7), 16),
     )
-    few = x[: settings.ais_images]
-    return results | annealing.annealed(model, few, chains, simulated=settings.simulated, draws=params.draws)
+    few = images(test[: settings.ais_images], scale)
+    return annealing.annealed(model, few, chains, simulated=settings.simulated, draws=params.draws)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import final
 
 from pipeline import signals
-from pipeline.launch import machine
+from pipeline.launch import machine, spares
+from pipeline.launch.spares import Spare
 
 __all__ = ["Local", "Process"]
 
@@ -49,9 +50,11 @@ class Local:
         self.pins = machine.slots()
         self.slots = len(self.pins) or machine.cores()
 
-    def start(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], slot: int) -> Process:
+    def start(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], slot: int) -> Process | Spare:
         """Start a Python module with its arguments."""
         pin = self.pins[slot % len(self.pins)] if self.pins else {}
+        if not pin and (spare := spares.take(environment)) is not None:
+            return spare.start(command, folder, {**environment, signals.PARENT: str(os.getpid())})
         return Process(command, folder, {**environment, **pin})
 
     def close(self) -> None:

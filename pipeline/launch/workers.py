@@ -15,13 +15,13 @@ from typing import Protocol
 
 from pipeline import signals
 from pipeline.errors import AGAIN, InputError, RunError, nearest
-from pipeline.launch import machine
+from pipeline.launch import machine, spares
 from pipeline.launch.local import Local
 from pipeline.launch.ray import Ray
 from pipeline.signals import POLL
 from pipeline.study import Study
 
-__all__ = ["LAUNCHERS", "become_worker", "here", "run", "share", "workers"]
+__all__ = ["LAUNCHERS", "become_worker", "fork", "here", "run", "share", "workers"]
 
 GRACE = 10.0  # seconds that workers have to end by themselves
 
@@ -73,16 +73,21 @@ def here(count: int) -> bool:
     return count == 1 and (os.environ.get("CAVE_LAUNCHER") or "local") == "local"
 
 
-def share(module: str, study: Study, variant: str, work: Callable[[int], None]) -> None:
-    """Call `work(seed)` for each final seed: here, or in worker processes `python -m module variant seed ...`."""
-    seeds = study.params.train.seeds
-    count = workers(len(seeds))
+def fork(most: int) -> None:
+    """Keep processes for the workers of `most` pieces of work, where these are local; before anything else is done."""
+    if (os.environ.get("CAVE_LAUNCHER") or "local") == "local" and not machine.slots():
+        spares.fork(workers(most))
+
+
+def share(module: str, study: Study, variant: str, pieces: Sequence[str], work: Callable[[str], None]) -> None:
+    """Call `work(piece)` for each piece: here, or in worker processes `python -m module variant piece ...`."""
+    count = workers(len(pieces))
     if here(count):
         become_worker()
-        for seed in seeds:
-            work(seed)
+        for piece in pieces:
+            work(piece)
     else:
-        run([[module, variant, *map(str, seeds[slot::count])] for slot in range(count)], study.folder, retries=3)
+        run([[module, variant, *pieces[slot::count]] for slot in range(count)], study.folder, retries=3)
 
 
 def become_worker() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pipeline import checkpoint, data, figures, launch
-from pipeline.decompositions import decompose
+from pipeline import checkpoint, data, figures, launch, tracking
+from pipeline.decompositions import anneal, decompose
 from pipeline.errors import guarded
 from pipeline.evaluation import Estimate, evaluate
-from pipeline.files import alone, read_json, write_csv, write_json
+from pipeline.files import alone, locked, read_json, write_csv, write_json
 from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import EvaluateParams, digest
@@ -20,8 +22,10 @@ from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training import seeded
 
-__all__ = ["run"]
+__all__ = ["main", "run"]
 
+ANNEALING = "annealing"  # a piece of its own: chains are the longest part of a small study's evaluation
+DRAWINGS = ("samples", "reconstructions", "levels")
 DISCRETE = ("bernoulli", "discretized_logistic")  # likelihoods that are masses and not densities
 
 
@@ -33,7 +37,12 @@ def run(study: Study, variant: str) -> None:
 
 def _run(study: Study, variant: str) -> None:
     tracker = Tracker(study).require()
-    launch.share("pipeline.stages.evaluate", study, variant, lambda seed: measure(study, variant, seed))
+    scratch = _scratch(study, variant)
+    shutil.rmtree(scratch, ignore_errors=True)  # parts that an evaluation with other settings has left
+    launch.share(
+        "pipeline.stages.evaluate", study, variant, _pieces(study), lambda piece: measure(study, variant, piece)
+    )
+    shutil.rmtree(scratch, ignore_errors=True)
     folder, splits = study.evaluate(variant), data.load(study.data)
     found = {
         str(seed): read_json(folder / f"seed-{seed}.json", "final", "milestones") for seed in study.params.train.seeds
@@ -61,15 +70,48 @@ def _run(study: Study, variant: str) -> None:
     tracker.last_word()
 
 
-def measure(study: Study, variant: str, seed: int) -> None:
-    """Evaluate one seed's model and its milestones, into its file and its MLflow run."""
+def _scratch(study: Study, variant: str) -> Path:
+    return study.cache / "evaluate" / study.name / variant
+
+
+def _parts(study: Study) -> list[str]:
+    return ["bounds"] if study.params.evaluate.decompose is None else ["bounds", ANNEALING]
+
+
+def _pieces(study: Study) -> list[str]:
+    """Return what workers share: every part of every seed, which has random numbers of its own."""
+    return [f"{seed}:{part}" for part in _parts(study) for seed in study.params.train.seeds]
+
+
+def measure(study: Study, variant: str, piece: str) -> None:
+    """Measure one part of a seed's results; who brings the last of them tells them all."""
+    seed, _, part = piece.partition(":")
     splits = data.load(study.data)
-    source, folder = study.train(variant) / f"seed-{seed}", study.evaluate(variant)
-    model = checkpoint.load(source).to(launch.device())
     test = torch.as_tensor(splits.test, device=launch.device())
+    found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
+    parts = [_scratch(study, variant) / f"{seed}-{other}.json" for other in _parts(study)]
+    with locked(study.cache / "locks" / study.name / f"evaluate-{variant}-{seed}"):
+        write_json(_scratch(study, variant) / f"{seed}-{part}.json", found)
+        if all(path.exists() for path in parts):
+            final = {key: value for path in parts for key, value in read_json(path, "final")["final"].items()}
+            _tell(study, variant, int(seed), final, read_json(parts[0], "milestones")["milestones"])
+
+
+def _annealed(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
+    """Bound log p(x) by chains."""
     settings = study.params.evaluate
+    assert settings.decompose is not None
+    model = checkpoint.load(study.train(variant) / f"seed-{seed}").to(launch.device())
+    final = anneal(model, test, splits.scale, settings, settings.decompose, stream=f"seed {seed}")
+    return {"final": {key: asdict(estimate) for key, estimate in final.items()}}
+
+
+def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
+    """Measure the bounds of a seed's model and its milestones, take the former apart, and draw the first seed's."""
+    source, settings = study.train(variant) / f"seed-{seed}", study.params.evaluate
+    model = checkpoint.load(source).to(launch.device())
     bounds = _bounds(settings, source, splits, test, seed)
-    final = bounds | _parts(settings, model, splits, test, seed)
+    final = bounds | _taken_apart(settings, model, splits, test, seed)
     fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
     # The weights that are kept may be a milestone's, measured with as many draws.
     known = read_json(source / "model.json", "best_epoch")["best_epoch"] if fewer.draws == settings.draws else None
@@ -77,10 +119,21 @@ def measure(study: Study, variant: str, seed: int) -> None:
         epoch: bounds if epoch == known else _bounds(fewer, path, splits, test, seed)
         for epoch, path in _milestones(source).items()
     }
-    results = {f"test/{key}": asdict(estimate) for key, estimate in final.items()}
+    if seed == study.params.train.seeds[0]:
+        _draw(study, variant, model, splits, test)
     then = {epoch: {key: asdict(estimate) for key, estimate in found.items()} for epoch, found in milestones.items()}
+    return {"final": {key: asdict(estimate) for key, estimate in final.items()}, "milestones": then}
+
+
+def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: dict[str, Any]) -> None:
+    """Write a seed's results into its file and its MLflow run."""
+    source, folder = study.train(variant) / f"seed-{seed}", study.evaluate(variant)
+    final = {key: Estimate(**estimate) for key, estimate in found.items()}
+    milestones = {int(epoch): {key: Estimate(**e) for key, e in found.items()} for epoch, found in then.items()}
+    results = {f"test/{key}": estimate for key, estimate in found.items()}
     write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then})
-    pictures = _draw(study, variant, model, splits, test) if seed == study.params.train.seeds[0] else []
+    drawn = DRAWINGS if seed == study.params.train.seeds[0] else ()
+    pictures = [folder / f"{name}.png" for name in drawn]
     metrics = {0: _logged("test/", final)}
     metrics |= {epoch: _logged("milestone/", found) for epoch, found in milestones.items()}
     known = read_json(source / "mlflow.json", "run")
@@ -112,7 +165,7 @@ def _bounds(
     return evaluate(model, test, splits.scale, settings, discrete=discrete, stream=f"seed {seed}")
 
 
-def _parts(
+def _taken_apart(
     settings: EvaluateParams, model: HierarchicalVAE, splits: data.Splits, test: torch.Tensor, seed: int
 ) -> dict[str, Estimate]:
     """Take the bound apart, if wanted, and ask what each level knows of the factors, where those are known."""
@@ -183,19 +236,22 @@ def _draw(study: Study, variant: str, model: HierarchicalVAE, splits: data.Split
     }
     for name, drawing in drawings.items():
         figures.save(drawing, folder / f"{name}.png")
-    return [folder / f"{name}.png" for name in drawings]
+    return [folder / f"{name}.png" for name in DRAWINGS]
 
 
-def _main() -> None:
-    variant, *seeds = sys.argv[1:]
+def main() -> None:
+    """Run the stage, or one of its workers, as the command line says."""
+    variant, *pieces = sys.argv[1:]
     study = Study.at(Path.cwd())
-    if not seeds:
+    if not pieces:
+        tracking.ready(tracking.tracking_uri(study))
+        launch.fork(len(_pieces(study)))
         run(study, variant)
         return
     launch.become_worker()
-    for seed in seeds:
-        measure(study, variant, int(seed))
+    for piece in pieces:
+        measure(study, variant, piece)
 
 
 if __name__ == "__main__":
-    guarded(_main)
+    guarded(main)

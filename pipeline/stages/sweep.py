@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import launch, sweep
+from pipeline import launch, sweep, tracking
 from pipeline.errors import AGAIN, LostError, guarded
 from pipeline.study import Study
 
-__all__ = ["run"]
+__all__ = ["main", "run"]
 
 
 def run(study: Study, variant: str) -> None:
@@ -22,7 +22,8 @@ def run(study: Study, variant: str) -> None:
     print(f"{variant}: best trial {best['trial']}, valid/elbo {best['valid/elbo']:.3f}, {best['params']}")
 
 
-def _main() -> None:
+def main() -> None:
+    """Run the stage, or one of its workers, as the command line says."""
     variant, *words = sys.argv[1:]
     study = Study.at(Path.cwd())
     if "--worker" in words:
@@ -33,8 +34,10 @@ def _main() -> None:
             print(f"{variant}: a worker starts again: {error}", file=sys.stderr, flush=True)
             sys.exit(AGAIN)
     else:
+        tracking.ready(tracking.tracking_uri(study))
+        launch.fork(study.params.sweep.trials)
         run(study, variant)
 
 
 if __name__ == "__main__":
-    guarded(_main)
+    guarded(main)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline import data, launch
+from pipeline import data, launch, tracking
 from pipeline.checkpoint import save_model
 from pipeline.errors import InputError, RunError, guarded, outside, redacted
 from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
@@ -18,7 +18,7 @@ from pipeline.tracking import Run, Tracker
 from pipeline.training import Record, best_record, fit, milestones
 from pipeline.work import Work, say
 
-__all__ = ["run"]
+__all__ = ["main", "run"]
 
 
 def settings(study: Study, variant: str) -> Params:
@@ -47,7 +47,8 @@ def run(study: Study, variant: str) -> None:
 
 def _run(study: Study, variant: str) -> None:
     tracker = Tracker(study).require()
-    launch.share("pipeline.stages.train", study, variant, lambda seed: train(study, variant, seed))
+    seeds = list(map(str, study.params.train.seeds))
+    launch.share("pipeline.stages.train", study, variant, seeds, lambda seed: train(study, variant, int(seed)))
     curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
     try:
         rows = [
@@ -144,10 +145,13 @@ def _fit(study: Study, variant: str, piece: Work, splits: data.Splits, tracked: 
     write_json(folder / "mlflow.json", run)
 
 
-def _main() -> None:
+def main() -> None:
+    """Run the stage, or one of its workers, as the command line says."""
     variant, *seeds = sys.argv[1:]
     study = Study.at(Path.cwd())
     if not seeds:
+        tracking.ready(tracking.tracking_uri(study))
+        launch.fork(len(study.params.train.seeds))
         run(study, variant)
         return
     launch.become_worker()
@@ -156,4 +160,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    guarded(_main)
+    guarded(main)

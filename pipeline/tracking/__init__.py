@@ -9,7 +9,7 @@ server that is down, slow, or lost its answer costs nothing but its view of the 
 
 from pipeline.tracking.past import Past, past
 from pipeline.tracking.run import Run
-from pipeline.tracking.store import database, tracking_uri
+from pipeline.tracking.store import database, ready, tracking_uri
 from pipeline.tracking.tracker import CHANGES, PROVENANCE, SETTINGS, Delivered, Tracker
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "Tracker",
     "database",
     "past",
+    "ready",
     "tracking_uri",
 ]

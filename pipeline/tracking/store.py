@@ -7,6 +7,7 @@ up to 60: a server that is down does not hold up a training.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
@@ -27,7 +28,7 @@ from pipeline.tracking.fresh import prepared
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Store", "connect", "database", "telling", "told", "tracking_uri"]
+__all__ = ["Store", "connect", "database", "ready", "telling", "told", "tracking_uri"]
 
 PAUSE, SHARE, SLOW = 1.0, 10.0, 3.0  # seconds, parts, and the seconds from which an exchange is slow
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
@@ -92,7 +93,12 @@ def ready(uri: str = "http") -> None:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    with later():
+    searched = gc.isenabled() and "mlflow" not in sys.modules
+    with later(), ExitStack() as whole:
+        if searched:  # imports leave no garbage, and to search for it takes a quarter of their time
+            gc.disable()
+            whole.callback(gc.enable)
+            whole.callback(gc.freeze)
         importlib.import_module("mlflow")
         if not uri.startswith("http"):
             importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
