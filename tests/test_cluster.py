@@ -25,6 +25,7 @@ from pipeline.sweep.locks import SERVER, PostgresLocks, locks
 from pipeline.sweep.store import Store
 from tests.postgres import PASSWORD, Postgres, postgres
 from tests.small import ROOT
+from tests.test_interrupts import until
 from tests.tracking_server import Server
 from tests.workshop import _migrated, check_sweep, make_study, rows
 
@@ -369,8 +370,9 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     cluster: Cluster = request.getfixturevalue(how)
     first = cluster.host("a", **LONG)
     second = cluster.host("a" if shared else "b", **LONG)
-    doomed = first.worker(1)
-    cluster.until(REPORTS, lambda count: count >= EPOCHS + 5)  # in the second trial
+    done, held = 5, cluster.folder / "held"  # epochs of the second trial, after which it stands still
+    doomed = first.worker(1, CAVE_FAULT=f"state-after:{EPOCHS + done}:{held}", CAVE_FAULT_SIGNAL="SIGSTOP")
+    until(held.exists)
     os.killpg(doomed.pid, signal.SIGKILL)
     doomed.wait()
     runs = (
@@ -379,7 +381,6 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     )
     before = cluster.ask(runs)
     # It dies at this pass if it trains all of the trial once more, and is never there if it goes on.
-    done = cluster.ask(REPORTS)[0][0] - EPOCHS
     mark = cluster.folder / "anew"
     second.end(second.worker(1, CAVE_FAULT=f"state-before:{3 * EPOCHS - done + 1}:{mark}"))
     cluster.check()
