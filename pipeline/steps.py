@@ -2,7 +2,8 @@
 
 Taken apart into torch's operators, at batch 20 most of its time goes between them. With `train.compile` torch makes one
 function of it, fusing what lies between the matrix products, Adam included. That is for models with a gradient derived
-by hand and objectives whose derivatives are known, without an average of the weights; all others stay as they are.
+by hand and objectives whose derivatives are known, without free bits, stagger or an average of the weights; all others
+stay as they are.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     config.compile_threads = 1  # no process that would outlive this one
     options: dict[str, Any] = {} if torch.cuda.is_available() else {"cpp_wrapper": True}
+    torch.compiler.reset()  # a process that trains many models, as a sweep does, would reach the limit of its cache
     made = torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
     def call(*given: Any) -> Any:

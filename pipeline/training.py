@@ -72,7 +72,7 @@ def fit(
     there and goes on; the weights of the milestones are kept there too (`milestones`).
 
     Raises:
-        NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`.
+        NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`, the weights are lost.
     """
     keep_freed()
     model.to(device)

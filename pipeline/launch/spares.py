@@ -57,7 +57,10 @@ class Spare:
     def poll(self) -> int | None:
         """Return the exit code of one that has ended: below 0 for a signal."""
         if self.code is None:
-            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            try:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # another thread has just waited for it
+                return self.code
             if ended:
                 self.code = os.waitstatus_to_exitcode(status)
                 signals.children.discard(self)
