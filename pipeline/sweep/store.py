@@ -107,9 +107,10 @@ class Storage(optuna.storages.RDBStorage):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Make one transaction of all that is written in here, by this one thread: it is there whole or not at all.
+        """Make one transaction of all that is written in here, by one thread: a kill leaves all of it or nothing.
 
-        Optuna commits after every value, and SQLite goes to the disk three times a commit.
+        Optuna commits after every value, and SQLite goes to the disk three times a commit. Where the database refuses a
+        part, what came before it is undone and an error says so, but what came after it may stand.
         """
         own = self.scoped_session
         with self.engine.begin() as connection:
