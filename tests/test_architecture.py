@@ -112,6 +112,13 @@ def test_every_stage_is_in_the_pipeline() -> None:
     assert {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__"} == set(STAGES)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_takes_the_place_of_its_shell(stage: str) -> None:
+    """A stage is a child of DVC itself, whose end it follows: `dash` would otherwise stand between the two."""
+    entry = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+    assert entry.get("do", entry)["cmd"].startswith(f"exec python -m pipeline.stages.{stage}")
+
+
 def test_module_files_follow_lazy_and_nested_imports() -> None:
     """The transitive imports of the training hold the model and the data reader, and no tracking."""
     nouns = {noun(path) for path in module_files("pipeline.training")}

@@ -238,11 +238,14 @@ def test_a_killed_stage_goes_on(study: Study, whole: Study, workers: int) -> Non
 
 
 def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
-    """SIGTERM to `dvc repro` alone reaches the stage; while that is at work, a second is refused and told by whom."""
-    stage = f"stages:\n  train:\n    cmd: {sys.executable} -m {' '.join(TRAIN)}\n"
+    """SIGTERM to `dvc repro` alone reaches the stage; while that is at work, a second is refused and told by whom.
+
+    The shell is `dash` where that is the system's: unlike `bash`, it stays unless told `exec`.
+    """
+    stage = f"stages:\n  train:\n    cmd: exec {sys.executable} -m {' '.join(TRAIN)}\n"
     (study.folder / "dvc.yaml").write_text(stage)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=study.folder, check=True)
-    process = start(study.folder, "dvc", "repro", **holds(study.folder, "state-after", 2))
+    process = start(study.folder, "dvc", "repro", SHELL="/bin/sh", **holds(study.folder, "state-after", 2))
     (holder,) = held(process)
     code, told = ended(start(study.folder, *TRAIN))
     assert code == 2
