@@ -18,7 +18,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-__all__ = ["PARENT", "WORKER", "children", "follow", "hearing", "heed", "later", "status", "undisturbed", "unheard"]
+__all__ = [
+    "PARENT",
+    "WORKER",
+    "children",
+    "follow",
+    "hearing",
+    "heed",
+    "held",
+    "later",
+    "status",
+    "undisturbed",
+    "unheard",
+]
 
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WORKER = "CAVE_WORKER_OF"  # set for a worker: how many there are
@@ -83,7 +95,7 @@ def hearing() -> Iterator[None]:
 
 
 def unheard() -> None:
-    """In a process that was just forked, leave signals as they were before the parent heard them."""
+    """In a process that was forked within `held`, leave signals as they were before the parent heard them."""
     for number in HEARD:
         if signal.getsignal(number) is _ask:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -92,6 +104,17 @@ def unheard() -> None:
     _first.clear()
     _later.clear()
     children.clear()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold signals back: this thread, or one forked here, gets at the end what comes meanwhile for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class CompiledStep:
         self.squares = [torch.zeros_like(w) for w in self.weights]
         places = {id(w): place for place, w in enumerate(own.parameters())}
         self.places = [places[id(w)] for w in self.weights]
-        self.compiled = _compiled(self.written)
+        self.compiled = _compiled(self.written, self.weights[0].device)
         self.count = 0
 
     @contextmanager
@@ -118,13 +118,13 @@ class CompiledStep:
         return bound.reconstruction, bound.rate, loss
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """Return a function that is compiled at its first call, which says so in one line where that cannot be."""
     from torch._dynamo.exc import TorchDynamoException  # these take seconds
     from torch._inductor import config
 
     config.compile_threads = 1  # no process that would outlive this one
-    options: dict[str, Any] = {} if torch.cuda.is_available() else {"cpp_wrapper": True}
+    options: dict[str, Any] = {"cpp_wrapper": True} if device.type == "cpu" else {}
     torch.compiler.reset()  # a process that trains many models, as a sweep does, would reach the limit of its cache
     made = torch.compile(function, fullgraph=True, dynamic=False, options=options)
 

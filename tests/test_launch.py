@@ -279,6 +279,14 @@ def test_a_spare_that_is_killed_is_followed_by_a_program(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
+def test_a_fault_before_a_spare_is_at_work_is_told(tmp_path: Path) -> None:
+    """A worker that was forked and cannot import its module says so, as a program does."""
+    done = _young(tmp_path, "launch.fork(2)", "launch.run([['tells', 'a'], ['absent']], here, retries=0)")
+    assert done.returncode == 1
+    assert "ModuleNotFoundError: No module named 'absent'" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
 def test_a_spare_serves_its_own_environment_alone(tmp_path: Path) -> None:
     """Where a variable has changed since, workers are programs; spares that nobody needed end with their parent."""
     lines = ["launch.fork(2)", "os.environ['OMP_NUM_THREADS'] = '7'", "launch.run([['tells', 'a']], here)"]

@@ -12,13 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 
 import pipeline.sweep.worker
 from pipeline.errors import InputError, RunError
@@ -29,6 +31,7 @@ from pipeline.stages.train import settings
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
 from pipeline.sweep.coordinator import _only, _parent
+from pipeline.sweep.store import Store
 from pipeline.sweep.worker import LIVES, work
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows
@@ -365,6 +368,21 @@ def test_what_optuna_is_told_together_is_there_whole_or_not_at_all(study: Study)
         assert rows(database, counts) == [(0, 0)]
     assert rows(database, counts) == [(1, 1)]
     assert [trial.number for trial in sweep.trials()] == [0]
+
+
+def test_nothing_of_a_transaction_stands_that_was_refused_in_part(study: Study) -> None:
+    """Where Optuna swallows an insert that is refused, neither what came before it nor what comes after is there."""
+    storage, direction = Store.of(study).storage(), [StudyDirection.MAXIMIZE]
+    one = storage.create_new_study(direction, "one")
+    for after in (["other"], []):
+        with pytest.raises(StorageInternalError), storage.together():  # noqa: PT012
+            storage.create_new_trial(one)
+            with suppress(DuplicatedStudyError):
+                storage.create_new_study(direction, "one")
+            for name in after:
+                storage.create_new_study(direction, name)
+        counts = "select (select count(*) from trials), (select count(*) from studies)"
+        assert rows(study.store / "optuna.db", counts) == [(0, 1)]
 
 
 def test_the_first_epoch_is_reported_at_once_and_all_by_the_end(study: Study) -> None:

@@ -12,6 +12,7 @@ what they are given, for `pipeline.steps` to have them compiled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -56,7 +57,6 @@ class Chain:
         self.p = [DENSITIES[rung.family] for rung in rungs]
         self.units = [len(network.layers[-1][1]) // 2 for network in self.up]
         self.weights = [[w for layer in network.layers for w in layer] for network in (*self.up, *self.down)]
-        self.into = [[_gradient(w) for w in weights] for weights in self.weights]
 
     @classmethod
     def fits(cls, model: HierarchicalVAE) -> bool:
@@ -68,6 +68,11 @@ class Chain:
             and all(isinstance(rung, Conditional) and Dense.fits(rung.network) for rung in rungs)
             and all(rung.family in DENSITIES for rung in rungs)
         )
+
+    @cached_property
+    def into(self) -> list[list[Tensor]]:
+        """Where each weight's gradient is kept."""
+        return [[_gradient(w) for w in weights] for weights in self.weights]
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "batch units"], draws: int, at: float) -> tuple[ELBO, Float[Tensor, ""]]:

@@ -44,7 +44,7 @@ class Dense:
         self.layers: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.bias) for layer in layers]
         (activation,) = {type(module) for module in network if not isinstance(module, nn.Linear)} or {nn.Tanh}
         self.f, self.derivative = ACTIVATE[activation], DERIVATIVES[activation]
-        self.rounded = precision == "bfloat16"
+        self.dtype, self.rounded = self.layers[0][0].dtype, precision == "bfloat16"
 
     @classmethod
     def fits(cls, network: nn.Module) -> bool:
@@ -62,7 +62,7 @@ class Dense:
             factors = self._round(a), self._round(weight)
             kept.append((a, *factors))
             if self.rounded:
-                a = (factors[0] @ factors[1].t()).to(a.dtype).add_(bias)
+                a = (factors[0] @ factors[1].t()).to(self.dtype).add_(bias)
             else:
                 a = torch.addmm(bias, a, weight.t())
             if index < len(self.layers) - 1:
@@ -99,4 +99,4 @@ class Dense:
         if not self.rounded:
             return torch.mm(a, b, out=out)
         product = torch.mm(a, b)
-        return product.float() if out is None else out.copy_(product)
+        return product.to(self.dtype) if out is None else out.copy_(product)

@@ -86,8 +86,9 @@ def fork(count: int) -> None:
     _birth.update(os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
-    for _ in range(count):
-        _spares.append(Spare())
+    with signals.held():  # a spare that is not yet itself would hear them as its parent
+        for _ in range(count):
+            _spares.append(Spare())
 
 
 def take(environment: Mapping[str, str]) -> Spare | None:
@@ -111,9 +112,13 @@ def _live(source: int, sinks: Sequence[int], parent: int) -> None:
             (module, *words), folder, environment = json.loads(order)
             os.environ.clear()
             os.environ.update(environment)
-            os.chdir(folder)
-            sys.argv = [module, *words]
-            guarded(importlib.import_module(module).main)
+
+            def main() -> None:
+                os.chdir(folder)
+                sys.argv = [module, *words]
+                importlib.import_module(module).main()
+
+            guarded(main)
         code = 0
     except SystemExit as end:
         code = end.code

@@ -110,7 +110,7 @@ class Storage(optuna.storages.RDBStorage):
         """Make one transaction of all that is written in here, by one thread: a kill leaves all of it or nothing.
 
         Optuna commits after every value, and SQLite goes to the disk three times a commit. Where the database refuses a
-        part, what came before it is undone and an error says so, but what came after it may stand.
+        part, all of it is undone, and what would come after it is an error.
         """
         own = self.scoped_session
         with self.engine.begin() as connection:
