@@ -109,7 +109,7 @@ def unheard() -> None:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Hold signals back: this thread, or one forked here, gets at the end what comes meanwhile for it."""
+    """Hold signals back from a process that is forked in here, until it calls `unheard`; other threads hear theirs."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     try:
         yield

@@ -235,6 +235,8 @@ TELLS = """
     def main():
         own = [str("brought" in sys.modules), str(os.getsid(0) == os.getpid()), *sys.argv[1:]]
         Path(f"told-{sys.argv[1]}").write_text(" ".join(own))
+        if sys.argv[1] == "prints":
+            print("to nowhere")
         if sys.argv[1] == "killed":
             os.kill(os.getpid(), 9)
         sys.exit(0)
@@ -252,7 +254,7 @@ def _young(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
         ["import brought, os, pathlib, time", "from pipeline import launch", "here = pathlib.Path('.')", *lines]
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "CAVE_WORKERS": "2"}
-    environment |= {"CAVE_DEVICE": "cpu"}
+    environment |= {"CAVE_DEVICE": "cpu", "PYTHONUNBUFFERED": ""}
     return subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
     )
@@ -284,6 +286,37 @@ def test_a_fault_before_a_spare_is_at_work_is_told(tmp_path: Path) -> None:
     done = _young(tmp_path, "launch.fork(2)", "launch.run([['tells', 'a'], ['absent']], here, retries=0)")
     assert done.returncode == 1
     assert "ModuleNotFoundError: No module named 'absent'" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
+def test_what_a_spare_hears_is_not_its_parents(tmp_path: Path) -> None:
+    """SIGINT to two spares that are not yet themselves ends them, and is not told the parent as a second Ctrl-C."""
+    done = _young(
+        tmp_path,
+        "import signal",
+        "from pipeline import signals",
+        "source, sink = os.pipe()",
+        "setsid = os.setsid",
+        "os.setsid = lambda: (os.read(source, 1), setsid())",
+        "with signals.hearing():",
+        "    launch.fork(2)",
+        "    from pipeline.launch.spares import _spares",
+        "    [os.kill(spare.pid, signal.SIGINT) for spare in _spares]",
+        "    os.write(sink, b'on')",
+        "    print([os.waitstatus_to_exitcode(os.waitpid(spare.pid, 0)[1]) for spare in _spares])",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[130, 130]\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
+def test_a_spare_that_cannot_write_ends_all_the_same(tmp_path: Path) -> None:
+    """Where what a spare has printed goes nowhere, it ends as a program does, and not in its parent's code."""
+    lines = ["source, sink = os.pipe()", "os.close(source)", "os.dup2(sink, 1)"]
+    lines += ["launch.fork(2)", "launch.run([['tells', name] for name in ('a', 'prints')], here)"]
+    done = _young(tmp_path, *lines)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    assert "(tells prints) ended with exit code 120" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")

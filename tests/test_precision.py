@@ -28,20 +28,17 @@ def model(**changes: Any) -> HierarchicalVAE:
 
 
 @pytest.mark.parametrize("form", [Chain, Plain])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("changes", [{"depth": 1}, {"depth": 3}, {"depth": 3, "parents": "every"}])
-def test_gradients_are_near_those_of_single_or_double_precision(
-    form: Any, dtype: torch.dtype, changes: dict[str, Any]
-) -> None:
+def test_gradients_are_near_those_of_single_precision(form: Any, changes: dict[str, Any]) -> None:
     """Gradients deviate by 10 roundings in norm at most, their direction by 0.1%, and they are not the same."""
-    built, x = model(**changes).to(dtype), (torch.rand(50, 196) < 0.3).to(dtype)
+    built, x = model(**changes), (torch.rand(50, 196) < 0.3).float()
     found = {}
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
         bound, loss = form(built, Loss(train_params(precision=precision)))(x, 2, 1.0)
         gradient = torch.cat([weights.grad.flatten() for weights in built.parameters() if weights.grad is not None])
         found[precision] = gradient.clone(), bound.log_weight, loss
-        assert {gradient.dtype, bound.rate.dtype, loss.dtype} == {dtype}
+        assert {gradient.dtype, bound.rate.dtype, loss.dtype} == {torch.float32}
     (exact, weights, loss), (rounded, near, close) = found.values()
     assert 0 < (rounded - exact).norm() / exact.norm() < 10 * ROUNDING
     assert torch.cosine_similarity(rounded, exact, dim=0) > 0.999

@@ -30,6 +30,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "elbo": {"draws": 3, "clip": None},
     "clipped": {"clip": 0.5},
     "iwae": {"objective": "iwae", "draws": 4, "adam_second_moment": 1.0, "clip": None},
+    "rounded": {"precision": "bfloat16", "clip": None},
     "beta": {"objective": "beta", "beta": 0.7, "warmup": 3, "draws": 2, "gradient": "sum", "clip": None},
 }
 

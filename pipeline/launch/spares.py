@@ -24,6 +24,8 @@ from pipeline.errors import guarded
 
 __all__ = ["Spare", "fork", "take"]
 
+UNWRITTEN = 120  # Python's own code where what was printed cannot be written
+
 _spares: list[Spare] = []
 _birth: dict[str, str] = {}  # the environment that they have
 
@@ -125,8 +127,12 @@ def _live(source: int, sinks: Sequence[int], parent: int) -> None:
     except KeyboardInterrupt:
         code = signals.status()
     finally:
-        if isinstance(code, str):
-            print(code, file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else int(code is not None))
+        try:
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            code = UNWRITTEN
+        finally:  # whatever happens: what comes after a fork is the stage's
+            os._exit(code if isinstance(code, int) else int(code is not None))

@@ -41,7 +41,7 @@ def swept(study: Study, variant: str) -> bool:
 
 def run(study: Study, variant: str) -> None:
     """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran."""
-    with alone(study.cache / "locks" / study.name / "train" / variant / "all", f"{variant}: training"):
+    with alone(study.cache / "locks" / "stages" / study.name / "train" / variant / "all", f"{variant}: training"):
         _run(study, variant)
 
 
@@ -67,7 +67,7 @@ def _run(study: Study, variant: str) -> None:
 def train(study: Study, variant: str, seed: int) -> None:
     """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
     # Of a stage that was killed, a worker may live a moment longer.
-    with locked(study.cache / "locks" / study.name / "train" / variant / str(seed)):
+    with locked(study.cache / "locks" / "stages" / study.name / "train" / variant / str(seed)):
         _train(study, variant, seed)
 
 
