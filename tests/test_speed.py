@@ -217,14 +217,17 @@ def test_a_local_exponent_is_the_slope_in_logarithms() -> None:
 
 
 @pytest.mark.slow
-def test_growth_is_measured_printed_and_drawn(tmp_path: Path) -> None:
-    """A training of more images takes more memory, and its point stands in the table and in the figure."""
-    words = [sys.executable, str(ROOT / "experiments" / "speed" / "growth.py"), "--point", "images"]
+@pytest.mark.parametrize(
+    ("axis", "few", "many"), [("images", "1000", "20000"), ("posteriors", "500", "5000"), ("chains", "2", "50")]
+)
+def test_growth_is_measured_printed_and_drawn(axis: str, few: str, many: str, tmp_path: Path) -> None:
+    """More of what grows takes more memory, and the point of it stands in the table and in the figure."""
+    words = [sys.executable, str(ROOT / "experiments" / "speed" / "growth.py"), "--point", axis]
     points = [
         Point(**json.loads(subprocess.run([*words, size], capture_output=True, check=True).stdout))
-        for size in ("1000", "20000")
+        for size in (few, many)
     ]
     assert points[1].megabytes > points[0].megabytes
-    assert f"{points[1].seconds:.4g}" in growth_table({"images": points})
-    draw({"images": points}, tmp_path / "growth.png")
+    assert f"{points[1].seconds:.4g}" in growth_table({axis: points})
+    draw({axis: points}, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

@@ -1,8 +1,8 @@
 """How time and memory grow: a table with local exponents, growth.json, and the log-log figure growth.png.
 
     python experiments/speed/growth.py                     all axes (make growth): about 4 minutes on two cores
-    python experiments/speed/growth.py --axes depth draws  some: images, depth, width, draws, trials
-    python experiments/speed/growth.py --quick             to a tenth of the images, draws and trials
+    python experiments/speed/growth.py --axes depth draws  some of them, named as in the table
+    python experiments/speed/growth.py --quick             to a tenth of all but depth and width
     python experiments/speed/growth.py --figure            the figure again, from growth.json
 
 Every point is a process of its own: seconds are the processor's, of one thread, the least of three; megabytes are the
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ AXES = {
     "depth": Axis("an epoch of training", "levels", (1, 2, 4, 8, 16), 1),
     "width": Axis("an epoch of training", "hidden units a layer", (64, 128, 256, 512, 1024), 2),
     "draws": Axis("L_k of 20 images", "draws k an image", (50, 500, 5000, 50_000), 1),
+    "posteriors": Axis("surgery at 100 queries", "posteriors", (500, 5000, 50_000), 1),
+    "chains": Axis("annealing of an image", "chains", (10, 100, 1000), 1),
     "trials": Axis("a trial's coordination", "trials in the study", (100, 1000, 5000), 0),
 }
 
@@ -91,14 +94,22 @@ def _peak() -> float:
 
 
 def _work(axis: str, value: int) -> Callable[[], Any]:
-    from experiments.speed.evaluation import Evaluation
+    from experiments.speed.evaluation import Evaluation, binary
     from experiments.speed.models import CHAINS, Chain, pixels
     from experiments.speed.training import Training
+    from pipeline.annealing import Settings, sandwich
+    from pipeline.decompositions.surgery import surgery
 
     if axis == "draws":
         evaluation = Evaluation(CHAINS[0], 20, value)
         Evaluation(CHAINS[0], 20, 1)()
         return evaluation
+    if axis == "posteriors":
+        model, x = CHAINS[1].model(), binary(value)
+        return partial(surgery, model, x, queries=100, paths=100, inner=100, pairs=100)
+    if axis == "chains":
+        settings = Settings(temperatures=100, chains=value, leapfrog=5)
+        return partial(sandwich, CHAINS[1].model(), binary(1), settings)
     chain, images = Chain((PIXELS, 32), ((64, 64),)), 4000
     if axis == "images":
         images = value
@@ -125,7 +136,7 @@ def _held() -> float:
 def measure(axis: str, quick: bool) -> Iterator[Point]:
     """Yield an axis's points."""
     values = AXES[axis].values
-    if quick and axis in ("images", "draws", "trials"):
+    if quick and axis not in ("depth", "width"):
         values = values[:-1]
     if axis == "trials":
         from experiments.scale.measure import grown
@@ -176,7 +187,8 @@ def draw(grown: dict[str, list[Point]], path: Path) -> None:
     caption = (
         "Each point is a process of its own, one thread. Dashed: how the work grows, through the last point; a curve "
         "that is flatter pays fixed costs at its left end. Memory is the peak above that of the idle process; of the "
-        "images it is what they take themselves. A trial's time is that of everything but its training, by the clock."
+        "images it is what they take themselves. Surgery and annealing (100 temperatures, 5 steps a move) are of two "
+        "levels. A trial's time is that of everything but its training, by the clock."
     )
     figure = blank(2.75 * len(grown) + 0.6, 5.6, "How time and memory grow", caption)
     panels = figure.subplots(2, len(grown), squeeze=False)
