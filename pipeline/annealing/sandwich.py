@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from pipeline.allocator import keep_freed
 from pipeline.annealing.chains import SCHEDULES, Weights, anneal, tune
 from pipeline.annealing.paths import PATHS, widths
 from pipeline.evaluation import Estimate, importance_bound, many_draws
@@ -106,6 +107,7 @@ def sandwich(
 
     The examples, and the chains, are taken in passes of bounded memory. The caller's random state is left alone.
     """
+    keep_freed()
     settings = settings or Settings()
     with seeded(settings.seed, "annealing"):
         x, eps = simulate(model, data) if isinstance(data, int) else (data, None)

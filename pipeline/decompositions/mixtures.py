@@ -20,7 +20,7 @@ from pipeline.models import HierarchicalVAE
 
 __all__ = ["log_dimensions", "log_mixture", "log_posteriors"]
 
-CELLS = 2**22  # of one block, queries times components
+CELLS = 2**19  # of one block, queries times components: 4 MB
 ROWS = 8192  # rows of one pass through a network, examples times queries
 QUERIES = 64  # of those at most
 

@@ -37,6 +37,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
+from pipeline.allocator import keep_freed
 from pipeline.decompositions.levels import is_chain, log_marginals, log_mean
 from pipeline.decompositions.mixtures import log_dimensions, log_mixture, log_posteriors
 from pipeline.evaluation import Estimate
@@ -85,6 +86,7 @@ def surgery(
     Raises:
         TypeError: a factor of the posterior is not a diagonal Gaussian.
     """
+    keep_freed()
     chosen = torch.randperm(len(x), device=x.device)[:queries]
     z, q = model.posterior(x[chosen])
     p = model.joint(z)
