@@ -1,6 +1,6 @@
 """How time and memory grow: a table with local exponents, growth.json, and the log-log figure growth.png.
 
-    python experiments/speed/growth.py                     all axes (make growth): about 4 minutes on two cores
+    python experiments/speed/growth.py                     all axes (make growth): under 5 minutes on two cores
     python experiments/speed/growth.py --axes depth draws  some of them, named as in the table
     python experiments/speed/growth.py --quick             to a tenth of all but depth and width
     python experiments/speed/growth.py --figure            the figure again, from growth.json
