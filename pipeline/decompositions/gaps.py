@@ -33,7 +33,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from pipeline.decompositions.estimates import PerImage, of_draws
 from pipeline.decompositions.levels import level_terms, log_mean
-from pipeline.evaluation import many_draws
+from pipeline.evaluation import jackknife, many_draws
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo
 from pipeline.training import SCHEDULES
@@ -116,8 +116,7 @@ def gap_terms(
         log_p, error, _ = known = log_mean(best)
         before, before_error = of_draws(trained)
         after, after_error = of_draws(best)
-        # log p(x) and L(q*) come from the same draws: the error of log mean w - mean log w, as in `evaluation`.
-        influence = (torch.softmax(best, 0) * k - best).var(0) / k
+        influence = jackknife(best, above_mean=True)  # log p(x) and L(q*) come from the same draws
         ours, theirs = (
             level_terms(q, x, draws=level_draws, inner=inner, outer=k, log_p=known) for q in (model, refined)
         )

@@ -39,7 +39,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.decompositions.estimates import PerImage, mean_over_images, of_draws
-from pipeline.evaluation import Estimate
+from pipeline.evaluation import Estimate, jackknife
 from pipeline.models import HierarchicalVAE
 
 __all__ = ["Evidence", "is_chain", "level_terms", "log_marginals", "log_mean", "sandwich"]
@@ -145,10 +145,10 @@ def log_marginals(
 
 
 def log_mean(log_weight: Float[Tensor, "*parts draws batch"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log mean w, its first-order variance, and L_K less the mean of L_K/2 of the halves; [*parts, batch]."""
+    """Return log mean w, the variance of its error, and L_K less the mean of L_K/2 of the halves; [*parts, batch]."""
     k = log_weight.shape[-2]
     mean = torch.logsumexp(log_weight, -2) - math.log(k)
     if k == 1:
         return mean, torch.zeros_like(mean), torch.zeros_like(mean)
     half = torch.logsumexp(log_weight[..., : k - k % 2, :].unflatten(-2, (2, -1)), -2) - math.log(k // 2)
-    return mean, (log_weight - mean[..., None, :]).exp().var(-2) / k, mean - half.mean(-2)
+    return mean, jackknife(log_weight), mean - half.mean(-2)
