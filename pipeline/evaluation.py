@@ -139,7 +139,7 @@ def _gap(log_weight: Float[Tensor, "draws batch"], k: int) -> tuple[Float[Tensor
     groups = len(log_weight) // k
     value = importance_bound(log_weight, k)[0] - log_weight.mean(0)
     if groups == 1:
-        return value, jackknife(log_weight[:k], above_mean=True)
+        return value, jackknife(log_weight[:k], minus=log_weight[:k])
     used = log_weight[: groups * k].unflatten(0, (groups, k))
     return value, (torch.logsumexp(used, dim=1) - math.log(k) - used.mean(1)).var(0) / groups
 
@@ -157,9 +157,9 @@ def importance_bound(
 
 
 def jackknife(
-    log_weight: Float[Tensor, "*parts draws batch"], *, above_mean: bool = False
+    log_weight: Float[Tensor, "*parts draws batch"], minus: Float[Tensor, "*parts draws batch"] | None = None
 ) -> Float[Tensor, "*parts batch"]:
-    """Return the variance of the error of log mean w, or of log mean w - mean log w, by leaving out blocks of draws.
+    """Return the variance of the error of log mean w, less the mean of `minus`, by leaving out blocks of draws.
 
     There are ten blocks, or as many as draws; up to nine draws that fill no whole block are left out of all. It is
     infinite for a single draw.
@@ -175,8 +175,8 @@ def jackknife(
     sums = torch.logsumexp(used, -2)  # [*parts, blocks, batch]
     itself = torch.eye(blocks, dtype=torch.bool, device=sums.device)[:, :, None]
     left_out = torch.logsumexp(sums[..., None, :, :].masked_fill(itself, -math.inf), -2)
-    if above_mean:
-        means = used.mean(-2)
+    if minus is not None:
+        means = minus[..., : draws - draws % blocks, :].double().unflatten(-2, (blocks, -1)).mean(-2)
         left_out = left_out - (means.sum(-2, keepdim=True) - means) / (blocks - 1)
     return (left_out.var(-2, correction=0) * (blocks - 1)).to(log_weight.dtype)
 

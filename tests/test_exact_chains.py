@@ -498,7 +498,7 @@ def test_both_gaps_are_measured(depth: int) -> None:
     """From a q that is off by 0.2 sigmas or so, `gap_terms` finds each gap within 4 errors and 0.01 nats.
 
     The standard errors are below 0.02 nats; 0.01 nats are what the optimizer may leave. The chain is the first one
-    whose approximation gap is between 0.02 and 0.4 nats: at far larger ones L_4000 is no log p(x).
+    whose approximation gap is between 0.02 and 0.4 nats: at far larger ones no 12,000 draws give log p(x).
     """
     drawn = (chain(random_widths(depth, case, 2), "nearest") for case in count())
     linear = next(each for each in drawn if 0.02 < level_gaps(each).sum() < 0.4)
@@ -514,7 +514,7 @@ def test_both_gaps_are_measured(depth: int) -> None:
     model = HierarchicalVAE(linear.model.generative, rungs, "nearest").requires_grad_(False)
     approximation = level_gaps(linear).sum().item()
     inference = Exact(linear, model, x).gaps.sum(0).mean().item()
-    settings = {"steps": 150, "draws": 16, "rate": 0.05, "k": 4000, "level_draws": 400, "inner": 200}
+    settings = {"steps": 150, "draws": 16, "rate": 0.05, "k": 12_000, "level_draws": 400, "inner": 200}
     terms = mean_over_images([gap_terms(model, x, **settings)])
     expected = {
         "approximation_gap": approximation,
