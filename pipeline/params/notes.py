@@ -66,7 +66,7 @@ def _given(params: Params, file: Params, path: str, value: Any, variants: Iterab
         for reason, names in reasons.items()
         if reason
     ]
-    if path in file.sweep.space and path not in params.sweep.space:
+    if "" in reasons and path in file.sweep.space and path not in params.sweep.space:
         parts.insert(0, f"{shown(value)} is taken, and not searched over {file.sweep.space[path]}")
     return f"--set {path}: {'; '.join(parts)}" if parts else ""
 

@@ -20,6 +20,7 @@ __all__ = [
     "ReportParams",
     "SweepParams",
     "TrainParams",
+    "published_binary",
 ]
 
 MOST = 2**31 - 1  # of whatever is counted: what every library takes
@@ -48,6 +49,11 @@ class CaveParams(Strict):
     grey: bool
 
 
+def published_binary(name: str, grey: bool) -> bool:
+    """Tell whether the pixels of a data set are 0 or 1 before any binarization; `grey` is that of `cave`."""
+    return name in ("binarized_mnist", "caltech101_silhouettes") or (name == "cave" and not grey)
+
+
 class DataParams(Strict):
     """Which images, how split, how binarized."""
 
@@ -67,15 +73,9 @@ class DataParams(Strict):
     cave: CaveParams
 
     @property
-    def published_binary(self) -> bool:
-        """Are the pixels 0 or 1 before any binarization?"""
-        published = self.name in ("binarized_mnist", "caltech101_silhouettes")
-        return published or (self.name == "cave" and not self.cave.grey)
-
-    @property
     def binary(self) -> bool:
-        """Are the pixels 0 or 1, by nature or by binarization?"""
-        return self.binarization != "none" or self.published_binary
+        """Are the pixels 0 or 1, as published or by binarization?"""
+        return self.binarization != "none" or published_binary(self.name, self.cave.grey)
 
     @property
     def levels(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.params.sections import published_binary
 from pipeline.params.text import shown
 
 __all__ = ["CONDITIONS", "Condition", "left_out", "unused"]
@@ -33,11 +34,7 @@ def _reached(milestones: tuple[int, ...], epochs: int) -> bool:
 def _drawn(name: str, binarization: str, grey: bool) -> bool:
     """Tell whether the data's seed decides on splits, on binarized pixels or on what is rendered."""
     split = name in ("digits", "cave", "omniglot", "frey_face")
-    return split or (binarization != "none" and not _binary(name, grey))
-
-
-def _binary(name: str, grey: bool) -> bool:
-    return name in ("binarized_mnist", "caltech101_silhouettes") or (name == "cave" and not grey)
+    return split or (binarization != "none" and not published_binary(name, grey))
 
 
 def _compiled(*values: Any) -> bool:
@@ -52,7 +49,9 @@ RENDERED = _is("data.name", "cave")
 SEARCHED = Condition(("sweep.space",), bool)
 DEEP = Condition(("model.depth",), lambda depth: depth > 1)
 CONDITIONS: dict[str, Condition] = {
-    "data.binarization": Condition(("data.name", "data.cave.grey"), lambda name, grey: not _binary(name, grey)),
+    "data.binarization": Condition(
+        ("data.name", "data.cave.grey"), lambda name, grey: not published_binary(name, grey)
+    ),
     "data.seed": Condition(("data.name", "data.binarization", "data.cave.grey"), _drawn),
     "data.cave.images": RENDERED,
     "data.cave.size": RENDERED,
@@ -97,7 +96,6 @@ CONDITIONS: dict[str, Condition] = {
     "sweep.failures": SEARCHED,
     "sweep.seed": SEARCHED,
     "evaluate.milestone_draws": Condition(("train.milestones", "train.epochs"), _reached),
-    "evaluate.decompose": Condition((), lambda: True),
     "evaluate.decompose.inner_draws": DEEP,
     "evaluate.decompose.path_draws": DEEP,
     "evaluate.decompose.pair_queries": Condition(

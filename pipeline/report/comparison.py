@@ -89,9 +89,10 @@ class Comparison:
             return "The variants were measured by different protocols: their numbers cannot be compared."
         if len(self.groups) == 1:
             return self._ranked(list(self.results))
-        kinds = [f"of {join([r.variant for r in group])} a {measure}" for measure, group in self.groups.items()]
-        parts = [f"The likelihood {join(kinds)}: nll, elbo and reconstruction cannot be compared between these."]
-        return " ".join([*parts, *(self._ranked(group, of_all=False) for group in self.groups.values())])
+        kinds = [f"that of {join([r.variant for r in group])} is a {name}" for name, group in self.groups.items()]
+        first = f"The likelihood {kinds[0].removeprefix('that ')}"
+        text = f"{', '.join([first, *kinds[1:]])}: nll, elbo and reconstruction cannot be compared between these."
+        return " ".join([text, *(self._ranked(group, of_all=False) for group in self.groups.values())])
 
     def _ranked(self, group: list[Result], *, of_all: bool = True) -> str:
         best = _lowest(group)
@@ -104,7 +105,8 @@ class Comparison:
             return f"{text} One seed has no interval, so that no difference is shown to be more than chance."
         overlap = [result.variant for result in others if here.overlaps(result.metrics["nll"])]
         clear = [result.variant for result in others if result.variant not in overlap]
-        text += f" The {self.confidence:.0%} intervals cover {len(best.seeds)} seeds; test images and draws are fixed."
+        seeds = f"the {len(best.seeds)} seeds alone: test images and draws are held"
+        text += f" The {self.confidence:.0%} intervals cover {seeds}."
         if overlap:
             text += f" That of {best.variant} overlaps with {_those(overlap)}: these intervals do not decide."
         if clear:
