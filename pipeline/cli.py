@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import InputError, guarded
-from pipeline.params import Params, digest, parse_assignments
+from pipeline.params import Params, digest, notes, parse_assignments
 from pipeline.signals import heed
 from pipeline.study import Study, find_root
 
@@ -44,11 +44,12 @@ def check(assignments: Set = None) -> None:
     """Check params.yaml and say what is wrong with it, in one line."""
     from pipeline import data, stores
 
-    root = find_root(Path.cwd())
-    params = Params.read(root / "params.yaml", parse_assignments(assignments or []))
+    root, overrides = find_root(Path.cwd()), parse_assignments(assignments or [])
+    params, file = Params.read_with_file(root / "params.yaml", overrides)
     data.check(params.data)
     stores.apart(Path(os.environ.get("DVC_ROOT") or root).resolve())
     print(f"params.yaml is sound: {params.data.name}, variants {', '.join(params.variants)}")
+    print(*notes(params, file, overrides), sep="\n")
 
 
 @app.command()
@@ -64,12 +65,12 @@ def sweep(
     name: Name = None,
 ) -> None:
     """Search one variant's settings, in a study of its own; the same command again goes on where it stopped."""
-    overrides = parse_assignments(assignments or [])
-    if trials is not None:
-        overrides["sweep.trials"] = trials
+    overrides = _assigned(assignments)
+    if trials is not None and overrides.setdefault("sweep.trials", trials) != trials:
+        raise InputError(f"--set: sweep.trials: {overrides['sweep.trials']!r} given beside --trials {trials}")
     settings = {"LAUNCHER": launcher, "RAY_ADDRESS": address, "GPUS_PER_WORKER": gpus, "CPUS_PER_WORKER": cpus}
     os.environ |= {f"CAVE_{setting}": str(value) for setting, value in settings.items() if value is not None}
-    study = _by_hand(f"sweep-{variant}", name, variant, overrides, workers)
+    study = _by_hand("sweep", name, variant, overrides, workers)
     from pipeline.stages import sweep as stage
 
     stage.run(study, variant)
@@ -96,7 +97,7 @@ def worker(variant: Variant, study: Help = None, workers: Workers = None) -> Non
 @app.command()
 def train(variant: Variant, workers: Workers = None, assignments: Set = None, name: Name = None) -> None:
     """Train and evaluate one variant with the settings as given, without a search, in a study of its own."""
-    study = _by_hand(f"train-{variant}", name, variant, parse_assignments(assignments or []), workers)
+    study = _by_hand("train", name, variant, _assigned(assignments), workers)
     from pipeline.stages import evaluate
     from pipeline.stages import train as stage
 
@@ -156,9 +157,14 @@ def doctor(study: Of = None) -> None:
 @studies.command("new")
 def study_new(name: str, assignments: Set = None) -> None:
     """Make the study experiments/NAME: its own params.yaml, and a link to the pipeline."""
-    root = find_root(Path.cwd())
-    Study.create(root, name, parse_assignments(assignments or []))
-    print(f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml")
+    root, overrides = find_root(Path.cwd()), _assigned(assignments)
+    lines = notes(*Params.read_with_file(root / "params.yaml", overrides), overrides)
+    Study.create(root, name, overrides)
+    print(
+        *lines,
+        f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml",
+        sep="\n",
+    )
 
 
 @studies.command("list")
@@ -230,32 +236,36 @@ def _existing(name: str | None) -> Study:
     return Study.at(folder)
 
 
-def _by_hand(kind: str, name: str | None, variant: str, overrides: dict[str, Any], workers: int | None) -> Study:
+def _assigned(assignments: list[str] | None) -> dict[str, Any]:
+    """Read the `--set` words of a command that makes a study, whose place is not theirs to choose."""
+    overrides = parse_assignments(assignments or [])
+    for path in {"root", "out"} & set(overrides):
+        raise InputError(f"--set: {path}: a new study lies in experiments/, by its own name; leave {path} out")
+    return overrides
+
+
+def _by_hand(command: str, name: str | None, variant: str, overrides: dict[str, Any], workers: int | None) -> Study:
     """Return a study of one variant made for this one command, its data prepared.
 
-    Equal settings give the same study. A path that is set by hand is not swept.
+    Equal settings give the same study. What overrides a setting is printed before anything runs.
     """
     from pipeline import data
     from pipeline.stages import fetch, prepare
 
     root = find_root(Path.cwd())
-    given = Params.read(root / "params.yaml", {name: overrides[name] for name in ("budget",) if name in overrides})
+    first = {path: value for path, value in overrides.items() if path in ("budget", "budgets", "variants")}
+    given = Params.read(root / "params.yaml", first)
     given.variant(variant)
-    for path, value in given.variants[variant].items():
-        if overrides.get(path, value) != value:
-            raise InputError(f"--set: {path}: {overrides[path]!r} given, but variant '{variant}' fixes it at {value!r}")
-    if "sweep.space" not in overrides:
-        overrides["sweep.space"] = {
-            path: kind.model_dump() for path, kind in given.sweep.space.items() if path not in overrides
-        }
     overrides["variants"] = {variant: given.variants[variant]}
-    params = Params.read(root / "params.yaml", overrides)
+    params, file = Params.read_with_file(root / "params.yaml", overrides)
     data.check(params.data)
     settings = params.model_dump()
     del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
     if workers is not None:
         os.environ["CAVE_WORKERS"] = str(workers)
-    study = Study.create(root, name or f"{kind}-{digest(settings, 8)}", overrides, pipeline=False)
+    for line in notes(params, file, overrides, command=command):
+        print(line, flush=True)
+    study = Study.create(root, name or f"{command}-{variant}-{digest(settings, 8)}", overrides, pipeline=False)
     fetch.run(study)
     prepare.run(study)
     return study

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import write_text
-from pipeline.params import Params, dump_yaml
+from pipeline.params import Params, dump_yaml, notes
 
 __all__ = ["Study", "find_root"]
 
@@ -82,6 +82,10 @@ class Study:
     def report(self) -> Path:
         """The comparison of all variants."""
         return self.out / "report"
+
+    def notes(self, variant: str | None = None) -> list[str]:
+        """Say what overrides values of the study's file, for one variant or all of them."""
+        return notes(*Params.read_with_file(self.folder / "params.yaml"), variant=variant)
 
     def how(self, stage: str) -> str:
         """Say in a sentence how a stage's results are made again."""

@@ -195,6 +195,9 @@ def test_a_model_of_grey_pixels_trains(name: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ({"model.likelihood": "gaussian"}, "'gaussian' needs grey pixels, but those of digits are binary"),
+        ({"model.likelihood": "gaussian", "data.binarization": "static"}, "'gaussian' needs grey pixels"),
+        ({"model.likelihood": "gaussian", "data.name": "cave", "data.binarization": "none"}, "those of cave are"),
         ({"model.likelihood": "continuous_bernoulli"}, "needs grey pixels"),
         ({"model.likelihood": "discretized_logistic"}, "needs grey pixels"),
         ({"model.likelihood": "discretized_logistic", "data.binarization": "none"}, "model.levels: 256 given; allowed"),
@@ -218,7 +221,7 @@ def test_what_does_not_go_together_is_told_in_one_line(overrides: dict[str, Any]
         {"model.likelihood": "continuous_bernoulli", "data.binarization": "none"},
         {"model.likelihood": "discretized_logistic", "model.levels": 17, "data.binarization": "none"},
         {"model.likelihood": "discretized_logistic", "data.name": "frey_face", "data.binarization": "none"},
-        {"model.likelihood": "gaussian", "model.sigma": 0.1},
+        {"model.likelihood": "gaussian", "model.sigma": 0.1, "data.binarization": "none"},
     ],
 )
 def test_what_goes_together_is_taken(overrides: dict[str, Any]) -> None:

@@ -242,6 +242,26 @@ def test_an_unknown_key_is_told_with_those_there_are(tmp_path: Path, section: st
     assert set(message.partition("allowed: ")[2].split(", ")) == set(keys)
 
 
+@pytest.mark.parametrize("section", sections())
+def test_a_misspelt_key_is_told_and_not_the_one_that_it_leaves_missing(tmp_path: Path, section: str) -> None:
+    """A key with a letter twice in the place of the right one is named, with the right one as what may be meant."""
+    whole = read_yaml(FILE)
+    for key in at(whole, section):
+        raw = copy.deepcopy(whole)
+        at(raw, section)[key[0] + key] = at(raw, section).pop(key)
+        path = f"{section}.{key[0]}{key}".removeprefix(".")
+        start = f"params.yaml: {path}: unknown key (did you mean '{key}'?)"
+        assert told(Params.read, written(tmp_path, raw)).startswith(start)
+
+
+def test_a_misspelt_key_is_told_before_one_that_is_missing_elsewhere(tmp_path: Path) -> None:
+    """Of `zdim` in a file that lacks a key of an earlier section too, the misspelt one is named."""
+    raw = read_yaml(FILE)
+    raw["model"]["zdim"] = raw["model"].pop("z_dim")
+    del raw["data"]["seed"]
+    assert "model.zdim: unknown key (did you mean 'z_dim'?)" in told(Params.read, written(tmp_path, raw))
+
+
 TEXTS = {
     "empty": "",
     "a list": "- 1\n- 2\n",
@@ -293,6 +313,19 @@ def test_a_word_that_assigns_nothing_is_told(word: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["model.depth=3", "model.depth=2"], "--set: model.depth: given twice, 3 and 2"),
+        (["model.depth=3", "model={depth: 2}"], "--set: model.depth: given beside model, which holds it"),
+        (["evaluate.decompose={}", "evaluate.decompose.queries=3"], "given beside evaluate.decompose"),
+    ],
+)
+def test_two_values_of_one_parameter_are_refused(words: list[str], expected: str) -> None:
+    """Where two words give one parameter, neither is dropped in silence."""
+    assert expected in told(parse_assignments, words)
+
+
+@pytest.mark.parametrize(
     "value", ["[[", "{a", "!!bool maybe", "!!int ''", "!!float ''", "!!python/name:os.system", "*a"]
 )
 def test_a_value_that_is_no_yaml_is_told(value: str) -> None:
@@ -335,7 +368,7 @@ def test_parameters_survive_being_written_and_read(tmp_path: Path) -> None:
     for each in (
         params,
         default(**{"model.widths": [7, 5], "variants": {"a": {}}}),
-        *map(params.variant, params.variants),
+        *(params.variant(name).override({"sweep.space": {}}) for name in params.variants),
     ):
         path = tmp_path / "again.yaml"
         path.write_text(dump_yaml(each))
@@ -431,7 +464,8 @@ def test_the_space_holds_intervals_and_choices() -> None:
 )
 def test_pixels_are_binary_by_nature_or_by_binarization(words: list[str], binary: bool) -> None:
     """Black and white sets stay binary without binarization, grey ones do not."""
-    assert setting("model.likelihood=gaussian", *words).data.binary is binary
+    likelihood = "bernoulli" if binary else "gaussian"
+    assert setting(f"model.likelihood={likelihood}", *words).data.binary is binary
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

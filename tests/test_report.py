@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import math
 import re
@@ -43,8 +44,13 @@ DRAWN = {  # what a figure of the finer decompositions needs
 BETWEEN = (("lower", -0.1), ("upper", 0.2))
 
 
-def fake(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), spread: float = 0.05, *, fine: bool = False) -> Study:
-    """Write all that the report reads, from small synthetic numbers; `fine`: with the finer decompositions."""
+def fake(
+    folder: Path, seeds: tuple[int, ...] = (0, 1, 2), spread: float = 0.05, *, fine: bool = False, **likelihoods: str
+) -> Study:
+    """Write all that the report reads, from small synthetic numbers; `fine`: with the finer decompositions.
+
+    Likelihoods are given by variant; the others' are bernoulli.
+    """
     folder.mkdir(exist_ok=True)
     shutil.copy(ROOT / "params.yaml", folder)
     study = Study.at(folder, {"train.seeds": list(seeds)})
@@ -65,7 +71,8 @@ def fake(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), spread: float = 0.05,
             home = study.train(variant) / f"seed-{seed}"
             write_json(
                 home / "model.json",
-                {"widths": widths, "parameters": 69008, "seconds": 6.0 + seed, "best_epoch": 15, "seed": seed},
+                {"widths": widths, "parameters": 69008, "seconds": 6.0 + seed, "best_epoch": 15, "seed": seed}
+                | {"model": {"likelihood": likelihoods.get(variant, "bernoulli")}},
             )
             write_csv(home / "curves.csv", [_epoch(e, values, rates) for e in range(1, 21)])
         write_json(
@@ -208,15 +215,144 @@ def test_the_protocol_stands_beside_the_numbers(study):
     ]
 
 
-def test_the_lowest_nll_is_marked_and_its_overlap_told(tmp_path, study):
-    """The lowest mean nll is bold; the sentence says which intervals it shares."""
+def bold(study: Study) -> list[str]:
+    """Return the variants that table.md marks."""
     lines = (study.report / "table.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in lines if "**" in line] == ["| mhvae"]
-    assert "The lowest nll has mhvae" in report.build(study).verdict
-    clear = report.build(fake(tmp_path / "clear", spread=0.001)).verdict
-    assert "lies apart from that of vae and hvae" in clear
-    wide = report.build(fake(tmp_path / "wide", spread=1.0)).verdict
-    assert "overlaps with that of" in wide
+    return [line.split(" | ")[0].strip("| ") for line in lines if "**" in line]
+
+
+SEEDS = "The 95% intervals cover the 3 seeds alone: test images and draws are held."
+
+
+def test_the_verdict_says_no_more_than_its_intervals(tmp_path):
+    """It names the lowest mean, what the intervals cover, and which overlap; an overlap decides nothing."""
+    apart = report.build(fake(tmp_path / "apart", spread=0.001))
+    text = f"The lowest mean nll is that of mhvae, {apart.results[2].metrics['nll']} nats. {SEEDS}"
+    assert apart.verdict == f"{text} That of mhvae does not overlap with those of vae and hvae."
+    wide = report.build(fake(tmp_path / "wide", spread=1.0))
+    others = "vae and mhvae" if "of hvae," in wide.verdict else "vae and hvae" if "of mhvae," in wide.verdict else ""
+    assert wide.verdict.endswith(f"overlaps with those of {others or 'hvae and mhvae'}: these intervals do not decide.")
+    assert SEEDS in wide.verdict
+    some = report.build(fake(tmp_path / "some", spread=0.05))
+    assert "That of mhvae overlaps with that of hvae: these intervals do not decide." in some.verdict
+    assert some.verdict.endswith("It does not overlap with that of vae.")
+
+
+def test_what_is_marked_is_what_the_intervals_set_apart(tmp_path):
+    """The lowest nll is marked with those that overlap with it; where all do, or there is no interval, none is."""
+    for spread, seeds, marked in (
+        (0.001, (0, 1, 2), ["mhvae"]),
+        (0.05, (0, 1, 2), ["hvae", "mhvae"]),
+        (1.0, (0, 1, 2), []),
+        (0.001, (0,), []),
+    ):
+        made = fake(tmp_path / f"{spread}-{len(seeds)}", seeds=seeds, spread=spread)
+        report.write(made)
+        assert bold(made) == marked
+        assert (made.report / "report.html").read_text().count('<td class="best">') == len(marked)
+
+
+GREY = {"vae": "gaussian", "hvae": "continuous_bernoulli", "mhvae": "discretized_logistic"}
+MEASURED = {"bounds", "rates_by_level", "curves", "depth_width", "rate_distortion"}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    study = fake(tmp_path_factory.mktemp("mixed"), spread=0.001, **GREY)
+    report.write(study)
+    return study
+
+
+def test_a_density_and_a_probability_are_not_ranked(mixed):
+    """One sentence says that they cannot be compared; two densities are ranked, and the one probability is not."""
+    verdict = report.build(mixed).verdict
+    assert verdict.startswith(
+        "The likelihood of vae and hvae is a density of pixels scaled to [0, 1], that of mhvae is a probability:"
+        " nll, elbo and reconstruction cannot be compared between these."
+    )
+    assert "The lowest mean nll of vae and hvae is that of hvae" in verdict
+    assert verdict.endswith(f"The nll of mhvae is {report.build(mixed).results[2].metrics['nll']} nats.")
+    assert bold(mixed) == ["hvae"]
+    assert html.escape(verdict) in (mixed.report / "report.html").read_text()
+    shown = report.table_text(mixed)
+    assert shown.split("\n\n")[-1].replace("\n", " ") == verdict
+
+
+def test_figures_of_bounds_are_drawn_once_a_measure(mixed, study):
+    """No axis of bounds has a density and a probability; figures of rates alone have all variants."""
+    names = {path.stem for path in mixed.report.glob("*.png")}
+    assert names == {f"{name}-{end}" for name in MEASURED for end in ("density", "probability")} | {"rates_by_epoch"}
+    assert {path.stem for path in study.report.glob("*.png")} == MEASURED | {"rates_by_epoch"}
+    page = (mixed.report / "report.html").read_text()
+    assert page.count("Likelihoods that are a density:") == page.count("Likelihoods that are a probability:") == 5
+
+
+def test_only_variants_of_one_measure_share_a_figure(tmp_path, monkeypatch):
+    """What is given to the figures of bounds has variants of one measure, and each its colour among all."""
+    given: dict[str, list[list[str]]] = {}
+
+    def spy(name):
+        def draw(results, *_):
+            variants = sorted({row["variant"] for row in results} if isinstance(results, list) else results)
+            given.setdefault(name, []).append(variants)
+            return figures.samples(np.eye(8)[None], "spy")
+
+        return draw
+
+    for name in (*MEASURED, "sandwich", "rates_by_epoch", "inference_gaps"):
+        monkeypatch.setattr(figures, {"depth_width": "depth_width_map"}.get(name, name), spy(name))
+    report.write(fake(tmp_path / "spied", fine=True, **GREY))
+    for name in (*MEASURED, "sandwich"):
+        assert given[name] == [["hvae", "vae"], ["mhvae"]]
+    assert given["rates_by_epoch"] == given["inference_gaps"] == [["hvae", "mhvae", "vae"]]
+
+
+def test_a_variant_keeps_its_colour_in_a_figure_of_some():
+    """Among all variants of a study the second has the second colour, where it is drawn alone too."""
+    assert figures.colour("b", ["b"]) == figures.colour("a", ["a", "b"])
+    with figures.coloured(["a", "b"]):
+        assert figures.colour("b", ["b"]) != figures.colour("a", ["a"])
+    assert figures.colour("b", ["b"]) == figures.colour("a", ["a", "b"])
+
+
+def test_likelihood_and_measure_stand_in_every_table(mixed):
+    """table.csv has the measure in full, table.md and the page its name, the terminal a row of each."""
+    rows = table(mixed)
+    assert {variant: rows[variant]["likelihood"] for variant in GREY} == GREY
+    density = "density of pixels scaled to [0, 1]"
+    assert [row["measure"] for row in rows.values()] == [density, density, "probability"]
+    shown = {line.split()[0]: line.split()[1:] for line in report.table_text(mixed).splitlines() if line.strip()}
+    assert shown["likelihood"] == list(GREY.values())
+    assert shown["measure"] == ["density", "density", "probability"]
+    assert max(map(len, report.table_text(mixed).splitlines())) <= 120
+    for name in ("table.md", "report.html"):
+        text = (mixed.report / name).read_text()
+        assert "gaussian (density)" in text
+        assert "discretized_logistic (probability)" in text
+        assert f"The likelihood of vae and hvae is a {density}, whose nll may be below 0." in text
+
+
+def test_a_training_without_its_likelihood_is_damaged(tmp_path):
+    """A model.json that does not say which likelihood was trained is refused with the stage that makes it."""
+    made = fake(tmp_path / "study", seeds=(0, 1), vae="poisson")
+    with pytest.raises(InputError, match=r"train/vae/seed-0/model\.json: damaged; stage train@vae makes it"):
+        report.build(made)
+
+
+def test_the_report_says_what_overrides_the_file(tmp_path):
+    """table.md and the page have a line a variant, and one for the budget's values."""
+    made = fake(tmp_path, seeds=(0, 1))
+    path = tmp_path / "params.yaml"
+    path.write_text(path.read_text().replace("budget: default ", "budget: quick "))
+    report.write(Study.at(tmp_path))
+    lines = [
+        "budget quick sets train.epochs to 4 in place of 60, train.seeds to [0, 1] in place of [0, 1, 2],",
+        "vae: model.depth 1 in place of 2; model.z_ratio 1.0 in place of 0.5; searched: model.z_dim over 4..32, log",
+    ]
+    text, page = (made.report / "table.md").read_text(), (made.report / "report.html").read_text()
+    for line in lines:
+        assert f"\n- {line}" in text
+        assert f"<li>{line}" in page
 
 
 def test_the_page_loads_nothing(study):
@@ -261,7 +397,7 @@ def test_one_seed_has_no_interval(tmp_path):
     assert {row["nll half [nats]"] for row in table(study).values()} == {""}
     text = (study.report / "table.md").read_text()
     assert "±" not in "".join(line for line in text.splitlines() if line.startswith("|"))
-    assert "One seed: no interval" in text
+    assert "One seed has no interval, so that no difference is shown to be more than chance." in text
     assert "Seeds: 5." in text
 
 

@@ -113,7 +113,7 @@ def test_more_trials_extend_a_study_and_any_other_change_starts_a_new_one(study:
         {"train.learning_rate": 0.01},
         {"sweep.epochs": 4},
         {"sweep.seed": 1},
-        {"sweep.space": {"model.z_dim": {"low": 2, "high": 3}}},
+        {"sweep.space": {"model.z_dim": {"low": 2, "high": 16}}},
         {"model.activation": "relu"},
     ):
         assert Sweep(again(study, **change), "mhvae").name != name

@@ -10,12 +10,13 @@ from pipeline.figures.factors import factors
 from pipeline.figures.images import levels, reconstructions, samples
 from pipeline.figures.milestones import milestones
 from pipeline.figures.sandwich import sandwich
-from pipeline.figures.style import colour, png, save
+from pipeline.figures.style import colour, coloured, png, save
 from pipeline.figures.sweeps import depth_width_map, rate_distortion
 
 __all__ = [
     "bounds",
     "colour",
+    "coloured",
     "curves",
     "depth_width_map",
     "factors",

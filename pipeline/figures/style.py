@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.files import write_bytes
 
-__all__ = ["GREY", "PARTS", "blank", "colour", "facets", "level_colours", "line", "plain", "png", "save"]
+__all__ = ["GREY", "PARTS", "blank", "colour", "coloured", "facets", "level_colours", "line", "plain", "png", "save"]
 
 # Okabe and Ito, "Color Universal Design" (2008); the last three of OTHERS are of Tol, "Colour Schemes" (2021)
 NAMED = {"vae": "#0072B2", "hvae": "#E69F00", "mhvae": "#009E73"}
@@ -33,6 +35,7 @@ PARTS = {
     "whole": "#9A9A9A",
 }
 DPI = 150
+_all_variants: ContextVar[tuple[str, ...]] = ContextVar("all_variants", default=())
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -48,9 +51,19 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+@contextmanager
+def coloured(variants: Iterable[str]) -> Iterator[None]:
+    """Within this, a variant has the colour that it has among all of these, also where a figure shows some of them."""
+    token = _all_variants.set(tuple(variants))
+    try:
+        yield
+    finally:
+        _all_variants.reset(token)
+
+
 def colour(variant: str, variants: Iterable[str]) -> str:
-    """Return the colour of `variant` among `variants`: its own, or the next free one in their order."""
-    others = [name for name in variants if name not in NAMED]
+    """Return the colour of `variant` among `variants`, or all of `coloured`: its own, or the next free one in order."""
+    others = [name for name in _all_variants.get() or variants if name not in NAMED]
     return NAMED.get(variant) or OTHERS[others.index(variant) % len(OTHERS)]
 
 

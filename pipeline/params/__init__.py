@@ -5,14 +5,16 @@ overrides, in the search space and in MLflow. Defaults stand in the YAML file al
 there. Whatever is wrong becomes an `InputError` that names the path, what was given and what is allowed.
 """
 
+from pipeline.params.notes import notes
+from pipeline.params.ranges import Choices, Range
 from pipeline.params.sections import (
+    MEASURES,
+    PROBABILITY,
     CaveParams,
-    Choices,
     DataParams,
     DecomposeParams,
     EvaluateParams,
     ModelParams,
-    Range,
     ReportParams,
     SweepParams,
     TrainParams,
@@ -21,6 +23,8 @@ from pipeline.params.text import digest, parse_assignments, read_yaml
 from pipeline.params.whole import Params, dump_yaml
 
 __all__ = [
+    "MEASURES",
+    "PROBABILITY",
     "CaveParams",
     "Choices",
     "DataParams",
@@ -34,6 +38,7 @@ __all__ = [
     "TrainParams",
     "digest",
     "dump_yaml",
+    "notes",
     "parse_assignments",
     "read_yaml",
 ]

@@ -37,8 +37,11 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
 
 
 def _first(error: ValidationError) -> Any:
-    """Return the first fault; where a value could be of two kinds, of the kind that has the fewest faults."""
-    faults = error.errors()
+    """Return the fault to explain: the first unknown key, as a key that is missing may be the same one misspelt.
+
+    Where a value could be of two kinds, it is a fault of the kind that has the fewest.
+    """
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden" or _in_kind(fault))
     at = next((i for i, key in enumerate(faults[0]["loc"]) if _is_kind(key)), None)
     if at is None:
         return faults[0]
@@ -47,6 +50,10 @@ def _first(error: ValidationError) -> Any:
         if fault["loc"][:at] == faults[0]["loc"][:at]:
             kinds.setdefault(fault["loc"][at], []).append(fault)
     return min(kinds.values(), key=len)[0]
+
+
+def _in_kind(fault: Any) -> bool:
+    return any(_is_kind(key) for key in fault["loc"])
 
 
 def _is_kind(key: object) -> bool:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from pipeline.params.ranges import Choices, Range, Strict
 
 __all__ = [
+    "DENSITY",
+    "MEASURES",
+    "PROBABILITY",
     "CaveParams",
-    "Choices",
     "DataParams",
     "DecomposeParams",
     "EvaluateParams",
     "ModelParams",
-    "Range",
     "ReportParams",
-    "Strict",
     "SweepParams",
     "TrainParams",
+    "published_binary",
 ]
 
 MOST = 2**31 - 1  # of whatever is counted: what every library takes
@@ -28,11 +31,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nonnegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Width = Annotated[int, Field(ge=1, le=65536)]
 
-
-class Strict(BaseModel):
-    """Frozen; an unknown key raises; no type is converted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+PROBABILITY = "probability"
+DENSITY = "density of pixels scaled to [0, 1]"
+MEASURES = {  # what a likelihood gives to an image; numbers of different measures cannot be compared
+    "bernoulli": PROBABILITY,
+    "gaussian": DENSITY,
+    "continuous_bernoulli": DENSITY,
+    "discretized_logistic": PROBABILITY,
+}
 
 
 class CaveParams(Strict):
@@ -41,6 +47,11 @@ class CaveParams(Strict):
     images: Annotated[int, Field(ge=100, le=1_000_000)]
     size: Annotated[int, Field(ge=28, le=512)]
     grey: bool
+
+
+def published_binary(name: str, grey: bool) -> bool:
+    """Tell whether the pixels of a data set are 0 or 1 before any binarization; `grey` is that of `cave`."""
+    return name in ("binarized_mnist", "caltech101_silhouettes") or (name == "cave" and not grey)
 
 
 class DataParams(Strict):
@@ -63,9 +74,8 @@ class DataParams(Strict):
 
     @property
     def binary(self) -> bool:
-        """Are the pixels 0 or 1, by nature or by binarization?"""
-        published = self.name in ("binarized_mnist", "caltech101_silhouettes")
-        return self.binarization != "none" or published or (self.name == "cave" and not self.cave.grey)
+        """Are the pixels 0 or 1, as published or by binarization?"""
+        return self.binarization != "none" or published_binary(self.name, self.cave.grey)
 
     @property
     def levels(self) -> int:
@@ -98,6 +108,11 @@ class ModelParams(Strict):
         if self.widths is not None:
             return self.widths
         return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.depth))
+
+    @property
+    def measure(self) -> str:
+        """What p(x | z_1) is: a probability, or a density and of what."""
+        return MEASURES[self.likelihood]
 
 
 class TrainParams(Strict):
@@ -143,31 +158,6 @@ class TrainParams(Strict):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, not {list(self.seeds)}")
         return self
-
-
-class Range(Strict):
-    """An interval of a search space; whole numbers where both ends are whole."""
-
-    low: int | float
-    high: int | float
-    log: bool = False
-    step: int | float | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not self.low <= self.high:
-            raise ValueError(f"low {self.low} is above high {self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a log scale needs low above 0, not {self.low}")
-        if self.step is not None and (self.log or self.step <= 0):
-            raise ValueError("step must be above 0 and does not go with log")
-        return self
-
-
-class Choices(Strict):
-    """A list of values of a search space."""
-
-    choices: Annotated[tuple[str | int | float | bool, ...], Field(min_length=1)]
 
 
 class SweepParams(Strict):

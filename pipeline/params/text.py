@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 
-__all__ = ["digest", "parse_assignments", "read_yaml"]
+__all__ = ["digest", "parse_assignments", "read_yaml", "shown"]
 
 LARGEST = 2**20  # bytes of a YAML file
 MOST = 20_000  # values in one, and lines or commas: the parser takes a second for ten thousand
@@ -22,6 +22,15 @@ def digest(value: Any, length: int = 12) -> str:
     """Return a short sha256 of a JSON-able value, equal for equal values whatever their keys' order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def shown(value: Any) -> str:
+    """Write a value as the file has it; a section, which would be too long, as `{...}`."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, bool | int | float | str) or value is None:
+        return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "{...}" if value else "{}"
 
 
 def read_yaml(path: Path) -> Any:
@@ -46,9 +55,16 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         if not sign or not path:
             raise InputError(f"--set: '{word[:200]}' is not of the form path=value, as in model.depth=3")
         try:
-            values[path] = _value(text)
+            value = _value(text)
         except Exception as error:  # as in `read_yaml`
             raise InputError(f"--set: {path}: not readable as YAML: {_one_line(error)}") from None
+        if path in values and values[path] != value:
+            raise InputError(f"--set: {path}: given twice, {values[path]!r} and {value!r}")
+        values[path] = value
+    for path in values:
+        parents = accumulate(path.split(".")[:-1], "{}.{}".format)
+        if whole := next((parent for parent in parents if parent in values), None):
+            raise InputError(f"--set: {path}: given beside {whole}, which holds it; give one of them")
     return values
 
 

@@ -12,17 +12,17 @@ from pydantic import Field, ValidationError
 
 from pipeline.errors import InputError, nearest
 from pipeline.params.explain import explain
+from pipeline.params.ranges import Choices, Range, Strict
+from pipeline.params.rules import check_model
 from pipeline.params.sections import (
-    Choices,
     DataParams,
     EvaluateParams,
     ModelParams,
-    Range,
     ReportParams,
-    Strict,
     SweepParams,
     TrainParams,
 )
+from pipeline.params.space import check_fixed, check_space
 from pipeline.params.text import read_yaml
 
 __all__ = ["Params", "dump_yaml"]
@@ -52,16 +52,32 @@ class Params(Strict):
         """Read and check the whole file; raise `InputError` in one line.
 
         The file's values give way to those of the `budget` that it or `overrides` names, and these to the `overrides`,
-        all by dotted path.
+        all by dotted path. A path that is overridden is not searched.
         """
+        return cls.read_with_file(path, overrides)[0]
+
+    @classmethod
+    def read_with_file(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Params, Params]:
+        """Return what `read` returns, and the parameters as they stand in the file, without its budget."""
         raw = read_yaml(path)
         if not isinstance(raw, dict):
             raise InputError(f"{path.name}: a mapping of sections is wanted, not {repr(raw)[:60]}")
-        params, given = cls._validate(raw, path.name), dict(overrides or {})
-        params = params.override({name: given[name] for name in ("budget", "budgets") if name in given}, "--set")
-        params = params._on_budget().override(given, "--set")
+        file, given = cls._validate(raw, path.name), dict(overrides or {})
+        params = file.override({name: given[name] for name in ("budget", "budgets") if name in given}, "--set")
+        params = params._on_budget().override(given, "--set")._without(given)
         params.check()
-        return params
+        check_fixed(params, given)
+        return params, file
+
+    def _without(self, given: Mapping[str, Any]) -> Params:
+        """Return these parameters with the given paths taken out of the search space, unless that is given too."""
+        space = self.sweep.space
+        if {"sweep", "sweep.space"} & set(given):
+            return self
+        kept = {path: kind for path, kind in space.items() if not {path, path.split(".")[0]} & set(given)}
+        if kept == space:
+            return self
+        return self.model_copy(update={"sweep": self.sweep.model_copy(update={"space": kept})})
 
     def _on_budget(self) -> Params:
         """Return these parameters with the values of their budget in place; every budget is checked."""
@@ -120,6 +136,16 @@ class Params(Strict):
             fixed |= {"model.depth", "model.z_dim", "model.z_ratio"}
         return {path: kind for path, kind in self.sweep.space.items() if path not in fixed}
 
+    def with_settings(self, variant: str, settings: Mapping[str, Any], source: str) -> Params:
+        """Return a variant's parameters with a trial's settings in place.
+
+        Raises:
+            InputError: they do not go together; the line begins with `source`.
+        """
+        params = self.variant(variant).override(settings, source)
+        check_model(params.model, params.data, f"{source}: ")
+        return params
+
     def flat(self) -> dict[str, Any]:
         """Return every value of data, model, train, sweep, evaluate and report by its dotted path."""
         sections = self.model_dump(exclude={"root", "out", "budget", "budgets", "variants"})
@@ -133,57 +159,15 @@ class Params(Strict):
                     raise InputError(
                         f"variants.{name}: {path}: a variant fixes paths in model and train, seeds excepted"
                     )
-            self.variant(name)._check_model(f"variants.{name}: ")
+            variant = self.variant(name)
+            check_model(variant.model, variant.data, f"variants.{name}: ")
         for name in self.report.published:
             if name not in self.variants:
                 raise InputError(
                     f"report.published: {name}: not in variants; allowed: {', '.join(self.variants)}"
                     + nearest(name, self.variants)
                 )
-        for path, kind in self.sweep.space.items():
-            where = f"sweep.space.{path}"
-            if path.split(".")[0] not in ("model", "train") or path in ("train.seeds", "train.epochs"):
-                raise InputError(f"{where}: only paths in model and train can be swept, seeds and epochs excepted")
-            values = kind.choices if isinstance(kind, Choices) else (kind.low, kind.high)
-            for value in values:
-                self.override({path: value}, where)
-
-    def _check_model(self, where: str = "") -> None:
-        model = self.model
-        if model.widths is not None and len(model.widths) != model.depth:
-            raise InputError(
-                f"{where}model.widths: {len(model.widths)} widths given for model.depth {model.depth};"
-                " allowed: null or one width per level"
-            )
-        if model.likelihood == "bernoulli" and not self.data.binary:
-            raise InputError(
-                f"{where}model.likelihood: 'bernoulli' needs binary pixels, but data.binarization is 'none' and"
-                f" {self.data.name} is grey; allowed: data.binarization dynamic or static, or model.likelihood"
-                " gaussian, continuous_bernoulli or discretized_logistic"
-            )
-        if model.likelihood in ("continuous_bernoulli", "discretized_logistic") and self.data.binary:
-            raise InputError(
-                f"{where}model.likelihood: '{model.likelihood}' needs grey pixels, but those of {self.data.name} are"
-                " binary here; allowed: model.likelihood bernoulli, or data.binarization none where the data are grey"
-            )
-        if model.likelihood == "discretized_logistic" and model.levels != self.data.levels:
-            raise InputError(
-                f"{where}model.levels: {model.levels} given; allowed: {self.data.levels}, the grey levels of"
-                f" {self.data.name}"
-            )
-        if model.sigma != "learned" and model.likelihood != "gaussian":
-            raise InputError(
-                f"{where}model.sigma: {model.sigma} given, which only likelihood gaussian uses; allowed: learned"
-            )
-        if model.network == "conv" and not model.hidden[0]:
-            raise InputError(f"{where}model.hidden: network conv needs channels in the first rung")
-        if model.batch_norm and model.prior == "vamp":
-            raise InputError(
-                f"{where}model.batch_norm: true given with prior vamp, whose pseudo-inputs would be normalized apart"
-                " from the images; allowed: false, or model.prior normal or mixture"
-            )
-        if model.inference == "top_down" and not all(model.hidden):
-            raise InputError(f"{where}model.hidden: inference top_down needs a hidden layer in every rung")
+        check_space(self)
 
 
 def dump_yaml(params: Params) -> str:

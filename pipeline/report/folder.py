@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 from pipeline.files import write_bytes, write_csv, write_json, write_text
 from pipeline.report import inputs, tables
-from pipeline.report.comparison import Comparison, build
+from pipeline.report.comparison import Comparison, Result, build
 from pipeline.report.milestones import Milestones, milestones, tidy
 from pipeline.report.page import page
 from pipeline.study import Study
@@ -20,6 +22,8 @@ DECOMPOSITIONS = {  # figures that are drawn where one of these metrics was meas
     "surgery": ("mutual_information", "mutual_information/z1"),
     "factors": ("probe/z1",),
 }
+BOUNDS = ("sandwich",)  # of these, what shows bounds and not their differences alone
+Means = dict[str, dict[str, tuple[float, float]]]  # by variant and metric: a mean and its standard error
 
 
 def write(study: Study) -> None:
@@ -40,11 +44,30 @@ def write(study: Study) -> None:
 
 
 def _draw(study: Study, comparison: Comparison, reached: Milestones) -> dict[str, bytes]:
-    """Return by name the PNGs that compare variants."""
+    """Return by name the PNGs that compare variants.
+
+    What shows bounds is drawn once a measure, where there are several, under names that end in it.
+    """
     from pipeline import figures
 
-    variants = [result.variant for result in comparison.results]
-    curves = {variant: inputs.curves(study, variant) for variant in variants}
+    with figures.coloured([result.variant for result in comparison.results]):
+        drawings: dict[str, Any] = {}
+        for measure, group in comparison.groups.items():
+            end = f"-{tables.short_measure(measure)}" if len(comparison.groups) > 1 else ""
+            drawn = _draw_bounds(study, comparison, group, reached)
+            drawings |= {f"{name}{end}": drawing for name, drawing in drawn.items()}
+        curves = {result.variant: inputs.curves(study, result.variant) for result in comparison.results}
+        drawings["rates_by_epoch"] = figures.rates_by_epoch(curves)
+        means, error = _means(comparison)
+        drawings |= _decompositions(means, error, [name for name in DECOMPOSITIONS if name not in BOUNDS])
+        return {name: figures.png(drawing) for name, drawing in drawings.items()}
+
+
+def _draw_bounds(study: Study, comparison: Comparison, group: list[Result], reached: Milestones) -> dict[str, Any]:
+    """Return by name the figures that have bounds, or differences of log p(x | z_1), on an axis."""
+    from pipeline import figures
+
+    variants = [result.variant for result in group]
     trials = [trial for variant in variants for trial in inputs.trials(study, variant)]
     points: dict[str, dict[str, list[tuple[float, float]]]] = {variant: {} for variant in variants}
     for trial in trials:
@@ -52,43 +75,48 @@ def _draw(study: Study, comparison: Comparison, reached: Milestones) -> dict[str
             points[trial["variant"]].setdefault(trial["state"], []).append(trial["point"])
     tests: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in variants}
     for (variant, seed), rows in comparison.seeds.groupby(["variant", "seed"], sort=False):
-        tests[variant][seed] = dict(zip("test/" + rows["metric"], rows["value"], strict=True))
+        if variant in tests:
+            tests[variant][seed] = dict(zip("test/" + rows["metric"], rows["value"], strict=True))
     bounds = {
         result.variant: {
             name: (value.mean, value.half)
             for name, value in result.metrics.items()
             if name == "elbo" or name.startswith("iwae/")
         }
-        for result in comparison.results
+        for result in group
     }
     drawings = {
         "bounds": figures.bounds(bounds, comparison.confidence),
         "rates_by_level": figures.rates_by_level(tests),
-        "curves": figures.curves(curves),
-        "rates_by_epoch": figures.rates_by_epoch(curves),
+        "curves": figures.curves({variant: inputs.curves(study, variant) for variant in variants}),
         "depth_width": figures.depth_width_map(trials),
         "rate_distortion": figures.rate_distortion(points, {name: inputs.finals(study, name) for name in variants}),
     }
-    if reached:
-        nll = {
-            variant: {epoch: (metrics["nll"].mean, metrics["nll"].half) for epoch, metrics in epochs.items()}
-            for variant, epochs in reached.items()
-        }
+    nll = {
+        variant: {epoch: (metrics["nll"].mean, metrics["nll"].half) for epoch, metrics in epochs.items()}
+        for variant, epochs in reached.items()
+        if variant in variants
+    }
+    if nll:
         drawings["milestones"] = figures.milestones(nll, study.params.report.published)
     means, error = _means(comparison)
-    found = {name for row in means.values() for name in row}
-    drawings |= {
-        name: getattr(figures, name)(means, error) for name, needs in DECOMPOSITIONS.items() if set(needs) & found
-    }
-    return {name: figures.png(drawing) for name, drawing in drawings.items()}
+    return drawings | _decompositions({variant: means[variant] for variant in variants}, error, BOUNDS)
 
 
-def _means(comparison: Comparison) -> tuple[dict[str, dict[str, tuple[float, float]]], str]:
+def _decompositions(means: Means, error: str, names: Iterable[str]) -> dict[str, Any]:
+    """Return the figures of these names for which a metric was measured."""
+    from pipeline import figures
+
+    found = {metric for row in means.values() for metric in row}
+    return {name: getattr(figures, name)(means, error) for name in names if set(DECOMPOSITIONS[name]) & found}
+
+
+def _means(comparison: Comparison) -> tuple[Means, str]:
     """Return by variant and metric the mean over seeds and its standard error, and what that error is in words.
 
     Over several seeds the error holds both, the trainings' differences and that of the draws; one seed has the latter.
     """
-    means: dict[str, dict[str, tuple[float, float]]] = {result.variant: {} for result in comparison.results}
+    means: Means = {result.variant: {} for result in comparison.results}
     for (variant, metric), rows in comparison.seeds.groupby(["variant", "metric"], sort=False):
         error = rows["value"].sem() if len(rows) > 1 else rows["se"].max()
         means[variant][metric] = (float(rows["value"].mean()), 0.0 if math.isnan(error) else float(error))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
+from pipeline.params import MEASURES
 from pipeline.report.metrics import level, term, unit
 from pipeline.study import Study
 
@@ -60,9 +61,14 @@ def protocol(study: Study, variant: str) -> dict[str, Any]:
 
 
 def model(study: Study, variant: str, seed: int) -> dict[str, Any]:
-    """Return what the training says of a model: `widths` of z_1, ..., z_T, `parameters`, `seconds`, `best_epoch`."""
-    path = study.train(variant) / f"seed-{seed}" / "model.json"
-    return dict(read_json(needed(study, path, f"train@{variant}"), "widths", "parameters", "seconds", "best_epoch"))
+    """Return what the training says of a model.
+
+    These are `widths` of z_1, ..., z_T, `parameters`, `seconds`, `best_epoch`, and its `model`, the settings.
+    """
+    with reading(study, study.train(variant) / f"seed-{seed}" / "model.json", f"train@{variant}") as path:
+        found = dict(read_json(path, "widths", "parameters", "seconds", "best_epoch", "model"))
+        MEASURES[found["model"]["likelihood"]]
+        return found
 
 
 def curves(study: Study, variant: str) -> dict[int, list[dict[str, float]]]:

@@ -33,7 +33,7 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
         notes=tables.notes(comparison),
         terms=tables.terms(comparison),
         milestones=table(study, comparison, reached) if reached or params.report.published else None,
-        drawings=_images(drawings),
+        drawings=_grouped(drawings),
         pictures={variant: _images(inputs.pictures(study, variant)) for variant in variants},
         states={variant: [trial["state"] for trial in inputs.trials(study, variant)] for variant in variants},
         best={variant: inputs.best(study, variant) for variant in variants},
@@ -44,6 +44,15 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
         command="dvc repro" if default else f"dvc repro experiments/{study.name}/dvc.yaml",
         settings="params.yaml" if default else f"experiments/{study.name}/params.yaml",
     )  # fmt: skip
+
+
+def _grouped(drawings: Mapping[str, bytes]) -> dict[str, list[dict[str, Any]]]:
+    """Return images by the name of their figure, which is drawn once a measure: `bounds-density` is one of `bounds`."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, content in drawings.items():
+        figure, _, measure = name.partition("-")
+        groups.setdefault(figure, []).append(_image(content) | {"measure": measure})
+    return groups
 
 
 def _images(pictures: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:

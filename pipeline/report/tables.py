@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.params import PROBABILITY
 from pipeline.report.comparison import Comparison, join
 from pipeline.report.intervals import fixed
 from pipeline.report.metrics import level, unit
 
-__all__ = ["full", "markdown", "notes", "short", "terms", "verdict"]
+__all__ = ["full", "markdown", "notes", "short", "short_measure", "terms", "verdict"]
 
 PROTOCOL = {"data": "data set", "images": "test images", "draws": "draws per image", "digest": "data digest"}
 TERMS = {  # of the table of terms: what their names begin with
@@ -31,6 +32,8 @@ def full(comparison: Comparison) -> list[dict[str, Any]]:
             "variant": result.variant,
             "depth": result.depth,
             "widths": " + ".join(map(str, result.widths)),
+            "likelihood": result.likelihood,
+            "measure": result.measure,
             "parameters": result.parameters,
             "seeds": len(result.seeds),
             "confidence": comparison.confidence,
@@ -42,9 +45,10 @@ def full(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells of the table that is shown; the lowest nll stands between double asterisks."""
+    """Return header and cells of the table that is shown; a marked nll (`marked`) stands between double asterisks."""
     header = [
-        "variant", "depth", "units by level", "parameters", "elbo (nats)", "nll (nats)", "gap (nats)", "kl (nats)",
+        "variant", "depth", "units by level", "likelihood (measure)", "parameters", "elbo (nats)", "nll (nats)",
+        "gap (nats)", "kl (nats)",
         "kl by level: rate/z1 + rate/z2 + … (nats)", "active units by level", "training (s)",
     ]  # fmt: skip
     cells = []
@@ -56,9 +60,10 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
                 result.variant,
                 str(result.depth),
                 " + ".join(map(str, result.widths)),
+                f"{result.likelihood} ({short_measure(result.measure)})",
                 f"{result.parameters:,}",
                 str(result.metrics["elbo"]),
-                f"**{nll}**" if result is comparison.lowest else nll,
+                f"**{nll}**" if result.variant in comparison.marked else nll,
                 str(result.metrics["gap"]),
                 str(result.metrics["kl"]),
                 " + ".join(rates).replace("+ -", "- "),
@@ -67,6 +72,15 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, cells
+
+
+def short_measure(measure: str) -> str:
+    """Return the first word of a measure.
+
+    >>> short_measure("density of pixels scaled to [0, 1]")
+    'density'
+    """
+    return measure.split(" ")[0]
 
 
 def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[str, str]]]]]:
@@ -109,6 +123,11 @@ def notes(comparison: Comparison) -> list[str]:
             for text, names in protocols.items()
         ),
         f"{spread}{'; with one seed there is no interval' if single else ''}. Seeds: {which}.",
+        *(
+            f"The likelihood of {join([r.variant for r in group])} is a {measure}, whose nll may be below 0."
+            for measure, group in comparison.groups.items()
+            if measure != PROBABILITY
+        ),
         f"The Monte Carlo standard error of one seed's nll is at most {comparison.error:.2g} nats. Active units are"
         " those whose posterior mean varies over the test images; a single rate is not a divergence and may be"
         " negative.",
@@ -120,7 +139,10 @@ def markdown(comparison: Comparison) -> str:
     header, cells = short(comparison)
     lines = [header, ["---", *("---:" for _ in header[1:])], *cells]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([table, comparison.verdict, *notes(comparison)]) + "\n"
+    parts = [table, comparison.verdict, *notes(comparison)]
+    if comparison.settings:
+        parts += ["Settings:", "\n".join(f"- {line}" for line in comparison.settings)]
+    return "\n\n".join(parts) + "\n"
 
 
 def verdict(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pipeline.files import read_csv
 from pipeline.report.inputs import needed, reading
 from pipeline.report.intervals import Interval
-from pipeline.report.tables import verdict
+from pipeline.report.tables import short_measure, verdict
 from pipeline.study import Study
 
 __all__ = ["table_text"]
@@ -30,7 +30,9 @@ def table_text(study: Study) -> str:
 def _text(study: Study, rows: list[dict[str, str]]) -> str:
     notes = needed(study, study.report / "table.md", "report").read_text(encoding="utf-8")
     table = [["", *(row["variant"] for row in rows)]]
-    table += [[key, *(row[key] for row in rows)] for key in ("depth", "widths", "parameters", "seeds")]
+    table += [[key, *(row[key] for row in rows)] for key in ("depth", "widths", "likelihood")]
+    table += [["measure", *(short_measure(row["measure"]) for row in rows)]]
+    table += [[key, *(row[key] for row in rows)] for key in ("parameters", "seeds")]
     for column in rows[0]:
         name, bracket, unit = column.partition(" [")
         if bracket and {name, name.split("/")[0]} & set(SHOWN) and not name.endswith(" half"):

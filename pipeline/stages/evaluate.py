@@ -17,7 +17,7 @@ from pipeline.evaluation import Estimate, evaluate
 from pipeline.files import alone, locked, read_json, write_csv, write_json
 from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE
-from pipeline.params import EvaluateParams, digest
+from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, digest
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training import seeded
@@ -26,7 +26,6 @@ __all__ = ["main", "run"]
 
 ANNEALING = "annealing"  # a piece of its own: chains are the longest part of a small study's evaluation
 DRAWINGS = ("samples", "reconstructions", "levels")
-DISCRETE = ("bernoulli", "discretized_logistic")  # likelihoods that are masses and not densities
 
 
 def run(study: Study, variant: str) -> None:
@@ -161,8 +160,10 @@ def _bounds(
 ) -> dict[str, Estimate]:
     """Measure every test bound of the model in `source`."""
     model = checkpoint.load(source).to(launch.device())
-    discrete = read_json(source / "model.json")["model"]["likelihood"] in DISCRETE
-    return evaluate(model, test, splits.scale, settings, discrete=discrete, stream=f"seed {seed}")
+    likelihood = read_json(source / "model.json")["model"]["likelihood"]
+    return evaluate(
+        model, test, splits.scale, settings, discrete=MEASURES[likelihood] == PROBABILITY, stream=f"seed {seed}"
+    )
 
 
 def _taken_apart(

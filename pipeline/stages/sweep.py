@@ -36,6 +36,7 @@ def main() -> None:
     else:
         tracking.ready(tracking.tracking_uri(study))
         launch.fork(study.params.sweep.trials)
+        print(*study.notes(variant), sep="\n", flush=True)
         run(study, variant)
 
 

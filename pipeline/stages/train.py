@@ -27,10 +27,17 @@ def settings(study: Study, variant: str) -> Params:
     best = study.sweep(variant) / "best.json"
     if not swept(study, variant):
         return params
-    found = read_json(best, "params")["params"]
+    content = read_json(best, "params")
+    found, measure = content["params"], content.get("measure")
     if not isinstance(found, dict):
         raise InputError(f"{best}: damaged, its params are no mapping")
-    return params.override(found, str(best))
+    params = study.params.with_settings(variant, found, str(best))
+    if measure not in (None, params.model.measure):
+        raise InputError(
+            f"{best}: its trials were compared by a {measure}, but likelihood {params.model.likelihood} is a"
+            f" {params.model.measure}; search again"
+        )
+    return params
 
 
 def swept(study: Study, variant: str) -> bool:
@@ -152,6 +159,7 @@ def main() -> None:
     if not seeds:
         tracking.ready(tracking.tracking_uri(study))
         launch.fork(len(study.params.train.seeds))
+        print(*study.notes(variant), sep="\n", flush=True)
         run(study, variant)
         return
     launch.become_worker()

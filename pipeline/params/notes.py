@@ -1,0 +1,92 @@
+"""What overrides a value that a user has given, and what is given without being used: a line each.
+
+A budget replaces values of the file, a variant those of both, and a search replaces what is in its space. Each line
+names the parameter, the value that counts and the one that does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline.params.text import shown
+from pipeline.params.used import left_out, unused
+
+if TYPE_CHECKING:
+    from pipeline.params.whole import Params
+
+__all__ = ["notes"]
+
+
+def notes(
+    params: Params,
+    file: Params,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    variant: str | None = None,
+    command: str = "",
+) -> list[str]:
+    """Return the lines on parameters and the file that they were read from (`Params.read_with_file`).
+
+    `overrides` are the values of `--set`; `variant` leaves out the others; `command` is `train` or `sweep`, by hand,
+    or nothing for the whole pipeline.
+    """
+    given = dict(overrides or {})
+    variants = list(params.variants) if variant is None else [variant]
+    lines = [_budget(params, file, given, command)]
+    lines += [_given(params, file, path, value, variants, command) for path, value in given.items()]
+    lines += [_variant(params, name, given, command) for name in variants]
+    return [line for line in lines if line]
+
+
+def _budget(params: Params, file: Params, given: Mapping[str, Any], command: str) -> str:
+    parts = [
+        f"{path} to {shown(value)} in place of {shown(_at(file, path))}"
+        for path, value in params.budgets[params.budget].items()
+        if path not in given and not left_out(path, command) and shown(value) != shown(_at(file, path))
+    ]
+    return f"budget {params.budget} sets {', '.join(parts)} (params.yaml)" if parts else ""
+
+
+def _given(params: Params, file: Params, path: str, value: Any, variants: Iterable[str], command: str) -> str:
+    """Say of a value of `--set` that it is not searched, or where it is not used."""
+    if left_out(path, command):
+        return f"--set {path}: not used by cave {command}"
+    reasons: dict[str, list[str]] = {}
+    for name in variants:
+        fixed = params.variants[name]
+        if path in fixed and shown(fixed[path]) != shown(value):
+            reason = f"the variant fixes {shown(fixed[path])}"
+        else:
+            space = params.space(name)
+            reason = unused(path, params.variant(name).flat() | {"sweep.space": space}, space)
+        reasons.setdefault(reason, []).append(name)
+    parts = [
+        f"not used by {', '.join(names)} ({reason})" if len(reasons) > 1 else f"not used ({reason})"
+        for reason, names in reasons.items()
+        if reason
+    ]
+    if "" in reasons and path in file.sweep.space and path not in params.sweep.space:
+        parts.insert(0, f"{shown(value)} is taken, and not searched over {file.sweep.space[path]}")
+    return f"--set {path}: {'; '.join(parts)}" if parts else ""
+
+
+def _variant(params: Params, name: str, given: Mapping[str, Any], command: str) -> str:
+    """Say which of the file's values a variant replaces, and which its search draws."""
+    parts = [
+        f"{path} {shown(value)} in place of {shown(_at(params, path))}"
+        for path, value in params.variants[name].items()
+        if path not in given and shown(value) != shown(_at(params, path)) and not left_out(path, command)
+    ]
+    space = {} if command == "train" else params.space(name)
+    searched = [f"{path} over {kind} (first trial {shown(_at(params, path))})" for path, kind in space.items()]
+    if searched:
+        parts.append(f"searched: {', '.join(searched)}")
+    return f"{name}: {'; '.join(parts)}" if parts else ""
+
+
+def _at(params: Params, path: str) -> Any:
+    at: Any = params
+    for key in path.split("."):
+        at = getattr(at, key, None)
+    return at

@@ -1,0 +1,78 @@
+"""What a search draws a value from: an interval, or a list of choices."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["Choices", "Range", "Strict"]
+
+
+class Strict(BaseModel):
+    """Frozen; an unknown key raises; no type is converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Range(Strict):
+    """An interval of a search space; whole numbers where both ends are whole."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log scale needs low above 0, not {self.low}")
+        if self.step is not None and (self.log or self.step <= 0):
+            raise ValueError("step must be above 0 and does not go with log")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Are whole numbers drawn?"""
+        return all(isinstance(value, int) for value in (self.low, self.high, self.step or 1))
+
+    @property
+    def extremes(self) -> tuple[int | float, ...]:
+        """The lowest and the highest value, of the kind of number that is drawn."""
+        ends = (self.low, self.high) if self.whole else (float(self.low), float(self.high))
+        return tuple(dict.fromkeys(ends))
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / (self.step or 1)
+        return abs(steps - round(steps)) < 1e-8 if self.step or self.whole else True
+
+    def __str__(self) -> str:
+        scale = ", log" if self.log else f", step {self.step}" if self.step else ""
+        return f"{self.low}..{self.high}{scale}"
+
+
+class Choices(Strict):
+    """A list of values of a search space."""
+
+    choices: Annotated[tuple[str | int | float | bool, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        if len(set(self.choices)) < len(self.choices):  # 1, 1.0 and true are equal, to Optuna too
+            raise ValueError(f"choices must differ, not {list(self.choices)}")
+        return self
+
+    @property
+    def extremes(self) -> tuple[str | int | float | bool, ...]:
+        """Every choice."""
+        return self.choices
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.choices
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.choices))

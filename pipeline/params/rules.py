@@ -1,0 +1,45 @@
+"""What the values of a model must hold among each other and against the data."""
+
+from __future__ import annotations
+
+from pipeline.errors import InputError
+from pipeline.params.sections import DataParams, ModelParams
+
+__all__ = ["check_model"]
+
+
+def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
+    """Raise `InputError`, which begins with `where`, if the model does not fit the data or itself."""
+    if model.widths is not None and len(model.widths) != model.depth:
+        raise InputError(
+            f"{where}model.widths: {len(model.widths)} widths given for model.depth {model.depth};"
+            " allowed: null or one width per level"
+        )
+    if model.likelihood == "bernoulli" and not data.binary:
+        raise InputError(
+            f"{where}model.likelihood: 'bernoulli' needs binary pixels, but data.binarization is 'none' and"
+            f" {data.name} is grey; allowed: data.binarization dynamic or static, or model.likelihood"
+            " gaussian, continuous_bernoulli or discretized_logistic"
+        )
+    if model.likelihood != "bernoulli" and data.binary:
+        raise InputError(
+            f"{where}model.likelihood: '{model.likelihood}' needs grey pixels, but those of {data.name} are"
+            " binary here; allowed: model.likelihood bernoulli, or data.binarization none where the data are grey"
+        )
+    if model.likelihood == "discretized_logistic" and model.levels != data.levels:
+        raise InputError(
+            f"{where}model.levels: {model.levels} given; allowed: {data.levels}, the grey levels of {data.name}"
+        )
+    if model.sigma != "learned" and model.likelihood != "gaussian":
+        raise InputError(
+            f"{where}model.sigma: {model.sigma} given, which only likelihood gaussian uses; allowed: learned"
+        )
+    if model.network == "conv" and not model.hidden[0]:
+        raise InputError(f"{where}model.hidden: network conv needs channels in the first rung")
+    if model.batch_norm and model.prior == "vamp":
+        raise InputError(
+            f"{where}model.batch_norm: true given with prior vamp, whose pseudo-inputs would be normalized apart"
+            " from the images; allowed: false, or model.prior normal or mixture"
+        )
+    if model.inference == "top_down" and not all(model.hidden):
+        raise InputError(f"{where}model.hidden: inference top_down needs a hidden layer in every rung")

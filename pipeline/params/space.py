@@ -1,0 +1,110 @@
+"""The search space is checked before anything runs: every combination of values that it can draw, for every variant.
+
+The ends of an interval stand for all values in it. Where there are too many combinations, each value is checked alone
+and in pairs, the other values being the variant's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import combinations, islice, product
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from pipeline.errors import InputError
+from pipeline.params.ranges import Choices, Range
+from pipeline.params.rules import check_model
+from pipeline.params.sections import MEASURES, ModelParams, TrainParams
+
+if TYPE_CHECKING:
+    from pipeline.params.whole import Params
+
+__all__ = ["check_fixed", "check_space"]
+
+MOST = 1000  # combinations of all paths that are checked
+MOST_PAIRS = 10_000
+# Settings that leave a trial's training as it is, or change how its result is measured.
+NOT_SEARCHED = ("train.seeds", "train.epochs", "train.milestones", "train.keep", "train.valid_draws")
+
+
+def check_space(params: Params) -> None:
+    """Raise `InputError` for a path that cannot be searched, and for values that do not go together."""
+    for path, kind in params.sweep.space.items():
+        where = f"sweep.space.{path}"
+        if path.split(".")[0] not in ("model", "train") or path in NOT_SEARCHED:
+            raise InputError(f"{where}: only paths in model and train can be swept, excepted {', '.join(NOT_SEARCHED)}")
+        _check_values(params, path, kind, where)
+    searched = {variant: params.space(variant) for variant in params.variants}
+    own = params.flat()
+    for path, kind in {path: kind for space in searched.values() for path, kind in space.items()}.items():
+        if own[path] not in kind:
+            raise InputError(
+                f"sweep.space.{path}: {kind} given, but {path} is {own[path]}, which every search tries first;"
+                " allowed: a space that holds it"
+            )
+    for variant, space in searched.items():
+        base = params.variant(variant)
+        for settings in _drawn({path: kind.extremes for path, kind in space.items()}):
+            if not _fits(base, settings):
+                words = ", ".join(f"{path}={value}" for path, value in settings.items())
+                params.with_settings(variant, settings, f"sweep.space: variant '{variant}' can draw {words}")
+
+
+def check_fixed(params: Params, given: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a value that is given although every variant fixes another one."""
+    for path, value in given.items():
+        fixed = {name: values[path] for name, values in params.variants.items() if path in values}
+        if fixed and len(fixed) == len(params.variants) and _value(value) not in map(_value, fixed.values()):
+            words = ", ".join(f"variant '{name}' fixes it at {other!r}" for name, other in fixed.items())
+            raise InputError(f"--set: {path}: {value!r} given, but {words}")
+
+
+def _check_values(params: Params, path: str, kind: Range | Choices, where: str) -> None:
+    """Check each value by itself; whether it goes with the others is for each variant to say."""
+    section, _, name = path.partition(".")
+    known = name in type(getattr(params, section)).model_fields
+    for value in kind.extremes:
+        if known and _fits(params, {path: value}):
+            continue
+        try:
+            params.override({path: value}, where)
+        except InputError as error:
+            if not str(error).startswith(f"{where}: {path}"):
+                continue
+            fraction = isinstance(kind, Range) and str(error).endswith("integer")
+            raise InputError(f"{error}, for low, high and step" if fraction else str(error)) from None
+    if path == "model.likelihood" and len({MEASURES[str(value)] for value in kind.extremes}) > 1:
+        measures = ", ".join(f"{value} is a {MEASURES[str(value)]}" for value in kind.extremes)
+        raise InputError(f"{where}: {measures}; allowed: likelihoods of one measure, as others cannot be compared")
+
+
+def _drawn(values: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """Give the settings that are checked, those of few paths first."""
+    yield from ({path: value} for path, some in values.items() for value in some)
+    pairs = (
+        {a: first, b: second} for a, b in combinations(values, 2) for first, second in product(values[a], values[b])
+    )
+    yield from islice(pairs, MOST_PAIRS)
+    if len(values) > 2 and math.prod(map(len, values.values())) <= MOST:
+        yield from (dict(zip(values, some, strict=True)) for some in product(*values.values()))
+
+
+def _fits(params: Params, settings: Mapping[str, Any]) -> bool:
+    """Tell whether settings go together, without the words and the time of `with_settings`."""
+    changed: dict[str, dict[str, Any]] = {"model": dict(params.model), "train": dict(params.train)}
+    for path, value in settings.items():
+        section, _, name = path.partition(".")
+        changed[section][name] = value
+    try:
+        TrainParams.model_validate(changed["train"])
+        check_model(ModelParams.model_validate(changed["model"]), params.data)
+    except (InputError, ValidationError):
+        return False
+    return True
+
+
+def _value(value: Any) -> Any:
+    """Return a value with lists as tuples, so that those of a file and of a command line can be compared."""
+    return tuple(map(_value, value)) if isinstance(value, list | tuple) else value
