@@ -84,6 +84,9 @@ def _check(then: Past) -> None:
         raise InputError(f"{run} is a sweep; give the run of one of its trials or of a final model")
     if stage not in ("train", "trial") or not set(then.tags) >= NEEDED:
         raise InputError(f"{run} does not tell where its numbers come from, so that it cannot be run again")
+    if "repeats" in then.tags:
+        other = then.tags["repeats"]
+        raise InputError(f"{run} has the settings of trial {other} and took its record; give the run of trial {other}")
     if not then.epochs:
         raise InputError(f"{run} has not finished an epoch, so that there is nothing to compare")
     if not re.fullmatch(r"[0-9a-f]{7,64}", then.tags.get("git_commit", "")):

@@ -31,7 +31,7 @@ DISCRETE = ("bernoulli", "discretized_logistic")  # likelihoods that are masses 
 
 def run(study: Study, variant: str) -> None:
     """Measure every seed's model, then write all of them with their protocol, their means, and their milestones."""
-    with alone(study.cache / "locks" / "stages" / study.name / "evaluate" / variant / "all", f"{variant}: evaluation"):
+    with alone(study.locks / "evaluate" / variant / "all", f"{variant}: evaluation"):
         _run(study, variant)
 
 
@@ -71,7 +71,7 @@ def _run(study: Study, variant: str) -> None:
 
 
 def _scratch(study: Study, variant: str) -> Path:
-    return study.cache / "evaluate" / study.name / variant
+    return study.cache / "evaluate" / study.place / variant
 
 
 def _parts(study: Study) -> list[str]:
@@ -90,7 +90,7 @@ def measure(study: Study, variant: str, piece: str) -> None:
     test = torch.as_tensor(splits.test, device=launch.device())
     found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
     parts = [_scratch(study, variant) / f"{seed}-{other}.json" for other in _parts(study)]
-    with locked(study.cache / "locks" / "stages" / study.name / "evaluate" / variant / str(seed)):
+    with locked(study.locks / "evaluate" / variant / str(seed)):
         write_json(_scratch(study, variant) / f"{seed}-{part}.json", found)
         if all(path.exists() for path in parts):
             final = {key: value for path in parts for key, value in read_json(path, "final")["final"].items()}

@@ -41,7 +41,7 @@ def swept(study: Study, variant: str) -> bool:
 
 def run(study: Study, variant: str) -> None:
     """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran."""
-    with alone(study.cache / "locks" / "stages" / study.name / "train" / variant / "all", f"{variant}: training"):
+    with alone(study.locks / "train" / variant / "all", f"{variant}: training"):
         _run(study, variant)
 
 
@@ -60,14 +60,14 @@ def _run(study: Study, variant: str) -> None:
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{study.train(variant)}: a curves.csv is damaged; train again") from None
     write_csv(study.curves(variant), rows)
-    shutil.rmtree(study.cache / "train" / study.name / variant, ignore_errors=True)
+    shutil.rmtree(study.cache / "train" / study.place / variant, ignore_errors=True)
     tracker.last_word()
 
 
 def train(study: Study, variant: str, seed: int) -> None:
     """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
     # Of a stage that was killed, a worker may live a moment longer.
-    with locked(study.cache / "locks" / "stages" / study.name / "train" / variant / str(seed)):
+    with locked(study.locks / "train" / variant / str(seed)):
         _train(study, variant, seed)
 
 
@@ -75,12 +75,12 @@ def _train(study: Study, variant: str, seed: int) -> None:
     params, splits = settings(study, variant), data.load(study.data)
     sections = params.model_dump(include={"data", "model", "train"})
     state = digest([sections, splits.digest, code_digest("pipeline.training")])
-    scratch = study.cache / "train" / study.name / variant / f"{seed}-{state}"
+    scratch = study.cache / "train" / study.place / variant / f"{seed}-{state}"
     widths = params.model.level_widths
     piece = Work(stage="train", variant=variant, seed=seed, params=params, stream=seed)
     tracked = Tracker(study).start(
         piece,
-        key=f"{study.name}/{variant}/{seed}/{state}",
+        key=f"{study.place}/{variant}/{seed}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
         about=(
