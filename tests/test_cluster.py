@@ -274,7 +274,7 @@ def test_a_second_coordinator_shares_the_sweep(study: Study, capsys: pytest.Capt
     helping.join()
     check_sweep(study, VARIANT, 4, os.environ["CAVE_OPTUNA_URL"])
     assert (study.sweep(VARIANT) / "best.json").exists()
-    shares = f"process {os.getpid()} on host {os.uname().nodename} runs this sweep; shares it with 1 worker"
+    shares = f"process {os.getpid()} on host {os.uname().nodename} works on this sweep already; shares it with 1 worker"
     assert shares in capsys.readouterr().out
 
 

@@ -137,7 +137,7 @@ def test_a_second_process_shares_a_sweep(
     check_sweep(two, VARIANT, 4)
     told = capsys.readouterr().out
     assert (
-        f"{VARIANT}: process {os.getpid()} on host {os.uname().nodename} runs this sweep; shares it with 1 worker"
+        f"{VARIANT}: process {os.getpid()} on host {os.uname().nodename} works on this sweep already; shares it with 1 worker"
         in told
     )
     run(Sweep(one, VARIANT), 1)
@@ -204,7 +204,7 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
     told = [process.communicate(timeout=PATIENT)[0] for process in processes]
     assert [process.returncode for process in processes] == [-signal.SIGKILL if killed else 0, 0], told
     assert (
-        f"process {processes[0].pid} on host {os.uname().nodename} runs this sweep; shares it with 1 worker" in told[1]
+        f"process {processes[0].pid} on host {os.uname().nodename} works on this sweep already; shares it with 1 worker" in told[1]
     )
     check_sweep(two, VARIANT, 4)
     if killed:

@@ -404,7 +404,7 @@ def test_too_many_failures_end_a_sweep(study: Study, monkeypatch: pytest.MonkeyP
         yield
 
     monkeypatch.setattr(pipeline.sweep.worker, "fit", broken)
-    with pytest.raises(RunError, match=r"1 trials failed \(sweep.failures is 0\)"):
+    with pytest.raises(RunError, match=r"1 trial failed \(sweep.failures is 0\)"):
         run(Sweep(again(study, **{"sweep.failures": 0}), "mhvae"), 1)
     assert rows(study.store / "optuna.db", "select state from trials") == [("FAIL",)]
 

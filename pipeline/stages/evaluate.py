@@ -18,6 +18,7 @@ from pipeline.files import alone, locked, read_json, write_csv, write_json
 from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import EvaluateParams, digest
+from pipeline.progress import reporting
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training import seeded
@@ -88,7 +89,8 @@ def measure(study: Study, variant: str, piece: str) -> None:
     seed, _, part = piece.partition(":")
     splits = data.load(study.data)
     test = torch.as_tensor(splits.test, device=launch.device())
-    found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
+    with reporting(f"{variant} seed {seed}"):
+        found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
     parts = [_scratch(study, variant) / f"{seed}-{other}.json" for other in _parts(study)]
     with locked(study.locks / "evaluate" / variant / str(seed)):
         write_json(_scratch(study, variant) / f"{seed}-{part}.json", found)

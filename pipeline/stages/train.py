@@ -12,6 +12,7 @@ from pipeline.checkpoint import save_model
 from pipeline.errors import InputError, RunError, guarded, outside, redacted
 from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
 from pipeline.params import Params, digest
+from pipeline.progress import reporting
 from pipeline.provenance import code_digest
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
@@ -114,11 +115,12 @@ def _fit(study: Study, variant: str, piece: Work, splits: data.Splits, tracked: 
     scratch.mkdir(parents=True, exist_ok=True)
     model = piece.model(splits)
     records: list[Record] = []
-    for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):
-        tracked.log_records([record])
-        records.append(record)
-        say(f"{variant} seed {seed}", record, params.train.epochs)
-        launch.heed()
+    with reporting(f"{variant} seed {seed}") as reporter:
+        for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):
+            tracked.log_records([record])
+            records.append(record)
+            say(reporter, record, params.train.epochs)
+            launch.heed()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
     best = best_record(records, params.train)

@@ -17,12 +17,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from pipeline import faults, launch
 from pipeline.errors import InputError, LostError, plural
 from pipeline.sweep.outputs import write, write_nothing
-from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short, started
+from pipeline.sweep.progress import LOOK, Progress
+from pipeline.sweep.search import Sweep, started
 from pipeline.sweep.worker import LIVES, alive, bear, finished, work
 from pipeline.tracking import Run
 from pipeline.work import Work
@@ -31,8 +32,6 @@ __all__ = ["PATIENCE", "join", "run"]
 
 T = TypeVar("T")
 
-LOOK = 0.5  # seconds between two looks at the trials
-QUIET = 20.0  # seconds without a word, after which the running trials are told
 AGAIN = 1.0  # seconds before a database that was lost is looked for
 PATIENCE = 300.0  # seconds for which a database that was there is waited for
 
@@ -75,7 +74,7 @@ def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
         except BlockingIOError:
             _share(sweep, workers, held)
         else:
-            progress = _Progress(sweep)
+            progress = Progress(sweep)
             if progress.told:
                 count = f"{len(progress.told)} of {plural(progress.budget, 'trial')}"
                 print(f"{sweep.variant}: {count} were finished before", flush=True)
@@ -85,9 +84,9 @@ def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
 def _share(sweep: Sweep, workers: int, held: ExitStack) -> None:
     """Help the coordinator until all trials are finished and it has written its outputs; then be the coordinator."""
     count = plural(workers, "worker")
-    print(f"{sweep.variant}: {_holder(sweep)} runs this sweep; shares it with {count}", flush=True)
+    print(f"{sweep.variant}: {_holder(sweep)} works on this sweep already; shares it with {count}", flush=True)
     _make_parent(sweep)
-    progress = _Progress(sweep)
+    progress = Progress(sweep)
     with _abandoning(sweep), sweep.reaching():
         if not finished(sweep):
             _search(sweep, workers, progress)
@@ -109,7 +108,7 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
     try:
         with sweep.reaching():
             if not finished(sweep):
-                _search(sweep, workers, _Progress(sweep))
+                _search(sweep, workers, Progress(sweep))
             trials = sweep.trials()
             bear(sweep, trials)
             most = sweep.study.params.sweep.trials
@@ -141,7 +140,7 @@ def join(sweep: Sweep, workers: int) -> None:
 
 def _join(sweep: Sweep, workers: int) -> None:
     _make_parent(sweep)
-    progress, before = _Progress(sweep), sweep.patience > 0
+    progress, before = Progress(sweep), sweep.patience > 0
 
     def tell(*, now: bool = False) -> None:
         with suppress(LostError):  # the workers see to it
@@ -206,7 +205,7 @@ def _clear(sweep: Sweep) -> None:
             shutil.rmtree(sweep.scratch, ignore_errors=True)
 
 
-def _search(sweep: Sweep, workers: int, progress: _Progress) -> None:
+def _search(sweep: Sweep, workers: int, progress: Progress) -> None:
     def tick() -> None:
         sweep.locks.check()
         progress()
@@ -249,8 +248,8 @@ def _make_parent(sweep: Sweep) -> None:
 def _parent(sweep: Sweep) -> Run:
     params = sweep.study.params.variant(sweep.variant)
     about = (
-        f"Search of **{sweep.variant}** over {', '.join(params.space(sweep.variant))}:"
-        f" {params.sweep.trials} trials of at most {params.sweep.epochs} epochs, by {params.sweep.sampler}."
+        f"Search of **{sweep.variant}** over {', '.join(sweep.space)}, by {params.sweep.sampler}:"
+        f" {plural(params.sweep.trials, 'trial')} of at most {plural(params.sweep.epochs, 'epoch')}."
         " Its metrics and its tags `best/*` are the best trial's; the trials are its children."
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
     )
@@ -270,43 +269,3 @@ def _parent(sweep: Sweep) -> Run:
             run.finish("KILLED")
             raise InputError(f"MLflow at {sweep.tracker.store.address} cannot be used: it did not make a run")
     return run
-
-
-class _Progress:
-    """Called again and again, it says which trials have finished, and now and then how the others stand."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
-        trials = sweep.trials()
-        self.told = {trial.number for trial in trials if trial.state in FINISHED}
-        self.budget = sweep.budget(trials)
-        self.last = self.looked = time.monotonic()
-
-    def __call__(self, *, now: bool = False) -> None:
-        if not now and time.monotonic() < self.looked + LOOK:  # it is called after every epoch
-            return
-        self.looked = time.monotonic()
-        trials = self.sweep.trials()
-        values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-        best = f", best {max(values):.3f}" if values else ""
-        for trial in trials:
-            if trial.state in FINISHED and trial.number not in self.told:
-                self.told.add(trial.number)
-                end = f"{trial.state.name.lower():8s}"
-                how = [f"repeats trial {trial.user_attrs['repeats']}"] if "repeats" in trial.user_attrs else []
-                how += [trial.user_attrs["reason"]] if "reason" in trial.user_attrs else []
-                count = f"({len(self.told)} of {self.budget}{best})"
-                self._say(trial, end, trial.value, f"  {', '.join([*how, count])}")
-        if time.monotonic() - self.last > QUIET:
-            for trial in trials:
-                if trial.state == TrialState.RUNNING and trial.intermediate_values:
-                    epoch = max(trial.intermediate_values)
-                    self._say(trial, f"at epoch {epoch:<3d}", trial.intermediate_values[epoch], "")
-
-    def _say(self, trial: FrozenTrial, state: str, value: float | None, more: str) -> None:
-        self.last = time.monotonic()
-        bound = f"{value:8.3f}" if value is not None else "    none"
-        settings = ", ".join(f"{path.split('.')[-1]} {short(value)}" for path, value in trial.params.items())
-        print(
-            f"{self.sweep.variant}: trial {trial.number:<3d} {OBJECTIVE} {bound} {state} {settings}{more}", flush=True
-        )

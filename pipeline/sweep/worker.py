@@ -19,8 +19,9 @@ from typing import Any
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import faults, launch
-from pipeline.errors import InputError, LostError, RunError, outside, redacted
+from pipeline.errors import InputError, LostError, RunError, outside, plural, redacted
 from pipeline.params import digest
+from pipeline.progress import reporting
 from pipeline.sweep.reports import Reports
 from pipeline.sweep.search import BEGUN, DATABASE, FINISHED, IDENTITY, LOST, OBJECTIVE, Sweep, started
 from pipeline.tracking import Run
@@ -72,7 +73,8 @@ def bear(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
     """Raise `RunError` where more trials have failed than the sweep bears."""
     failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.failures
     if failed > most:
-        raise RunError(f"sweep {sweep.name}: {failed} trials failed (sweep.failures is {most}); see their runs")
+        count = plural(failed, "trial")
+        raise RunError(f"sweep {sweep.name}: {count} failed (sweep.failures is {most}); see their runs")
 
 
 def _claim(sweep: Sweep, token: str) -> Trial | None:
@@ -286,16 +288,17 @@ def _train(sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, 
     model, train = piece.model(sweep.splits), piece.params.train
     before, pruned = max(run.logged, *reports.values, 0), False
     records: list[Record] = []
-    for record in fit(model, sweep.splits, train, seed=piece.stream, device=launch.device(), folder=folder):
-        sweep.locks.check()
-        run.log_records([record])
-        records.append(record)
-        reports.add(record.epoch, record.metrics[OBJECTIVE])
-        # Of the epochs before the last that another life has come to, none has pruned it.
-        if pruned := record.epoch >= before and reports.pruned():
-            break
-        tick()
-        launch.heed()
+    with reporting(f"{sweep.variant} trial {reports.trial.number}"):
+        for record in fit(model, sweep.splits, train, seed=piece.stream, device=launch.device(), folder=folder):
+            sweep.locks.check()
+            run.log_records([record])
+            records.append(record)
+            reports.add(record.epoch, record.metrics[OBJECTIVE])
+            # Of the epochs before the last that another life has come to, none has pruned it.
+            if pruned := record.epoch >= before and reports.pruned():
+                break
+            tick()
+            launch.heed()
     reports.prove()
     best = max(records, key=lambda record: record.metrics[OBJECTIVE])
     return _End(TrialState.PRUNED if pruned else TrialState.COMPLETE, best.metrics)
