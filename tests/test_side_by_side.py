@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -136,13 +135,15 @@ def test_a_second_process_shares_a_sweep(
     helping.join()
     check_sweep(two, VARIANT, 4)
     told = capsys.readouterr().out
-    assert (
-        f"{VARIANT}: process {os.getpid()} on host {os.uname().nodename} works on this sweep already; shares it with 1 worker"
-        in told
-    )
+    assert f"{VARIANT}: {shares(os.getpid())}" in told
     run(Sweep(one, VARIANT), 1)
     same(one, two)
     assert rows(one.store / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
+
+
+def shares(pid: int) -> str:
+    """Return what a process says that shares the sweep of another."""
+    return f"process {pid} on host {os.uname().nodename} works on this sweep already; shares it with 1 worker"
 
 
 def same(one: Study, two: Study) -> None:
@@ -203,9 +204,7 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
         os.killpg(processes[0].pid, signal.SIGKILL)
     told = [process.communicate(timeout=PATIENT)[0] for process in processes]
     assert [process.returncode for process in processes] == [-signal.SIGKILL if killed else 0, 0], told
-    assert (
-        f"process {processes[0].pid} on host {os.uname().nodename} works on this sweep already; shares it with 1 worker" in told[1]
-    )
+    assert shares(processes[0].pid) in told[1]
     check_sweep(two, VARIANT, 4)
     if killed:
         again = start(one.folder, *stage)
@@ -243,8 +242,6 @@ def test_two_queued_experiments_run_at_once(tmp_path: Path) -> None:
         assert told.count("Success") == 2, told + dvc("queue", "logs", "fewer") + dvc("queue", "logs", "more")
     finally:
         dvc("queue", "stop", "--kill")
-    shown = json.loads(dvc("exp", "show", "--json"))
-    print(shown)
     assert rows(tmp_path / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
     stages = dict(rows(tmp_path / "mlflow.db", "select value, count(*) from tags where key = 'stage' group by value"))
     assert stages == {"sweep": 1, "trial": 4, "train": 4}
