@@ -277,7 +277,7 @@ def _bring(study: Study) -> None:
     from pipeline.files import locked
     from pipeline.stages import fetch, prepare
 
-    with locked(study.cache / "locks" / f"data-{study.name}"):
+    with locked(study.locks / "data"):
         try:
             data.load(study.data)
         except InputError:

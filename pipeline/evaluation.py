@@ -32,6 +32,7 @@ from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO, elbo, top_down_kl
 from pipeline.params import EvaluateParams
 from pipeline.precision import products
+from pipeline.progress import watched
 from pipeline.training import seeded
 
 __all__ = ["Estimate", "active_units", "evaluate", "importance_bound", "jackknife", "many_draws"]
@@ -90,7 +91,7 @@ def evaluate(
 
 
 def _batches(test: UInt8[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
-    return (images(pixels, scale) for pixels in test.split(IMAGES))
+    return (images(pixels, scale) for pixels in watched(test.split(IMAGES), "bounds", f"batches of {IMAGES} images"))
 
 
 def _top_down(
@@ -116,7 +117,7 @@ def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: i
     # Written in place: what small results of each pass stayed alive between large freed ones would split the heap.
     reconstruction = torch.empty(draws, len(x), device=x.device, dtype=x.dtype)
     rate = torch.empty(model.depth, draws, len(x), device=x.device, dtype=x.dtype)
-    for done in range(0, draws, per_pass):
+    for done in watched(range(0, draws, per_pass), "draws of the posterior", "passes"):
         part = elbo(model, x, min(per_pass, draws - done))
         reconstruction[done : done + per_pass], rate[:, done : done + per_pass] = part.reconstruction, part.rate
     return ELBO(reconstruction, rate)

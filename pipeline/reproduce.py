@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import launch
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.files import read_json
 from pipeline.provenance import CAP, git
 from pipeline.signals import undisturbed
@@ -52,7 +52,7 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
         uncommitted = " and its uncommitted changes" if tags["patch"] == "whole" else ""
         print(
             f"run {run_id}: {tags['variant']}, {tags['stage']} of study {tags['study']}, seed {tags['seed']},"
-            f" {len(then.epochs)} epochs; commit {commit[:12]}{uncommitted}",
+            f" {plural(len(then.epochs), 'epoch')}; commit {commit[:12]}{uncommitted}",
             flush=True,
         )
         with _worktree(study.root, commit, scratch, keep) as tree:
@@ -84,6 +84,9 @@ def _check(then: Past) -> None:
         raise InputError(f"{run} is a sweep; give the run of one of its trials or of a final model")
     if stage not in ("train", "trial") or not set(then.tags) >= NEEDED:
         raise InputError(f"{run} does not tell where its numbers come from, so that it cannot be run again")
+    if "repeats" in then.tags:
+        other = then.tags["repeats"]
+        raise InputError(f"{run} has the settings of trial {other} and took its record; give the run of trial {other}")
     if not then.epochs:
         raise InputError(f"{run} has not finished an epoch, so that there is nothing to compare")
     if not re.fullmatch(r"[0-9a-f]{7,64}", then.tags.get("git_commit", "")):
@@ -180,10 +183,12 @@ class Comparison:
         count = len(self.then[min(self.then)])
         if self.equal:
             weights = f", and the weights (sha256 {self.weights[0][:12]})," if self.weights else ""
-            return f"equal bit for bit: all {count} metrics of all {len(self.then)} epochs{weights} are the same"
+            return (
+                f"equal bit for bit: all {count} metrics of all {plural(len(self.then), 'epoch')}{weights} are the same"
+            )
         words = []
         if len(self.then) != len(self.now):
-            words.append(f"{len(self.then)} epochs then, {len(self.now)} now")
+            words.append(f"{plural(len(self.then), 'epoch')} then, {len(self.now)} now")
         gaps = [
             (abs(self.now[epoch][key] - value), key, epoch)
             for epoch, values in self.then.items()

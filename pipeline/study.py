@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import write_text
+from pipeline.files import sha256, write_text
 from pipeline.params import Params, dump_yaml, notes
 
 __all__ = ["Study", "find_root"]
@@ -42,6 +42,16 @@ class Study:
     def name(self) -> str:
         """The study's name: its folder's."""
         return self.out.name
+
+    @property
+    def place(self) -> str:
+        """The name with a digest of where the outputs lie: two folders of one study, side by side, differ in it."""
+        return f"{self.name}-{sha256([os.path.relpath(self.out, self.store).encode()])[:8]}"
+
+    @property
+    def locks(self) -> Path:
+        """The locks of the stages that write into the output folder."""
+        return self.cache / "locks" / "stages" / self.place
 
     @property
     def cache(self) -> Path:

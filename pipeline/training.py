@@ -32,6 +32,7 @@ from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE, collect
 from pipeline.objectives import ELBO, climbed, elbo
 from pipeline.params import TrainParams
+from pipeline.progress import watched
 from pipeline.steps import CompiledStep, Step, steps
 
 __all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "milestones", "seeded", "terms"]
@@ -120,7 +121,8 @@ def _epoch(run: _Run, step: Step | CompiledStep, train: Presented, params: Train
     total = torch.zeros(model.depth + 1, device=train.device)
     model.train()
     with step.epoch():
-        for start in range(0, len(train), params.batch_size):
+        starts = range(0, len(train), params.batch_size)
+        for start in watched(starts, f"epoch {run.epoch + 1}", "batches", long=True):
             at = run.epoch + start / len(train)
             x = train.batch(order[start : start + params.batch_size])
             bound, loss = step(x, at, params.learning_rate * SCHEDULES[params.schedule](at / horizon))
@@ -232,7 +234,7 @@ class _Run:
             lines = kept[: self.epoch - len(unsettled)] + [json.dumps(record) for record in unsettled]
             records = [Record(**json.loads(line)) for line in lines]
             if [record.epoch for record in records] != list(range(1, self.epoch + 1)):
-                raise ValueError(f"{len(records)} records for {self.epoch} epochs")
+                raise ValueError(f"{len(records)} records where epoch {self.epoch} was reached")
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(

@@ -23,6 +23,7 @@ from pipeline.errors import InputError, guarded
 from pipeline.files import read_json, write_json
 from pipeline.models import HierarchicalVAE, build
 from pipeline.params import Params, digest
+from pipeline.progress import Reporter, reporting
 from pipeline.provenance import code_digest, machine
 from pipeline.training import Record, best_record, fit, seeded
 
@@ -75,13 +76,11 @@ class Work:
             raise InputError(f"{path.name}: not the settings of a run: {reason}") from None
 
 
-def say(name: str, record: Record, epochs: int) -> None:
-    """Tell of the first epoch and of every fifth part of a training."""
-    if record.epoch % max(1, epochs // 5) == 0 or record.epoch == 1:
-        bound = record.metrics["valid/elbo"]
-        print(
-            f"{name}: epoch {record.epoch:4d} of {epochs}, valid/elbo {bound:9.3f}, {record.seconds:.0f} s", flush=True
-        )
+def say(reporter: Reporter, record: Record, epochs: int) -> None:
+    """Print a line for the first, the last and each fifth epoch of a training, and at least every 30 seconds."""
+    bound = record.metrics["valid/elbo"]
+    text = f"epoch {record.epoch:4d} of {epochs}, valid/elbo {bound:9.3f}, {record.seconds:.0f} s"
+    reporter.step(record.epoch, epochs, text, record.seconds)
 
 
 def again(work: Work, wanted: str, out: Path, kept: Path, cache: Path, epochs: int) -> Mapping[str, Any]:
@@ -96,12 +95,13 @@ def again(work: Work, wanted: str, out: Path, kept: Path, cache: Path, epochs: i
     assert stream is not None
     records: list[Record] = []
     ended = True
-    for record in fit(model, splits, params, seed=stream, device=device):
-        say("again", record, params.epochs)
-        records.append(record)
-        if record.epoch == epochs < params.epochs:
-            ended = False  # as the run did; the weights are not those that a whole training keeps
-            break
+    with reporting("again") as reporter:
+        for record in fit(model, splits, params, seed=stream, device=device):
+            say(reporter, record, params.epochs)
+            records.append(record)
+            if record.epoch == epochs < params.epochs:
+                ended = False  # as the run did; the weights are not those that a whole training keeps
+                break
     weights = save_model(out / "model", model, work.params.model, splits) if ended else None
     made = {"code_digest": code_digest("pipeline.training"), "data_digest": splits.digest}
     made |= {"params_digest": digest(work.flat), **machine(device)}

@@ -17,6 +17,7 @@ from tests.small import ROOT
 LINE = [
     "signals",
     "errors",
+    "progress",
     "faults",
     "allocator",
     "files",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -262,13 +263,19 @@ def test_a_connection_that_cannot_be_set_up_is_closed(
     assert [connection.closed for connection in made] == [True]
 
 
-def test_a_second_coordinator_is_told_who_holds_the_sweep(study: Study) -> None:
-    """Over the network, too, one sweep has one coordinator, whose process and host are told."""
-    with (
-        _held(Sweep(study, VARIANT)),
-        pytest.raises(InputError, match=rf"process {os.getpid()} on host .* is running it already"),
-    ):
-        run(Sweep(study, VARIANT), 1)
+def test_a_second_coordinator_shares_the_sweep(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over the network, too, it helps the first, whose process and host it names, and writes when that has ended."""
+    helping = threading.Thread(target=run, args=(Sweep(study, VARIANT), 1))
+    with _held(Sweep(study, VARIANT)):
+        helping.start()
+        complete = "select count(*) from trials where state = 'COMPLETE'"
+        until(lambda: rows(os.environ["CAVE_OPTUNA_URL"], complete) == [(4,)])
+        assert not (study.sweep(VARIANT) / "best.json").exists()
+    helping.join()
+    check_sweep(study, VARIANT, 4, os.environ["CAVE_OPTUNA_URL"])
+    assert (study.sweep(VARIANT) / "best.json").exists()
+    shares = f"process {os.getpid()} on host {os.uname().nodename} works on this sweep already; shares it with 1 worker"
+    assert shares in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

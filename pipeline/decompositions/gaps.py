@@ -42,6 +42,7 @@ from pipeline.decompositions.levels import level_terms, log_mean
 from pipeline.evaluation import jackknife
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo
+from pipeline.progress import watched
 from pipeline.training import SCHEDULES
 
 __all__ = ["gap_terms", "refine"]
@@ -92,7 +93,7 @@ def refine(
     refined = HierarchicalVAE(model.generative, rungs, model.parents, model.direction)
     free = [tensor for rung in rungs for tensor in (rung.shift, rung.log_scale)]
     optimizer = torch.optim.Adam(free, lr=rate, betas=(0.9, 0.99))
-    for step in range(steps):
+    for step in watched(range(steps), "inference gaps", "steps"):
         optimizer.param_groups[0]["lr"] = rate * SCHEDULES["cosine"](step / steps)
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():

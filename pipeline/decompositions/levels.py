@@ -41,6 +41,7 @@ from torch import Tensor
 from pipeline.decompositions.estimates import PerImage, mean_over_images, of_draws
 from pipeline.evaluation import Estimate, jackknife
 from pipeline.models import HierarchicalVAE
+from pipeline.progress import watched
 
 __all__ = ["Evidence", "is_chain", "level_terms", "log_marginals", "log_mean", "sandwich"]
 
@@ -134,7 +135,7 @@ def log_marginals(
     left = len(drawn) < model.depth
     sizes = [min(per_pass, draws - done) for done in range(0, draws, per_pass)] if left else [1]
     parts = []
-    for size in sizes:
+    for size in watched(sizes, "inner bounds", "passes"):
         z, q = model.posterior(x, size, drawn)
         new = [z[t] for t in sorted(model.order[len(drawn) :])]
         log_q = sum((q_t.log_prob(z_t) for q_t, z_t in zip(q, new, strict=True)), x.new_zeros(()))

@@ -42,6 +42,7 @@ from pipeline.decompositions.levels import is_chain, log_marginals, log_mean
 from pipeline.decompositions.mixtures import log_dimensions, log_mixture, log_posteriors
 from pipeline.evaluation import Estimate
 from pipeline.models import HierarchicalVAE
+from pipeline.progress import watched
 
 __all__ = ["surgery"]
 
@@ -139,7 +140,8 @@ def _levels(
     """Return what is known of each level's posteriors and of their mean, from z_1 up."""
     fresh = [model.posterior(rows)[1] for rows in x.split(ROWS)]
     # log q(z_t | levels drawn before, x_n) at other draws of those levels than z_t came from.
-    again = [_log_probs(model.posterior(x[chosen])[1], nodes) for _ in range(paths)] if model.depth > 1 else []
+    draws = watched(range(paths if model.depth > 1 else 0), "surgery", "draws")
+    again = [_log_probs(model.posterior(x[chosen])[1], nodes) for _ in draws]
     levels = []
     for t, (node, q_t) in enumerate(zip(nodes, q, strict=True), start=1):
         z_t = node.double()

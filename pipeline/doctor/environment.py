@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pipeline import launch
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 
 __all__ = ["device", "libraries", "python", "variables"]
 
@@ -85,7 +85,7 @@ def variables(place: Place) -> Iterator[Finding]:
         sound = False
         yield warning("CAVE_FAULT is set, by which tests kill processes", "unset CAVE_FAULT")
     if sound:
-        yield ok(f"{launch.workers(10_000)} workers at most")
+        yield ok(f"{plural(launch.workers(10_000), 'worker')} at most")
 
 
 def device(place: Place) -> Iterator[Finding]:

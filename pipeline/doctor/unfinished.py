@@ -13,7 +13,7 @@ from pipeline.doctor.databases import database, read
 from pipeline.doctor.finding import Finding, Place, ok, warning
 from pipeline.doctor.processes import working
 from pipeline.doctor.project import held
-from pipeline.errors import InputError
+from pipeline.errors import InputError, plural
 from pipeline.provenance import git
 from pipeline.study import Study
 
@@ -40,7 +40,7 @@ def outbox(place: Place) -> Iterator[Finding]:
     begun = [path.parent for path in folder.glob("*/ops.jsonl")]
     waiting = [path for path in begun if not held(path / "lock")]  # a living run's own process sends it
     if waiting:
-        yield warning(f"{len(waiting)} runs have rows that MLflow does not have yet", "cave sync")
+        yield warning(f"rows of {plural(len(waiting), 'run')} are not in MLflow yet", "cave sync")
     else:
         yield ok("nothing waits")
 
@@ -102,12 +102,14 @@ def runs(place: Place) -> Iterator[Finding]:
     left = [row for row in found if today and row[1] in sweeps and sweeps[row[1]] not in today]
     goes_on = [row for row in found if row not in left]
     if goes_on:
-        told = f"{len(goes_on)} runs say RUNNING ({_named(goes_on)})"
+        told = f"{plural(len(goes_on), 'run')} in status RUNNING ({_named(goes_on)})"
         yield warning(f"{told}; if nothing runs now, they go on", place.again)
     if left:
         url = shlex.quote(f"sqlite:///{path}")
         delete = "; ".join(f"MLFLOW_TRACKING_URI={url} mlflow runs delete --run-id {row[1]}" for row in left[:3])
-        yield warning(f"{len(left)} runs say RUNNING, {OLDER}: {_named(left)}", f"let them be, or: {delete}")
+        yield warning(
+            f"{plural(len(left), 'run')} in status RUNNING, {OLDER}: {_named(left)}", f"let them be, or: {delete}"
+        )
     if not found:
         yield ok("none says RUNNING")
 

@@ -7,6 +7,7 @@ there. Whatever is wrong becomes an `InputError` that names the path, what was g
 
 from pipeline.params.notes import notes
 from pipeline.params.ranges import Choices, Range
+from pipeline.params.rules import check_model
 from pipeline.params.sections import (
     MEASURES,
     PROBABILITY,
@@ -36,6 +37,7 @@ __all__ = [
     "ReportParams",
     "SweepParams",
     "TrainParams",
+    "check_model",
     "digest",
     "dump_yaml",
     "notes",

@@ -110,6 +110,7 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
                 "z_dim": int(row.get("model.z_dim") or base.level_widths[0]),
             }
             for row in read_csv(path)
+            if row["state"] != "PRUNED" or not row.get("reason")  # of settings that do not go together
         ]
 
 

@@ -18,6 +18,7 @@ from pipeline.files import alone, locked, read_json, write_csv, write_json
 from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, digest
+from pipeline.progress import reporting
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training import seeded
@@ -30,7 +31,7 @@ DRAWINGS = ("samples", "reconstructions", "levels")
 
 def run(study: Study, variant: str) -> None:
     """Measure every seed's model, then write all of them with their protocol, their means, and their milestones."""
-    with alone(study.cache / "locks" / "stages" / study.name / "evaluate" / variant / "all", f"{variant}: evaluation"):
+    with alone(study.locks / "evaluate" / variant / "all", f"{variant}: evaluation"):
         _run(study, variant)
 
 
@@ -70,7 +71,7 @@ def _run(study: Study, variant: str) -> None:
 
 
 def _scratch(study: Study, variant: str) -> Path:
-    return study.cache / "evaluate" / study.name / variant
+    return study.cache / "evaluate" / study.place / variant
 
 
 def _parts(study: Study) -> list[str]:
@@ -87,9 +88,10 @@ def measure(study: Study, variant: str, piece: str) -> None:
     seed, _, part = piece.partition(":")
     splits = data.load(study.data)
     test = torch.as_tensor(splits.test, device=launch.device())
-    found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
+    with reporting(f"{variant} seed {seed}"):
+        found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
     parts = [_scratch(study, variant) / f"{seed}-{other}.json" for other in _parts(study)]
-    with locked(study.cache / "locks" / "stages" / study.name / "evaluate" / variant / str(seed)):
+    with locked(study.locks / "evaluate" / variant / str(seed)):
         write_json(_scratch(study, variant) / f"{seed}-{part}.json", found)
         if all(path.exists() for path in parts):
             final = {key: value for path in parts for key, value in read_json(path, "final")["final"].items()}

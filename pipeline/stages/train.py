@@ -12,6 +12,7 @@ from pipeline.checkpoint import save_model
 from pipeline.errors import InputError, RunError, guarded, outside, redacted
 from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
 from pipeline.params import Params, digest
+from pipeline.progress import reporting
 from pipeline.provenance import code_digest
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
@@ -48,7 +49,7 @@ def swept(study: Study, variant: str) -> bool:
 
 def run(study: Study, variant: str) -> None:
     """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran."""
-    with alone(study.cache / "locks" / "stages" / study.name / "train" / variant / "all", f"{variant}: training"):
+    with alone(study.locks / "train" / variant / "all", f"{variant}: training"):
         _run(study, variant)
 
 
@@ -67,14 +68,14 @@ def _run(study: Study, variant: str) -> None:
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{study.train(variant)}: a curves.csv is damaged; train again") from None
     write_csv(study.curves(variant), rows)
-    shutil.rmtree(study.cache / "train" / study.name / variant, ignore_errors=True)
+    shutil.rmtree(study.cache / "train" / study.place / variant, ignore_errors=True)
     tracker.last_word()
 
 
 def train(study: Study, variant: str, seed: int) -> None:
     """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
     # Of a stage that was killed, a worker may live a moment longer.
-    with locked(study.cache / "locks" / "stages" / study.name / "train" / variant / str(seed)):
+    with locked(study.locks / "train" / variant / str(seed)):
         _train(study, variant, seed)
 
 
@@ -82,12 +83,12 @@ def _train(study: Study, variant: str, seed: int) -> None:
     params, splits = settings(study, variant), data.load(study.data)
     sections = params.model_dump(include={"data", "model", "train"})
     state = digest([sections, splits.digest, code_digest("pipeline.training")])
-    scratch = study.cache / "train" / study.name / variant / f"{seed}-{state}"
+    scratch = study.cache / "train" / study.place / variant / f"{seed}-{state}"
     widths = params.model.level_widths
     piece = Work(stage="train", variant=variant, seed=seed, params=params, stream=seed)
     tracked = Tracker(study).start(
         piece,
-        key=f"{study.name}/{variant}/{seed}/{state}",
+        key=f"{study.place}/{variant}/{seed}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
         about=(
@@ -121,11 +122,12 @@ def _fit(study: Study, variant: str, piece: Work, splits: data.Splits, tracked: 
     scratch.mkdir(parents=True, exist_ok=True)
     model = piece.model(splits)
     records: list[Record] = []
-    for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):
-        tracked.log_records([record])
-        records.append(record)
-        say(f"{variant} seed {seed}", record, params.train.epochs)
-        launch.heed()
+    with reporting(f"{variant} seed {seed}") as reporter:
+        for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):
+            tracked.log_records([record])
+            records.append(record)
+            say(reporter, record, params.train.epochs)
+            launch.heed()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
     best = best_record(records, params.train)

@@ -1,8 +1,9 @@
 """The coordinator: one a sweep; it starts workers, says how they get on, and writes down what they found.
 
-Other hosts `join` with workers of their own. Where they are left alone, the first of them that sees all trials
-finished is the coordinator in the end. A coordinator that has lost its database stops as a worker does, ends its
-workers, and starts again when the database is back.
+A second process that is to run the same sweep shares it: its workers help, and when all trials are finished it is the
+coordinator in its turn and writes the outputs into its own folder. Other hosts `join` with workers of their own. Where
+they are left alone, the first of them that sees all trials finished is the coordinator in the end. A coordinator that
+has lost its database stops as a worker does, ends its workers, and starts again when the database is back.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from pipeline import faults, launch
-from pipeline.errors import InputError, LostError
+from pipeline.errors import InputError, LostError, plural
 from pipeline.sweep.outputs import write, write_nothing
-from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short, started
+from pipeline.sweep.progress import LOOK, Progress
+from pipeline.sweep.search import Sweep, started
 from pipeline.sweep.worker import LIVES, alive, bear, finished, work
 from pipeline.tracking import Run
 from pipeline.work import Work
@@ -30,8 +32,6 @@ __all__ = ["PATIENCE", "join", "run"]
 
 T = TypeVar("T")
 
-LOOK = 0.5  # seconds between two looks at the trials
-QUIET = 20.0  # seconds without a word, after which the running trials are told
 AGAIN = 1.0  # seconds before a database that was lost is looked for
 PATIENCE = 300.0  # seconds for which a database that was there is waited for
 
@@ -42,7 +42,7 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
     Where the space is empty there is nothing to search, and the variant's own settings are the best.
     """
     sweep.tracker.require()
-    if not sweep.study.params.space(sweep.variant):
+    if not sweep.space:
         return write_nothing(sweep)
     return _insist(sweep, lambda sweep: _run(sweep, workers))
 
@@ -66,54 +66,85 @@ def _insist(sweep: Sweep, work: Callable[[Sweep], T]) -> T:
 
 
 def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
-    with _only(sweep):
-        faults.reached("coordinator-locked")
-        with sweep.locks.hold(f"{sweep.name}/parent"):
-            parent = started(lambda: _parent(sweep))
-        faults.reached("parent-started")
+    with ExitStack() as held:
         try:
-            with sweep.reaching():
-                progress = _Progress(sweep)
-                if progress.told:
-                    trials = sweep.study.params.sweep.trials
-                    print(f"{sweep.variant}: {len(progress.told)} of {trials} trials were finished before", flush=True)
-                if not finished(sweep):
-                    _search(sweep, workers, progress)
-                bear(sweep, sweep.trials())
-                return _write(sweep, parent)
-        except LostError:
-            parent.close()
-            raise
-        except BaseException as error:
-            parent.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            if sweep.tracker.store.up:
-                sweep.tracker.deliver(seconds=2.0)  # of workers that did not end by themselves
-            raise
+            # One that has lost its database waits until that has given up what the process held in it.
+            held.enter_context(_held(sweep, wait=sweep.patience > 0))
+        except BlockingIOError:
+            _share(sweep, workers, held)
+        else:
+            progress = Progress(sweep)
+            if progress.told:
+                count = f"{len(progress.told)} of {plural(progress.budget, 'trial')}"
+                print(f"{sweep.variant}: {count} were finished before", flush=True)
+        return _coordinate(sweep, workers)
+
+
+def _share(sweep: Sweep, workers: int, held: ExitStack) -> None:
+    """Help the coordinator until all trials are finished and it has written its outputs; then be the coordinator."""
+    count = plural(workers, "worker")
+    print(f"{sweep.variant}: {_holder(sweep)} works on this sweep already; shares it with {count}", flush=True)
+    _make_parent(sweep)
+    progress = Progress(sweep)
+    with _abandoning(sweep), sweep.reaching():
+        if not finished(sweep):
+            _search(sweep, workers, progress)
+        while True:
+            try:
+                held.enter_context(_held(sweep))
+                return
+            except BlockingIOError:
+                progress()
+                time.sleep(LOOK)
+                launch.heed()
+
+
+def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
+    faults.reached("coordinator-locked")
+    with sweep.locks.hold(f"{sweep.name}/parent"):
+        parent = started(lambda: _parent(sweep))
+    faults.reached("parent-started")
+    try:
+        with sweep.reaching():
+            if not finished(sweep):
+                _search(sweep, workers, Progress(sweep))
+            trials = sweep.trials()
+            bear(sweep, trials)
+            most = sweep.study.params.sweep.trials
+            if sweep.every is not None and sweep.budget(trials) < most:
+                count = plural(len(sweep.every), "setting")
+                print(f"{sweep.variant}: the space has {count}: all were tried; sweep.trials is {most}", flush=True)
+            return _write(sweep, parent)
+    except LostError:
+        parent.close()
+        raise
+    except BaseException as error:
+        parent.finish(_status(sweep, error))
+        if sweep.tracker.store.up:
+            sweep.tracker.deliver(seconds=2.0)  # of workers that did not end by themselves
+        raise
 
 
 def join(sweep: Sweep, workers: int) -> None:
     """Help with a sweep, whoever began it, until all trials are finished; write the outputs if nobody else does."""
     sweep.tracker.require()
-    if not sweep.study.params.space(sweep.variant):
+    if not sweep.space:
         print(f"{sweep.variant}: its space is empty, so that there is nothing to join")
         return
-    trials = sweep.study.params.sweep.trials
-    count = f"{workers} worker" + ("s" if workers > 1 else "")
-    print(f"{sweep.variant}: joins sweep {sweep.name} of {trials} trials at {sweep.store} with {count}", flush=True)
+    trials, count = plural(sweep.study.params.sweep.trials, "trial"), plural(workers, "worker")
+    print(f"{sweep.variant}: joins sweep {sweep.name} of {trials} at {sweep.store} with {count}", flush=True)
     _insist(sweep, lambda sweep: _join(sweep, workers))
 
 
 def _join(sweep: Sweep, workers: int) -> None:
-    with sweep.locks.hold(f"{sweep.name}/parent"):
-        if "mlflow_run_id" not in sweep.optuna.user_attrs:
-            _parent(sweep).finish(None)
-    progress, before = _Progress(sweep), sweep.patience > 0
+    _make_parent(sweep)
+    progress, before = Progress(sweep), sweep.patience > 0
 
     def tell(*, now: bool = False) -> None:
         with suppress(LostError):  # the workers see to it
             progress(now=now)
 
-    try:
+    with _abandoning(sweep):
         if not finished(sweep):
             launch.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tell)
             tell(now=True)
@@ -128,21 +159,31 @@ def _join(sweep: Sweep, workers: int) -> None:
         except BlockingIOError:
             print(f"{sweep.variant}: all trials are finished; {_holder(sweep)} writes the results")
             sweep.tracker.last_word()
-            shutil.rmtree(sweep.scratch, ignore_errors=True)
+            _clear(sweep)
+
+
+@contextmanager
+def _abandoning(sweep: Sweep) -> Iterator[None]:
+    """Where this is left by an error, end the sweep's run if nobody works on it any more."""
+    try:
+        yield
     except LostError:
         raise
     except BaseException as error:
         with suppress(Exception, KeyboardInterrupt):
-            _abandon(replace(sweep), "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            fresh = replace(sweep)  # on a connection of its own
+            with _held(fresh):
+                run = fresh.tracker.find(fresh.optuna.user_attrs["mlflow_run_id"])
+                run.finish(_status(fresh, error))
         raise
 
 
-def _abandon(sweep: Sweep, status: str) -> None:
-    """End the sweep's run if nobody works on it any more."""
-    with _held(sweep):
-        run = sweep.tracker.find(sweep.optuna.user_attrs["mlflow_run_id"])
-        running = [trial for trial in sweep.trials() if trial.state == TrialState.RUNNING]
-        run.finish(None if alive(sweep, running) else status)
+def _status(sweep: Sweep, error: BaseException) -> str | None:
+    """Return what a process that is stopped by an error leaves the sweep's run as: unended where others go on."""
+    with suppress(InputError, LostError):
+        if alive(sweep, [trial for trial in sweep.trials() if trial.state == TrialState.RUNNING]):
+            return None
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
@@ -151,11 +192,18 @@ def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     sweep.locks.check()
     parent.finish()
     sweep.tracker.last_word()
-    shutil.rmtree(sweep.scratch, ignore_errors=True)  # states of trials that others have finished
+    _clear(sweep)
     return best
 
 
-def _search(sweep: Sweep, workers: int, progress: _Progress) -> None:
+def _clear(sweep: Sweep) -> None:
+    """Remove the states of trials that others have finished, unless a trial is unfinished."""
+    with sweep.locks.hold(f"{sweep.name}/admission"):
+        if all(trial.state != TrialState.RUNNING for trial in sweep.trials()):
+            shutil.rmtree(sweep.scratch, ignore_errors=True)
+
+
+def _search(sweep: Sweep, workers: int, progress: Progress) -> None:
     def tick() -> None:
         sweep.locks.check()
         progress()
@@ -188,21 +236,18 @@ def _holder(sweep: Sweep) -> str:
     return str(sweep.optuna.user_attrs.get("coordinator", "another process"))
 
 
-@contextmanager
-def _only(sweep: Sweep) -> Iterator[None]:
-    """Be the coordinator, or say who is; one that was it already waits for whoever came between."""
-    try:
-        with _held(sweep, wait=sweep.patience > 0):
-            yield
-    except BlockingIOError:
-        raise InputError(f"sweep {sweep.name}: {_holder(sweep)} is running it already") from None
+def _make_parent(sweep: Sweep) -> None:
+    """Make the sweep's run in MLflow unless it is there; nobody holds it afterwards."""
+    with sweep.locks.hold(f"{sweep.name}/parent"):
+        if "mlflow_run_id" not in sweep.optuna.user_attrs:
+            _parent(sweep).finish(None)
 
 
 def _parent(sweep: Sweep) -> Run:
     params = sweep.study.params.variant(sweep.variant)
     about = (
-        f"Search of **{sweep.variant}** over {', '.join(params.space(sweep.variant))}:"
-        f" {params.sweep.trials} trials of at most {params.sweep.epochs} epochs, by {params.sweep.sampler}."
+        f"Search of **{sweep.variant}** over {', '.join(sweep.space)}, by {params.sweep.sampler}:"
+        f" {plural(params.sweep.trials, 'trial')} of at most {plural(params.sweep.epochs, 'epoch')}."
         " Its metrics and its tags `best/*` are the best trial's; the trials are its children."
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
     )
@@ -222,40 +267,3 @@ def _parent(sweep: Sweep) -> Run:
             run.finish("KILLED")
             raise InputError(f"MLflow at {sweep.tracker.store.address} cannot be used: it did not make a run")
     return run
-
-
-class _Progress:
-    """Called again and again, it says which trials have finished, and now and then how the others stand."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
-        self.told = {trial.number for trial in sweep.trials() if trial.state in FINISHED}
-        self.last = self.looked = time.monotonic()
-
-    def __call__(self, *, now: bool = False) -> None:
-        if not now and time.monotonic() < self.looked + LOOK:  # it is called after every epoch
-            return
-        self.looked = time.monotonic()
-        trials = self.sweep.trials()
-        values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-        best = f", best {max(values):.3f}" if values else ""
-        for trial in trials:
-            if trial.state in FINISHED and trial.number not in self.told:
-                self.told.add(trial.number)
-                end = f"{trial.state.name.lower():8s}"
-                self._say(
-                    trial, end, trial.value, f"  ({len(self.told)} of {self.sweep.study.params.sweep.trials}{best})"
-                )
-        if time.monotonic() - self.last > QUIET:
-            for trial in trials:
-                if trial.state == TrialState.RUNNING and trial.intermediate_values:
-                    epoch = max(trial.intermediate_values)
-                    self._say(trial, f"at epoch {epoch:<3d}", trial.intermediate_values[epoch], "")
-
-    def _say(self, trial: FrozenTrial, state: str, value: float | None, more: str) -> None:
-        self.last = time.monotonic()
-        bound = f"{value:8.3f}" if value is not None else "    none"
-        settings = ", ".join(f"{path.split('.')[-1]} {short(value)}" for path, value in trial.params.items())
-        print(
-            f"{self.sweep.variant}: trial {trial.number:<3d} {OBJECTIVE} {bound} {state} {settings}{more}", flush=True
-        )

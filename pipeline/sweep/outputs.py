@@ -26,12 +26,15 @@ PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pr
 def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     """Write the table of trials, the best of them and the plots, also into the parent run; return the best."""
     folder = sweep.study.sweep(sweep.variant)
-    trials = sweep.trials()
+    trials = [trial for trial in sweep.trials() if trial.state in FINISHED]
     runs = _runs(sweep, trials)
     write_csv(folder / "trials.csv", [_row(trial, runs[str(trial.number)]) for trial in trials])
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
-        raise RunError(f"sweep {sweep.name}: no trial was completed; see the runs' tag 'reason' in MLflow")
+        first = next((f"; trial {t.number}: {t.user_attrs['reason']}" for t in trials if "reason" in t.user_attrs), "")
+        raise RunError(
+            f"sweep {sweep.name}: no trial was completed, of {len(trials)}{first}; see the runs' tag 'reason' in MLflow"
+        )
     top = max(complete, key=lambda trial: trial.values[0])
     best = {"optuna_study": sweep.name, "trial": top.number, OBJECTIVE: top.value, "params": top.params}
     write_json(folder / "best.json", best)
@@ -47,7 +50,7 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     pictures = _figures(sweep, folder / "figures", trials)
     # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
     chosen = {f"best/{path}": short(value) for path, value in {"trial": top.number, **top.params}.items()}
-    widths = sweep.study.params.variant(sweep.variant).override(top.params).model.level_widths
+    widths = sweep.base.override(top.params).model.level_widths
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}
@@ -87,8 +90,14 @@ def _row(trial: FrozenTrial, run_id: str | None) -> dict[str, Any]:
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": round((end - start).total_seconds(), 2) if start and end else None,
         "run_id": run_id,
+        "repeats": trial.user_attrs.get("repeats"),
         "reason": trial.user_attrs.get("reason"),
     }
+
+
+def _usable(trial: FrozenTrial) -> bool:
+    """Return whether a trial's settings go together."""
+    return trial.state != TrialState.PRUNED or "reason" not in trial.user_attrs
 
 
 def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path]:
@@ -114,11 +123,10 @@ def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path
         figure = axes.figure if hasattr(axes, "figure") else axes.flat[0].figure
         paths.append(folder / f"{name}.png")
         figures.save(figure, paths[-1])
-    base = sweep.study.params.variant(sweep.variant)
     points: list[dict[str, Any]] = []
     for trial in trials:
-        if trial.state in FINISHED and set(trial.params) == set(sweep.study.params.space(sweep.variant)):
-            model = base.override(trial.params).model
+        if set(trial.params) == set(sweep.space) and _usable(trial):
+            model = sweep.base.override(trial.params).model
             points.append(
                 {
                     "depth": model.depth,

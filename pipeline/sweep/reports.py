@@ -8,6 +8,7 @@ process is made once more: its epoch is on the disk.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from optuna.trial import Trial
 
@@ -53,6 +54,11 @@ class Reports:
             self.write()
         self._proven = True
         faults.reached("reported")
+
+    def copy(self, values: Mapping[int, float]) -> None:
+        """Take over the epochs of another trial; they go with what is written next."""
+        self._waiting += [epoch for epoch in values if epoch not in self.values]
+        self.values |= values
 
     def write(self) -> None:
         """Write what waits, in the transaction that there is."""

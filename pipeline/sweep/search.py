@@ -1,14 +1,15 @@
 """A search: its space, its name, its trials in Optuna and its experiment in MLflow.
 
 The name ends in a fingerprint of everything a trial's number depends on (space, parameters, data, code) except the
-number of trials: more trials extend a study, any other change starts a new one.
+number of trials: more trials extend a study, any other change starts a new one. The variant's own settings are the
+first trial of a search; of a space that has no more settings than the search has trials, each is tried once.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,14 +28,29 @@ from pipeline.errors import InputError, LostError, redacted
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
+from pipeline.sweep import space
 from pipeline.sweep.locks import Locks, locks
 from pipeline.sweep.store import Storage, Store
 from pipeline.tracking import Run, Tracker
 
-__all__ = ["DATABASE", "FINISHED", "LOST", "OBJECTIVE", "PRUNERS", "SAMPLERS", "Sweep", "short", "started"]
+__all__ = [
+    "BEGUN",
+    "DATABASE",
+    "FINISHED",
+    "IDENTITY",
+    "LOST",
+    "OBJECTIVE",
+    "PRUNERS",
+    "SAMPLERS",
+    "Sweep",
+    "short",
+    "started",
+]
 
 OBJECTIVE = "valid/elbo"
+IDENTITY = "training"  # the attribute of a trial that is equal where settings lead to the same training
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+BEGUN = (*FINISHED, TrialState.RUNNING)
 DATABASE = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
 LOST = (LostError, UpdateFinishedTrialError, *DATABASE)  # of the store, not of a trial
 
@@ -81,20 +97,50 @@ class Sweep:
     @cached_property
     def name(self) -> str:
         """The name in Optuna: study, variant, fingerprint."""
-        params = self.study.params
-        space = params.space(self.variant)
-        settings = params.variant(self.variant).flat()
-        # What a trial replaces, or what changes no trial, is left out.
+        settings = self.study.params.variant(self.variant).flat()
+        # What every trial replaces, or what changes no trial, is left out; the first trial has the own swept values.
         ignored = {"sweep.trials", "sweep.failures", "sweep.space", "train.seeds", "train.epochs", "train.milestones"}
-        ignored |= set(space)
         kept = {
             path: value
             for path, value in settings.items()
             if path not in ignored and path.split(".")[0] in ("data", "model", "train", "sweep")
         }
-        kinds = {path: kind.model_dump() for path, kind in space.items()}
+        kinds = {path: kind.model_dump() for path, kind in self.space.items()}
         fingerprint = digest([kept, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
         return f"{self.study.name}/{self.variant}-{fingerprint}"
+
+    @cached_property
+    def space(self) -> dict[str, Range | Choices]:
+        """What is searched."""
+        return self.study.params.space(self.variant)
+
+    @cached_property
+    def base(self) -> Params:
+        """The variant's parameters, with the epochs of a trial."""
+        params = self.study.params
+        budget = {"train.epochs": params.sweep.epochs, "train.milestones": ()}
+        return params.variant(self.variant).override(budget, "sweep.epochs")
+
+    @cached_property
+    def own(self) -> dict[str, Any]:
+        """The variant's own values of what is searched; one that is not in the space is an `InputError`."""
+        return space.own(self.base, self.space)
+
+    @cached_property
+    def every(self) -> dict[str, dict[str, Any]] | None:
+        """All settings of the space by their identity, or None where there are more than trials."""
+        return space.every(self.base, self.space, self.study.params.sweep.trials)
+
+    def untried(self, trials: Sequence[FrozenTrial]) -> dict[str, dict[str, Any]]:
+        """Return those of all settings of a small space that no trial has; of a larger one, nothing."""
+        tried = {trial.user_attrs.get(IDENTITY) for trial in trials}
+        return {key: values for key, values in (self.every or {}).items() if key not in tried}
+
+    def budget(self, trials: Sequence[FrozenTrial]) -> int:
+        """Return how many trials the search has: `sweep.trials`, or those that try every setting of a small space."""
+        most = self.study.params.sweep.trials
+        begun = [trial for trial in trials if trial.state in BEGUN]
+        return most if self.every is None else min(most, len(begun) + len(self.untried(begun)))
 
     @cached_property
     def _found(self) -> IntersectionSearchSpace:
@@ -178,22 +224,49 @@ class Sweep:
         with self.reaching():
             return self.optuna.get_trials(deepcopy=False)
 
-    def settings(self, trial: Trial) -> Params:
-        """Return the parameters of a trial: the variant's, with the suggested values in place."""
-        params, chosen = self.study.params, dict[str, Any]()
+    def ask(self, trials: Sequence[FrozenTrial]) -> Trial:
+        """Ask for a new trial, in a transaction of the caller: the own settings first, then every untried one."""
+        key, values = next(iter(self.untried(trials).items()), (None, None))
+        if not trials:
+            key, values = None, self.own
+        if values is not None:
+            self.optuna.enqueue_trial(values)  # is what `ask` returns
+        trial = self.optuna.ask()
+        if key is not None:
+            trial.set_user_attr(IDENTITY, key)
+        return trial
+
+    def settings(self, trial: Trial) -> tuple[Params, str]:
+        """Return the parameters of a trial and, where its values do not go together, the reason.
+
+        The values are drawn where the trial has none yet. The parameters of those that do not go together have as many
+        of them as do.
+        """
+        reason = ""
         with self.together():
-            for path, kind in params.space(self.variant).items():
-                # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever
-                # one was stopped, as far as they do not depend on the results of others.
-                stream = int(digest([params.sweep.seed, trial.number, path], 8), 16)
-                sampler = SAMPLERS[params.sweep.sampler](stream, params.sweep.startup)
-                if isinstance(sampler, _Tpe):
-                    sampler.found = self._found
-                self.optuna.sampler = sampler
-                chosen[path] = _suggest(trial, path, kind)
-                faults.reached("suggested")
-        budget = {"train.epochs": params.sweep.epochs, "train.milestones": ()}
-        return params.variant(self.variant).override(budget | chosen, "sweep.space")
+            values = self._draw(trial)
+            try:
+                params = space.apply(self.base, values)
+                key = space.identity(params)
+            except InputError as error:
+                params, key, reason = space.closest(self.base, values), digest(values), str(error)
+            if IDENTITY not in trial.user_attrs:
+                trial.set_user_attr(IDENTITY, key)
+        return params, reason
+
+    def _draw(self, trial: Trial) -> dict[str, Any]:
+        settings, values = self.study.params.sweep, dict[str, Any]()
+        for path, kind in self.space.items():
+            # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever
+            # one was stopped, as far as they do not depend on the results of others.
+            stream = int(digest([settings.seed, trial.number, path], 8), 16)
+            sampler = SAMPLERS[settings.sampler](stream, settings.startup)
+            if isinstance(sampler, _Tpe):
+                sampler.found = self._found
+            self.optuna.sampler = sampler
+            values[path] = _suggest(trial, path, kind)
+            faults.reached("suggested")
+        return values
 
 
 def started(start: Callable[[], Run]) -> Run:
@@ -212,8 +285,8 @@ def _reason(error: Exception) -> str:
 def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:
     if isinstance(kind, Choices):
         return trial.suggest_categorical(path, kind.choices)
-    if isinstance(kind.low, int) and isinstance(kind.high, int) and isinstance(kind.step or 1, int):
-        return trial.suggest_int(path, kind.low, kind.high, log=kind.log, step=int(kind.step or 1))
+    if kind.whole:
+        return trial.suggest_int(path, int(kind.low), int(kind.high), log=kind.log, step=int(kind.step or 1))
     return trial.suggest_float(path, kind.low, kind.high, log=kind.log, step=kind.step)
 
 

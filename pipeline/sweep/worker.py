@@ -12,16 +12,18 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import faults, launch
-from pipeline.errors import InputError, LostError, RunError, outside, redacted
+from pipeline.errors import InputError, LostError, RunError, outside, plural, redacted
 from pipeline.params import digest
+from pipeline.progress import reporting
 from pipeline.sweep.reports import Reports
-from pipeline.sweep.search import DATABASE, FINISHED, LOST, OBJECTIVE, Sweep, started
+from pipeline.sweep.search import BEGUN, DATABASE, FINISHED, IDENTITY, LOST, OBJECTIVE, Sweep, started
 from pipeline.tracking import Run
 from pipeline.training import Record, fit
 from pipeline.work import Work
@@ -56,7 +58,8 @@ def _lock(sweep: Sweep, token: str) -> str:
 
 def finished(sweep: Sweep) -> bool:
     """Tell whether the whole budget is finished."""
-    return sum(trial.state in FINISHED for trial in sweep.trials()) >= sweep.study.params.sweep.trials
+    trials = sweep.trials()
+    return sum(trial.state in FINISHED for trial in trials) >= sweep.budget(trials)
 
 
 def alive(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
@@ -70,12 +73,12 @@ def bear(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
     """Raise `RunError` where more trials have failed than the sweep bears."""
     failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.failures
     if failed > most:
-        raise RunError(f"sweep {sweep.name}: {failed} trials failed (sweep.failures is {most}); see their runs")
+        count = plural(failed, "trial")
+        raise RunError(f"sweep {sweep.name}: {count} failed (sweep.failures is {most}); see their runs")
 
 
 def _claim(sweep: Sweep, token: str) -> Trial | None:
     """Take over an orphaned trial or ask for a new one, or return nothing where none is left to claim."""
-    settings = sweep.study.params.sweep
     with sweep.locks.hold(f"{sweep.name}/admission"):
         trials = sweep.trials()
         bear(sweep, trials)
@@ -89,11 +92,12 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
                     _admit(adopted, token, begun + 1)
                 return _admitted(adopted)
             _give_up(sweep, adopted, f"killed {begun} workers without finishing an epoch")
-        if sum(trial.state in (*FINISHED, TrialState.RUNNING) for trial in trials) >= settings.trials:
+        begun = [trial for trial in trials if trial.state in BEGUN]
+        if len(begun) >= sweep.budget(begun):
             return None
         sweep.locks.check()
         with sweep.together():
-            trial = sweep.optuna.ask()
+            trial = sweep.ask(begun)
             faults.reached("trial-asked")
             _admit(trial, token, 1)
         return _admitted(trial)
@@ -114,9 +118,16 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     """Run a trial to its end, whichever that is, and tell Optuna last."""
     folder, run, reports = sweep.scratch / "trials" / str(trial.number), None, Reports(sweep, trial)
     try:
-        piece = _piece(sweep, trial)
-        run = started(lambda: _open(sweep, trial, piece, anew=not folder.exists()))
-        best, pruned = _train(sweep, piece, run, folder, reports, tick)
+        piece, reason = _piece(sweep, trial)
+        equal = None if reason or folder.exists() else _equal(sweep, reports, tick)
+        anew = not (reason or equal or folder.exists())
+        run = started(lambda: _open(sweep, trial, piece, anew=anew))
+        if reason:
+            end = _End(TrialState.PRUNED, reason=reason)
+        elif equal is not None:
+            end = _repeat(equal, run, reports)
+        else:
+            end = _train(sweep, piece, run, folder, reports, tick)
     except LOST as error:
         if sweep.store.file is not None and isinstance(error, DATABASE):
             with suppress(*LOST):  # the kernel keeps the lock: the trial is this worker's own
@@ -142,13 +153,29 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     else:
         with run.closing():
             sweep.locks.check()
-            run.set_tags({"trial_state": "pruned" if pruned else "complete"})
-            run.finish()
+            repeats = {} if end.repeats is None else {"repeats": str(end.repeats)}
+            run.set_tags({"trial_state": end.state.name.lower(), **repeats})
+            run.finish("FINISHED", end.reason)
             faults.reached("run-ended")
-            state = TrialState.PRUNED if pruned else TrialState.COMPLETE
-            _tell(reports, run, {"metrics": best.metrics}, state, best.metrics[OBJECTIVE])
+            _tell(reports, run, end.attributes, end.state, end.metrics.get(OBJECTIVE))
     shutil.rmtree(folder, ignore_errors=True)
     faults.reached("folder-removed")
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a trial has ended: the terms of its best epoch, and why it has none or has those of another."""
+
+    state: TrialState
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    repeats: int | None = None  # the number of an earlier trial whose record it takes
+    reason: str = ""
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the trial keeps of it in Optuna."""
+        kept = {"metrics": self.metrics, "repeats": self.repeats, "reason": self.reason}
+        return {name: value for name, value in kept.items() if value not in ({}, None, "")}
 
 
 def _stop(reports: Reports, run: Run | None) -> None:
@@ -161,16 +188,48 @@ def _stop(reports: Reports, run: Run | None) -> None:
                 run.finish("KILLED")
 
 
-def _piece(sweep: Sweep, trial: Trial) -> Work:
-    """Describe a trial's training."""
-    params = sweep.settings(trial)
+def _piece(sweep: Sweep, trial: Trial) -> tuple[Work, str]:
+    """Describe a trial's training and, where its settings do not go together, the reason."""
+    params, reason = sweep.settings(trial)
     stream = int(digest(["trial", params.sweep.seed], 7), 16)  # that no final training draws from
-    return Work(stage="trial", variant=sweep.variant, seed=params.sweep.seed, params=params, stream=stream)
+    return Work(stage="trial", variant=sweep.variant, seed=params.sweep.seed, params=params, stream=stream), reason
+
+
+def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTrial | None:
+    """Return an earlier trial that has ended with the same training; one that runs is waited for.
+
+    A trial whose own training has begun, and one whose equals have failed or lost their workers, trains by itself.
+    """
+    trial = reports.trial
+    while not reports.values:
+        identity = trial.user_attrs[IDENTITY]
+        equals = [t for t in sweep.trials() if t.number < trial.number and t.user_attrs.get(IDENTITY) == identity]
+        for equal in equals:
+            if equal.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                return equal
+        if not alive(sweep, [equal for equal in equals if equal.state == TrialState.RUNNING]):
+            break
+        reports.prove()  # to wait takes none of the trial's lives
+        time.sleep(WAIT)
+        launch.heed()
+        sweep.locks.check()
+        tick()
+    return None
+
+
+def _repeat(equal: FrozenTrial, run: Run, reports: Reports) -> _End:
+    """Take the record of an earlier trial with the same settings, and log its best epoch."""
+    reports.copy(equal.intermediate_values)
+    metrics: dict[str, float] = equal.user_attrs["metrics"]
+    epoch = max(sorted(equal.intermediate_values), key=lambda epoch: equal.intermediate_values[epoch])
+    run.log_records([Record(epoch, step=0, seconds=0.0, timestamp=time.time_ns() // 1_000_000, metrics=metrics)])
+    return _End(equal.state, metrics, repeats=equal.number)
 
 
 def _give_up(sweep: Sweep, trial: Trial, reason: str) -> None:
     """Fail a trial that nobody has finished, in MLflow too."""
-    run = started(lambda: _open(sweep, trial, _piece(sweep, trial), anew=False))
+    piece, _ = _piece(sweep, trial)
+    run = started(lambda: _open(sweep, trial, piece, anew=False))
     with run.closing():
         run.finish("FAILED", reason)
         _fail(Reports(sweep, trial), run, reason)
@@ -223,23 +282,23 @@ def _identify(trial: Trial, run: Run) -> None:
         trial.set_user_attr("mlflow_run_id", run.run_id)
 
 
-def _train(
-    sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, tick: Callable[[], None]
-) -> tuple[Record, bool]:
-    """Train one setting; return the record of its best epoch, and whether the trial was pruned."""
+def _train(sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, tick: Callable[[], None]) -> _End:
+    """Train one setting."""
     assert piece.stream is not None
     model, train = piece.model(sweep.splits), piece.params.train
     before, pruned = max(run.logged, *reports.values, 0), False
     records: list[Record] = []
-    for record in fit(model, sweep.splits, train, seed=piece.stream, device=launch.device(), folder=folder):
-        sweep.locks.check()
-        run.log_records([record])
-        records.append(record)
-        reports.add(record.epoch, record.metrics[OBJECTIVE])
-        # Of the epochs before the last that another life has come to, none has pruned it.
-        if pruned := record.epoch >= before and reports.pruned():
-            break
-        tick()
-        launch.heed()
+    with reporting(f"{sweep.variant} trial {reports.trial.number}"):
+        for record in fit(model, sweep.splits, train, seed=piece.stream, device=launch.device(), folder=folder):
+            sweep.locks.check()
+            run.log_records([record])
+            records.append(record)
+            reports.add(record.epoch, record.metrics[OBJECTIVE])
+            # Of the epochs before the last that another life has come to, none has pruned it.
+            if pruned := record.epoch >= before and reports.pruned():
+                break
+            tick()
+            launch.heed()
     reports.prove()
-    return max(records, key=lambda record: record.metrics[OBJECTIVE]), pruned
+    best = max(records, key=lambda record: record.metrics[OBJECTIVE])
+    return _End(TrialState.PRUNED if pruned else TrialState.COMPLETE, best.metrics)

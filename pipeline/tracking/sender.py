@@ -250,7 +250,7 @@ class Sender:
         if self._doubtful:
             self._taken(self.outbox.ops[0])
             self._doubtful = False
-        if status == "FINISHED" and "reason" in self._tags:
+        if status == "FINISHED" and "reason" in self._tags and not self.outbox.ops[-1]["reason"]:
             self.store.client.delete_tag(self.run_id, "reason")
             del self._tags["reason"]
         if status and (status != "KILLED" or self._status == "RUNNING"):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline import faults, launch, provenance
 from pipeline.data import Splits
-from pipeline.errors import InputError, one_line, redacted
+from pipeline.errors import InputError, one_line, plural, redacted
 from pipeline.files import sha256
 from pipeline.params import digest
 from pipeline.study import Study
@@ -253,8 +253,11 @@ class Tracker:
         """At the end of a stage, try once more to send what waits, for a minute, and say if something is left."""
         left = self.deliver(seconds=60.0).waiting
         if left:
-            runs = "1 run waits" if left == 1 else f"{left} runs wait"
-            print(f"{self.study.name}: {runs} for MLflow; `cave sync` sends what is left", flush=True)
+            wait = "waits" if left == 1 else "wait"
+            print(
+                f"{self.study.name}: {plural(left, 'run')} {wait} for MLflow; `cave sync` sends what is left",
+                flush=True,
+            )
 
 
 @dataclass

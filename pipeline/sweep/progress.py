@@ -1,0 +1,61 @@
+"""What a sweep prints: a line for each trial that finishes, and after a silence one for each that runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.progress import left
+from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
+
+__all__ = ["LOOK", "Progress"]
+
+LOOK = 0.5  # seconds between two looks at the trials
+QUIET = 20.0  # seconds without a line, after which the running trials get one
+
+
+class Progress:
+    """Prints the lines of a sweep when it is called, again and again."""
+
+    def __init__(self, sweep: Sweep, clock: Callable[[], float] = time.monotonic) -> None:
+        self.sweep, self.clock = sweep, clock
+        trials = sweep.trials()
+        self.told = {trial.number for trial in trials if trial.state in FINISHED}
+        self.budget = sweep.budget(trials)
+        self.before = len(self.told)
+        self.start = self.last = self.looked = clock()
+
+    def __call__(self, *, now: bool = False) -> None:
+        """Look at the trials, unless that was done a moment ago, and print what is new."""
+        if not now and self.clock() < self.looked + LOOK:  # it is called after every epoch
+            return
+        self.looked = self.clock()
+        trials = self.sweep.trials()
+        values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+        best = f", best {max(values):.3f}" if values else ""
+        for trial in trials:
+            if trial.state in FINISHED and trial.number not in self.told:
+                self.told.add(trial.number)
+                words = [f"repeats trial {trial.user_attrs['repeats']}"] if "repeats" in trial.user_attrs else []
+                words += [trial.user_attrs["reason"]] if "reason" in trial.user_attrs else []
+                words.append(f"({len(self.told)} of {max(self.budget, len(self.told))}{best}{self._left()})")
+                self._say(trial, f"{trial.state.name.lower():8s}", trial.value, f"  {', '.join(words)}")
+        if self.clock() - self.last > QUIET:
+            for trial in trials:
+                if trial.state == TrialState.RUNNING:
+                    epoch = max(trial.intermediate_values, default=0)
+                    self._say(trial, f"at epoch {epoch:<3d}", trial.intermediate_values.get(epoch), "")
+
+    def _left(self) -> str:
+        done = len(self.told) - self.before
+        return left(done, max(self.budget - self.before, done), self.looked - self.start)
+
+    def _say(self, trial: FrozenTrial, state: str, value: float | None, more: str) -> None:
+        self.last = self.clock()
+        bound = f"{value:8.3f}" if value is not None else "    none"
+        settings = ", ".join(f"{path.split('.')[-1]} {short(value)}" for path, value in trial.params.items())
+        print(
+            f"{self.sweep.variant}: trial {trial.number:<3d} {OBJECTIVE} {bound} {state} {settings}{more}", flush=True
+        )
