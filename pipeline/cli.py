@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import InputError, guarded
+from pipeline.location import use_project_code
 from pipeline.params import Params, digest, parse_assignments
 from pipeline.signals import heed
 from pipeline.study import Study, find_root
@@ -299,6 +300,7 @@ def runs_link(experiment_id: str, address: str = "http://127.0.0.1:5000") -> str
 
 def main() -> None:
     """Run the command line."""
+    use_project_code()
     guarded(_run)
 
 

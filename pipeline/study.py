@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import write_text
+from pipeline.location import nearest_project
 from pipeline.params import Params, dump_yaml
 
 __all__ = ["Study", "find_root"]
@@ -119,8 +120,7 @@ class Study:
 
 
 def find_root(start: Path) -> Path:
-    """Return the nearest folder at or above `start` that holds both `pyproject.toml` and `params.yaml`."""
-    for folder in [start, *start.parents]:
-        if (folder / "pyproject.toml").is_file() and (folder / "params.yaml").is_file():
-            return folder
-    raise InputError(f"{start}: not inside a platos-cave project (no pyproject.toml with params.yaml above it)")
+    """Return the root of the project around `start`; raise `InputError` where there is none."""
+    if (root := nearest_project(start)) is None:
+        raise InputError(f"{start}: not inside a platos-cave project (no pyproject.toml with params.yaml above it)")
+    return root
