@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.files import write_text
 from pipeline.location import nearest_project
 from pipeline.params import Params, dump_yaml
 
-__all__ = ["Study", "find_root"]
+__all__ = ["Study", "existing_studies", "find_root"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,13 @@ def find_root(start: Path) -> Path:
     if (root := nearest_project(start)) is None:
         raise InputError(f"{start}: not inside a platos-cave project (no pyproject.toml with params.yaml above it)")
     return root
+
+
+def existing_studies(root: Path) -> list[Study]:
+    """Return the default study and those in `experiments`, as far as their parameters can be read."""
+    found: dict[Path, Study] = {}
+    for path in [root / "params.yaml", *sorted((root / "experiments").glob("*/params.yaml"))]:
+        with suppress(InputError):
+            study = Study.at(path.parent)
+            found.setdefault(study.out, study)
+    return list(found.values())

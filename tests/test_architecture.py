@@ -44,6 +44,7 @@ LINE = [
     "provenance",
     "work",
     "tracking",
+    "links",
     "sweep",
     "report",
     "stages",

@@ -14,7 +14,7 @@ from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_
 from pipeline.params import Params, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
-from pipeline.tracking import Run, Tracker
+from pipeline.tracking import Run, Tracker, mark_current
 from pipeline.training import Record, best_record, fit, milestones
 from pipeline.work import Work, say
 
@@ -62,6 +62,7 @@ def _run(study: Study, variant: str) -> None:
     write_csv(study.curves(variant), rows)
     shutil.rmtree(study.cache / "train" / study.name / variant, ignore_errors=True)
     tracker.last_word()
+    mark_current(study, tracker)
 
 
 def train(study: Study, variant: str, seed: int) -> None:

@@ -7,6 +7,7 @@ and is there once: rows carry the time they were recorded at, and a run the mark
 server that is down, slow, or lost its answer costs nothing but its view of the work until the outbox is sent.
 """
 
+from pipeline.tracking.current import mark_current
 from pipeline.tracking.past import Past, past
 from pipeline.tracking.run import Run
 from pipeline.tracking.store import database, ready, tracking_uri
@@ -21,6 +22,7 @@ __all__ = [
     "Run",
     "Tracker",
     "database",
+    "mark_current",
     "past",
     "ready",
     "tracking_uri",

@@ -39,9 +39,11 @@ class Tracker:
         note = (
             f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
             "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
-            " `stage = sweep` carries its best trial's settings and holds the trials as children. To compare"
-            " variants, group by the tag `variant`. `rate/z*` are the log-ratio rates of each level: their sum is"
-            " `kl`, a single one may be negative. All bounds are in nats per example."
+            " `stage = sweep` carries its best trial's settings and holds the trials as children. Runs of the present"
+            " results have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare"
+            " variants, search for `tags.current = 'true'` and group by the tag `variant`."
+            " `rate/z*` are the log-ratio rates of each level: their sum is `kl`, a single one may be negative. All"
+            " bounds are in nats per example."
         )
         self.experiment = {"name": f"platos-cave/{study.name}", "note": note}
         self.behind = False  # is there an outbox that a run of this process has left?
