@@ -1,8 +1,9 @@
 """The artifact addresses in a project's own MLflow database, which follow the project when it is moved or copied.
 
 MLflow stores every address absolutely, of an experiment and of each run. A database is a project's own if it is an
-SQLite file inside the root. Where its addresses lie below another root in the project's layout,
-`<root>/mlartifacts/<study>/...`, they are changed to the present root in one transaction.
+SQLite file inside the root. Addresses below another root in the project's layout, `<root>/mlartifacts/<study>/...`, are
+changed to the present root in one transaction, if that other root is gone, has no artifacts, or has the database that
+this one is a copy of. All others stay: a user has chosen them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ COLUMNS = (
     ("trace_tags", "value"),
 )
 ADDRESSES = "select artifact_location from experiments union select artifact_uri from runs"
+MADE = "select name, creation_time from experiments where artifact_location is not null and experiment_id > 0"
 PATIENCE = 10.0  # seconds that another writer is waited for
 
 
@@ -110,8 +112,17 @@ def _former(connection: sqlite3.Connection, root: Path, file: Path) -> dict[str,
     present = root.resolve()
     database = file.resolve().relative_to(present)
     prefixes = dict.fromkeys(p for (a,) in connection.execute(ADDRESSES) if a for p in _prefixes(a))
+    made = set(connection.execute(MADE))
+
+    def is_former(folder: Path) -> bool:
+        if not os.path.isdir(folder):
+            return True
+        if os.path.samefile(folder, present):
+            return False
+        return not os.path.isdir(folder / FOLDER) or _holds(folder / database, made)
+
     found = {prefix: folder for prefix in prefixes if (folder := local_folder(prefix)) is not None}
-    return {prefix: folder for prefix, folder in found.items() if _is_former(folder, present, database)}
+    return {prefix: folder for prefix, folder in found.items() if is_former(folder)}
 
 
 def _prefixes(address: str) -> Iterator[str]:
@@ -122,17 +133,18 @@ def _prefixes(address: str) -> Iterator[str]:
             yield "/".join(parts[:-below])
 
 
-def _is_former(folder: Path, root: Path, database: Path) -> bool:
-    """Tell whether addresses below `folder` belong to `root`, which was moved or copied from there.
+def _holds(file: Path, made: set[tuple[str, int]]) -> bool:
+    """Tell whether a database has one of these experiments: the project's database was copied from there.
 
-    They stay where the folder is no copy of the project and still holds artifacts: a user has chosen it.
+    Where it has none, another project logs to this database, and keeps its artifacts where it lies.
     """
-    if not os.path.isdir(folder):
-        return True
-    if os.path.samefile(folder, root):
+    if not os.path.isfile(file):
         return False
-    copies = os.path.isfile(folder / database) or os.path.isfile(folder / "params.yaml")
-    return copies or not os.path.isdir(folder / FOLDER)
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=PATIENCE)) as connection:
+            return not made.isdisjoint(connection.execute(MADE))
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _replace(connection: sqlite3.Connection, prefix: str, path: Path, root: Path) -> None:

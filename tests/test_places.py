@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,20 @@ def test_an_address_that_a_user_chose_stays(study: Study, tmp_path: Path) -> Non
     relocate(moved.store)
     assert set(chosen) <= set(addresses(moved))
     assert len([a for a in addresses(moved) if a.startswith(moved.root.as_uri())]) == 2
+
+
+def test_another_project_that_logs_to_a_database_keeps_its_artifacts(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clones that share one's database each keep their artifacts, whichever opens it, also with its own beside."""
+    other = make_study(tmp_path / "other")
+    start(replace(other, out=other.out.with_name("theirs")), "own").finish()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.store / 'mlflow.db'}")
+    start(replace(other, out=other.out.with_name("wide")), "b").finish()
+    before = addresses(study)
+    start(study, "c").finish()
+    assert set(before) <= set(addresses(study))
+    assert len([address for address in before if address.startswith(other.root.as_uri())]) == 2
 
 
 def test_a_database_elsewhere_is_not_touched(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
