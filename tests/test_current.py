@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.files import read_json, write_json
 from pipeline.stages import fetch, prepare, train
 from pipeline.study import Study
@@ -144,6 +145,20 @@ def test_without_mlflow_a_line_says_so(
     assert not mark_current(study)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "tag `current`" in line]
     assert line.endswith("run `cave sync` later")
+
+
+def test_a_database_that_cannot_follow_stops_no_stage_at_its_end(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong with the project's own database is said in the same line."""
+
+    def refuse(root: Path) -> None:
+        raise InputError("mlflow.db: its artifact addresses cannot be changed")
+
+    result(study.train("vae") / "seed-0", "0" * 32, "a")
+    monkeypatch.setattr("pipeline.tracking.store.relocate", refuse)
+    assert not mark_current(study)
+    assert "(mlflow.db: its artifact addresses cannot be changed); run `cave sync` later" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -71,14 +71,17 @@ def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
     results = _Results.of(study)
     if not results.runs or study.root != study.store:
         return True
-    done = False
-    with tracker.store.exchange():
-        _mark(study, tracker, results)
-        done = True
-    if not done:
+    done, reason = False, ""
+    try:
+        with tracker.store.exchange():
+            _mark(study, tracker, results)
+            done = True
         reason = tracker.store.refused or f"MLflow at {tracker.store.address} cannot be used"
-        print(f"{study.name}: the tag `{CURRENT}` of its runs is not up to date ({reason}); run `cave sync` later",
-              file=sys.stderr, flush=True)  # fmt: skip
+    except InputError as error:
+        reason = str(error)
+    if not done:
+        line = f"{study.name}: the tag `{CURRENT}` of its runs is not up to date ({reason}); run `cave sync` later"
+        print(line, file=sys.stderr, flush=True)
     return done
 
 
