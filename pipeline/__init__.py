@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 if sys.argv[:1] == ["-m"]:  # one of the package's own programs begins, whose imports leave no garbage
     gc.disable()  # until `pipeline.errors.guarded`
+    from pipeline.location import use_project_code
+
+    use_project_code()  # before other modules of what may be the wrong copy are imported
 
 
 def load(path: str | Path) -> HierarchicalVAE:

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import InputError, guarded
+from pipeline.location import use_project_code
 from pipeline.params import Params, digest, notes, parse_assignments
 from pipeline.signals import heed
-from pipeline.study import Study, find_root
+from pipeline.study import Study, existing_studies, find_root
 
-__all__ = ["main", "runs_link"]
+__all__ = ["main"]
 
 app = typer.Typer(
     help="VAE, HVAE and Markovian HVAE of any depth, each bound taken apart term by term.",
@@ -124,16 +125,18 @@ def reproduce(
 @app.command()
 def sync() -> None:
     """Send to MLflow what was logged while it could not be reached; exit code 0 if nothing is left, else 1."""
-    from pipeline.tracking import Tracker
+    from pipeline.tracking import Tracker, mark_current
 
-    tracker = Tracker(Study.at(find_root(Path.cwd())))
+    root = find_root(Path.cwd())
+    tracker = Tracker(Study.at(root))
     told = tracker.require().deliver(everything=True)
     print(f"sent to MLflow at {tracker.store.address}: {told.sent}; left: {told.left + sum(told.elsewhere.values())}")
     for address, count in told.elsewhere.items():
         print(f"{count} meant for MLflow at {address}: set MLFLOW_TRACKING_URI to it")
     if told.busy:
         print(f"{told.busy} belong to work that is running")
-    if told.left or told.elsewhere:
+    unmarked = [study.name for study in existing_studies(root) if not mark_current(study)]
+    if told.left or told.elsewhere or unmarked:
         sys.exit(1)
 
 
@@ -186,30 +189,39 @@ def show(study: Of = None) -> None:
 
     found = _existing(study)
     print(table_text(found))
-    print(f"\nreport: {found.report / 'report.html'}")
-    _runs(found, 5000)
+    print()
+    _links(found)
 
 
 @app.command()
 def link(study: Of = None) -> None:
-    """Print where a study's report lies and the address at which `cave ui` shows its runs."""
+    """Print where a study's report lies and the address at which its runs are shown, as far as they are there."""
     found = _existing(study)
-    print(f"report: {found.report / 'report.html'}")
-    _runs(found, 5000)
+    _links(found)
 
 
 @app.command()
-def ui(study: Of = None, port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
+def ui(
+    study: Of = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: 5000, or the next that is free.")] = None,
+) -> None:
     """Serve the MLflow UI on this machine alone, until Ctrl-C."""
-    from pipeline.tracking import database, tracking_uri
+    from pipeline.links import free_port
+    from pipeline.tracking import database, mark_current, tracking_uri
 
     found = _existing(study)
-    _runs(found, port)
     uri = tracking_uri(found)
     if uri.startswith("http"):
+        mark_current(found)
+        _runs(found)
         print("MLFLOW_TRACKING_URI names a server: it shows the runs itself")
         return
-    database(found)
+    port, notice = free_port(port)
+    database(found, read_only=True)
+    mark_current(found)
+    if notice:
+        print(notice)
+    _runs(found, port)
     environment = os.environ | {
         "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, where others would see its password
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -287,28 +299,25 @@ def _bring(study: Study) -> None:
 
 def _where(study: Study, folder: Path) -> None:
     print(f"\nresults: {folder}")
-    _runs(study, 5000)
+    _runs(study)
 
 
-def _runs(study: Study, port: int) -> None:
-    from pipeline.files import read_json
+def _links(study: Study) -> None:
+    from pipeline.links import report_line
 
-    kept = [*study.out.glob("train/*/seed-*/mlflow.json"), *study.out.glob("sweep/*/mlflow.json")]
-    experiment = next((known for path in kept if (known := read_json(path)["experiment"])), None)
-    if experiment is None:
-        print(f"study {study.name} has no runs yet")
-        return
-    address = runs_link(experiment, f"http://127.0.0.1:{port}")
-    print(f"runs:   {address}  (served by `make ui`)")
+    print(report_line(study))
+    _runs(study)
 
 
-def runs_link(experiment_id: str, address: str = "http://127.0.0.1:5000") -> str:
-    """Return the address at which the MLflow UI shows a study's runs (without it, it opens on another page)."""
-    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+def _runs(study: Study, port: int = 5000) -> None:
+    from pipeline.links import runs_line
+
+    print(runs_line(study, port))
 
 
 def main() -> None:
     """Run the command line."""
+    use_project_code()
     guarded(_run)
 
 

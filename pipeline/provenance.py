@@ -14,15 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, passwords
 from pipeline.files import sha256
+from pipeline.location import runs_code_of
 from pipeline.params import read_yaml
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CAP", "Code", "code", "code_digest", "dvc_hashes", "git", "machine", "module_files"]
+__all__ = ["CAP", "PATCHES", "Code", "code", "code_digest", "dvc_hashes", "git", "machine", "module_files"]
 
 PACKAGE = Path(__file__).resolve().parent
 CAP = 2**20  # bytes of a patch that are kept
+PATCHES = {  # states of a patch that do not lead to the code again
+    "cut": f"its uncommitted changes were more than {CAP // 2**20} MiB and were cut",
+    "withheld": "its uncommitted changes hold a password and were not kept",
+    "untracked": "its code had modules that git does not track, which were not kept",
+}
 LIBRARIES = ("torch", "numpy", "mlflow", "optuna")
 
 
@@ -72,7 +78,7 @@ class Code:
     commit: str  # `none` where there is no repository
     dirty: str  # do tracked files differ from the commit: `true`, `false`, `unknown`
     digest: str  # of what trainings depend on
-    state: str  # of the patch: `none`, `whole`, `cut` at its cap, or `withheld`, as it holds a password
+    state: str  # of the patch: `none`, `whole`, or why it is not whole, one of `PATCHES`
     patch: bytes  # of what differs in tracked files, the project's own; nothing that git ignores
 
     @property
@@ -88,7 +94,13 @@ class Code:
 
 @functools.cache
 def code(root: Path) -> Code:
-    """Return the code of this process, as it is at the first call: what is edited later is not what runs here."""
+    """Return the code of this process, as it is at the first call: what is edited later is not what runs here.
+
+    Where another copy of the package runs than that in `root`, the repository there tells nothing about it.
+    """
+    code = code_digest("pipeline.training")
+    if not runs_code_of(root):
+        return Code(commit="none", dirty="unknown", digest=code, state="none", patch=b"")
     commit = git(root, "rev-parse", "HEAD")
     status = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".")
     dirty = "unknown" if status is None else str(bool(status.strip())).lower()
@@ -96,13 +108,22 @@ def code(root: Path) -> Code:
     state = "none" if not patch else "whole" if len(patch) <= CAP else "cut"
     if any(word.encode() in patch for word in passwords()):
         state, patch = "withheld", b""
+    elif commit and _untracked(root):
+        dirty, state = "true", "untracked"
     return Code(
         commit=commit.decode().strip() if commit else "none",
         dirty=dirty,
-        digest=code_digest("pipeline.training"),
+        digest=code,
         state=state,
         patch=patch[:CAP],
     )
+
+
+def _untracked(root: Path) -> bool:
+    """Tell whether git does not track a module that trainings import."""
+    names = git(root, "ls-files", "--others", "-z", "--", PACKAGE.name) or b""
+    others = {root / name.decode(errors="surrogateescape") for name in names.split(b"\0") if name.endswith(b".py")}
+    return any((root / file.relative_to(PACKAGE.parent)) in others for file in module_files("pipeline.training"))
 
 
 def _patch(root: Path) -> bytes:

@@ -20,7 +20,7 @@ from typing import Any
 from pipeline import launch
 from pipeline.errors import InputError, plural
 from pipeline.files import read_json
-from pipeline.provenance import CAP, git
+from pipeline.provenance import CAP, PATCHES, git
 from pipeline.signals import undisturbed
 from pipeline.study import Study
 from pipeline.tracking import CHANGES, SETTINGS, Past, past
@@ -31,10 +31,6 @@ __all__ = ["Comparison", "reproduce"]
 KINDS = {"code_digest": "code", "data_digest": "data", "params_digest": "params"}  # all else by its name
 HIDDEN = ("MLFLOW_", "CAVE_OPTUNA_URL", "PG", "DVC_", "PYTHONSAFEPATH")  # variables that the training must not see
 NEEDED = {"git_commit", "patch", "variant", "study", "seed"}  # tags
-PATCHES = {
-    "cut": f"its uncommitted changes were more than {CAP // 2**20} MiB and were cut",
-    "withheld": "its uncommitted changes hold a password and were not kept",
-}
 
 
 def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
@@ -90,7 +86,7 @@ def _check(then: Past) -> None:
     if not then.epochs:
         raise InputError(f"{run} has not finished an epoch, so that there is nothing to compare")
     if not re.fullmatch(r"[0-9a-f]{7,64}", then.tags.get("git_commit", "")):
-        raise InputError(f"{run} was not made in a git repository, so that its code is not known")
+        raise InputError(f"{run} was not made in a git repository by its code, so that its code is not known")
     if then.tags["patch"] in PATCHES:
         raise InputError(f"{run} {PATCHES[then.tags['patch']]}, so that its code is not known")
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import sha256, write_text
+from pipeline.location import nearest_project
 from pipeline.params import Params, dump_yaml, notes
 
-__all__ = ["Study", "find_root"]
+__all__ = ["Study", "existing_studies", "find_root"]
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,17 @@ class Study:
 
 
 def find_root(start: Path) -> Path:
-    """Return the nearest folder at or above `start` that holds both `pyproject.toml` and `params.yaml`."""
-    for folder in [start, *start.parents]:
-        if (folder / "pyproject.toml").is_file() and (folder / "params.yaml").is_file():
-            return folder
-    raise InputError(f"{start}: not inside a platos-cave project (no pyproject.toml with params.yaml above it)")
+    """Return the root of the project around `start`; raise `InputError` where there is none."""
+    if (root := nearest_project(start)) is None:
+        raise InputError(f"{start}: not inside a platos-cave project (no pyproject.toml with params.yaml above it)")
+    return root
+
+
+def existing_studies(root: Path) -> list[Study]:
+    """Return the default study and those in `experiments`, as far as their parameters can be read."""
+    found: dict[Path, Study] = {}
+    for path in [root / "params.yaml", *sorted((root / "experiments").glob("*/params.yaml"))]:
+        with suppress(InputError):
+            study = Study.at(path.parent)
+            found.setdefault(study.out, study)
+    return list(found.values())

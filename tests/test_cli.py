@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import runs_link
 from pipeline.params import Params, dump_yaml
 from tests.small import ROOT
 from tests.workshop import QUICK, check_sweep, make_study
@@ -132,8 +131,3 @@ def test_training_by_hand_needs_no_sweep(project: Path) -> None:
     assert "mhvae seed 1: test/elbo" in done.stdout
     (folder,) = (project / "experiments").iterdir()
     assert '"widths": [\n  5,\n  3\n ]' in (folder / "train" / "mhvae" / "seed-0" / "model.json").read_text()
-
-
-def test_the_link_opens_the_runs() -> None:
-    """The address names the experiment and the view in which MLflow shows training runs."""
-    assert runs_link("7") == "http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning"

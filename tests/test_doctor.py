@@ -41,6 +41,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Return a study that nothing is wrong with: a repository with a commit, both databases, an installation."""
     for name in ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR", "CAVE_DEVICE", "CAVE_WORKERS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", ON_PATH["PATH"])
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
@@ -86,9 +87,10 @@ def only(study: Study, name: str, level: str) -> Finding:
 ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def mend(finding: Finding) -> None:
+def mend(finding: Finding, folder: Path | None = None) -> None:
     """Do what a finding says."""
-    subprocess.run(finding.mend, shell=True, check=True, capture_output=True, env=os.environ | ON_PATH)
+    own = ON_PATH | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(finding.mend, shell=True, check=True, capture_output=True, env=os.environ | own, cwd=folder)
 
 
 def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -739,3 +741,51 @@ def test_writing_on_a_full_disk_gets_one_line(study: Study, small_disk: Path) ->
 def take(path: Path) -> None:
     with locked(path):
         pass
+
+
+def test_a_moved_database_is_found(study: Study, tmp_path: Path) -> None:
+    """Addresses that point to a former root are found, and what is said changes them."""
+    Tracker(study).require()
+    moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
+    finding = only(moved, "artifacts", "warning")
+    assert f"was made in {study.root}" in finding.found
+    mend(finding, moved.root)
+    assert only(moved, "artifacts", "ok").found == "0 runs have their artifacts"
+
+
+def test_artifacts_that_are_gone_or_outside_are_found(study: Study, tmp_path: Path) -> None:
+    """Runs whose artifacts are gone are counted; a folder outside the project is named, and a fault where it fails."""
+    Tracker(study).require()
+    with contextlib.closing(sqlite3.connect(study.store / "mlflow.db")) as connection, connection:
+        connection.execute(
+            "insert into runs (run_uuid, status, lifecycle_stage, artifact_uri, experiment_id)"
+            " values ('a', 'FINISHED', 'active', ?, 1)",
+            ((study.store / "mlartifacts/default/a/artifacts").as_uri(),),
+        )
+    finding = only(study, "artifacts", "warning")
+    assert finding.found.startswith("the artifacts of 1 runs are gone, such as ")
+    (study.store / "mlartifacts/default/a/artifacts").mkdir(parents=True)
+    assert only(study, "artifacts", "ok").found == "1 runs have their artifacts"
+    (tmp_path / "disk" / "mlartifacts").mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(study.store / "mlflow.db")) as connection, connection:
+        location = (tmp_path / "disk/mlartifacts/default").as_uri()
+        connection.execute("update experiments set artifact_location = ? where experiment_id = 1", (location,))
+    assert any("outside of the project, in " in finding.found for finding in found(study, "artifacts", "ok"))
+    (tmp_path / "disk/mlartifacts/default").touch()
+    assert "default is not a folder" in only(study, "artifacts", "fault").found
+
+
+def test_the_code_that_runs_is_looked_at(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart for the project's own code is said; another copy, or no `python` for DVC, is a fault."""
+    assert only(study, "code", "ok").found.endswith("has no code of its own")
+    (study.root / "pipeline").symlink_to(ROOT / "pipeline")
+    assert only(study, "code", "ok").found == f"{ROOT / 'pipeline'} runs"
+    monkeypatch.setenv("CAVE_RESTARTED_IN", f"{study.root}{os.pathsep}/other/pipeline")
+    assert "has /other/pipeline installed" in only(study, "code", "warning").found
+    monkeypatch.delenv("CAVE_RESTARTED_IN")
+    (study.root / "pipeline").unlink()
+    (study.root / "pipeline").mkdir()
+    (study.root / "pipeline" / "__init__.py").touch()
+    assert "and not the code of" in only(study, "code", "fault").found
+    monkeypatch.setenv("PATH", "")
+    assert any("no `python` on PATH" in finding.found for finding in found(study, "code", "fault"))

@@ -337,7 +337,9 @@ def test_no_file_holds_a_password(repository: Path, tmp_path: Path) -> None:
     optuna = f"postgresql://me:{SECRET}@127.0.0.1:9/db"
     mlflow = f"sqlite:///file:{folder / 'mlflow.db'}?uri=true&password={SECRET}"
     told = run(folder, "pipeline.stages.sweep", "vae", CAVE_OPTUNA_URL=optuna, code=2)
-    assert told.startswith("error: Optuna at postgresql://127.0.0.1:9/db cannot be used: ")
+    moved, error = told.splitlines()
+    assert moved == f"mlflow.db was made in {repository}; its artifact addresses now point to {folder}"
+    assert error.startswith("error: Optuna at postgresql://127.0.0.1:9/db cannot be used: ")
     before = final(folder)
     told += run(folder, "pipeline.stages.train", "vae", MLFLOW_TRACKING_URI=mlflow)
     assert final(folder) != before  # the address with the password in it was used
@@ -354,6 +356,7 @@ def make_repository(folder: Path) -> Path:
     (folder / ".gitignore").write_text("*.env\n")
     (folder / "code.py").write_text("x = 1\n")
     (folder / "one.env").write_text("a\n")
+    (folder / "pipeline").symlink_to(provenance.PACKAGE)  # the code that runs, which is the repository's own
     git(folder, "add", "-f", ".")
     git(folder, *IDENTITY, "commit", "-qm", "all")
     provenance.code.cache_clear()
@@ -385,6 +388,7 @@ def test_a_patch_holds_tracked_files_alone(tmp_path: Path) -> None:
         "code.py",
         "new.bin",
         "one.env",
+        "pipeline",
     ]
 
 

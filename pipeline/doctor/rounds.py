@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.doctor import databases, disk, environment, project, servers, unfinished
+from pipeline.doctor import databases, disk, environment, places, project, servers, unfinished
 from pipeline.doctor.finding import Check, Place
 from pipeline.errors import InputError
 from pipeline.study import Study
@@ -17,6 +17,7 @@ CHECKS: dict[str, Check] = {
     "libraries": environment.libraries,
     "variables": environment.variables,
     "device": environment.device,
+    "code": places.code,
     "space": disk.space,
     "writing": disk.writing,
     "file system": disk.network,
@@ -24,6 +25,7 @@ CHECKS: dict[str, Check] = {
     "databases": databases.databases,
     "schema": databases.schema,
     "experiment": databases.experiment,
+    "artifacts": places.artifacts,
     "tracking": servers.tracking,
     "optuna": servers.optuna,
     "data mirror": servers.mirror,

@@ -20,7 +20,7 @@ from pipeline.models import HierarchicalVAE
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, digest
 from pipeline.progress import reporting
 from pipeline.study import Study
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, mark_current
 from pipeline.training import seeded
 
 __all__ = ["main", "run"]
@@ -68,6 +68,7 @@ def _run(study: Study, variant: str) -> None:
     means = {key: sum(seed[key]["value"] for seed in seeds.values()) / len(seeds) for key in first}
     write_json(study.metrics(variant), means)
     tracker.last_word()
+    mark_current(study, tracker)
 
 
 def _scratch(study: Study, variant: str) -> Path:

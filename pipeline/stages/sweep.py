@@ -16,6 +16,7 @@ def run(study: Study, variant: str) -> None:
     """Run the search with as many workers as there are cores, or CAVE_WORKERS."""
     count = launch.workers(study.params.sweep.trials)
     best = sweep.run(sweep.Sweep(study, variant), count)
+    tracking.mark_current(study)
     if best["trial"] is None:
         print(f"{variant}: its space is empty, so that its settings are taken as they are")
         return

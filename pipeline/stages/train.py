@@ -15,7 +15,7 @@ from pipeline.params import Params, digest
 from pipeline.progress import reporting
 from pipeline.provenance import code_digest
 from pipeline.study import Study
-from pipeline.tracking import Run, Tracker
+from pipeline.tracking import Run, Tracker, mark_current
 from pipeline.training import Record, best_record, fit, milestones
 from pipeline.work import Work, say
 
@@ -70,6 +70,7 @@ def _run(study: Study, variant: str) -> None:
     write_csv(study.curves(variant), rows)
     shutil.rmtree(study.cache / "train" / study.place / variant, ignore_errors=True)
     tracker.last_word()
+    mark_current(study, tracker)
 
 
 def train(study: Study, variant: str, seed: int) -> None:

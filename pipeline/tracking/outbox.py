@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import faults
+from pipeline.artifacts import local_folder
 from pipeline.errors import InputError
 from pipeline.files import locked
+from pipeline.stores import sqlite_file
 
-__all__ = ["DamagedError", "Op", "Outbox", "end", "now"]
+__all__ = ["DamagedError", "Op", "Outbox", "end", "meant_for", "now"]
 
 Op = dict[str, Any]
 OPS, FILES, LOCK = "ops.jsonl", "files", "lock"
@@ -161,6 +163,19 @@ class Outbox:
 def end(status: str | None, reason: str) -> Op:
     """Return the operation that ends a run."""
     return {"op": "end", "status": status, "time": now(), "reason": reason}
+
+
+def meant_for(first: Op) -> str:
+    """Return the store that an outbox was written for, by its first operation.
+
+    A project's own database is named by its path in the root. Older outboxes name it absolutely; the location of their
+    experiment tells the root that they were written in.
+    """
+    address, location = str(first["address"]), local_folder(str(first["experiment"].get("location") or ""))
+    if location is None or (file := sqlite_file(address, location)) is None:
+        return address
+    root = location.parent.parent  # of <root>/mlartifacts/<study>
+    return f"sqlite:///{file.relative_to(root).as_posix()}" if file.is_relative_to(root) else address
 
 
 def now() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.artifacts import local_folder
 from pipeline.errors import InputError
 from pipeline.provenance import CAP
 from pipeline.stores import sqlite_file
@@ -30,12 +32,22 @@ class Past:
     status: str
     tags: dict[str, str]
     epochs: dict[int, dict[str, float]]  # by epoch, what `log_records` has logged
+    artifacts: Path | None = None  # their folder, where it is on this machine
 
     def file(self, name: str, folder: Path) -> Path:
         """Bring one of the run's files of provenance into `folder`; a large one, which none is, is not brought."""
         from mlflow.exceptions import MlflowException
 
         place = f"{PROVENANCE}/{name}"
+        if self.artifacts is not None:
+            try:
+                os.listdir(self.artifacts)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise InputError(
+                    f"run {self.run_id}: its artifacts are to lie in {self.artifacts}: {reason}; they were moved or"
+                    " removed without MLflow's database, and `cave doctor` says more"
+                ) from None
         try:
             listed = next(info for info in self.client.list_artifacts(self.run_id, PROVENANCE) if info.path == place)
             self._fits(place, listed.file_size)
@@ -60,7 +72,7 @@ def past(study: Study, run_id: str) -> Past:
     if file is not None and not file.exists():
         raise InputError(f"run {run_id}: there are no runs yet in {file.parent}")
     with telling(study):
-        client = connect(study)
+        client = connect(study, read_only=True)
         try:
             found = client.get_run(run_id)
         except MlflowException as error:
@@ -75,4 +87,5 @@ def past(study: Study, run_id: str) -> Past:
             if key.startswith(("train/", "valid/")):
                 for row in client.get_metric_history(run_id, key):
                     epochs.setdefault(row.step, {})[key] = row.value
-    return Past(client, run_id, found.info.status, dict(found.data.tags), dict(sorted(epochs.items())))
+    tags, artifacts = dict(found.data.tags), local_folder(str(found.info.artifact_uri))
+    return Past(client, run_id, found.info.status, tags, dict(sorted(epochs.items())), artifacts)

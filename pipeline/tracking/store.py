@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline import stores
+from pipeline.artifacts import FOLDER, folder_fault, local_folder, own_database, relocate
 from pipeline.errors import InputError, redacted, without_password
 from pipeline.files import locked
 from pipeline.signals import later
@@ -28,7 +29,7 @@ from pipeline.tracking.fresh import prepared
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Store", "connect", "database", "ready", "telling", "told", "tracking_uri"]
+__all__ = ["Store", "connect", "database", "identity", "ready", "telling", "told", "tracking_uri"]
 
 PAUSE, SHARE, SLOW = 1.0, 10.0, 3.0  # seconds, parts, and the seconds from which an exchange is slow
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
@@ -109,19 +110,34 @@ def ready(uri: str = "http") -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they tell with tracebacks is told in a line
 
 
-def connect(study: Study) -> MlflowClient:
+def identity(study: Study) -> str:
+    """Return what names the store wherever the project lies: a project's own database by its path in the root."""
+    file = own_database(study.store)
+    return told(study) if file is None else f"sqlite:///{file.resolve().relative_to(study.store).as_posix()}"
+
+
+def connect(study: Study, *, read_only: bool = False) -> MlflowClient:
     """Return MLflow's client; an SQLite database that is not there is made."""
-    uri = database(study)
+    uri = database(study, read_only=read_only)
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
 
 
-def database(study: Study) -> str:
-    """Return MLflow's address; an SQLite database that is not there is made."""
+def database(study: Study, *, read_only: bool = False) -> str:
+    """Return MLflow's address; an SQLite database that is not there is made, one that was moved follows its project.
+
+    Where it cannot follow, `InputError` is raised; whoever only reads gets the same line on stderr and goes on.
+    """
     uri = tracking_uri(study)
     ready(uri)
     prepared(uri, study.cache / "locks")
+    try:
+        relocate(study.store)
+    except InputError as error:
+        if not read_only:
+            raise
+        print(error, file=sys.stderr, flush=True)
     return uri
 
 
@@ -144,7 +160,7 @@ def _reason(error: BaseException) -> str:
     deepest: BaseException | None = error
     while deepest is not None:
         if isinstance(deepest, OSError) and deepest.strerror:
-            return str(deepest.strerror)
+            return f"{deepest.filename}: {deepest.strerror}" if deepest.filename else str(deepest.strerror)
         if isinstance(deepest, TimeoutError):
             return "no answer in time"
         deepest = deepest.__cause__ or deepest.__context__
@@ -178,6 +194,7 @@ class Store:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.address = told(study)
+        self.identity = identity(study)
         self.outboxes = study.cache / "outbox"
         self.experiments: dict[str, str] = {}
         self.refused = ""  # why MLflow has refused what the last exchange told it
@@ -199,7 +216,7 @@ class Store:
             found = self.client.get_experiment_by_name(name)
             if found is None:  # of two processes at once one makes it, and the other is told so
                 local = not self.client.tracking_uri.startswith("http")
-                location = about["location"] if local else None
+                location = (self.study.store / FOLDER / name.rpartition("/")[2]).as_uri() if local else None
                 tags = {"mlflow.note.content": about["note"]}
                 self.experiments[name] = self._made(name, location, tags)
             else:
@@ -302,11 +319,13 @@ class Store:
             while True:
                 try:
                     self.experiments.clear()
-                    self.experiment(about)
+                    address = self.client.get_experiment(self.experiment(about)).artifact_location
                     break
                 except (IntegrityError, ProgrammingError):  # another host makes the tables of a fresh PostgreSQL, too
                     if time.monotonic() > limit:
                         raise
                     time.sleep(1.0)
+        if (folder := local_folder(address)) is not None and (reason := folder_fault(folder)):
+            raise InputError(f"MLflow keeps this study's artifacts in {folder}, and {reason}")
         self._back_off = self._closed_until = 0.0
         self._is_back(told=False)

@@ -18,7 +18,7 @@ from pipeline.errors import InputError, one_line, plural, redacted
 from pipeline.files import sha256
 from pipeline.params import digest
 from pipeline.study import Study
-from pipeline.tracking.outbox import DamagedError, Op, Outbox, end, now
+from pipeline.tracking.outbox import DamagedError, Op, Outbox, end, meant_for, now
 from pipeline.tracking.run import Run
 from pipeline.tracking.sender import Sender, quoted
 from pipeline.tracking.store import Store
@@ -39,12 +39,13 @@ class Tracker:
         note = (
             f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
             "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
-            " `stage = sweep` carries its best trial's settings and holds the trials as children. To compare"
-            " variants, group by the tag `variant`. `rate/z*` are the log-ratio rates of each level: their sum is"
-            " `kl`, a single one may be negative. All bounds are in nats per example."
+            " `stage = sweep` carries its best trial's settings and holds the trials as children. Runs of the present"
+            " results have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare"
+            " variants, search for `tags.current = 'true'` and group by the tag `variant`."
+            " `rate/z*` are the log-ratio rates of each level: their sum is `kl`, a single one may be negative. All"
+            " bounds are in nats per example."
         )
-        location = (study.store / "mlartifacts" / study.name).as_uri()
-        self.experiment = {"name": f"platos-cave/{study.name}", "location": location, "note": note}
+        self.experiment = {"name": f"platos-cave/{study.name}", "note": note}
         self.behind = False  # is there an outbox that a run of this process has left?
         self._refused: set[Path] = set()  # outboxes that MLflow was found to refuse
 
@@ -140,11 +141,11 @@ class Tracker:
         return run
 
     def _whose(self, key: str) -> Op:
-        return {"address": self.store.address, "experiment": self.experiment, "key": key}
+        return {"address": self.store.identity, "experiment": self.experiment, "key": key}
 
     def _outbox(self, key: str, held: ExitStack) -> Outbox:
         """Take the outbox of a key, to be let go with `held`."""
-        name = sha256([json.dumps([self.store.address, self.experiment["name"], key]).encode()])[:16]
+        name = sha256([json.dumps([self.store.identity, self.experiment["name"], key]).encode()])[:16]
         try:
             outbox = Outbox.take(self.store.outboxes / name, PATIENCE)
             held.callback(outbox.release)
@@ -197,8 +198,9 @@ class Tracker:
                 continue
             try:
                 first = outbox.whose()
-                if first["address"] != self.store.address:
-                    told.elsewhere[first["address"]] = told.elsewhere.get(first["address"], 0) + 1
+                address = meant_for(first)
+                if address not in (self.store.identity, self.store.address):
+                    told.elsewhere[address] = told.elsewhere.get(address, 0) + 1
                 elif folder in self._refused and not everything:
                     told.left, told.refused = told.left + 1, told.refused + 1
                 elif everything or first["experiment"]["name"] == self.experiment["name"]:

@@ -1,0 +1,218 @@
+"""Where a study's report lies and where its runs are shown, as it is now: the present store is asked by name.
+
+No heavy library is loaded: an SQLite file is read as such, a server is asked over HTTP, and only other stores need
+MLflow. What is not there is not printed; a sentence says why, and what to run.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pipeline.errors import InputError, one_line, without_password
+from pipeline.stores import given, sqlite_file
+from pipeline.study import Study
+
+__all__ = ["Experiment", "experiment", "free_port", "report_line", "runs_line", "runs_link"]
+
+PORT, LAST_PORT = 5000, 65535
+HOST = "127.0.0.1"
+FILTER = "tags.current = 'true'"
+PATIENCE = 2.0  # seconds that a server has for each of two answers
+LARGEST = 2**20  # bytes of an answer
+EXPERIMENT = "select experiment_id, lifecycle_stage from experiments where name = ?"
+MARKED = (
+    "select 1 from runs join tags using (run_uuid) where experiment_id = ? and key = 'current' and value = 'true'"
+    " and lifecycle_stage = 'active' limit 1"
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A study's experiment in the present store."""
+
+    id: str
+    deleted: bool
+    marked: bool  # does a run say that it belongs to the present results?
+
+
+def runs_link(experiment_id: str, address: str = f"http://{HOST}:{PORT}", *, marked: bool = True) -> str:
+    """Return the address at which the MLflow UI shows the runs of the present results; of `marked` runs, only those.
+
+    Without `workflowType` the UI opens on another page.
+    """
+    chosen = f"&searchFilter={quote(FILTER)}" if marked else ""
+    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning{chosen}"
+
+
+def report_line(study: Study) -> str:
+    """Say where the report lies, or what makes it."""
+    path = study.report / "report.html"
+    return f"report: {path}" if path.is_file() else f"study {study.name} has no report yet; {_made_by(study)}"
+
+
+def runs_line(study: Study, port: int = PORT) -> str:
+    """Say at which address the runs are shown, or why there is none."""
+    store = given("mlflow", study.store)
+    server = _is_server(store)
+    told = one_line(without_password(store).rstrip("/"))
+    try:
+        found = experiment(study)
+    except InputError as error:
+        mend = "start that server, or unset MLFLOW_TRACKING_URI" if server else "`cave doctor` says what mends it"
+        return f"the runs of study {study.name} cannot be shown: {error}; {mend}"
+    if found is None and _results(study):
+        return (
+            f"the runs of study {study.name} are not in MLflow at {told}: its results were made with another store;"
+            " set MLFLOW_TRACKING_URI to that one"
+        )
+    if found is None:
+        return f"study {study.name} has no runs yet in MLflow at {told}; {_made_by(study)}"
+    if found.deleted:
+        return (
+            f"the experiment of study {study.name} is deleted in MLflow at {told}; `cave doctor` says how to restore it"
+        )
+    link = runs_link(found.id, told if server else f"http://{HOST}:{port}", marked=found.marked)
+    return f"runs:   {link}" + ("" if server else "  (served by `make ui`)")
+
+
+def experiment(study: Study) -> Experiment | None:
+    """Return a study's experiment in the store that the environment names; None where it has none of that name.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+    store, name = given("mlflow", study.store), f"platos-cave/{study.name}"
+    if (file := sqlite_file(store, study.store)) is not None:
+        return _in_file(file, name)
+    return _on_server(store.rstrip("/"), name) if _is_server(store) else _by_mlflow(study, name)
+
+
+def free_port(port: int | None) -> tuple[int, str]:
+    """Return a port that a server can listen on, and a line where it is not the usual one.
+
+    Raises:
+        InputError: the port that was given cannot be used.
+    """
+    reason = _port_fault(port or PORT)
+    if not reason:
+        return port or PORT, ""
+    if port is not None:
+        raise InputError(f"--port: {port} given, and it {reason}; choose another, or stop what listens there")
+    for other in range(PORT + 1, LAST_PORT + 1):
+        if not _port_fault(other):
+            return other, f"port {PORT} {reason}; taking {other}"
+    raise InputError(f"no port above {PORT} is free")
+
+
+def _port_fault(port: int) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just left is free
+        try:
+            probe.bind((HOST, port))
+            probe.listen()
+        except OSError as error:
+            return (
+                "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({(error.strerror or '').lower()})"
+            )
+    return ""
+
+
+def _is_server(store: str) -> bool:
+    return store.lower().startswith(("http://", "https://"))
+
+
+def _results(study: Study) -> bool:
+    return any(study.out.glob("train/*/seed-*/mlflow.json")) or any(study.out.glob("sweep/*/mlflow.json"))
+
+
+def _made_by(study: Study) -> str:
+    if not (study.folder / "dvc.yaml").exists():
+        return "the `cave sweep` or `cave train` that made the study makes it"
+    here = "" if study.folder == study.root else f" {study.folder.relative_to(study.root)}/dvc.yaml"
+    return f"`dvc repro{here}` makes it"
+
+
+def _in_file(file: Path, name: str) -> Experiment | None:
+    if not file.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=PATIENCE)) as connection:
+            row = connection.execute(EXPERIMENT, (name,)).fetchone()
+            if row is None:
+                return None
+            marked = connection.execute(MARKED, (row[0],)).fetchone() is not None
+            return Experiment(str(row[0]), row[1] == "deleted", marked)
+    except sqlite3.Error as error:
+        if str(error).startswith("no such table"):
+            return None
+        raise InputError(f"{file}: {error}") from None
+
+
+def _on_server(address: str, name: str) -> Experiment | None:
+    found = _answer(address, "get", "experiments/get-by-name", {"params": {"experiment_name": name}})
+    if found is None:
+        return None
+    about = found.get("experiment")
+    if not isinstance(about, dict) or not re.fullmatch(r"[\w-]{1,64}", str(about.get("experiment_id"))):
+        raise InputError(f"{without_password(address)} does not answer as an MLflow server does")
+    number = str(about["experiment_id"])
+    asked = {"experiment_ids": [number], "filter": FILTER, "max_results": 1}
+    runs = _answer(address, "post", "runs/search", {"json": asked}) or {}
+    return Experiment(number, about.get("lifecycle_stage") == "deleted", bool(runs.get("runs")))
+
+
+def _answer(address: str, method: str, path: str, what: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what an MLflow server answers; None where it does not know what was asked for."""
+    import json
+
+    import requests
+
+    headers, auth = {}, None
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
+    verify: bool | str = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("1", "true")
+    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", verify) if verify else verify
+    told = without_password(address)
+    try:
+        with requests.request(
+            method, f"{address}/api/2.0/mlflow/{path}", headers=headers, auth=auth, verify=verify, timeout=PATIENCE,
+            stream=True, allow_redirects=False, **what,
+        ) as answer:  # fmt: skip
+            content = answer.raw.read(LARGEST, decode_content=True)
+            if answer.status_code == 404 and b"RESOURCE_DOES_NOT_EXIST" in content:
+                return None
+            if answer.status_code != 200:
+                raise InputError(f"MLflow at {told} answers with HTTP {answer.status_code}")
+            found = json.loads(content)
+    except requests.Timeout:
+        raise InputError(f"MLflow at {told} does not answer within {PATIENCE:.0f} s") from None
+    except requests.RequestException as error:
+        raise InputError(f"MLflow at {told} cannot be reached ({type(error).__name__})") from None
+    except (ValueError, OSError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{told} does not answer as an MLflow server does")
+    return found
+
+
+def _by_mlflow(study: Study, name: str) -> Experiment | None:
+    from pipeline.tracking.store import connect, telling
+
+    with telling(study):
+        client = connect(study, read_only=True)
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            return None
+        marked = bool(client.search_runs([found.experiment_id], FILTER, max_results=1))
+        return Experiment(str(found.experiment_id), found.lifecycle_stage == "deleted", marked)
