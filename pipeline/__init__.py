@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.models import HierarchicalVAE
+
+# OpenMP reads these when PyTorch is loaded. Its threads spin while they wait, and keep the core from a thread that has
+# work; passive threads sleep. A user who has set one of the variables has chosen already.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 if sys.argv[:1] == ["-m"]:  # one of the package's own programs begins, whose imports leave no garbage
     gc.disable()  # until `pipeline.errors.guarded`

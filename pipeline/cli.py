@@ -42,13 +42,19 @@ Help = Annotated[str | None, typer.Option("--study", help="A study's name; defau
 
 @app.command()
 def check(assignments: Set = None) -> None:
-    """Check params.yaml and say what is wrong with it, in one line."""
+    """Check params.yaml, and that DVC would start; say in one line what is wrong."""
     from pipeline import data, stores
+    from pipeline.provenance import dvc_starts
 
     root, overrides = find_root(Path.cwd()), parse_assignments(assignments or [])
     params, file = Params.read_with_file(root / "params.yaml", overrides)
     data.check(params.data)
     stores.apart(Path(os.environ.get("DVC_ROOT") or root).resolve())
+    if (root / ".dvc").is_dir() and not dvc_starts(root):
+        raise InputError(
+            f"{root} is not a git repository, without which DVC does not start; run: git init && git add -A &&"
+            " git commit -m 'Begin' (or clone the project with git)"
+        )
     print(f"params.yaml is sound: {params.data.name}, variants {', '.join(params.variants)}")
     print(*notes(params, file, overrides), sep="\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,19 @@ from pipeline.params import read_yaml
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CAP", "PATCHES", "Code", "code", "code_digest", "dvc_hashes", "git", "machine", "module_files"]
+__all__ = [
+    "CAP",
+    "PATCHES",
+    "Code",
+    "code",
+    "code_digest",
+    "dvc_hashes",
+    "dvc_starts",
+    "git",
+    "git_failure",
+    "machine",
+    "module_files",
+]
 
 PACKAGE = Path(__file__).resolve().parent
 CAP = 2**20  # bytes of a patch that are kept
@@ -29,6 +42,7 @@ PATCHES = {  # states of a patch that do not lead to the code again
     "withheld": "its uncommitted changes hold a password and were not kept",
     "untracked": "its code had modules that git does not track, which were not kept",
 }
+NO_SCM = re.compile(r"^\s*no_scm\s*=\s*true\s*$", re.MULTILINE | re.IGNORECASE)  # by which DVC does without git
 LIBRARIES = ("torch", "numpy", "mlflow", "optuna")
 
 
@@ -144,12 +158,38 @@ def _patch(root: Path) -> bytes:
 
 def git(root: Path, *words: str) -> bytes | None:
     """Return what git prints in a folder, or nothing where it fails or is missing."""
+    done = _run_git(root, words)
+    return None if isinstance(done, str) else done
+
+
+def git_failure(root: Path, *words: str) -> str | None:
+    """Run git in a folder, and return its own reason where it fails, or nothing."""
+    done = _run_git(root, words)
+    return done if isinstance(done, str) else None
+
+
+def _run_git(root: Path, words: Sequence[str]) -> bytes | str:
+    """Return what git prints or, where it fails or is missing, the reason as a text."""
     try:
         # In a session of its own: Ctrl-C is for this process, which then ends what it began.
-        done = subprocess.run(_words(words), cwd=root, capture_output=True, check=True, start_new_session=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout
+        done = subprocess.run(_words(words), cwd=root, capture_output=True, check=False, start_new_session=True)
+    except OSError as error:
+        return f"git: {error.strerror}"
+    if done.returncode == 0:
+        return done.stdout
+    return (done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
+def dvc_starts(root: Path) -> bool:
+    """Does DVC start in a project? It needs a git repository, though not the program, unless `no_scm` is set."""
+    for folder in [root, *root.parents]:
+        found = folder / ".git"
+        if found.is_file():  # of a worktree or a submodule: it names the place
+            found = folder / found.read_text(encoding="utf-8", errors="replace").removeprefix("gitdir:").strip()
+        if (found / "HEAD").is_file():
+            return True
+    configs = [root / ".dvc" / name for name in ("config", "config.local")]
+    return any(NO_SCM.search(path.read_text(encoding="utf-8")) for path in configs if path.is_file())
 
 
 def _words(words: Sequence[str]) -> list[str]:

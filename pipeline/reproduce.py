@@ -20,7 +20,7 @@ from typing import Any
 from pipeline import launch
 from pipeline.errors import InputError, plural
 from pipeline.files import read_json
-from pipeline.provenance import CAP, PATCHES, git
+from pipeline.provenance import CAP, PATCHES, git, git_failure
 from pipeline.signals import undisturbed
 from pipeline.study import Study
 from pipeline.tracking import CHANGES, SETTINGS, Past, past
@@ -30,6 +30,8 @@ __all__ = ["Comparison", "reproduce"]
 
 KINDS = {"code_digest": "code", "data_digest": "data", "params_digest": "params"}  # all else by its name
 HIDDEN = ("MLFLOW_", "CAVE_OPTUNA_URL", "PG", "DVC_", "PYTHONSAFEPATH")  # variables that the training must not see
+ELSEWHERE = "make room, or set TMPDIR to a folder on another disk"
+ROOM = 2**20  # bytes beside the code: what the run has stored, and what comes out
 NEEDED = {"git_commit", "patch", "variant", "study", "seed"}  # tags
 
 
@@ -42,6 +44,7 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
     then = past(study, run_id)
     _check(then)
     with _folder(keep) as scratch:
+        _check_room(study.root, then.tags["git_commit"], scratch)
         settings = then.file(SETTINGS, scratch / "run")
         described = read_json(settings, "format", "out")
         commit, tags = then.tags["git_commit"], then.tags
@@ -56,8 +59,9 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
                 patch = then.file(CHANGES, scratch / "run")
                 if patch.stat().st_size > CAP:
                     raise InputError(f"run {run_id}: {PATCHES['cut'].replace(' and were cut', '')}, which none is")
-                if git(tree, "apply", "--binary", "--whitespace=nowarn", str(patch)) is None:
-                    raise InputError(f"run {run_id}: its uncommitted changes do not fit commit {commit[:12]}")
+                if reason := git_failure(tree, "apply", "--binary", "--whitespace=nowarn", str(patch)):
+                    fault = f"run {run_id}: its uncommitted changes do not fit commit {commit[:12]}"
+                    raise InputError(f"{fault}: {reason}")
             prefix = git(study.root, "rev-parse", "--show-prefix") or b""
             project = tree / prefix.decode().strip()
             out, kept = scratch / "out", study.root / str(described["out"]) / "data"
@@ -102,14 +106,28 @@ def _environment(tags: Mapping[str, str], project: Path) -> dict[str, str]:
 @contextmanager
 def _folder(keep: bool) -> Iterator[Path]:
     """Give a folder outside the project, and remove it whatever happens."""
-    scratch = Path(tempfile.mkdtemp(prefix="cave-reproduce-")).resolve()
-    (scratch / "run").mkdir()
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix="cave-reproduce-")).resolve()
+        (scratch / "run").mkdir()
+    except OSError as error:
+        at = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"no temporary folder can be made: {at}{error.strerror}; {ELSEWHERE}") from None
     try:
         yield scratch
     finally:
         if not keep:
             with undisturbed():
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_room(root: Path, commit: str, scratch: Path) -> None:
+    """Raise `InputError` where the files of a commit do not fit on the disk: git does not say that this is why."""
+    rows = (git(root, "ls-tree", "-r", "-z", "--long", commit) or b"").split(b"\0")
+    sizes = [row.partition(b"\t")[0].split()[-1] for row in rows if row]
+    needed, free = ROOM + sum(int(size) for size in sizes if size.isdigit()), shutil.disk_usage(scratch).free
+    if free < needed:
+        room = f"{free / 2**20:.1f} MiB free, {needed / 2**20:.1f} MiB needed"
+        raise InputError(f"{scratch}: the disk is full: {room}; {ELSEWHERE}")
 
 
 @contextmanager
@@ -119,8 +137,8 @@ def _worktree(root: Path, commit: str, scratch: Path, keep: bool) -> Iterator[Pa
         raise InputError(f"commit {commit[:12]} of that run is not in the repository at {root}")
     tree = scratch / "tree"
     try:
-        if git(root, "worktree", "add", "--detach", str(tree), commit) is None:
-            raise InputError(f"git cannot make a worktree of commit {commit[:12]} in {tree}")
+        if reason := git_failure(root, "worktree", "add", "--detach", str(tree), commit):
+            raise InputError(f"git cannot make a worktree of commit {commit[:12]} in {tree}: {reason}")
         yield tree
     finally:
         with undisturbed():

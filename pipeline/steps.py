@@ -98,7 +98,7 @@ class CompiledStep:
         *terms, loss = step(x, self.chain.noise(x, self.params.draws), numbers)
         return ELBO(*terms), loss
 
-    def written(self, x: Tensor, noise: Sequence[Tensor], numbers: Float[Tensor, 3]) -> tuple[Tensor, Tensor, Tensor]:
+    def written(self, x: Tensor, noise: Sequence[Tensor], numbers: Float[Tensor, "3"]) -> tuple[Tensor, Tensor, Tensor]:
         """Return reconstruction, rates and loss; the numbers are the rate's weight and Adam's two corrections."""
         beta, rate, correction = numbers.unbind()
         bound, kept = self.chain.forward(x, noise)

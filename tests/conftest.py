@@ -11,16 +11,23 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    "pipeline.models",
-    "pipeline.objectives",
+    "pipeline.data",
     "pipeline.distributions",
+    "pipeline.models",
+    "pipeline.precision",
+    "pipeline.objectives",
+    "pipeline.gradients",
+    "pipeline.adam",
+    "pipeline.steps",
+    "pipeline.images",
+    "pipeline.checkpoint",
     "pipeline.training",
     "pipeline.evaluation",
-    "pipeline.decompositions",
     "pipeline.annealing",
+    "pipeline.decompositions",
 )
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
-hook = install_import_hook(CHECKED, "tests.conftest.check")
+enforce = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
+hook = install_import_hook(CHECKED, "tests.conftest.enforce")
 torch.set_num_threads(1)  # of tensors this small, two threads on a busy machine spend their time waiting
 
 

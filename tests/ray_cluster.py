@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from ray.cluster_utils import Cluster
-
 
 def main() -> None:
     """Print the cluster's address, then, for each line, a new node's raylet."""
+    from ray.cluster_utils import Cluster
+
     head = {"num_cpus": 1, "num_gpus": 2, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     print(cluster.address, flush=True)

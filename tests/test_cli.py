@@ -36,6 +36,18 @@ def test_check_accepts_the_params_that_are_shipped() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_without_a_repository_check_says_that_dvc_does_not_start(project: Path) -> None:
+    """A folder that DVC is to run in and that is no git repository is one line, exit code 2, until it is one."""
+    (project / ".dvc").mkdir()
+    done = cave(project, "check")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {project} is not a git repository, without which DVC does not start; run: ")
+    assert done.stderr.count("\n") == 1
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    assert cave(project, "check").returncode == 0
+    assert "no_scm" not in (ROOT / ".dvc" / "config").read_text()  # by which DVC would do without
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [

@@ -24,6 +24,7 @@ from pipeline.doctor import CHECKS, Finding, Place, disk, examine, place, table
 from pipeline.doctor.finding import Check
 from pipeline.errors import InputError
 from pipeline.files import locked, write_bytes
+from pipeline.provenance import dvc_starts
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep
@@ -215,6 +216,16 @@ def test_a_full_disk_is_found(study: Study, small_disk: Path) -> None:
     assert "no space left on device" in only(study, "writing", "fault").found
     (small_disk / "filler").unlink()
     assert not found(study, "writing", "fault")
+
+
+def test_the_folder_for_temporary_files_is_looked_at(
+    study: Study, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is found under the folder for temporary files too."""
+    monkeypatch.setattr("pipeline.doctor.disk.tempfile.tempdir", str(small_disk / "tmp"))
+    (small_disk / "tmp").mkdir()
+    fill(small_disk)
+    assert str(small_disk / "tmp") in " ".join(finding.found for finding in found(study, "writing", "fault"))
 
 
 def test_a_disk_without_room_for_another_file_is_found(study: Study, small_disk: Path) -> None:
@@ -579,9 +590,33 @@ def test_the_repository_is_looked_at(study: Study, tmp_path: Path) -> None:
     mend(finding)
     assert not found(study, "git", "fault")
     shutil.rmtree(study.root / ".git")
+    assert "without which DVC does not start" in only(study, "git", "fault").found
+    (study.root / ".dvc").mkdir()
+    (study.root / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
     assert "not a git repository" in only(study, "git", "warning").found
+    (study.root / ".git").mkdir()  # an empty one is none
+    (study.root / ".dvc" / "config.local").unlink()
+    assert "without which DVC does not start" in only(study, "git", "fault").found
     git(study.root, "init", "-q")
     assert "nothing is committed yet" in only(study, "git", "warning").found
+
+
+def test_a_worktree_and_a_folder_of_a_repository_are_repositories(study: Study, tmp_path: Path) -> None:
+    """DVC starts in a worktree, whose `.git` is a file, and below a repository's root; without the program, too."""
+    git(study.root, "worktree", "add", "-q", "--detach", str(tmp_path / "tree"))
+    (study.root / "below").mkdir()
+    assert dvc_starts(tmp_path / "tree")
+    assert dvc_starts(study.root / "below")
+    shutil.rmtree(study.root / ".git")
+    assert not dvc_starts(tmp_path / "tree")
+    assert not dvc_starts(study.root / "below")
+
+
+def test_the_program_git_is_looked_for(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it DVC starts, but runs cannot be traced to their code: a warning."""
+    monkeypatch.setenv("PATH", str(study.root))
+    finding = only(study, "git", "warning")
+    assert finding.found == "git is not installed: runs cannot tell their code"
 
 
 def rwlock(study: Study, content: object) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import psycopg
 import pytest
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import OperationalError
@@ -29,7 +28,7 @@ from tests.workshop import check_sweep, make_study, rows
 __all__ = ["postgres"]
 
 VARIANT = "mhvae"
-CUT = OperationalError("select 1", {}, psycopg.OperationalError("server closed the connection unexpectedly"))
+CUT = OperationalError("select 1", {}, RuntimeError("server closed the connection unexpectedly"))  # of any driver
 CUT.__cause__ = CUT.orig  # as SQLAlchemy raises it
 PLOTS = "optuna.visualization.matplotlib.plot_slice"
 

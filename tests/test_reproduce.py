@@ -20,7 +20,7 @@ from pipeline import provenance
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
-from pipeline.reproduce import Comparison, reproduce
+from pipeline.reproduce import Comparison, _check_room, _folder, _worktree, reproduce
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
 
@@ -124,6 +124,56 @@ def trial(folder: Path) -> str:
 
 def worktrees(folder: Path) -> int:
     return git(folder, "worktree", "list").count("\n")
+
+
+@pytest.fixture
+def committed(tmp_path: Path) -> tuple[Path, str]:
+    """Return a repository with a commit of two mebibytes that nothing makes smaller, and the commit."""
+    folder = tmp_path / "committed"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    (folder / "bytes").write_bytes(os.urandom(2**21))
+    git(folder, "add", "-A")
+    git(folder, *IDENTITY, "commit", "-qm", "all")
+    return folder, git(folder, "rev-parse", "HEAD").strip()
+
+
+def test_a_full_disk_is_told_before_git_fails_of_it(
+    committed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the code does not fit, the line names the folder, what is free and what is needed, and what to do."""
+    _check_room(*committed, tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InputError) as caught:
+        _check_room(*committed, tmp_path)
+    room = "1.0 MiB free, 3.0 MiB needed; make room, or set TMPDIR to a folder on another disk"
+    assert str(caught.value) == f"{tmp_path}: the disk is full: {room}"
+
+
+def test_git_gives_its_own_reason(committed: tuple[Path, str], tmp_path: Path) -> None:
+    """Where git makes no worktree, the line ends with what git says."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "in the way").touch()
+    with pytest.raises(InputError, match=r"git cannot make a worktree of commit .* in .*: fatal: .* already exists"):
+        _worktree(*committed, tmp_path, False).__enter__()
+
+
+@pytest.mark.parametrize("fault", ["unusable", "none"])
+def test_without_a_temporary_folder_the_line_says_so(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that cannot be used is named; where Python finds none, the line names those that it tried."""
+    if fault == "unusable":
+        (tmp_path / "file").touch()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+    with pytest.raises(
+        InputError, match=r"no temporary folder can be made: .*/(file|gone).*; make room, or set TMPDIR"
+    ):
+        _folder(False).__enter__()
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def pickles(mark: Path) -> dict[str, bytes]:
             found[name] = file.getvalue()
     header = json.dumps({"__metadata__": {"counters": found["protocol 0"].decode("latin1")}}).encode()
     found["safetensors"] = struct.pack("<Q", len(header)) + header
-    return found | {f"gzipped {name}": gzip.compress(found[name]) for name in ("protocol 5", "npy")}
+    return found | {f"gzipped {name}": gzip.compress(found[name], mtime=0) for name in ("protocol 5", "npy")}
 
 
 def model_in(folder: Path) -> Any:

@@ -29,6 +29,10 @@ MOUNTS = Path("/proc/self/mountinfo")
 def _folders(place: Place) -> dict[str, Path]:
     """Return the folders that are written to, each once, or the nearest above that is there."""
     wanted = {"store": place.store, "cache": place.cache, "study": place.folder, "outputs": place.out}
+    try:
+        wanted["temporary"] = Path(tempfile.gettempdir())
+    except OSError:  # none can be written: `writing` names the one that was asked for
+        wanted["temporary"] = Path(os.environ.get("TMPDIR", "/tmp"))
     found = {name: _there(path) for name, path in wanted.items() if path is not None}
     return {name: path for name, path in found.items() if path not in list(found.values())[: list(found).index(name)]}
 

@@ -15,7 +15,7 @@ from pipeline.doctor.finding import Finding, Place, fault, ok, warning
 from pipeline.doctor.processes import command
 from pipeline.errors import InputError
 from pipeline.params import Params, read_yaml
-from pipeline.provenance import git
+from pipeline.provenance import dvc_starts, git
 
 __all__ = ["dvc_busy", "dvc_lock", "git_state", "held", "params"]
 
@@ -38,7 +38,9 @@ def git_state(place: Place) -> Iterator[Finding]:
     """Does a repository tell where the code comes from?"""
     root = shlex.quote(str(place.root))
     begin = f"git -C {root} init && git -C {root} add -A && git -C {root} commit -m 'Begin'"
-    if shutil.which("git") is None:
+    if not dvc_starts(place.root):
+        yield fault("not a git repository, without which DVC does not start, nor can runs be reproduced", begin)
+    elif shutil.which("git") is None:
         yield warning("git is not installed: runs cannot tell their code", "apt-get install git")
     elif git(place.root, "rev-parse", "--is-inside-work-tree") is None:
         if any((folder / ".git").exists() for folder in [place.root, *place.root.parents]):

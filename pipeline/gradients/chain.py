@@ -109,12 +109,7 @@ class Chain:
         self,
         kept: Kept,
         by_reconstruction: Float[Tensor, "#draws #batch"],
-        by_rate: Float[
-            Tensor,
-            (
-                depth  # draws #batch
-            ),
-        ],
+        by_rate: Float[Tensor, "depth #draws #batch"],
         into: Sequence[Sequence[Tensor | None]],
     ) -> list[list[Tensor]]:
         """Return, and write `into` tensors, every weight's gradient from the loss's derivatives by the terms."""

@@ -75,8 +75,8 @@ def standard_normal(z: Float[Tensor, "rows units"]) -> Rows:
 
 
 def draw(
-    raw: Float[Tensor, "rows two_units"], eps: Float[Tensor, "draws_rows units"]
-) -> tuple[Float[Tensor, "draws_rows units"], Rows, Kept]:
+    raw: Float[Tensor, "batch two_units"], eps: Float[Tensor, "rows units"]
+) -> tuple[Float[Tensor, "rows units"], Rows, Kept]:
     """Return z = mu + sigma eps and log q(z), one or several for each row of the raw numbers."""
     mu, rho, sigma = _moments(raw)
     if len(eps) > len(raw):
@@ -85,7 +85,7 @@ def draw(
     return z, _less(torch.log(sigma).addcmul_(eps, eps, value=0.5), z), (rho, sigma, eps)
 
 
-def draw_slopes(kept: Kept, by_z: Float[Tensor, "draws_rows units"], slope: Slope) -> Float[Tensor, "rows two_units"]:
+def draw_slopes(kept: Kept, by_z: Float[Tensor, "rows units"], slope: Slope) -> Float[Tensor, "batch two_units"]:
     """Return the loss's derivative by the raw numbers from those by z and by log q."""
     rho, sigma, eps = kept
     by_mu, by_sigma = by_z, (by_z * eps).sub_(slope / sigma)

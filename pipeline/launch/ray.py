@@ -25,7 +25,8 @@ from pipeline.signals import POLL
 
 __all__ = ["Ray"]
 
-PASSED = ("CAVE_", "MLFLOW_", "DVC_", "PG", "PYTHONPATH")  # how the variables begin that a worker gets
+OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how threads wait, see `pipeline`
+PASSED = ("CAVE_", "MLFLOW_", "DVC_", "PG", "PYTHONPATH", *OPENMP)  # how the variables begin that a worker gets
 PATIENCE = 10.0  # seconds for the cluster to answer
 LIMIT = 30.0  # seconds to be connected to it
 TRY = "import os, ray; ray.init(address=os.environ.get('CAVE_RAY_ADDRESS', 'auto'), log_to_driver=False)"

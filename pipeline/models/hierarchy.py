@@ -102,7 +102,7 @@ class HierarchicalVAE(nn.Module):
             z.insert(0, q[0].rsample())
         return [x[None], *z], q
 
-    def posterior_at(self, z: Sequence[Float[Tensor, "_ #batch _"]]) -> list[Distribution]:  # noqa: UP037
+    def posterior_at(self, z: Sequence[Float[Tensor, "_ #batch _"]]) -> list[Distribution]:
         """Return the factors of q at the nodes z = [x, z_1, ..., z_T], whose leading dimensions broadcast."""
         return self._factors(z, lambda rung: rung)
 
