@@ -16,6 +16,7 @@ from tests.small import ROOT
 # From the top to the bottom: a module imports only modules above it.
 LINE = [
     "signals",
+    "text",
     "errors",
     "faults",
     "allocator",
