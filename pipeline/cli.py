@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pipeline.errors import InputError, guarded
-from pipeline.params import Params, digest, parse_assignments
+from pipeline.errors import InputError, guarded, nearest
+from pipeline.params import Params, parse_assignments
 from pipeline.signals import heed
-from pipeline.study import Study, find_root
+from pipeline.study import Study, find_root, is_name
 
 __all__ = ["main", "runs_link"]
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-studies = typer.Typer(help="Make and list studies.", no_args_is_help=True)
+studies = typer.Typer(help="Make, list and remove studies.", no_args_is_help=True)
 app.add_typer(studies, name="study")
 
 Set = Annotated[
@@ -69,11 +69,21 @@ def sweep(
         overrides["sweep.trials"] = trials
     settings = {"LAUNCHER": launcher, "RAY_ADDRESS": address, "GPUS_PER_WORKER": gpus, "CPUS_PER_WORKER": cpus}
     os.environ |= {f"CAVE_{setting}": str(value) for setting, value in settings.items() if value is not None}
-    study = _by_hand(f"sweep-{variant}", name, variant, overrides, workers)
-    from pipeline.stages import sweep as stage
+    if workers is not None:
+        os.environ["CAVE_WORKERS"] = str(workers)
+    from pipeline.by_hand import by_hand
 
-    stage.run(study, variant)
-    _where(study, study.sweep(variant))
+    with by_hand("sweep", name, variant, overrides) as study:
+        from pipeline import report
+        from pipeline.stages import sweep as stage
+        from pipeline.stages.train import trained
+
+        stage.run(study, variant)
+        if trained(study, variant) and (study.evaluate(variant) / "decomposition.json").exists():
+            report.write(study)  # its models are still those of the best settings
+        else:
+            report.write_search(study)
+    _results(study)
 
 
 @app.command()
@@ -83,26 +93,40 @@ def worker(variant: Variant, study: Help = None, workers: Workers = None) -> Non
     CAVE_OPTUNA_URL and MLFLOW_TRACKING_URI name the stores that all hosts share.
     """
     from pipeline import launch
+    from pipeline.by_hand import bring_data
     from pipeline.sweep import Sweep, join
 
     found = _existing(study)
     found.params.variant(variant)
     if workers is not None:
         os.environ["CAVE_WORKERS"] = str(workers)
-    _bring(found)
+    bring_data(found)
     join(Sweep(found, variant), launch.workers(found.params.sweep.trials))
 
 
 @app.command()
 def train(variant: Variant, workers: Workers = None, assignments: Set = None, name: Name = None) -> None:
-    """Train and evaluate one variant with the settings as given, without a search, in a study of its own."""
-    study = _by_hand(f"train-{variant}", name, variant, parse_assignments(assignments or []), workers)
-    from pipeline.stages import evaluate
-    from pipeline.stages import train as stage
+    """Train and evaluate one variant with the settings as given, without a search, in a study of its own.
 
-    stage.run(study, variant)
-    evaluate.run(study, variant)
-    _where(study, study.evaluate(variant))
+    With --study NAME of a study that `cave sweep` has made, the best settings of its search are trained. The same
+    command again goes on where it stopped; what is trained already is not trained again.
+    """
+    if workers is not None:
+        os.environ["CAVE_WORKERS"] = str(workers)
+    from pipeline.by_hand import by_hand
+
+    with by_hand("train", name, variant, parse_assignments(assignments or [])) as study:
+        from pipeline import report
+        from pipeline.stages import evaluate
+        from pipeline.stages import train as stage
+
+        if stage.trained(study, variant):
+            print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
+        else:
+            stage.run(study, variant)
+        evaluate.run(study, variant)
+        report.write(study)
+    _results(study)
 
 
 @app.command()
@@ -156,32 +180,58 @@ def doctor(study: Of = None) -> None:
 @studies.command("new")
 def study_new(name: str, assignments: Set = None) -> None:
     """Make the study experiments/NAME: its own params.yaml, and a link to the pipeline."""
-    root = find_root(Path.cwd())
-    Study.create(root, name, parse_assignments(assignments or []))
+    from pipeline import data
+
+    root, overrides = find_root(Path.cwd()), parse_assignments(assignments or [])
+    data.check(Params.read(root / "params.yaml", overrides).data)
+    Study.create(root, name, overrides)
     print(f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml")
 
 
 @studies.command("list")
 def study_list() -> None:
-    """List the studies."""
-    root = find_root(Path.cwd())
-    print(f"{Params.read(root / 'params.yaml').out}  (dvc repro)")
-    for path in sorted((root / "experiments").glob("*/params.yaml")):
-        how = (
-            f"dvc repro {path.parent.relative_to(root)}/dvc.yaml" if (path.parent / "dvc.yaml").exists() else "by hand"
-        )
-        print(f"{path.parent.relative_to(root)}  ({how})")
+    """List the studies: how each is run, how far it is, its best nll, and which settings are others than the root's."""
+    from pipeline.studies import rows, table
+
+    print(table(rows(find_root(Path.cwd()))))
+
+
+@studies.command("rm")
+def study_rm(
+    name: str,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a study: its folder, its unfinished work, its searches in Optuna, its experiment in MLflow.
+
+    MLflow marks the experiment as deleted and keeps its runs; Optuna forgets its trials.
+    """
+    from pipeline.removal import Removal
+
+    removal = Removal.of(find_root(Path.cwd()), name)
+    lines = removal.belongings()
+    if not lines:
+        raise InputError(f"study: '{name}' given{_near(name)}; `cave study list` shows those that are there")
+    print("\n".join(["this removes:", *(f"  {line}" for line in lines)]), flush=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"nobody is there to be asked: to remove study {name}, call `cave study rm {name} --yes`")
+        if not typer.confirm(f"remove study {name}?"):
+            print("nothing is removed")
+            return
+    tracked, reasons = removal.tracked(), removal.remove()
+    print(f"study {name} is removed")
+    if tracked:
+        print(f"git keeps its committed files: `git checkout -- experiments/{name}` brings them back")
+    for reason in reasons:
+        print(f"what could not be reached stays: {reason}; when it is back: cave study rm {name}", file=sys.stderr)
+    if reasons:
+        sys.exit(1)
 
 
 @app.command()
 def show(study: Of = None) -> None:
-    """Print a study's comparison table, where its report lies, and the address of its runs."""
-    from pipeline.report import table_text
-
-    found = _existing(study)
-    print(table_text(found))
-    print(f"\nreport: {found.report / 'report.html'}")
-    _runs(found, 5000)
+    """Print a study's table, of its comparison or of its search, where its report lies, and the address of its runs."""
+    _results(_existing(study))
 
 
 @app.command()
@@ -222,61 +272,25 @@ def _existing(name: str | None) -> Study:
     if name is None:
         return Study.at(root)
     folder = root / "experiments" / name
-    if not (folder / "params.yaml").is_file():
+    if not is_name(name) or not (folder / "params.yaml").is_file():
         default = Study.at(root)
         if default.name == name:
             return default
-        raise InputError(f"study: '{name}' given; see `cave study list`")
+        raise InputError(f"study: '{name}' given{_near(name)}; `cave study list` shows those that are there")
     return Study.at(folder)
 
 
-def _by_hand(kind: str, name: str | None, variant: str, overrides: dict[str, Any], workers: int | None) -> Study:
-    """Return a study of one variant made for this one command, its data prepared.
+def _near(name: str) -> str:
+    from pipeline.studies import names
 
-    Equal settings give the same study. A path that is set by hand is not swept.
-    """
-    from pipeline import data
-    from pipeline.stages import fetch, prepare
-
-    root = find_root(Path.cwd())
-    given = Params.read(root / "params.yaml", {name: overrides[name] for name in ("budget",) if name in overrides})
-    given.variant(variant)
-    for path, value in given.variants[variant].items():
-        if overrides.get(path, value) != value:
-            raise InputError(f"--set: {path}: {overrides[path]!r} given, but variant '{variant}' fixes it at {value!r}")
-    if "sweep.space" not in overrides:
-        overrides["sweep.space"] = {
-            path: kind.model_dump() for path, kind in given.sweep.space.items() if path not in overrides
-        }
-    overrides["variants"] = {variant: given.variants[variant]}
-    params = Params.read(root / "params.yaml", overrides)
-    data.check(params.data)
-    settings = params.model_dump()
-    del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
-    if workers is not None:
-        os.environ["CAVE_WORKERS"] = str(workers)
-    study = Study.create(root, name or f"{kind}-{digest(settings, 8)}", overrides, pipeline=False)
-    fetch.run(study)
-    prepare.run(study)
-    return study
+    return nearest(name, names(find_root(Path.cwd())))
 
 
-def _bring(study: Study) -> None:
-    """Fetch and prepare a study's data where they are not here yet; processes that start at once do it once."""
-    from pipeline import data
-    from pipeline.files import locked
-    from pipeline.stages import fetch, prepare
+def _results(study: Study) -> None:
+    """Print what a study has to show, where its report lies, and where its runs are."""
+    from pipeline.report import overview, report_page
 
-    with locked(study.cache / "locks" / f"data-{study.name}"):
-        try:
-            data.load(study.data)
-        except InputError:
-            fetch.run(study)
-            prepare.run(study)
-
-
-def _where(study: Study, folder: Path) -> None:
-    print(f"\nresults: {folder}")
+    print(f"\n{overview(study)}\n\nreport: {report_page(study)}")
     _runs(study, 5000)
 
 

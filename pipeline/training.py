@@ -34,7 +34,7 @@ from pipeline.objectives import ELBO, climbed, elbo
 from pipeline.params import TrainParams
 from pipeline.steps import CompiledStep, Step, steps
 
-__all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "milestones", "seeded", "terms"]
+__all__ = ["SCHEDULES", "STATE", "NonFiniteError", "Record", "best_record", "fit", "milestones", "seeded", "terms"]
 
 STATE, RECORDS, MILESTONE = "state.safetensors", "records.jsonl", "epoch-"
 SETTLE = 1.0  # seconds between two times that records are brought to the disk

@@ -8,6 +8,7 @@ server that is down, slow, or lost its answer costs nothing but its view of the 
 """
 
 from pipeline.tracking.past import Past, past
+from pipeline.tracking.removal import experiments, remove_experiments, remove_outboxes
 from pipeline.tracking.run import Run
 from pipeline.tracking.store import database, ready, tracking_uri
 from pipeline.tracking.tracker import CHANGES, PROVENANCE, SETTINGS, Delivered, Tracker
@@ -21,7 +22,10 @@ __all__ = [
     "Run",
     "Tracker",
     "database",
+    "experiments",
     "past",
     "ready",
+    "remove_experiments",
+    "remove_outboxes",
     "tracking_uri",
 ]

@@ -293,7 +293,7 @@ class Store:
             print(f"MLflow at {self.address} is back", file=sys.stderr, flush=True)
 
     def require(self, about: Mapping[str, Any]) -> None:
-        """Raise `InputError` unless MLflow is there, in a database of its own, with this experiment."""
+        """Raise `InputError` unless MLflow is there, in a database of its own; the first run makes the experiment."""
         stores.apart(self.study.store)
         limit = time.monotonic() + TABLES
         with telling(self.study):
@@ -302,7 +302,8 @@ class Store:
             while True:
                 try:
                     self.experiments.clear()
-                    self.experiment(about)
+                    if self.client.get_experiment_by_name(about["name"]) is not None:
+                        self.experiment(about)
                     break
                 except (IntegrityError, ProgrammingError):  # another host makes the tables of a fresh PostgreSQL, too
                     if time.monotonic() > limit:
