@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import InputError, guarded
+from pipeline.errors import InputError, guarded, nearest
 from pipeline.location import use_project_code
-from pipeline.params import Params, digest, notes, parse_assignments
+from pipeline.params import Params, notes, parse_assignments
 from pipeline.signals import heed
-from pipeline.study import Study, existing_studies, find_root
+from pipeline.study import Study, existing_studies, find_root, is_name
 
 __all__ = ["main"]
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-studies = typer.Typer(help="Make and list studies.", no_args_is_help=True)
+studies = typer.Typer(help="Make, list and remove studies.", no_args_is_help=True)
 app.add_typer(studies, name="study")
 
 Set = Annotated[
@@ -77,11 +77,21 @@ def sweep(
         raise InputError(f"--set: sweep.trials: {overrides['sweep.trials']!r} given beside --trials {trials}")
     settings = {"LAUNCHER": launcher, "RAY_ADDRESS": address, "GPUS_PER_WORKER": gpus, "CPUS_PER_WORKER": cpus}
     os.environ |= {f"CAVE_{setting}": str(value) for setting, value in settings.items() if value is not None}
-    study = _by_hand("sweep", name, variant, overrides, workers)
-    from pipeline.stages import sweep as stage
+    if workers is not None:
+        os.environ["CAVE_WORKERS"] = str(workers)
+    from pipeline.by_hand import by_hand
 
-    stage.run(study, variant)
-    _where(study, study.sweep(variant))
+    with by_hand("sweep", name, variant, overrides) as study:
+        from pipeline import report
+        from pipeline.stages import sweep as stage
+        from pipeline.stages.train import trained
+
+        stage.run(study, variant)
+        if trained(study, variant) and (study.evaluate(variant) / "decomposition.json").exists():
+            report.write(study)  # its models are still those of the best settings
+        else:
+            report.write_search(study)
+    _results(study)
 
 
 @app.command()
@@ -91,26 +101,40 @@ def worker(variant: Variant, study: Help = None, workers: Workers = None) -> Non
     CAVE_OPTUNA_URL and MLFLOW_TRACKING_URI name the stores that all hosts share.
     """
     from pipeline import launch
+    from pipeline.by_hand import bring_data
     from pipeline.sweep import Sweep, join
 
     found = _existing(study)
     found.params.variant(variant)
     if workers is not None:
         os.environ["CAVE_WORKERS"] = str(workers)
-    _bring(found)
+    bring_data(found)
     join(Sweep(found, variant), launch.workers(found.params.sweep.trials))
 
 
 @app.command()
 def train(variant: Variant, workers: Workers = None, assignments: Set = None, name: Name = None) -> None:
-    """Train and evaluate one variant with the settings as given, without a search, in a study of its own."""
-    study = _by_hand("train", name, variant, _assigned(assignments), workers)
-    from pipeline.stages import evaluate
-    from pipeline.stages import train as stage
+    """Train and evaluate one variant with the settings as given, without a search, in a study of its own.
 
-    stage.run(study, variant)
-    evaluate.run(study, variant)
-    _where(study, study.evaluate(variant))
+    With --study NAME of a study that `cave sweep` has made, the best settings of its search are trained. The same
+    command again goes on where it stopped; what is trained already is not trained again.
+    """
+    if workers is not None:
+        os.environ["CAVE_WORKERS"] = str(workers)
+    from pipeline.by_hand import by_hand
+
+    with by_hand("train", name, variant, _assigned(assignments)) as study:
+        from pipeline import report
+        from pipeline.stages import evaluate
+        from pipeline.stages import train as stage
+
+        if stage.trained(study, variant):
+            print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
+        else:
+            stage.run(study, variant)
+        evaluate.run(study, variant)
+        report.write(study)
+    _results(study)
 
 
 @app.command()
@@ -166,37 +190,61 @@ def doctor(study: Of = None) -> None:
 @studies.command("new")
 def study_new(name: str, assignments: Set = None) -> None:
     """Make the study experiments/NAME: its own params.yaml, and a link to the pipeline."""
+    from pipeline import data
+
     root, overrides = find_root(Path.cwd()), _assigned(assignments)
-    lines = notes(*Params.read_with_file(root / "params.yaml", overrides), overrides)
+    params, file = Params.read_with_file(root / "params.yaml", overrides)
+    data.check(params.data)
     Study.create(root, name, overrides)
-    print(
-        *lines,
-        f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml",
-        sep="\n",
-    )
+    for line in notes(params, file, overrides):
+        print(line)
+    print(f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml")
 
 
 @studies.command("list")
 def study_list() -> None:
-    """List the studies."""
-    root = find_root(Path.cwd())
-    print(f"{Params.read(root / 'params.yaml').out}  (dvc repro)")
-    for path in sorted((root / "experiments").glob("*/params.yaml")):
-        how = (
-            f"dvc repro {path.parent.relative_to(root)}/dvc.yaml" if (path.parent / "dvc.yaml").exists() else "by hand"
-        )
-        print(f"{path.parent.relative_to(root)}  ({how})")
+    """List the studies: how each is run, how far it is, its best nll, and which settings are others than the root's."""
+    from pipeline.studies import rows, table
+
+    print(table(rows(find_root(Path.cwd()))))
+
+
+@studies.command("rm")
+def study_rm(
+    name: str,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a study: its folder, its unfinished work, its searches in Optuna, its experiment in MLflow.
+
+    MLflow marks the experiment as deleted and keeps its runs; Optuna forgets its trials.
+    """
+    from pipeline.removal import Removal
+
+    removal = Removal.of(find_root(Path.cwd()), name)
+    lines = removal.belongings()
+    if not lines:
+        raise InputError(f"study: '{name}' given{_near(name)}; `cave study list` shows those that are there")
+    print("\n".join(["this removes:", *(f"  {line}" for line in lines)]), flush=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(f"nobody is there to be asked: to remove study {name}, call `cave study rm {name} --yes`")
+        if not typer.confirm(f"remove study {name}?"):
+            print("nothing is removed")
+            return
+    tracked, reasons = removal.tracked(), removal.remove()
+    print(f"study {name} is removed")
+    if tracked:
+        print(f"git keeps its committed files: `git checkout -- experiments/{name}` brings them back")
+    for reason in reasons:
+        print(f"what could not be reached stays: {reason}; when it is back: cave study rm {name}", file=sys.stderr)
+    if reasons:
+        sys.exit(1)
 
 
 @app.command()
 def show(study: Of = None) -> None:
-    """Print a study's comparison table, where its report lies, and the address of its runs."""
-    from pipeline.report import table_text
-
-    found = _existing(study)
-    print(table_text(found))
-    print()
-    _links(found)
+    """Print a study's table, of its comparison or of its search, where its report lies, and the address of its runs."""
+    _results(_existing(study))
 
 
 @app.command()
@@ -246,11 +294,11 @@ def _existing(name: str | None) -> Study:
     if name is None:
         return Study.at(root)
     folder = root / "experiments" / name
-    if not (folder / "params.yaml").is_file():
+    if not is_name(name) or not (folder / "params.yaml").is_file():
         default = Study.at(root)
         if default.name == name:
             return default
-        raise InputError(f"study: '{name}' given; see `cave study list`")
+        raise InputError(f"study: '{name}' given{_near(name)}; `cave study list` shows those that are there")
     return Study.at(folder)
 
 
@@ -262,50 +310,18 @@ def _assigned(assignments: list[str] | None) -> dict[str, Any]:
     return overrides
 
 
-def _by_hand(command: str, name: str | None, variant: str, overrides: dict[str, Any], workers: int | None) -> Study:
-    """Return a study of one variant made for this one command, its data prepared.
+def _near(name: str) -> str:
+    from pipeline.studies import names
 
-    Equal settings give the same study. What overrides a setting is printed before anything runs.
-    """
-    from pipeline import data
-    from pipeline.stages import fetch, prepare
-
-    root = find_root(Path.cwd())
-    first = {path: value for path, value in overrides.items() if path in ("budget", "budgets", "variants")}
-    given = Params.read(root / "params.yaml", first)
-    given.variant(variant)
-    overrides["variants"] = {variant: given.variants[variant]}
-    params, file = Params.read_with_file(root / "params.yaml", overrides)
-    data.check(params.data)
-    settings = params.model_dump()
-    del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
-    if workers is not None:
-        os.environ["CAVE_WORKERS"] = str(workers)
-    for line in notes(params, file, overrides, command=command):
-        print(line, flush=True)
-    study = Study.create(root, name or f"{command}-{variant}-{digest(settings, 8)}", overrides, pipeline=False)
-    fetch.run(study)
-    prepare.run(study)
-    return study
+    return nearest(name, names(find_root(Path.cwd())))
 
 
-def _bring(study: Study) -> None:
-    """Fetch and prepare a study's data where they are not here yet; processes that start at once do it once."""
-    from pipeline import data
-    from pipeline.files import locked
-    from pipeline.stages import fetch, prepare
+def _results(study: Study) -> None:
+    """Print what a study has to show, where its report lies, and where its runs are."""
+    from pipeline.report import overview
 
-    with locked(study.locks / "data"):
-        try:
-            data.load(study.data)
-        except InputError:
-            fetch.run(study)
-            prepare.run(study)
-
-
-def _where(study: Study, folder: Path) -> None:
-    print(f"\nresults: {folder}")
-    _runs(study)
+    print(f"\n{overview(study)}\n")
+    _links(study)
 
 
 def _links(study: Study) -> None:

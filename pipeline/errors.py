@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
 from pipeline import signals
+from pipeline.text import safe_output
 
 __all__ = [
     "AGAIN",
@@ -133,7 +134,7 @@ def outside(error: BaseException | None) -> str:
 
 
 def guarded(main: Callable[[], None]) -> None:
-    """Run `main`; a fault becomes one line on stderr and exit code 2 (input), 1 (run) or 130 (Ctrl-C; 143, 129).
+    """Run `main`; a fault becomes one line on stderr and exit code 2 (input), 1 (run) or 130 (Ctrl-C; 143, 129, 141).
 
     What nobody foresaw keeps its traceback, less the passwords in it: a library tells the address it failed at.
     """
@@ -141,12 +142,16 @@ def guarded(main: Callable[[], None]) -> None:
     gc.freeze()
     gc.enable()
     atexit.register(gc.freeze)
+    safe_output()
     with signals.hearing():
         worker = signals.WORKER in os.environ
         if "DVC_STAGE" in os.environ and not worker:  # nobody would take over what a stage without its DVC makes
             signals.follow(os.getppid(), signal.SIGTERM)
         try:
-            main()
+            try:
+                main()
+            finally:
+                sys.stdout.flush()  # here, where a fault of the output is still heard
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
@@ -154,7 +159,7 @@ def guarded(main: Callable[[], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            if not worker:  # one word for all workers
+            if not worker and signals.status() != 128 + signal.SIGPIPE:  # one word for all workers; none for a pipe
                 print("stopped; run the same command to go on", file=sys.stderr)
             sys.stdout.flush()
             os._exit(signals.status())

@@ -135,10 +135,7 @@ def _results(study: Study) -> bool:
 
 
 def _made_by(study: Study) -> str:
-    if not (study.folder / "dvc.yaml").exists():
-        return "the `cave sweep` or `cave train` that made the study makes it"
-    here = "" if study.folder == study.root else f" {study.folder.relative_to(study.root)}/dvc.yaml"
-    return f"`dvc repro{here}` makes it"
+    return f"`{study.command('report')}` makes it"
 
 
 def _in_file(file: Path, name: str) -> Experiment | None:

@@ -27,6 +27,7 @@ __all__ = [
     "heed",
     "held",
     "later",
+    "request_end",
     "status",
     "undisturbed",
     "unheard",
@@ -57,6 +58,11 @@ def heed() -> None:
     """Stop here if a signal has asked for it."""
     if _first:
         raise KeyboardInterrupt
+
+
+def request_end(number: int) -> None:
+    """Ask this process for a clean end, as if the signal had come: raise KeyboardInterrupt, here or at a safe place."""
+    _ask(number, None)
 
 
 def status() -> int:

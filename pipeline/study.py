@@ -7,19 +7,23 @@ they lie at the root that `DVC_ROOT` names (so that `dvc exp run --temp` finds t
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import sha256, write_text
+from pipeline.files import locked, sha256, write_text
 from pipeline.location import nearest_project
 from pipeline.params import Params, dump_yaml, notes
+from pipeline.signals import undisturbed
 
-__all__ = ["Study", "existing_studies", "find_root"]
+__all__ = ["Study", "existing_studies", "find_root", "is_name"]
 
 
 @dataclass(frozen=True)
@@ -99,39 +103,104 @@ class Study:
         """Say what overrides values of the study's file, for one variant or all of them."""
         return notes(*Params.read_with_file(self.folder / "params.yaml"), variant=variant)
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether `cave train` or `cave sweep` made this study, so that no `dvc repro` can run it."""
+        return self.folder != self.root and not (self.folder / "dvc.yaml").exists()
+
+    def command(self, stage: str) -> str:
+        """Return the command that makes the results of a stage, such as `report` or `sweep@vae`."""
+        if self.by_hand:
+            name, _, variant = stage.partition("@")
+            word = "sweep" if name == "sweep" else "train"
+            return f"cave {word} --variant {variant or next(iter(self.params.variants))} --study {self.name}"
+        return "dvc repro" if self.folder == self.root else f"dvc repro {self.folder.relative_to(self.root)}/dvc.yaml"
+
     def how(self, stage: str) -> str:
         """Say in a sentence how a stage's results are made again."""
-        if (self.folder / "dvc.yaml").exists():
-            here = "" if self.folder == self.root else f"{self.folder.relative_to(self.root)}/dvc.yaml:"
-            return f"Reproduce with `dvc repro {here}{stage}`."
-        return f"Made by hand with the settings in `{self.out.name}/params.yaml`."
+        if self.by_hand:
+            return f"Made by `{self.command(stage)}`, with the settings in `experiments/{self.name}/params.yaml`."
+        here = self.command(stage)
+        return f"Reproduce with `{here}{' ' if self.folder == self.root else ':'}{stage}`."
 
     @classmethod
-    def create(cls, root: Path, name: str, overrides: Mapping[str, Any], *, pipeline: bool = True) -> Study:
+    def create(
+        cls,
+        root: Path,
+        name: str,
+        overrides: Mapping[str, Any],
+        *,
+        pipeline: bool = True,
+        fill: Callable[[Study], object] = lambda study: None,
+    ) -> Study:
         """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a link to `dvc.yaml`.
 
-        Other parameters that are there already are an `InputError`; a budget of trials may change.
+        All is checked first, and `fill`, which may bring data, is called while the new folder still has a hidden name:
+        where anything fails, nothing is left. In a folder that is there, other parameters are an `InputError`; a budget
+        of trials may change.
         """
+        folder, params = cls._plan(root, name, overrides)
+        with locked(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
+            if (folder / "params.yaml").exists():
+                write_text(folder / "params.yaml", dump_yaml(params))
+                cls._complete(folder, pipeline)
+                study = cls.at(folder)
+                fill(study)
+                return study
+            aside = folder.with_name(f".{name}.new")
+            shutil.rmtree(aside, ignore_errors=True)  # a process that was killed has left it
+            try:
+                write_text(aside / "params.yaml", dump_yaml(params))
+                cls._complete(aside, pipeline)
+                fill(cls.at(aside))
+                _rename(aside, folder)
+            except BaseException:
+                with undisturbed():
+                    shutil.rmtree(aside, ignore_errors=True)
+                raise
+        return cls.at(folder)
+
+    @classmethod
+    def _plan(cls, root: Path, name: str, overrides: Mapping[str, Any]) -> tuple[Path, Params]:
+        """Return the folder and the parameters of a study that is to be made; all that could be wrong is checked."""
         folder = root / "experiments" / name
-        if not name.replace("-", "").replace("_", "").isalnum() or name != name.lower():
+        if not is_name(name):
             raise InputError(f"study: '{name}' given; allowed: lower-case letters, digits, - and _")
         params = Params.read(root / "params.yaml", overrides)
         if (root / params.out).resolve() == folder.resolve():
             raise InputError(f"study: '{name}' is the study of the root's params.yaml; choose another name")
         # The budget's values are in place already, and what `overrides` set is not to be set back.
         params = params.override({"root": "../..", "out": ".", "budget": "default", "budgets": {"default": {}}})
-        path = folder / "params.yaml"
-        if path.exists():
+        if (folder / "params.yaml").exists():
             budget = {"sweep.trials": params.sweep.trials, "sweep.failures": params.sweep.failures}
-            if Params.read(path).override(budget) != params:
+            if Params.read(folder / "params.yaml").override(budget) != params:
                 raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
-        write_text(path, dump_yaml(params))
+        return folder, params
+
+    @staticmethod
+    def _complete(folder: Path, pipeline: bool) -> None:
+        """Put what else belongs to a study into its folder."""
         link = folder / "dvc.yaml"
         if not pipeline:
             write_text(folder / ".gitignore", "/raw\n/data\n/train\n")  # what DVC would keep out of git
         elif not link.is_symlink():
             link.symlink_to("../../dvc.yaml")
-        return cls.at(folder)
+
+
+def _rename(aside: Path, folder: Path) -> None:
+    try:
+        aside.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise InputError(
+            f"study: experiments/{folder.name} is there and is no study (it has no params.yaml); choose another name"
+        ) from None
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a study may have this name: a folder's, of lower-case letters, digits, - and _."""
+    return re.fullmatch(r"[\w-]{1,100}", name) is not None and name == name.lower() and name.strip("-_") != ""
 
 
 def find_root(start: Path) -> Path:

@@ -35,7 +35,7 @@ from pipeline.params import TrainParams
 from pipeline.progress import watched
 from pipeline.steps import CompiledStep, Step, steps
 
-__all__ = ["SCHEDULES", "NonFiniteError", "Record", "best_record", "fit", "milestones", "seeded", "terms"]
+__all__ = ["SCHEDULES", "STATE", "NonFiniteError", "Record", "best_record", "fit", "milestones", "seeded", "terms"]
 
 STATE, RECORDS, MILESTONE = "state.safetensors", "records.jsonl", "epoch-"
 SETTLE = 1.0  # seconds between two times that records are brought to the disk

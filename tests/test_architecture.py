@@ -16,6 +16,7 @@ from tests.small import ROOT
 # From the top to the bottom: a module imports only modules above it.
 LINE = [
     "signals",
+    "text",
     "errors",
     "progress",
     "faults",
@@ -50,6 +51,9 @@ LINE = [
     "report",
     "stages",
     "reproduce",
+    "removal",
+    "studies",
+    "by_hand",
     "doctor",
     "cli",
     "__main__",

@@ -133,6 +133,8 @@ def run(
                     if code is None:
                         continue
                     del running[slot]
+                    if code == 128 + signal.SIGPIPE:  # the reader of its output has gone, which is that of ours
+                        signals.request_end(signal.SIGPIPE)
                     if _killed(code) and retries > 0:
                         retries -= 1
                         running[slot] = chosen.start(commands[slot], folder, given, slot)

@@ -14,6 +14,20 @@ from pipeline.report.comparison import Comparison, Result, build
 from pipeline.report.folder import write
 from pipeline.report.inputs import PICTURES, results
 from pipeline.report.intervals import Interval, interval
-from pipeline.report.terminal import table_text
+from pipeline.report.search import search_text, write_search
+from pipeline.report.terminal import overview, table_text
 
-__all__ = ["PICTURES", "Comparison", "Interval", "Result", "build", "interval", "results", "table_text", "write"]
+__all__ = [
+    "PICTURES",
+    "Comparison",
+    "Interval",
+    "Result",
+    "build",
+    "interval",
+    "overview",
+    "results",
+    "search_text",
+    "table_text",
+    "write",
+    "write_search",
+]

@@ -97,6 +97,8 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
 
     `point` is rate and distortion on the validation set, or None where the trial has left none.
     """
+    if not _searched(study, variant):
+        return []
     base = study.params.variant(variant).model
     with reading(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}") as path:
         return [
@@ -116,9 +118,16 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
 
 def best(study: Study, variant: str) -> dict[str, Any]:
     """Return the best trial of a variant: its number `trial`, its `params`, its `value` in nats; None of no search."""
+    if not _searched(study, variant):
+        return {"trial": None, "params": {}, "value": None}
     found = read_json(needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}"), "trial")
     values = {trial["number"]: trial["value"] for trial in trials(study, variant)}
     return {**found, "value": values.get(found["trial"])}
+
+
+def _searched(study: Study, variant: str) -> bool:
+    """Tell whether there has to be a search: a study that was made by hand may have a training alone."""
+    return not study.by_hand or study.sweep(variant).exists()
 
 
 def pictures(study: Study, variant: str) -> dict[str, bytes]:
@@ -130,7 +139,7 @@ def pictures(study: Study, variant: str) -> dict[str, bytes]:
 def needed(study: Study, path: Path, stage: str) -> Path:
     """Return `path`, which `stage` makes; one that is missing raises `InputError`."""
     if not path.is_file():
-        raise InputError(f"{_shown(study, path)}: no such file; stage {stage} makes it: run `dvc repro`")
+        raise InputError(f"{_shown(study, path)}: no such file; stage {stage} makes it: run `{study.command(stage)}`")
     return path
 
 
@@ -141,7 +150,8 @@ def reading(study: Study, path: Path, stage: str) -> Iterator[Path]:
     try:
         yield path
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-        raise InputError(f"{_shown(study, path)}: damaged; stage {stage} makes it: run `dvc repro`") from None
+        command = study.command(stage)
+        raise InputError(f"{_shown(study, path)}: damaged; stage {stage} makes it: run `{command}`") from None
 
 
 def _tests(study: Study, variant: str) -> dict[int, Mapping[str, Mapping[str, float]]]:
@@ -150,7 +160,8 @@ def _tests(study: Study, variant: str) -> dict[int, Mapping[str, Mapping[str, fl
     for seed in seeds:
         if str(seed) not in tests:
             source = _shown(study, _source(study, variant))
-            raise InputError(f"{source}: has no seed {seed}; `dvc repro` runs evaluate@{variant} again")
+            stage = f"evaluate@{variant}"
+            raise InputError(f"{source}: has no seed {seed}; `{study.command(stage)}` runs {stage} again")
     return {seed: tests[str(seed)] for seed in seeds}
 
 

@@ -13,7 +13,7 @@ from pipeline.report.comparison import Comparison
 from pipeline.report.milestones import Milestones, table
 from pipeline.study import Study
 
-__all__ = ["page"]
+__all__ = ["image", "page"]
 
 
 def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Mapping[str, bytes]) -> str:
@@ -41,7 +41,8 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
         threshold=params.evaluate.active_threshold,
         sweep_epochs=params.sweep.epochs,
         digest=digest(params.model_dump(mode="json", exclude={"root", "out"})),
-        command="dvc repro" if default else f"dvc repro experiments/{study.name}/dvc.yaml",
+        command=study.command("report"),
+        by_hand=study.by_hand,
         settings="params.yaml" if default else f"experiments/{study.name}/params.yaml",
     )  # fmt: skip
 
@@ -51,15 +52,15 @@ def _grouped(drawings: Mapping[str, bytes]) -> dict[str, list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, content in drawings.items():
         figure, _, measure = name.partition("-")
-        groups.setdefault(figure, []).append(_image(content) | {"measure": measure})
+        groups.setdefault(figure, []).append(image(content) | {"measure": measure})
     return groups
 
 
 def _images(pictures: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    return {name: _image(content) for name, content in pictures.items()}
+    return {name: image(content) for name, content in pictures.items()}
 
 
-def _image(content: bytes) -> dict[str, Any]:
+def image(content: bytes) -> dict[str, Any]:
     """Return a PNG as a URI, and the width in CSS pixels at which its letters are as large as in other figures."""
     width = round(int.from_bytes(content[16:20]) * 96 / 150)  # figures have 150 pixels to the inch, CSS 96
     return {"uri": "data:image/png;base64," + base64.b64encode(content).decode(), "width": width}

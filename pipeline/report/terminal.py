@@ -11,14 +11,23 @@ from collections.abc import Mapping
 from pipeline.files import read_csv
 from pipeline.report.inputs import needed, reading
 from pipeline.report.intervals import Interval
+from pipeline.report.search import search_text
 from pipeline.report.tables import short_measure, verdict
 from pipeline.study import Study
+from pipeline.text import columns, terminal_width
 
-__all__ = ["table_text"]
+__all__ = ["overview", "table_text"]
 
 # Of table.csv; what is named without a level is shown with all of its levels.
 SHOWN = ("elbo", "reconstruction", "kl", "rate", "kl_up", "nll", "gap", "bpd", "bdmc/width", "active", "seconds")
-WIDTH = 118
+
+
+def overview(study: Study) -> str:
+    """Return what a study has to show: its comparison, or, of a search whose settings were not trained, its trials."""
+    searched = any((study.sweep(variant) / "best.json").exists() for variant in study.params.variants)
+    if study.by_hand and searched and not (study.report / "table.csv").exists():
+        return search_text(study)
+    return table_text(study)
 
 
 def table_text(study: Study) -> str:
@@ -38,13 +47,25 @@ def _text(study: Study, rows: list[dict[str, str]]) -> str:
         if bracket and {name, name.split("/")[0]} & set(SHOWN) and not name.endswith(" half"):
             cells = [_cell(row[column], row.get(f"{name} half [{unit}", "")) for row in rows]
             table.append([f"{name} ({unit[:-1]})", *cells])
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    pad = [str.ljust, *[str.rjust] * len(rows)]
-    text = ["  ".join(put(cell, w) for put, cell, w in zip(pad, line, widths, strict=True)) for line in table]
-    text.insert(1, "-" * len(text[0]))
     spread = f"mean ± {float(rows[0]['confidence']):.0%} interval over seeds (Student t)"
-    about = [*_about(study.name, rows), spread]
-    return "\n".join([*about, "", *text, "", *textwrap.wrap(verdict(notes), WIDTH)])
+    about = [*_about(study.name, rows), *textwrap.wrap(spread, terminal_width())]
+    width = terminal_width()
+    return "\n".join([*about, "", *_fitted(table, width), "", *textwrap.wrap(verdict(notes), width)])
+
+
+def _fitted(table: list[list[str]], width: int) -> list[str]:
+    """Return the lines of a table; where the variants do not fit side by side, those that do, and the others below."""
+    lines, first = list[str](), 1
+    while first < len(table[0]):
+        last = len(table[0])
+        while True:
+            part = columns([[row[0], *row[first:last]] for row in table], right=True)
+            if last == first + 1 or max(map(len, part)) <= width:
+                break
+            last -= 1
+        lines += [*([""] if lines else []), part[0], "-" * max(map(len, part)), *part[1:]]
+        first = last
+    return lines
 
 
 def _about(study: str, rows: list[dict[str, str]]) -> list[str]:
@@ -56,7 +77,7 @@ def _about(study: str, rows: list[dict[str, str]]) -> list[str]:
         line
         for text, variants in protocols.items()
         for line in textwrap.wrap(
-            f"study {study}{'' if len(protocols) == 1 else ', ' + ' and '.join(variants)}: {text}", WIDTH
+            f"study {study}{'' if len(protocols) == 1 else ', ' + ' and '.join(variants)}: {text}", terminal_width()
         )
     ]
 

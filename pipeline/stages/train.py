@@ -16,10 +16,10 @@ from pipeline.progress import reporting
 from pipeline.provenance import code_digest
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker, mark_current
-from pipeline.training import Record, best_record, fit, milestones
+from pipeline.training import STATE, Record, best_record, fit, milestones
 from pipeline.work import Work, say
 
-__all__ = ["main", "run"]
+__all__ = ["main", "run", "trained"]
 
 
 def settings(study: Study, variant: str) -> Params:
@@ -80,10 +80,29 @@ def train(study: Study, variant: str, seed: int) -> None:
         _train(study, variant, seed)
 
 
+def trained(study: Study, variant: str) -> bool:
+    """Tell whether all final models of a variant are there, made with the present settings, data and code."""
+    try:
+        state = _state(settings(study, variant), data.load(study.data))
+        for seed in study.params.train.seeds:
+            folder = study.train(variant) / f"seed-{seed}"
+            key = str(read_json(folder / "mlflow.json", "key")["key"])
+            if not key.endswith(f"/{state}") or not (folder / "model.json").exists():
+                return False
+    except InputError:
+        return False
+    return study.curves(variant).exists()
+
+
+def _state(params: Params, splits: data.Splits) -> str:
+    """Return the digest of all that a final model depends on, but for its seed."""
+    sections = params.model_dump(include={"data", "model", "train"})
+    return digest([sections, splits.digest, code_digest("pipeline.training")])
+
+
 def _train(study: Study, variant: str, seed: int) -> None:
     params, splits = settings(study, variant), data.load(study.data)
-    sections = params.model_dump(include={"data", "model", "train"})
-    state = digest([sections, splits.digest, code_digest("pipeline.training")])
+    state = _state(params, splits)
     scratch = study.cache / "train" / study.place / variant / f"{seed}-{state}"
     widths = params.model.level_widths
     piece = Work(stage="train", variant=variant, seed=seed, params=params, stream=seed)
@@ -105,7 +124,8 @@ def _train(study: Study, variant: str, seed: int) -> None:
         _fit(study, variant, piece, splits, tracked, scratch)
     except RunError as error:
         tracked.finish("FAILED", str(error))
-        raise RunError(f"{variant} seed {seed}: {error}; its last good state is kept in {scratch}") from None
+        left = f"; its last good state is kept in {scratch}" if (scratch / STATE).exists() else ""
+        raise RunError(f"{variant} seed {seed}: {error}{left}") from None
     except (KeyboardInterrupt, InputError):  # a full disk, say: the same command goes on
         tracked.finish("KILLED")
         raise

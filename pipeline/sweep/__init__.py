@@ -9,7 +9,8 @@ database, holds its lock (`locks`).
 """
 
 from pipeline.sweep.coordinator import PATIENCE, join, run
+from pipeline.sweep.removal import Searches
 from pipeline.sweep.search import PRUNERS, SAMPLERS, Sweep
 from pipeline.sweep.worker import work
 
-__all__ = ["PATIENCE", "PRUNERS", "SAMPLERS", "Sweep", "join", "run", "work"]
+__all__ = ["PATIENCE", "PRUNERS", "SAMPLERS", "Searches", "Sweep", "join", "run", "work"]

@@ -215,15 +215,18 @@ class Store:
         if (name := about["name"]) not in self.experiments:
             found = self.client.get_experiment_by_name(name)
             if found is None:  # of two processes at once one makes it, and the other is told so
-                local = not self.client.tracking_uri.startswith("http")
-                location = (self.study.store / FOLDER / name.rpartition("/")[2]).as_uri() if local else None
-                tags = {"mlflow.note.content": about["note"]}
-                self.experiments[name] = self._made(name, location, tags)
+                self.experiments[name] = self._made(name, self._location(name), {"mlflow.note.content": about["note"]})
             else:
                 if found.lifecycle_stage == "deleted":
                     self.client.restore_experiment(found.experiment_id)
                 self.experiments[name] = str(found.experiment_id)
         return self.experiments[name]
+
+    def _location(self, name: str) -> str | None:
+        """Return where the artifacts of a new experiment are to lie; a server says so itself."""
+        if self.client.tracking_uri.startswith("http"):
+            return None
+        return (self.study.store / FOLDER / name.rpartition("/")[2]).as_uri()
 
     def _made(self, name: str, location: str | None, tags: dict[str, str]) -> str:
         from mlflow.exceptions import MlflowException
@@ -310,7 +313,7 @@ class Store:
             print(f"MLflow at {self.address} is back", file=sys.stderr, flush=True)
 
     def require(self, about: Mapping[str, Any]) -> None:
-        """Raise `InputError` unless MLflow is there, in a database of its own, with this experiment."""
+        """Raise `InputError` unless MLflow is there, in a database of its own; the first run makes the experiment."""
         stores.apart(self.study.store)
         limit = time.monotonic() + TABLES
         with telling(self.study):
@@ -319,13 +322,17 @@ class Store:
             while True:
                 try:
                     self.experiments.clear()
-                    address = self.client.get_experiment(self.experiment(about)).artifact_location
+                    found = self.client.get_experiment_by_name(about["name"])
+                    if found is not None:
+                        self.experiment(about)
                     break
                 except (IntegrityError, ProgrammingError):  # another host makes the tables of a fresh PostgreSQL, too
                     if time.monotonic() > limit:
                         raise
                     time.sleep(1.0)
-        if (folder := local_folder(address)) is not None and (reason := folder_fault(folder)):
+        address = self._location(about["name"]) if found is None else found.artifact_location
+        folder = None if address is None else local_folder(address)
+        if folder is not None and (reason := folder_fault(folder)):
             raise InputError(f"MLflow keeps this study's artifacts in {folder}, and {reason}")
         self._back_off = self._closed_until = 0.0
         self._is_back(told=False)

@@ -50,7 +50,7 @@ class Tracker:
         self._refused: set[Path] = set()  # outboxes that MLflow was found to refuse
 
     def require(self) -> Tracker:
-        """Raise `InputError` unless MLflow can be reached; make the experiment."""
+        """Raise `InputError` unless MLflow can be reached; the first run makes the experiment."""
         self.store.require(self.experiment)
         return self
 

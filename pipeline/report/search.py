@@ -1,0 +1,145 @@
+"""A search whose settings were not trained yet: its best trials as a table, and the command that trains the best.
+
+This is what a study of `cave sweep` has to show. Its page takes the place of the comparison's, until there is one.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.files import read_csv, read_json, write_text
+from pipeline.report.inputs import reading
+from pipeline.study import Study
+from pipeline.text import columns, plural, terminal_width
+
+__all__ = ["Search", "search", "search_text", "write_search"]
+
+SHOWN = 5  # trials
+COLUMNS = ("number", "state", "value", "valid/kl", "valid/reconstruction", "epochs", "seconds", "run_id", "reason")
+FIGURES = ("history", "depth_width", "importances", "parallel_coordinate", "slice")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found for one variant."""
+
+    variant: str
+    about: str  # what was searched, in a sentence
+    header: list[str]
+    cells: list[list[str]]  # a row a trial, the best first
+    best: str  # the best settings
+    command: str  # which trains them
+
+
+def search(study: Study, variant: str) -> Search:
+    """Read what the search of a variant found; a file that is missing raises `InputError` with what makes it."""
+    with reading(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}") as path:
+        rows = read_csv(path)
+        best = read_json(study.sweep(variant) / "best.json", "trial", "params")
+        paths = [column for column in (rows[0] if rows else ()) if column not in COLUMNS]
+        complete = sorted(
+            (row for row in rows if row["state"] == "COMPLETE"), key=lambda row: float(row["value"]), reverse=True
+        )
+        cells = [
+            [row["number"], f"{float(row['value']):.3f}", _widths(study, variant, row, paths)]
+            + [_short(row[path]) for path in paths]
+            + [row["epochs"]]
+            for row in complete[:SHOWN]
+        ]
+        states = [row["state"] for row in rows]
+    ended = {"COMPLETE": "completed", "PRUNED": "stopped early", "FAIL": "failed"}
+    counts = ", ".join(f"{states.count(state)} {word}" for state, word in ended.items() if state in states)
+    settings = ", ".join(f"{path}={_short(value)}" for path, value in best["params"].items())
+    return Search(
+        variant=variant,
+        about=(
+            f"study {study.name}: search of {variant} on {study.params.data.name}: {plural(len(rows), 'trial')}"
+            f" ({counts or 'its space is empty'})"
+        ),
+        header=["trial", "valid/elbo (nats)", "units by level", *paths, "epochs"],
+        cells=cells,
+        best=settings or "the variant's own, as nothing was searched",
+        command=study.command(f"train@{variant}"),
+    )
+
+
+def search_text(study: Study) -> str:
+    """Return the searches of a study for a terminal."""
+    return "\n\n".join(_text(search(study, variant)) for variant in _variants(study))
+
+
+def write_search(study: Study) -> None:
+    """Write the page of the searches; a report of models that were trained before the search went on is removed."""
+    from jinja2 import Environment, StrictUndefined
+
+    from pipeline.report.page import image
+
+    found = [search(study, variant) for variant in _variants(study)]
+    pictures = {
+        variant: {path.stem: image(path.read_bytes()) for path in _figures(study, variant)}
+        for variant in _variants(study)
+    }
+    template = Path(__file__).with_name("search.html.j2").read_text(encoding="utf-8")
+    html = (
+        Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+        .from_string(template)
+        .render(name=study.name, searches=found, pictures=pictures)
+    )
+    shutil.rmtree(study.report, ignore_errors=True)
+    write_text(study.report / "report.html", html)
+
+
+def _text(found: Search) -> str:
+    width = terminal_width()
+    table = columns([found.header, *found.cells], right=True)
+    if found.cells and max(map(len, table)) > width:  # a block a trial
+        table = [line for row in found.cells for line in [*columns(list(zip(found.header, row, strict=True))), ""]][:-1]
+    elif found.cells:
+        table.insert(1, "-" * max(map(len, table)))
+    what = "the best trials, by their bound on the validation set (higher is better):"
+    lines = [*textwrap.wrap(found.about, width), *(textwrap.wrap(what, width) if found.cells else []), "", *table, ""]
+    lines += textwrap.wrap(f"best settings: {found.best}", width, break_long_words=False)
+    lines += textwrap.wrap(
+        "Their final models are not trained yet. This trains them and measures the test bounds:", width
+    )
+    return "\n".join([*lines, f"  {found.command}"])
+
+
+def _variants(study: Study) -> list[str]:
+    """Return the variants that were searched; `InputError` where there is none."""
+    found = [variant for variant in study.params.variants if (study.sweep(variant) / "best.json").exists()]
+    if not found:
+        variant = next(iter(study.params.variants))
+        raise InputError(f"study {study.name} has no results yet; run `{study.command(f'sweep@{variant}')}`")
+    return found
+
+
+def _figures(study: Study, variant: str) -> list[Path]:
+    paths = [study.sweep(variant) / "figures" / f"{name}.png" for name in FIGURES]
+    return [path for path in paths if path.is_file()]
+
+
+def _widths(study: Study, variant: str, row: Mapping[str, str], paths: list[str]) -> str:
+    """Return the units of every level of a trial, from z_1 up."""
+    settings = {path: _value(row[path]) for path in paths if row[path]}
+    widths = study.params.variant(variant).override(settings, "trials.csv").model.level_widths
+    return " + ".join(map(str, widths))
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _short(value: Any) -> str:
+    value = _value(value) if isinstance(value, str) else value
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,93 @@
+"""The searches of a study that is removed, in Optuna's database."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import optuna
+from optuna.trial import TrialState
+
+from pipeline.errors import InputError
+from pipeline.study import Study
+from pipeline.sweep.locks import locks
+from pipeline.sweep.store import Storage, Store
+
+__all__ = ["Searches"]
+
+
+@dataclass(frozen=True)
+class Searches:
+    """All searches of a study, whatever their settings; nothing is made that is not there."""
+
+    study: Study
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store.of(self.study)
+
+    @cached_property
+    def _storage(self) -> Storage | None:
+        file = self._store.file
+        return None if file is not None and not file.exists() else self._store.storage()
+
+    def names(self) -> list[str]:
+        """Return the names of the searches in Optuna."""
+        return [found.study_name for found in self._found()]
+
+    def trials(self) -> int:
+        """Return how many trials were ever begun."""
+        with self._reaching():
+            storage = self._storage
+            assert storage is not None or not self._found()
+            return sum(
+                len(storage.get_all_trials(found._study_id, deepcopy=False)) for found in self._found() if storage
+            )
+
+    def at_work(self) -> list[str]:
+        """Return the names of the searches that a process works on."""
+        busy = []
+        with self._reaching():
+            held = locks(self._store) if self._found() else None
+            for found in self._found():
+                assert held is not None
+                assert self._storage is not None
+                running = self._storage.get_all_trials(found._study_id, deepcopy=False, states=(TrialState.RUNNING,))
+                owners = [str(trial.user_attrs.get("worker", "none")) for trial in running]
+                names = [
+                    f"{found.study_name}/coordinator",
+                    *(f"{found.study_name}/workers/{owner}" for owner in owners),
+                ]
+                busy += [found.study_name] if held.living(names) else []
+        return busy
+
+    def remove(self) -> int:
+        """Delete the searches with their trials; return how many there were."""
+        with self._reaching():
+            found = self._found()
+            for search in found:
+                assert self._storage is not None
+                self._storage.delete_study(search._study_id)
+        if self._store.file is not None:
+            locked = self._store.file.with_name(f"{self._store.file.name}.locks")
+            shutil.rmtree(locked / self.study.name, ignore_errors=True)
+        return len(found)
+
+    def _found(self) -> list[optuna.study._frozen.FrozenStudy]:
+        with self._reaching():
+            storage = self._storage
+            studies = [] if storage is None else storage.get_all_studies()
+        return [found for found in studies if found.study_name.startswith(f"{self.study.name}/")]
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # whatever the database's driver raises
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"Optuna at {self._store} cannot be used: {reason}") from None

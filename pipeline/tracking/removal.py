@@ -1,0 +1,88 @@
+"""The experiment of a study that is removed: marked as deleted, so that MLflow can still restore it.
+
+It gets another name first: a later study of the same name starts without its runs, which MLflow would bring back
+together with an experiment that is found by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InputError
+from pipeline.stores import sqlite_file
+from pipeline.study import Study
+from pipeline.tracking.outbox import OPS, Outbox
+from pipeline.tracking.sender import quoted
+from pipeline.tracking.store import connect, telling, tracking_uri
+from pipeline.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+__all__ = ["experiments", "remove_experiments", "remove_outboxes"]
+
+MARK = " (removed "  # between the name of an experiment and the time of its removal
+SECONDS = "%Y-%m-%d %H.%M.%S"
+
+
+def experiments(study: Study) -> list[str]:
+    """Return the names of the study's active experiments; `InputError` where MLflow cannot be reached."""
+    if not _exists(study):
+        return []
+    with telling(study):
+        return [str(found.name) for found in _active(connect(study), study)]
+
+
+def remove_outboxes(study: Study) -> None:
+    """Delete the rows of a study's runs that MLflow does not have yet; `InputError` where a process works on a run."""
+    for folder in _outboxes(study):
+        try:
+            Outbox.take(folder).remove()
+        except BlockingIOError:
+            raise InputError(f"study {study.name}: another process is working on one of its runs") from None
+
+
+def remove_experiments(study: Study) -> int:
+    """Mark the study's experiments as deleted; return how many there were."""
+    if not _exists(study):
+        return 0
+    with telling(study):
+        client = connect(study)
+        found = _active(client, study)
+        for experiment in found:
+            if MARK not in experiment.name:
+                name = f"{experiment.name}{MARK}{time.strftime(SECONDS)})"
+                client.rename_experiment(experiment.experiment_id, name)
+            client.delete_experiment(experiment.experiment_id)
+    return len(found)
+
+
+def _exists(study: Study) -> bool:
+    """Tell whether there can be experiments: a database in a file is not made for this."""
+    file = sqlite_file(tracking_uri(study), study.store)
+    return file is None or file.exists()
+
+
+def _active(client: MlflowClient, study: Study) -> list[Experiment]:
+    """Return the study's experiment, and one whose removal was interrupted after it got its other name."""
+    name = str(Tracker(study).experiment["name"])
+    likely = client.search_experiments(filter_string=f"name LIKE {quoted(f'{name}%')}")
+    return [found for found in likely if found.name == name or found.name.startswith(name + MARK)]
+
+
+def _outboxes(study: Study) -> Iterator[Path]:
+    """Yield the folders in which rows of the study's experiment wait, for whatever MLflow."""
+    name = Tracker(study).experiment["name"]
+    for path in sorted((study.cache / "outbox").glob(f"*/{OPS}")):
+        try:
+            with path.open(encoding="utf-8") as file:
+                first = json.loads(file.readline())
+            if first["experiment"]["name"] == name:
+                yield path.parent
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged one is none of this study's, as far as anyone can tell
