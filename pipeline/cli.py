@@ -49,7 +49,8 @@ def check(assignments: Set = None) -> None:
     data.check(params.data)
     stores.apart(Path(os.environ.get("DVC_ROOT") or root).resolve())
     print(f"params.yaml is sound: {params.data.name}, variants {', '.join(params.variants)}")
-    print(*notes(params, file, overrides), sep="\n")
+    for line in notes(params, file, overrides):
+        print(line)
 
 
 @app.command()
