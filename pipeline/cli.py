@@ -56,7 +56,8 @@ def check(assignments: Set = None) -> None:
             " git commit -m 'Begin' (or clone the project with git)"
         )
     print(f"params.yaml is sound: {params.data.name}, variants {', '.join(params.variants)}")
-    print(*notes(params, file, overrides), sep="\n")
+    for line in notes(params, file, overrides):
+        print(line)
 
 
 @app.command()

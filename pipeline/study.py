@@ -99,9 +99,9 @@ class Study:
         """The comparison of all variants."""
         return self.out / "report"
 
-    def notes(self, variant: str | None = None) -> list[str]:
-        """Say what overrides values of the study's file, for one variant or all of them."""
-        return notes(*Params.read_with_file(self.folder / "params.yaml"), variant=variant)
+    def notes(self, variant: str | None = None, stage: str = "") -> list[str]:
+        """Say what overrides values of the study's file, for one variant or all of them, in one stage or in all."""
+        return notes(*Params.read_with_file(self.folder / "params.yaml"), variant=variant, command=stage)
 
     @property
     def by_hand(self) -> bool:

@@ -10,9 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from sqlite3 import OperationalError
 from typing import Any
 
 import pytest
@@ -187,24 +185,17 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
 @pytest.mark.parametrize("killed", [False, True], ids=["both end", "coordinator is killed"])
 def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool) -> None:
     """Two stages that are started for the same sweep both end well; of a killed one, the other takes the part."""
-    one, two = (made(study.folder, **{"sweep.epochs": 60}) for study in sides)
-    stage, database = ["pipeline.stages.sweep", VARIANT], one.store / "optuna.db"
-    processes = [start(one.folder, *stage)]
-
-    def reports() -> int:
-        with suppress(OperationalError):  # no tables yet
-            return int(rows(database, "select count(*) from trial_intermediate_values")[0][0])
-        return 0
-
-    until(lambda: reports() > 3)
-    processes.append(start(two.folder, *stage))
+    one, two = sides
+    stage, database, mark = ["pipeline.stages.sweep", VARIANT], one.store / "optuna.db", one.folder / "held"
+    first = start(one.folder, *stage, CAVE_FAULT=f"state-after:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
+    until(mark.exists)
+    processes = [first, start(two.folder, *stage)]
     workers = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
     until(lambda: rows(database, workers) == [(2,)])
-    if killed:
-        os.killpg(processes[0].pid, signal.SIGKILL)
+    os.killpg(first.pid, signal.SIGKILL if killed else signal.SIGCONT)
     told = [process.communicate(timeout=PATIENT)[0] for process in processes]
     assert [process.returncode for process in processes] == [-signal.SIGKILL if killed else 0, 0], told
-    assert shares(processes[0].pid) in told[1]
+    assert shares(first.pid) in told[1]
     check_sweep(two, VARIANT, 4)
     if killed:
         again = start(one.folder, *stage)

@@ -29,7 +29,7 @@ def notes(
     """Return the lines on parameters and the file that they were read from (`Params.read_with_file`).
 
     `overrides` are the values of `--set`; `variant` leaves out the others; `command` is `train` or `sweep`, by hand,
-    or nothing for the whole pipeline.
+    the stage `evaluate`, or nothing for the whole pipeline.
     """
     given = dict(overrides or {})
     variants = list(params.variants) if variant is None else [variant]
@@ -66,6 +66,9 @@ def _given(params: Params, file: Params, path: str, value: Any, variants: Iterab
         for reason, names in reasons.items()
         if reason
     ]
+    units = {"model.depth", "model.z_dim", "model.z_ratio"} & set(params.sweep.space)
+    if path == "model.widths" and value is not None and units:
+        parts.insert(0, f"{shown(value)} is taken, and {', '.join(sorted(units))} not searched")
     if "" in reasons and path in file.sweep.space and path not in params.sweep.space:
         parts.insert(0, f"{shown(value)} is taken, and not searched over {file.sweep.space[path]}")
     return f"--set {path}: {'; '.join(parts)}" if parts else ""
@@ -78,7 +81,7 @@ def _variant(params: Params, name: str, given: Mapping[str, Any], command: str) 
         for path, value in params.variants[name].items()
         if path not in given and shown(value) != shown(_at(params, path)) and not left_out(path, command)
     ]
-    space = {} if command == "train" else params.space(name)
+    space = {} if left_out("sweep.space", command) else params.space(name)
     searched = [f"{path} over {kind} (first trial {shown(_at(params, path))})" for path, kind in space.items()]
     if searched:
         parts.append(f"searched: {', '.join(searched)}")

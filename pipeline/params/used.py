@@ -105,14 +105,15 @@ CONDITIONS: dict[str, Condition] = {
     "evaluate.decompose.factor_images": RENDERED,
     "evaluate.decompose.factor_draws": RENDERED,
 }
-LEFT_OUT = {  # by command: the first parts of paths
+LEFT_OUT = {  # by command by hand, or stage: the first parts of paths
     "train": ("sweep",),
     "sweep": ("evaluate", "report", "train.epochs", "train.seeds", "train.milestones", "train.keep"),
+    "evaluate": ("data", "model", "train", "sweep"),
 }
 
 
 def left_out(path: str, command: str) -> bool:
-    """Tell whether a command by hand, `train` or `sweep`, has no use for a parameter."""
+    """Tell whether `cave train`, `cave sweep` or the stage `evaluate` has no use for a parameter."""
     return any(path == start or path.startswith(f"{start}.") for start in LEFT_OUT.get(command, ()))
 
 

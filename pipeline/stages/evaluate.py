@@ -250,6 +250,8 @@ def main() -> None:
     if not pieces:
         tracking.ready(tracking.tracking_uri(study))
         launch.fork(len(_pieces(study)))
+        for line in study.notes(variant, "evaluate"):
+            print(line, flush=True)
         run(study, variant)
         return
     launch.become_worker()

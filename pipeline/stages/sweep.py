@@ -37,7 +37,8 @@ def main() -> None:
     else:
         tracking.ready(tracking.tracking_uri(study))
         launch.fork(study.params.sweep.trials)
-        print(*study.notes(variant), sep="\n", flush=True)
+        for line in study.notes(variant):
+            print(line, flush=True)
         run(study, variant)
 
 

@@ -182,7 +182,8 @@ def main() -> None:
     if not seeds:
         tracking.ready(tracking.tracking_uri(study))
         launch.fork(len(study.params.train.seeds))
-        print(*study.notes(variant), sep="\n", flush=True)
+        for line in study.notes(variant):
+            print(line, flush=True)
         run(study, variant)
         return
     launch.become_worker()
