@@ -221,7 +221,7 @@ def bold(study: Study) -> list[str]:
     return [line.split(" | ")[0].strip("| ") for line in lines if "**" in line]
 
 
-SEEDS = "The 95% intervals cover the 3 seeds alone: test images and draws are held."
+SEEDS = "The 95% intervals cover the 3 seeds alone: test images and draws are held fixed."
 
 
 def test_the_verdict_says_no_more_than_its_intervals(tmp_path):

@@ -105,7 +105,7 @@ class Comparison:
             return f"{text} One seed has no interval, so that no difference is shown to be more than chance."
         overlap = [result.variant for result in others if here.overlaps(result.metrics["nll"])]
         clear = [result.variant for result in others if result.variant not in overlap]
-        seeds = f"the {len(best.seeds)} seeds alone: test images and draws are held"
+        seeds = f"the {len(best.seeds)} seeds alone: test images and draws are held fixed"
         text += f" The {self.confidence:.0%} intervals cover {seeds}."
         if overlap:
             text += f" That of {best.variant} overlaps with {_those(overlap)}: these intervals do not decide."
