@@ -129,7 +129,8 @@ def test_a_run_that_was_sent_late_is_found_by_its_key(study: Study) -> None:
 def test_the_experiment_says_how_to_compare(study: Study) -> None:
     """An experiment that was made before has the present description too, which filters before it groups."""
     tracker = Tracker(study).require()
-    tracker.store.client.set_experiment_tag(tracker.experiment_id, "mlflow.note.content", "an older description")
+    experiment = tracker.store.experiment(tracker.experiment)
+    tracker.store.client.set_experiment_tag(experiment, "mlflow.note.content", "an older description")
     result(study.train("vae") / "seed-0", finished(study, "train", "vae", key="a"), "a")
     mark_current(study)
     (note,) = rows(study.store / "mlflow.db", "select value from experiment_tags where key = 'mlflow.note.content'")

@@ -94,7 +94,7 @@ def test_the_present_store_says_where_the_runs_are(study: Study) -> None:
     write_json(study.train("vae") / "seed-0" / "mlflow.json", {"experiment": "1", "run": "a", "key": "a"})
     change(study, "insert into experiments (name, lifecycle_stage, workspace) values ('other', 'active', 'default')")
     tracker = Tracker(study).require()
-    assert tracker.experiment_id == "2"
+    assert tracker.store.experiment(tracker.experiment) == "2"
     assert "/#/experiments/2/runs?" in runs_line(study)
     assert FILTER not in runs_line(study)  # no run says that it is current: all are shown
     tracker.store.client.create_run("2", tags={"current": "true"})
@@ -104,15 +104,11 @@ def test_the_present_store_says_where_the_runs_are(study: Study) -> None:
 def test_without_runs_there_is_no_link(study: Study) -> None:
     """No experiment, one of another store and a deleted one are said, with what to run."""
     store = f"sqlite:///{study.store / 'mlflow.db'}".replace("%", "%25")
-    assert runs_line(study) == (
-        f"study default has no runs yet in MLflow at {store}; the `cave sweep` or `cave train` that made the study"
-        " makes it"
-    )
-    (study.folder / "dvc.yaml").touch()
-    assert runs_line(study).endswith("; `dvc repro` makes it")
+    assert runs_line(study) == f"study default has no runs yet in MLflow at {store}; `dvc repro` makes it"
     write_json(study.train("vae") / "seed-0" / "mlflow.json", {"experiment": "1", "run": "a", "key": "a"})
     assert "set MLFLOW_TRACKING_URI to that one" in runs_line(study)
-    Tracker(study).require()
+    tracker = Tracker(study).require()
+    tracker.store.experiment(tracker.experiment)
     change(study, "update experiments set lifecycle_stage = 'deleted' where name like 'platos%'")
     assert "is deleted in MLflow at " in runs_line(study)
     (study.store / "mlflow.db").write_bytes(b"no database" * 1000)

@@ -18,6 +18,8 @@ import pipeline.sweep.worker
 from pipeline.errors import InputError, RunError
 from pipeline.files import read_csv, read_json
 from pipeline.params import Params
+from pipeline.report import inputs
+from pipeline.reproduce import reproduce
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run, space
@@ -164,6 +166,9 @@ def test_a_trial_that_repeats_another_takes_its_record(
         assert sorted(logged[0]) == sorted(row for row in logged[1] if not row[0].startswith("system"))
     best = read_json(two.sweep(VARIANT) / "best.json")
     assert best["trial"] in trained
+    number, of = next(iter(repeats.items()))
+    with pytest.raises(InputError, match=rf"has the settings of trial {of} and took its record; give the run of trial"):
+        reproduce(two.folder, table[number]["run_id"])
 
 
 def test_a_repeat_of_a_pruned_trial_is_pruned(
@@ -302,6 +307,7 @@ def test_settings_that_do_not_go_together_are_pruned_with_their_reason(
     assert tags(six, "trial_state")[f"{VARIANT} trial {number}"] == "pruned"
     attribute = "select value_json from trial_user_attributes where key = 'reason'"
     assert [json.loads(value) for (value,) in rows(six.store / "optuna.db", attribute)] == [reason]
+    assert [trial["number"] for trial in inputs.trials(six, VARIANT)] == trained
     assert f"{reason}, ({number + 1} of 6" in capsys.readouterr().out
 
 
