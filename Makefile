@@ -2,6 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+# The programs of an environment name its folder: after a move or a copy of the project it is made anew.
+ifneq ($(shell cat $(READY) 2> /dev/null),$(CURDIR))
+.PHONY: $(READY)
+CLEAR := --clear
+endif
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Files keep their order: by their number of tests, those of few and long ones would come last, one process waiting.
 PYTEST := --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -52,11 +57,15 @@ env: $(READY)
 # torch first and by its pin: another package would bring a build of its own choice.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+ifdef CLEAR
+	@test ! -s $(READY) || echo "the environment in $(VENV) was made for $$(cat $(READY)), and not for this folder"
+	@test ! -L $(VENV) || rm $(VENV)
+endif
 	@echo "making the environment in $(VENV) (a few minutes the first time)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(CLEAR) $(VENV)
 	@python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $(READY)
+	@pwd -P > $(READY)
 
 clean:                   ## what can be made again: caches, not results
 	find .cache -mindepth 1 -maxdepth 1 ! -name outbox -exec rm -rf {} + 2> /dev/null || true

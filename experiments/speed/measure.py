@@ -25,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[0] = str(ROOT)  # and not this folder, whose names are its own
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+import pipeline  # noqa: E402, F401  before PyTorch, so that its threads wait as they do everywhere
+
 os.environ |= {"CAVE_DEVICE": "cpu", "CAVE_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 if TYPE_CHECKING:
