@@ -386,11 +386,13 @@ def test_one_database_by_two_names_is_found(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
     monkeypatch.setenv("CAVE_OPTUNA_URL", second)
     assert "share" in only(study, "databases", "fault").found
-    with pytest.raises(InputError, match=r"MLflow and Optuna share the database [^@]*, and would spoil"):
-        Tracker(study).require()
     done = cave(study.root, "check")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: MLflow and Optuna share the database ")
+    if first.startswith("postgres"):
+        pytest.importorskip("psycopg")  # without the driver, that it is missing is said first
+    with pytest.raises(InputError, match=r"MLflow and Optuna share the database [^@]*, and would spoil"):
+        Tracker(study).require()
 
 
 @pytest.mark.parametrize(

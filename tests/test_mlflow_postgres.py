@@ -68,6 +68,7 @@ def test_a_study_runs_with_mlflow_on_postgresql(
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_postgresql_has_three_names_for_mlflow_too(study: Study, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """All of them lead to psycopg 3, with time limits; the address is told without driver and password."""
+    pytest.importorskip("psycopg")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:{SECRET}@host:5433/db?sslmode=require")
     assert tracking_uri(study).startswith(f"postgresql+psycopg://me:{SECRET}@host:5433/db?")
     assert "connect_timeout=3" in tracking_uri(study)
