@@ -91,6 +91,8 @@ class Removal:
                 shutil.rmtree(path, ignore_errors=True)
             _remove_folder(self.folder)
             shutil.rmtree(study.cache / "locks" / "stages" / study.name, ignore_errors=True)
+            for name in (f"data-{study.name}", f"new-{study.name}"):
+                (study.cache / "locks" / name).unlink(missing_ok=True)
         return [reason for reason in reasons if reason]
 
     def tracked(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +11,14 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import read_json
-from pipeline.params import Params
 from pipeline.study import Study
-from pipeline.text import columns, terminal_width
+from pipeline.text import columns, plural, terminal_width
 
 __all__ = ["Row", "names", "rows", "table"]
 
 HEADER = ("study", "run by", "data", "state", "best nll (nats)", "date", "settings")
-SHOWN = 3  # settings that differ
+SHOWN = 4  # variants by their names, settings that differ
+LEAST = 16  # columns that the settings need in a table
 SECTIONS = ("model", "train", "data", "sweep", "evaluate", "report")  # in the order in which settings are shown
 STATES = ("not run", "searched", "trained", "evaluated")
 
@@ -32,6 +34,8 @@ class Row:
     nll: str = ""
     date: str = ""
     settings: str = ""
+
+    broken: bool = False
 
     @property
     def cells(self) -> list[str]:
@@ -51,7 +55,7 @@ def rows(root: Path) -> list[Row]:
     try:
         default, own = Study.at(root), [_row(root, root, None)]
     except InputError as error:
-        default, own = None, [Row("(root)", "dvc repro", state=f"broken: {error}")]
+        default, own = None, [Row("(root)", "dvc repro", state=f"broken: {error}", broken=True)]
     for name in names(root):
         folder = root / "experiments" / name
         if default is not None and default.out == folder.resolve():
@@ -60,25 +64,37 @@ def rows(root: Path) -> list[Row]:
         try:
             own.append(_row(root, folder, default))
         except InputError as error:
-            own.append(Row(name, how, state=f"broken: {error}"))
+            own.append(Row(name, how, state=f"broken: {error}", broken=True))
     return own
 
 
 def table(found: list[Row]) -> str:
     """Return the list as text, aligned; where a line does not fit into the terminal, a block a study."""
-    lines = columns([HEADER, *(row.cells for row in found if not _broken(row))])
-    broken = [f"{row.name}  {row.state}" for row in found if _broken(row)]
-    if max(map(len, lines)) <= terminal_width():
-        return "\n".join([*lines, *broken])
-    return "\n\n".join("\n".join([row.name, *_block(row)]) for row in found)
+    width = terminal_width()
+    sound = [list(row.cells) for row in found if not row.broken]
+    lines = columns([list(HEADER), *sound])
+    room = width - max(map(len, columns([list(HEADER[:-1]), *(cells[:-1] for cells in sound)]))) - 2
+    if room < LEAST:
+        return "\n\n".join("\n".join([row.name, *_block(row, width)]) for row in found)
+    lines = columns([list(HEADER), *([*cells[:-1], _cut(cells[-1], room)] for cells in sound)])
+    return "\n".join([*lines, *(f"{row.name}  {row.state}" for row in found if row.broken)])
 
 
-def _block(row: Row) -> list[str]:
-    return columns([[f"  {key}", cell] for key, cell in zip(HEADER[1:], row.cells[1:], strict=True) if cell])
+def _cut(text: str, width: int) -> str:
+    return textwrap.shorten(text, width, placeholder=" ...")
 
 
-def _broken(row: Row) -> bool:
-    return row.state.startswith("broken")
+def _block(row: Row, width: int) -> list[str]:
+    """Return what is known of a study as a name and a value a line."""
+    pairs = [(key, cell) for key, cell in zip(HEADER[1:], row.cells[1:], strict=True) if cell]
+    first = max(len(key) for key, _ in pairs) + 4
+    return [
+        line
+        for key, cell in pairs
+        for line in textwrap.wrap(
+            cell, max(width, 2 * first), initial_indent=f"  {key}".ljust(first), subsequent_indent=" " * first
+        )
+    ]
 
 
 def _row(root: Path, folder: Path, default: Study | None) -> Row:
@@ -87,7 +103,7 @@ def _row(root: Path, folder: Path, default: Study | None) -> Row:
     least = min(steps.values())
     most = max(steps.values())
     count = sum(step == most for step in steps.values())
-    state = STATES[most] if least == most else f"{STATES[most]} ({count} of {len(steps)} variants)"
+    state = STATES[most] if least == most else f"{STATES[most]} {count} of {len(steps)}"
     return Row(
         name=study.name,
         how="by hand" if study.by_hand else "dvc repro",
@@ -95,7 +111,7 @@ def _row(root: Path, folder: Path, default: Study | None) -> Row:
         state=state,
         nll=_best(study, [variant for variant, step in steps.items() if step == 3]),
         date=_date(study),
-        settings=_settings(study.params, None if default is None else default.params),
+        settings=_settings(study, default),
     )
 
 
@@ -126,7 +142,8 @@ def _best(study: Study, variants: list[str]) -> str:
     if any(protocol != protocols[0] for protocol in protocols):
         return "not comparable"
     best = min(found, key=lambda variant: sum(found[variant]) / len(found[variant]))
-    return f"{sum(found[best]) / len(found[best]):.2f} {best}"
+    mean = sum(found[best]) / len(found[best])
+    return f"{mean:.2f} {best}" if abs(mean) < 1e6 else f"{mean:.3g} {best}"
 
 
 def _date(study: Study) -> str:
@@ -137,13 +154,21 @@ def _date(study: Study) -> str:
     return "" if latest is None else time.strftime("%Y-%m-%d", time.localtime(latest))
 
 
-def _settings(params: Params, root: Params | None) -> str:
+def _settings(study: Study, default: Study | None) -> str:
     """Say in short which variants a study has and which of its settings are others than the root's."""
-    variants = ", ".join(params.variants)
-    if root is None:
+    params, searched = study.params, study.sweep(next(iter(study.params.variants))).exists() or not study.by_hand
+    many = len(params.variants) > SHOWN
+    variants = plural(len(params.variants), "variant") if many else ", ".join(params.variants)
+    if default is None:
         return variants
+    root = default.params
     own, theirs = params.flat(), root.flat()
-    left_out = ("data.name", "sweep.space", "report.published")
+    left_out = [
+        "data.name",
+        "sweep.space",
+        "report.published",
+        *(path for path in own if path.startswith("sweep.") and not searched),
+    ]
     changed = {path: value for path, value in own.items() if theirs.get(path) != value and path not in left_out}
     order = sorted(changed, key=lambda path: SECTIONS.index(path.split(".")[0]))
     told = [f"{path}={_short(changed[path])}" for path in order[:SHOWN]]
@@ -153,5 +178,5 @@ def _settings(params: Params, root: Params | None) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(list(value)) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    text = json.dumps(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 24 else text[:21] + "..."

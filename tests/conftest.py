@@ -28,6 +28,7 @@ CHECKED = (
 )
 enforce = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
 hook = install_import_hook(CHECKED, "tests.conftest.enforce")
+os.environ.pop("COLUMNS", None)  # xdist gives its processes the width of a terminal that they do not have
 torch.set_num_threads(1)  # of tensors this small, two threads on a busy machine spend their time waiting
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,7 +117,11 @@ def test_a_sweep_by_hand_is_a_study_of_its_own(project: Path) -> None:
     assert "2 of 3 trials were finished before" in second.stdout
     (folder,) = (project / "experiments").iterdir()
     assert folder.name.startswith("sweep-vae-")
-    assert f"experiments/{folder.name}  (by hand)" in cave(project, "study", "list").stdout
+    (line,) = [row for row in cave(project, "study", "list").stdout.splitlines() if row.startswith(folder.name)]
+    assert line.split()[1:5] == ["by", "hand", "cave", "searched"]
+    assert "3 trials (" in second.stdout
+    assert f"cave train --variant vae --study {folder.name}" in second.stdout
+    assert (folder / "report" / "report.html").exists()
     from pipeline.study import Study
 
     check_sweep(Study.at(folder), "vae", 3)
@@ -137,9 +142,14 @@ def test_what_is_set_by_hand_is_not_swept(project: Path) -> None:
 
 @pytest.mark.slow
 def test_training_by_hand_needs_no_sweep(project: Path) -> None:
-    """`cave train` trains and evaluates the settings as given, and says where the results are."""
+    """`cave train` trains and evaluates the settings as given, and ends with their table and the report's place."""
     done = cave(project, "train", "--variant", "mhvae", "--set", "model.widths=[5, 3]")
     assert done.returncode == 0, done.stderr
     assert "mhvae seed 1: test/elbo" in done.stdout
     (folder,) = (project / "experiments").iterdir()
+    assert re.search(r"\nwidths +5 \+ 3\n", done.stdout)
+    assert re.search(r"\nnll \(nats\) +\d+\.\d\d ± ", done.stdout)
+    assert f"report: {folder}/report/report.html" in done.stdout
+    assert (folder / "report" / "report.html").exists()
+    assert cave(project, "show", folder.name).stdout in done.stdout
     assert '"widths": [\n  5,\n  3\n ]' in (folder / "train" / "mhvae" / "seed-0" / "model.json").read_text()
