@@ -157,7 +157,8 @@ def test_a_report_is_named_where_it_is(study: Study) -> None:
 
 def test_a_link_loads_no_heavy_library(study: Study) -> None:
     """`cave link` of the project's own database is part of a `make repro` that has nothing to do."""
-    Tracker(study).require()
+    tracker = Tracker(study).require()
+    tracker.store.experiment(tracker.experiment)
     code = (
         "import sys; from pathlib import Path; from pipeline.study import Study; from pipeline.links import *;"
         "study = Study.at(Path.cwd()); print(runs_line(study), report_line(study));"
