@@ -537,7 +537,7 @@ def test_a_damaged_dvc_lock_is_found(study: Study, content: str) -> None:
     """A dvc.lock with the marks of a conflict, cut or of another form is a fault, and its last commit mends it."""
     path = study.root / "dvc.lock"
     path.write_text("schema: '2.0'\nstages:\n  fetch:\n    cmd: python -m pipeline.stages.fetch\n")
-    assert found(study, "dvc.lock", "ok")[0].found == "1 stages were made"
+    assert found(study, "dvc.lock", "ok")[0].found == "1 stage made"
     path.write_text(content)
     finding = only(study, "dvc.lock", "fault")
     assert finding.mend == f"rm {path} && dvc repro"
@@ -647,7 +647,7 @@ def test_a_trial_without_a_worker_is_found(study: Study) -> None:
     assert f"{name} 0" in finding.found
     assert finding.mend.startswith("the same `cave sweep`") or finding.mend == "dvc repro"
     with locked(Path(f"{study.store / 'optuna.db'}.locks") / name / "workers" / "token"):
-        assert only(study, "trials", "ok").found == "1 run now"
+        assert only(study, "trials", "ok").found == "1 trial at work now"
 
 
 def test_a_run_that_says_running_is_found(study: Study) -> None:
@@ -739,3 +739,12 @@ def test_writing_on_a_full_disk_gets_one_line(study: Study, small_disk: Path) ->
 def take(path: Path) -> None:
     with locked(path):
         pass
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "1 run has rows"), (2, "2 runs have rows")])
+def test_counts_are_singular_or_plural(study: Study, count: int, told: str) -> None:
+    """One run has rows that wait, two have."""
+    for number in range(count):
+        (study.cache / "outbox" / str(number)).mkdir(parents=True)
+        (study.cache / "outbox" / str(number) / "ops.jsonl").touch()
+    assert only(study, "outbox", "warning").found.startswith(told)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.doctor.databases import database
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+from pipeline.text import plural
 
 __all__ = ["leftovers", "mount", "network", "space", "writing"]
 
@@ -134,7 +135,7 @@ def leftovers(place: Place) -> Iterator[Finding]:
     few = found[:NAMED]  # a line that is too long would be cut, perhaps within a name
     names = " ".join(shlex.quote(str(path)) for path in few)
     again = "; then `cave doctor` again" if len(found) > NAMED else ""
-    told = f"{len(found)} temporary files of killed writers, such as {found[0].name}"
+    told = f"{plural(len(found), 'temporary file')} of killed writers, such as {found[0].name}"
     yield warning(told, f"rm -rf -- {names}{again}")
 
 
