@@ -29,7 +29,6 @@ __all__ = [
     "one_line",
     "outside",
     "passwords",
-    "plural",
     "redacted",
     "without_password",
 ]
@@ -115,11 +114,6 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Say ` (did you mean 'x'?)` for the choice closest to `name`, or nothing where none is close."""
     match = difflib.get_close_matches(name, list(choices), n=1)
     return f" (did you mean '{match[0]}'?)" if match else ""
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun, which gets an s unless there is one of it."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def outside(error: BaseException | None) -> str:

@@ -64,7 +64,7 @@ class Removal:
         elif self.folder.exists():
             lines.append(f"the folder {where}")
         if any(path.exists() for path in self._scratch()):
-            lines.append("its states of unfinished work in .cache")
+            lines.append("its states of unfinished work")
         stores = [_tried(described, "") for described in (self._experiment, self._searches)]
         return lines + [line or f"not: {reason}" for line, reason in stores if line or reason]
 
@@ -100,7 +100,8 @@ class Removal:
         return bool(git(self.study.root, "ls-files", "--", str(self.folder)))
 
     def _scratch(self) -> list[Path]:
-        return [self.study.cache / name / self.study.name for name in SCRATCH]
+        aside = self.folder.with_name(f".{self.study.name}.new")  # left by a command that was killed
+        return [aside, *(self.study.cache / name / self.study.name for name in SCRATCH)]
 
     def _locks(self) -> list[Path]:
         """Return the locks of stages that were ever held."""

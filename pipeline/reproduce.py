@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import launch
-from pipeline.errors import InputError, plural
+from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.provenance import CAP, PATCHES, git, git_failure
 from pipeline.signals import undisturbed
 from pipeline.study import Study
+from pipeline.text import plural
 from pipeline.tracking import CHANGES, SETTINGS, Past, past
 from pipeline.work import FORMAT
 

@@ -238,6 +238,15 @@ def test_what_is_missing_names_the_command_that_makes_it(planted: Study) -> None
             read(planted)
 
 
+def test_a_search_that_was_stopped_names_the_command_that_goes_on(planted: Study) -> None:
+    """Before its first results a search is pointed to `cave sweep`, and not to a training."""
+    for name in ("sweep", "train", "evaluate"):
+        shutil.rmtree(planted.out / name)
+    (planted.cache / "sweeps" / "mine").mkdir(parents=True)
+    with pytest.raises(InputError, match="no results yet; run `cave sweep --variant vae --study mine`"):
+        report.overview(planted)
+
+
 @pytest.mark.parametrize("width", [40, 60])
 def test_tables_fit_into_a_narrow_terminal(planted: Study, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     """Variants that do not fit side by side stand one below the other; so do a search's trials."""

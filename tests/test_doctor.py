@@ -552,7 +552,7 @@ def test_a_damaged_dvc_lock_is_found(study: Study, content: str) -> None:
     """A dvc.lock with the marks of a conflict, cut or of another form is a fault, and its last commit mends it."""
     path = study.root / "dvc.lock"
     path.write_text("schema: '2.0'\nstages:\n  fetch:\n    cmd: python -m pipeline.stages.fetch\n")
-    assert found(study, "dvc.lock", "ok")[0].found == "1 stages were made"
+    assert found(study, "dvc.lock", "ok")[0].found == "1 stage made"
     path.write_text(content)
     finding = only(study, "dvc.lock", "fault")
     assert finding.mend == f"rm {path} && dvc repro"
@@ -686,7 +686,7 @@ def test_a_trial_without_a_worker_is_found(study: Study) -> None:
     assert f"{name} 0" in finding.found
     assert finding.mend.startswith("the same `cave sweep`") or finding.mend == "dvc repro"
     with locked(Path(f"{study.store / 'optuna.db'}.locks") / name / "workers" / "token"):
-        assert only(study, "trials", "ok").found == "1 run now"
+        assert only(study, "trials", "ok").found == "1 trial at work now"
 
 
 def test_a_run_that_says_running_is_found(study: Study) -> None:
@@ -787,7 +787,7 @@ def test_a_moved_database_is_found(study: Study, tmp_path: Path) -> None:
     finding = only(moved, "artifacts", "warning")
     assert f"was made in {study.root}" in finding.found
     mend(finding, moved.root)
-    assert only(moved, "artifacts", "ok").found == "0 runs have their artifacts"
+    assert only(moved, "artifacts", "ok").found == "artifacts of 0 runs are there"
 
 
 def test_artifacts_that_are_gone_or_outside_are_found(study: Study, tmp_path: Path) -> None:
@@ -800,9 +800,9 @@ def test_artifacts_that_are_gone_or_outside_are_found(study: Study, tmp_path: Pa
             ((study.store / "mlartifacts/default/a/artifacts").as_uri(),),
         )
     finding = only(study, "artifacts", "warning")
-    assert finding.found.startswith("the artifacts of 1 runs are gone, such as ")
+    assert finding.found.startswith("the artifacts of 1 run are gone, such as ")
     (study.store / "mlartifacts/default/a/artifacts").mkdir(parents=True)
-    assert only(study, "artifacts", "ok").found == "1 runs have their artifacts"
+    assert only(study, "artifacts", "ok").found == "artifacts of 1 run are there"
     (tmp_path / "disk" / "mlartifacts").mkdir(parents=True)
     with contextlib.closing(sqlite3.connect(study.store / "mlflow.db")) as connection, connection:
         location = (tmp_path / "disk/mlartifacts/default").as_uri()
@@ -816,7 +816,7 @@ def test_the_code_that_runs_is_looked_at(study: Study, monkeypatch: pytest.Monke
     """A restart for the project's own code is said; another copy, or no `python` for DVC, is a fault."""
     assert only(study, "code", "ok").found.endswith("has no code of its own")
     (study.root / "pipeline").symlink_to(ROOT / "pipeline")
-    assert only(study, "code", "ok").found == f"{ROOT / 'pipeline'} runs"
+    assert only(study, "code", "ok").found == f"the code in {ROOT / 'pipeline'}"
     monkeypatch.setenv("CAVE_RESTARTED_IN", f"{study.root}{os.pathsep}/other/pipeline")
     assert "has /other/pipeline installed" in only(study, "code", "warning").found
     monkeypatch.delenv("CAVE_RESTARTED_IN")
@@ -826,3 +826,12 @@ def test_the_code_that_runs_is_looked_at(study: Study, monkeypatch: pytest.Monke
     assert "and not the code of" in only(study, "code", "fault").found
     monkeypatch.setenv("PATH", "")
     assert any("no `python` on PATH" in finding.found for finding in found(study, "code", "fault"))
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "1 run has rows"), (2, "2 runs have rows")])
+def test_counts_are_singular_or_plural(study: Study, count: int, told: str) -> None:
+    """One run has rows that wait, two have."""
+    for number in range(count):
+        (study.cache / "outbox" / str(number)).mkdir(parents=True)
+        (study.cache / "outbox" / str(number) / "ops.jsonl").touch()
+    assert only(study, "outbox", "warning").found.startswith(told)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import _by_hand
+from pipeline.by_hand import by_hand
 from pipeline.errors import InputError
 from pipeline.params import Params, notes, parse_assignments, read_yaml
 from pipeline.stages import evaluate as evaluate_stage
@@ -185,17 +185,22 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("root", "no_data")
 def test_a_command_by_hand_tells_the_lines_first(capsys: pytest.CaptureFixture[str]) -> None:
     """`cave sweep` takes a path that is set out of its space, says so, and has the variant that `--set` gives."""
-    study = _by_hand("sweep", None, "mhvae", {"model.depth": 3}, None)
+    with by_hand("sweep", None, "mhvae", {"model.depth": 3}) as study:
+        pass
     assert set(study.params.sweep.space) == {"model.z_dim", "model.z_ratio"}
     assert "--set model.depth: 3 is taken, and not searched over 2..4" in capsys.readouterr().out
-    own = _by_hand("train", None, "big", {"variants": {"big": {"model.depth": 3}}, "sweep.trials": 3}, None)
+    with by_hand("train", None, "big", {"variants": {"big": {"model.depth": 3}}, "sweep.trials": 3}) as own:
+        pass
     assert list(own.params.variants) == ["big"]
     assert capsys.readouterr().out.splitlines() == [
         "--set sweep.trials: not used by cave train",
         "big: model.depth 3 in place of 2",
     ]
-    with pytest.raises(InputError, match=r"model\.depth: 3 given, but variant 'vae' fixes it at 1"):
-        _by_hand("train", None, "vae", {"model.depth": 3}, None)
+    with (
+        pytest.raises(InputError, match=r"model\.depth: 3 given, but variant 'vae' fixes it at 1"),
+        by_hand("train", None, "vae", {"model.depth": 3}),
+    ):
+        pass
 
 
 EVALUATE = (

@@ -58,7 +58,7 @@ def test_all_of_a_study_is_removed_and_nothing_else(project: Path) -> None:
     before = left(project, "wide2")
     removal = Removal.of(project, "wide")
     (folder, scratch, experiment, searches) = removal.belongings()
-    assert (folder, scratch) == ("the folder experiments/wide", "its states of unfinished work in .cache")
+    assert (folder, scratch) == ("the folder experiments/wide", "its states of unfinished work")
     assert experiment.startswith("MLflow experiment platos-cave/wide at sqlite:///")
     assert searches == "1 search in Optuna, with all trials"
     assert removal.remove() == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.doctor.databases import database
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
-from pipeline.errors import plural
+from pipeline.text import plural
 
 __all__ = ["leftovers", "mount", "network", "space", "writing"]
 

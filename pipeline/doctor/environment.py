@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pipeline import launch
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
-from pipeline.errors import InputError, plural
+from pipeline.errors import InputError
+from pipeline.text import plural
 
 __all__ = ["device", "libraries", "python", "variables"]
 

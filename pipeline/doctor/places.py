@@ -14,6 +14,7 @@ from pipeline.artifacts import FOLDER, folder_fault, local_folder, moved_roots
 from pipeline.doctor.databases import database, read
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
 from pipeline.location import PACKAGE, has_own_code, replaced_package, runs_code_of
+from pipeline.text import plural
 
 __all__ = ["artifacts", "code"]
 
@@ -30,13 +31,13 @@ def code(place: Place) -> Iterator[Finding]:
     elif not os.path.samefile(Path(python).parent, Path(sys.executable).parent):
         yield warning(f"DVC starts stages by {python}, this is {sys.executable}", here)
     if not has_own_code(place.root):
-        yield ok(f"{PACKAGE} runs; {place.root} has no code of its own")
+        yield ok(f"the code in {PACKAGE}; {place.root} has no code of its own")
     elif (other := replaced_package(place.root)) is not None:
         yield warning(f"this environment has {other} installed; each command restarts itself to run {PACKAGE}", here)
     elif runs_code_of(place.root):
-        yield ok(f"{PACKAGE} runs")
+        yield ok(f"the code in {PACKAGE}")
     else:
-        yield fault(f"{PACKAGE} runs, and not the code of {place.root}", here)
+        yield fault(f"the code in {PACKAGE} is used, and not the code of {place.root}", here)
 
 
 def artifacts(place: Place) -> Iterator[Finding]:
@@ -66,8 +67,8 @@ def artifacts(place: Place) -> Iterator[Finding]:
     if gone and not former:
         sound = False
         yield warning(
-            f"the artifacts of {len(gone)} runs are gone, such as {gone[0]}",
+            f"the artifacts of {plural(len(gone), 'run')} are gone, such as {gone[0]}",
             f"bring {gone[0].parents[1]} back from where it was copied or kept",
         )
     if sound:
-        yield ok(f"{len(places)} runs have their artifacts")
+        yield ok(f"artifacts of {plural(len(places), 'run')} are there")

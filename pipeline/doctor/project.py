@@ -16,6 +16,7 @@ from pipeline.doctor.processes import command
 from pipeline.errors import InputError
 from pipeline.params import Params, read_yaml
 from pipeline.provenance import dvc_starts, git
+from pipeline.text import plural
 
 __all__ = ["dvc_busy", "dvc_lock", "git_state", "held", "params"]
 
@@ -83,7 +84,7 @@ def dvc_lock(place: Place) -> Iterator[Finding]:
     if not isinstance(stages, dict) or not all(isinstance(stage, dict) and "cmd" in stage for stage in stages.values()):
         yield fault(f"{path} is damaged: it does not list stages with their commands", mend)
     else:
-        yield ok(f"{len(stages)} stages were made")
+        yield ok(f"{plural(len(stages), 'stage')} made")
 
 
 def dvc_busy(place: Place) -> Iterator[Finding]:

@@ -13,9 +13,10 @@ from pipeline.doctor.databases import database, read
 from pipeline.doctor.finding import Finding, Place, ok, warning
 from pipeline.doctor.processes import working
 from pipeline.doctor.project import held
-from pipeline.errors import InputError, plural
+from pipeline.errors import InputError
 from pipeline.provenance import git
 from pipeline.study import Study
+from pipeline.text import plural
 
 __all__ = ["outbox", "runs", "trials", "worktrees"]
 
@@ -40,7 +41,8 @@ def outbox(place: Place) -> Iterator[Finding]:
     begun = [path.parent for path in folder.glob("*/ops.jsonl")]
     waiting = [path for path in begun if not held(path / "lock")]  # a living run's own process sends it
     if waiting:
-        yield warning(f"rows of {plural(len(waiting), 'run')} are not in MLflow yet", "cave sync")
+        have = "have" if len(waiting) > 1 else "has"
+        yield warning(f"{plural(len(waiting), 'run')} {have} rows that MLflow does not have yet", "cave sync")
     else:
         yield ok("nothing waits")
 
@@ -69,7 +71,7 @@ def trials(place: Place) -> Iterator[Finding]:
         others = _few(trial for trial in dead if trial not in own)
         yield ok(f"trials of other studies without a living worker: {others}; see `cave doctor STUDY`")
     if alive or not dead:
-        yield ok(f"{alive} run now")
+        yield ok(f"{plural(alive, 'trial')} at work now")
 
 
 def _few(trials: Iterable[tuple[str, str]]) -> str:
@@ -102,16 +104,17 @@ def runs(place: Place) -> Iterator[Finding]:
     left = [row for row in found if today and row[1] in sweeps and sweeps[row[1]] not in today]
     goes_on = [row for row in found if row not in left]
     if goes_on:
-        told = f"{plural(len(goes_on), 'run')} in status RUNNING ({_named(goes_on)})"
-        yield warning(f"{told}; if nothing runs now, they go on", place.again)
+        yield warning(f"{_say(goes_on)} RUNNING ({_named(goes_on)}); if nothing runs now, they go on", place.again)
     if left:
         url = shlex.quote(f"sqlite:///{path}")
         delete = "; ".join(f"MLFLOW_TRACKING_URI={url} mlflow runs delete --run-id {row[1]}" for row in left[:3])
-        yield warning(
-            f"{plural(len(left), 'run')} in status RUNNING, {OLDER}: {_named(left)}", f"let them be, or: {delete}"
-        )
+        yield warning(f"{_say(left)} RUNNING, {OLDER}: {_named(left)}", f"let them be, or: {delete}")
     if not found:
         yield ok("none says RUNNING")
+
+
+def _say(rows: Sequence[tuple[str, ...]]) -> str:
+    return f"{plural(len(rows), 'run')} {'say' if len(rows) > 1 else 'says'}"
 
 
 def _named(rows: Sequence[tuple[str, ...]]) -> str:

@@ -24,7 +24,8 @@ SHOWN = ("elbo", "reconstruction", "kl", "rate", "kl_up", "nll", "gap", "bpd", "
 
 def overview(study: Study) -> str:
     """Return what a study has to show: its comparison, or, of a search whose settings were not trained, its trials."""
-    searched = any((study.sweep(variant) / "best.json").exists() for variant in study.params.variants)
+    begun = (study.cache / "sweeps" / study.name).exists()
+    searched = begun or any((study.sweep(variant) / "best.json").exists() for variant in study.params.variants)
     if study.by_hand and searched and not (study.report / "table.csv").exists():
         return search_text(study)
     return table_text(study)

@@ -20,11 +20,12 @@ from typing import Any, TypeVar
 from optuna.trial import TrialState
 
 from pipeline import faults, launch
-from pipeline.errors import InputError, LostError, plural
+from pipeline.errors import InputError, LostError
 from pipeline.sweep.outputs import write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
 from pipeline.sweep.search import Sweep, started
 from pipeline.sweep.worker import LIVES, alive, bear, finished, work
+from pipeline.text import plural
 from pipeline.tracking import Run
 from pipeline.work import Work
 

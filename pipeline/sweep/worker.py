@@ -19,11 +19,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import faults, launch
-from pipeline.errors import InputError, LostError, RunError, outside, plural, redacted
+from pipeline.errors import InputError, LostError, RunError, outside, redacted
 from pipeline.params import digest
 from pipeline.progress import reporting
 from pipeline.sweep.reports import Reports
 from pipeline.sweep.search import BEGUN, DATABASE, FINISHED, IDENTITY, LOST, OBJECTIVE, Sweep, started
+from pipeline.text import plural
 from pipeline.tracking import Run
 from pipeline.training import Record, fit
 from pipeline.work import Work

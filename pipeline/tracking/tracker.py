@@ -14,10 +14,11 @@ from pathlib import Path
 
 from pipeline import faults, launch, provenance
 from pipeline.data import Splits
-from pipeline.errors import InputError, one_line, plural, redacted
+from pipeline.errors import InputError, one_line, redacted
 from pipeline.files import sha256
 from pipeline.params import digest
 from pipeline.study import Study
+from pipeline.text import plural
 from pipeline.tracking.outbox import DamagedError, Op, Outbox, end, meant_for, now
 from pipeline.tracking.run import Run
 from pipeline.tracking.sender import Sender, quoted
