@@ -12,7 +12,7 @@ import typer
 from pipeline.errors import InputError, guarded
 from pipeline.params import Params, digest, parse_assignments
 from pipeline.signals import heed
-from pipeline.study import Study, find_root
+from pipeline.study import Study, activate, active, copy_pipeline, find_root
 
 __all__ = ["main", "runs_link"]
 
@@ -155,10 +155,39 @@ def doctor(study: Of = None) -> None:
 
 @studies.command("new")
 def study_new(name: str, assignments: Set = None) -> None:
-    """Make the study experiments/NAME: its own params.yaml, and a link to the pipeline."""
+    """Make the study experiments/NAME: its own params.yaml, and a copy of the pipeline."""
     root = find_root(Path.cwd())
+    linked = (root / "experiments" / name / "dvc.yaml").is_symlink()
     Study.create(root, name, parse_assignments(assignments or []))
+    if linked:
+        print(f"experiments/{name}/dvc.yaml was a link and is now a copy of the root's dvc.yaml")
     print(f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml")
+
+
+@studies.command("activate")
+def study_activate(name: str) -> None:
+    """Let DVC run and show a study that came with the project; until then, DVC passes over it."""
+    study = _existing(name)
+    activate(study.folder)
+    print(f"DVC sees experiments/{study.name} from now on; run it with: dvc repro experiments/{study.name}/dvc.yaml")
+
+
+@studies.command("refresh")
+def study_refresh() -> None:
+    """Copy the root's dvc.yaml into every study that has one, after it was changed."""
+    from pipeline.files import write_bytes
+    from pipeline.provenance import git
+
+    root = find_root(Path.cwd())
+    for path in sorted((root / "experiments").glob("*/dvc.yaml")):
+        name, before = path.relative_to(root), None if path.is_symlink() else path.read_bytes()
+        if not copy_pipeline(root, path.parent):
+            continue
+        saved = ""
+        if before is not None and git(path.parent, "cat-file", "blob", "HEAD:./dvc.yaml") != before:
+            write_bytes(path.with_name("dvc.yaml.before"), before)
+            saved = f"; what it was is in {name}.before"
+        print(f"{name} is now a copy of the root's dvc.yaml{saved}")
 
 
 @studies.command("list")
@@ -167,9 +196,11 @@ def study_list() -> None:
     root = find_root(Path.cwd())
     print(f"{Params.read(root / 'params.yaml').out}  (dvc repro)")
     for path in sorted((root / "experiments").glob("*/params.yaml")):
-        how = (
-            f"dvc repro {path.parent.relative_to(root)}/dvc.yaml" if (path.parent / "dvc.yaml").exists() else "by hand"
-        )
+        how = f"dvc repro {path.parent.relative_to(root)}/dvc.yaml"
+        if not (path.parent / "dvc.yaml").exists():
+            how = "by hand"
+        elif not active(path.parent):
+            how = f"inactive: cave study activate {path.parent.name}, then {how}"
         print(f"{path.parent.relative_to(root)}  ({how})")
 
 

@@ -1,8 +1,12 @@
 """A study: a folder with its `params.yaml`, and where everything that belongs to it lies.
 
 The default study is the project's root itself with its outputs in `experiments/default`; every other is a
-folder `experiments/<name>` whose `dvc.yaml` is a link to the root's. Stores and caches are shared by all:
-they lie at the root that `DVC_ROOT` names (so that `dvc exp run --temp` finds them), else at `params.root`.
+folder `experiments/<name>` whose `dvc.yaml` is a copy of the root's. It is no link, because DVC cannot read a link in
+another revision, and then shows nothing of that revision. Stores and caches are shared by all: they lie at the root
+that `DVC_ROOT` names (so that `dvc exp run --temp` finds them), else at `params.root`.
+
+The studies that come with the project are inactive until a user wants them: `dvc checkout` and `dvc pull` fail for
+outputs that no stage has made yet, so a `.dvcignore` in the study's folder hides its `dvc.yaml` from DVC.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import write_text
+from pipeline.files import write_bytes, write_text
 from pipeline.params import Params, dump_yaml
 
-__all__ = ["Study", "find_root"]
+__all__ = ["HIDDEN", "Study", "activate", "active", "copy_pipeline", "find_root"]
+
+HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,13 @@ class Study:
         """Say in a sentence how a stage's results are made again."""
         if (self.folder / "dvc.yaml").exists():
             here = "" if self.folder == self.root else f"{self.folder.relative_to(self.root)}/dvc.yaml:"
-            return f"Reproduce with `dvc repro {here}{stage}`."
+            first = "" if active(self.folder) else f"`cave study activate {self.name}` and "
+            return f"Reproduce with {first}`dvc repro {here}{stage}`."
         return f"Made by hand with the settings in `{self.out.name}/params.yaml`."
 
     @classmethod
     def create(cls, root: Path, name: str, overrides: Mapping[str, Any], *, pipeline: bool = True) -> Study:
-        """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a link to `dvc.yaml`.
+        """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a copy of `dvc.yaml`.
 
         Other parameters that are there already are an `InputError`; a budget of trials may change.
         """
@@ -110,12 +117,49 @@ class Study:
             if Params.read(path).override(budget) != params:
                 raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
         write_text(path, dump_yaml(params))
-        link = folder / "dvc.yaml"
+        copy = folder / "dvc.yaml"
         if not pipeline:
             write_text(folder / ".gitignore", "/raw\n/data\n/train\n")  # what DVC would keep out of git
-        elif not link.is_symlink():
-            link.symlink_to("../../dvc.yaml")
+        elif copy.is_symlink() or not copy.exists():
+            copy_pipeline(root, folder)
         return cls.at(folder)
+
+
+def copy_pipeline(root: Path, folder: Path) -> bool:
+    """Make a study's `dvc.yaml` a copy of the root's, also where it was a link; return whether it was not one yet."""
+    copy = folder / "dvc.yaml"
+    try:
+        content = (root / "dvc.yaml").read_bytes()
+        if not copy.is_symlink() and copy.exists() and copy.read_bytes() == content:
+            return False
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    write_bytes(copy, content)
+    return True
+
+
+def active(folder: Path) -> bool:
+    """Return whether DVC sees the pipeline of the study in `folder`."""
+    return HIDDEN not in _hidden(folder)
+
+
+def activate(folder: Path) -> None:
+    """Let DVC see the pipeline of the study in `folder`."""
+    lines = [line for line in _hidden(folder) if line != HIDDEN]
+    path = folder / ".dvcignore"
+    if all(line.startswith("#") or not line.strip() for line in lines):
+        path.unlink(missing_ok=True)
+    else:
+        write_text(path, "\n".join(lines) + "\n")
+
+
+def _hidden(folder: Path) -> list[str]:
+    try:
+        return (folder / ".dvcignore").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder / '.dvcignore'}: cannot be read: {error}") from None
 
 
 def find_root(start: Path) -> Path:
