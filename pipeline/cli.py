@@ -13,7 +13,7 @@ from pipeline.errors import InputError, guarded, nearest
 from pipeline.location import use_project_code
 from pipeline.params import Params, notes, parse_assignments
 from pipeline.signals import heed
-from pipeline.study import Study, existing_studies, find_root, is_name
+from pipeline.study import Study, activate, copy_pipeline, existing_studies, find_root, is_name
 
 __all__ = ["main"]
 
@@ -190,16 +190,45 @@ def doctor(study: Of = None) -> None:
 
 @studies.command("new")
 def study_new(name: str, assignments: Set = None) -> None:
-    """Make the study experiments/NAME: its own params.yaml, and a link to the pipeline."""
+    """Make the study experiments/NAME: its own params.yaml, and a copy of the pipeline."""
     from pipeline import data
 
     root, overrides = find_root(Path.cwd()), _assigned(assignments)
     params, file = Params.read_with_file(root / "params.yaml", overrides)
     data.check(params.data)
+    linked = (root / "experiments" / name / "dvc.yaml").is_symlink()
     Study.create(root, name, overrides)
     for line in notes(params, file, overrides):
         print(line)
+    if linked:
+        print(f"experiments/{name}/dvc.yaml was a link and is now a copy of the root's dvc.yaml")
     print(f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml")
+
+
+@studies.command("activate")
+def study_activate(name: str) -> None:
+    """Let DVC run and show a study that came with the project; until then, DVC passes over it."""
+    study = _existing(name)
+    activate(study.folder)
+    print(f"DVC sees experiments/{study.name} from now on; run it with: dvc repro experiments/{study.name}/dvc.yaml")
+
+
+@studies.command("refresh")
+def study_refresh() -> None:
+    """Copy the root's dvc.yaml into every study that has one, after it was changed."""
+    from pipeline.files import write_bytes
+    from pipeline.provenance import git
+
+    root = find_root(Path.cwd())
+    for path in sorted((root / "experiments").glob("*/dvc.yaml")):
+        name, before = path.relative_to(root), None if path.is_symlink() else path.read_bytes()
+        if not copy_pipeline(root, path.parent):
+            continue
+        saved = ""
+        if before is not None and git(path.parent, "cat-file", "blob", "HEAD:./dvc.yaml") != before:
+            write_bytes(path.with_name("dvc.yaml.before"), before)
+            saved = f"; what it was is in {name}.before"
+        print(f"{name} is now a copy of the root's dvc.yaml{saved}")
 
 
 @studies.command("list")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import read_json
-from pipeline.study import Study
+from pipeline.study import Study, active
 from pipeline.text import columns, plural, terminal_width
 
 __all__ = ["Row", "names", "rows", "table"]
@@ -20,6 +20,7 @@ HEADER = ("study", "run by", "data", "state", "best nll (nats)", "date", "settin
 SHOWN = 4  # variants by their names, settings that differ
 LEAST = 16  # columns that the settings need in a table
 SECTIONS = ("model", "train", "data", "sweep", "evaluate", "report")  # in the order in which settings are shown
+INACTIVE = ", inactive"
 STATES = ("not run", "searched", "trained", "evaluated")
 
 
@@ -60,7 +61,7 @@ def rows(root: Path) -> list[Row]:
         folder = root / "experiments" / name
         if default is not None and default.out == folder.resolve():
             continue
-        how = "dvc repro" if (folder / "dvc.yaml").exists() else "by hand"
+        how = _how(folder, root)
         try:
             own.append(_row(root, folder, default))
         except InputError as error:
@@ -106,13 +107,20 @@ def _row(root: Path, folder: Path, default: Study | None) -> Row:
     state = STATES[most] if least == most else f"{STATES[most]} {count} of {len(steps)}"
     return Row(
         name=study.name,
-        how="by hand" if study.by_hand else "dvc repro",
+        how=_how(folder, root),
         data=study.params.data.name,
         state=state,
         nll=_best(study, [variant for variant, step in steps.items() if step == 3]),
         date=_date(study),
         settings=_settings(study, default),
     )
+
+
+def _how(folder: Path, root: Path) -> str:
+    """Say what runs a study: DVC, which passes over one that nobody has activated, or a command by hand."""
+    if folder != root and not (folder / "dvc.yaml").exists():
+        return "by hand"
+    return "dvc repro" if active(folder) else f"dvc repro{INACTIVE}"
 
 
 def _step(study: Study, variant: str) -> int:

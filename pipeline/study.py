@@ -1,8 +1,12 @@
 """A study: a folder with its `params.yaml`, and where everything that belongs to it lies.
 
 The default study is the project's root itself with its outputs in `experiments/default`; every other is a
-folder `experiments/<name>` whose `dvc.yaml` is a link to the root's. Stores and caches are shared by all:
-they lie at the root that `DVC_ROOT` names (so that `dvc exp run --temp` finds them), else at `params.root`.
+folder `experiments/<name>` whose `dvc.yaml` is a copy of the root's. It is no link, because DVC cannot read a link in
+another revision, and then shows nothing of that revision. Stores and caches are shared by all: they lie at the root
+that `DVC_ROOT` names (so that `dvc exp run --temp` finds them), else at `params.root`.
+
+The studies that come with the project are inactive until a user wants them: `dvc checkout` and `dvc pull` fail for
+outputs that no stage has made yet, so a `.dvcignore` in the study's folder hides its `dvc.yaml` from DVC.
 """
 
 from __future__ import annotations
@@ -18,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import locked, sha256, write_text
+from pipeline.files import locked, sha256, write_bytes, write_text
 from pipeline.location import nearest_project
 from pipeline.params import Params, dump_yaml, notes
 from pipeline.signals import undisturbed
 
-__all__ = ["Study", "existing_studies", "find_root", "is_name"]
+__all__ = ["HIDDEN", "Study", "activate", "active", "copy_pipeline", "existing_studies", "find_root", "is_name"]
+
+HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,9 @@ class Study:
         """Say in a sentence how a stage's results are made again."""
         if self.by_hand:
             return f"Made by `{self.command(stage)}`, with the settings in `experiments/{self.name}/params.yaml`."
+        first = "" if active(self.folder) else f"`cave study activate {self.name}` and "
         here = self.command(stage)
-        return f"Reproduce with `{here}{' ' if self.folder == self.root else ':'}{stage}`."
+        return f"Reproduce with {first}`{here}{' ' if self.folder == self.root else ':'}{stage}`."
 
     @classmethod
     def create(
@@ -133,7 +140,7 @@ class Study:
         pipeline: bool = True,
         fill: Callable[[Study], object] = lambda study: None,
     ) -> Study:
-        """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a link to `dvc.yaml`.
+        """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a copy of `dvc.yaml`.
 
         All is checked first, and `fill`, which may bring data, is called while the new folder still has a hidden name:
         where anything fails, nothing is left. In a folder that is there, other parameters are an `InputError`; a budget
@@ -143,7 +150,7 @@ class Study:
         with locked(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
             if (folder / "params.yaml").exists():
                 write_text(folder / "params.yaml", dump_yaml(params))
-                cls._complete(folder, pipeline)
+                cls._complete(root, folder, pipeline)
                 study = cls.at(folder)
                 fill(study)
                 return study
@@ -151,7 +158,7 @@ class Study:
             shutil.rmtree(aside, ignore_errors=True)  # a process that was killed has left it
             try:
                 write_text(aside / "params.yaml", dump_yaml(params))
-                cls._complete(aside, pipeline)
+                cls._complete(root, aside, pipeline)
                 fill(cls.at(aside))
                 _rename(aside, folder)
             except BaseException:
@@ -178,13 +185,13 @@ class Study:
         return folder, params
 
     @staticmethod
-    def _complete(folder: Path, pipeline: bool) -> None:
+    def _complete(root: Path, folder: Path, pipeline: bool) -> None:
         """Put what else belongs to a study into its folder."""
-        link = folder / "dvc.yaml"
+        copy = folder / "dvc.yaml"
         if not pipeline:
             write_text(folder / ".gitignore", "/raw\n/data\n/train\n")  # what DVC would keep out of git
-        elif not link.is_symlink():
-            link.symlink_to("../../dvc.yaml")
+        elif copy.is_symlink() or not copy.exists():
+            copy_pipeline(root, folder)
 
 
 def _rename(aside: Path, folder: Path) -> None:
@@ -201,6 +208,43 @@ def _rename(aside: Path, folder: Path) -> None:
 def is_name(name: str) -> bool:
     """Tell whether a study may have this name: a folder's, of lower-case letters, digits, - and _."""
     return re.fullmatch(r"[\w-]{1,100}", name) is not None and name == name.lower() and name.strip("-_") != ""
+
+
+def copy_pipeline(root: Path, folder: Path) -> bool:
+    """Make a study's `dvc.yaml` a copy of the root's, also where it was a link; return whether it was not one yet."""
+    copy = folder / "dvc.yaml"
+    try:
+        content = (root / "dvc.yaml").read_bytes()
+        if not copy.is_symlink() and copy.exists() and copy.read_bytes() == content:
+            return False
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    write_bytes(copy, content)
+    return True
+
+
+def active(folder: Path) -> bool:
+    """Return whether DVC sees the pipeline of the study in `folder`."""
+    return HIDDEN not in _hidden(folder)
+
+
+def activate(folder: Path) -> None:
+    """Let DVC see the pipeline of the study in `folder`."""
+    lines = [line for line in _hidden(folder) if line != HIDDEN]
+    path = folder / ".dvcignore"
+    if all(line.startswith("#") or not line.strip() for line in lines):
+        path.unlink(missing_ok=True)
+    else:
+        write_text(path, "\n".join(lines) + "\n")
+
+
+def _hidden(folder: Path) -> list[str]:
+    try:
+        return (folder / ".dvcignore").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder / '.dvcignore'}: cannot be read: {error}") from None
 
 
 def find_root(start: Path) -> Path:

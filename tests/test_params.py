@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
 from pipeline.params import Choices, Params, Range, digest, dump_yaml, parse_assignments, read_yaml
-from pipeline.study import Study
+from pipeline.study import Study, active
 from tests.small import ROOT
 
 FILE = ROOT / "params.yaml"
@@ -575,7 +575,10 @@ def test_the_studies_that_come_with_the_project_can_be_read(path: Path) -> None:
     names = Params.read(path).budgets
     for name in names:
         assert Params.read(path, {"budget": name}).budget == name
-    assert (path.parent / "dvc.yaml").resolve() == ROOT / "dvc.yaml"
+    copy = path.parent / "dvc.yaml"
+    assert not copy.is_symlink(), "run `cave study refresh`"
+    assert copy.read_bytes() == (ROOT / "dvc.yaml").read_bytes(), "dvc.yaml was changed: run `cave study refresh`"
+    assert not active(path.parent)  # before it was run, DVC's checkout and pull would fail for it
 
 
 def test_a_budget_gives_way_to_what_is_set_by_hand(tmp_path: Path) -> None:

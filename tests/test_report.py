@@ -75,6 +75,7 @@ def fake(
                 | {"model": {"likelihood": likelihoods.get(variant, "bernoulli")}},
             )
             write_csv(home / "curves.csv", [_epoch(e, values, rates) for e in range(1, 21)])
+            write_csv(study.curves(variant), [_epoch(e, values, rates) for e in range(1, 21)])
         write_json(
             study.evaluate(variant) / "decomposition.json", {"variant": variant, "protocol": PROTOCOL, "seeds": tests}
         )
@@ -370,15 +371,25 @@ def test_the_page_loads_nothing(study):
 
 def test_all_outputs_are_written_and_the_same_each_time(tmp_path, study):
     """Equal inputs give equal bytes, in another folder too, so that DVC sees no change where there is none."""
-    names = {path.name for path in study.report.iterdir()}
+    names = {str(path.relative_to(study.report)) for path in study.report.rglob("*") if path.is_file()}
     drawn = ("bounds", "rates_by_level", "curves", "rates_by_epoch", "depth_width", "rate_distortion")
-    pictures = {f"{name}.png" for name in drawn}
-    tables = {"results.csv", "table.csv", "table.md", "milestones.csv", "summary.json"}
+    pictures = {f"figures/{name}.png" for name in drawn}
+    tables = {"results.csv", "curves.csv", "table.csv", "table.md", "milestones.csv", "summary.json"}
     assert names == {"report.html"} | tables | pictures
     again = fake(tmp_path / "again")
     report.write(again)
     for name in names:
         assert (again.report / name).read_bytes() == (study.report / name).read_bytes()
+
+
+def test_the_curves_of_all_variants_are_one_table(study):
+    """curves.csv, which DVC plots, has a row a variant and epoch with both bounds; figures/ holds PNGs alone."""
+    rows = read_csv(study.report / "curves.csv")
+    assert list(rows[0]) == ["variant", "epoch", "train/elbo", "valid/elbo"]
+    assert [(row["variant"], row["epoch"]) for row in rows] == [(v, str(e)) for v in WIDTHS for e in range(1, 21)]
+    last = read_csv(study.curves("hvae"))[-1]
+    assert rows[39]["valid/elbo"] == last["valid/elbo"]
+    assert {path.suffix for path in (study.report / "figures").iterdir()} == {".png"}
 
 
 def test_the_summary_holds_means_by_variant(study):
@@ -421,6 +432,7 @@ def test_different_protocols_are_not_compared(tmp_path):
     ("name", "stage"),
     [
         ("train/hvae/seed-1/curves.csv", "train@hvae"),
+        ("curves/hvae.csv", "train@hvae"),
         ("train/hvae/seed-1/model.json", "train@hvae"),
         ("evaluate/mhvae/decomposition.json", "evaluate@mhvae"),
         ("evaluate/mhvae/levels.png", "evaluate@mhvae"),
@@ -456,8 +468,8 @@ def fine(tmp_path_factory):
 
 def test_a_figure_is_drawn_where_its_numbers_are(tmp_path, study, fine, monkeypatch):
     """With all terms measured all figures are there, on the page too; without its terms a figure alone is missing."""
-    plain = {path.name for path in study.report.iterdir()}
-    assert {path.name for path in fine.report.iterdir()} - plain == {f"{name}.png" for name in DRAWN}
+    plain = {path.name for path in (study.report / "figures").iterdir()}
+    assert {path.name for path in (fine.report / "figures").iterdir()} - plain == {f"{name}.png" for name in DRAWN}
     page = (fine.report / "report.html").read_text()
     assert page.count("<img") == 6 + len(DRAWN) + 3 * len(WIDTHS)
     quick = picture("samples")
@@ -474,7 +486,7 @@ def test_a_figure_is_drawn_where_its_numbers_are(tmp_path, study, fine, monkeypa
             }
             write_json(path, found)
         report.write(less)
-        assert {f"{other}.png" for other in DRAWN if (less.report / f"{other}.png").exists()} == {
+        assert {f"{other}.png" for other in DRAWN if (less.report / "figures" / f"{other}.png").exists()} == {
             f"{other}.png" for other in DRAWN if other != name
         }
 
@@ -548,7 +560,7 @@ def test_a_variant_that_was_not_searched_has_no_trials(tmp_path):
         write_json(study.sweep(variant) / "best.json", {"optuna_study": None, "trial": None, "params": {}})
     report.write(study)
     assert (study.report / "report.html").read_text().count("nothing was searched") == len(WIDTHS)
-    assert (study.report / "rate_distortion.png").exists()
+    assert (study.report / "figures" / "rate_distortion.png").exists()
 
 
 def test_the_terminal_shows_the_most_telling_terms(fine):
@@ -638,5 +650,5 @@ def test_published_numbers_stand_beside_the_studys_own(tmp_path):
     assert cells[0][2:] == ["25.00 ± 0.00", str(comparison.results[0].metrics["nll"]), "23.00", f"{own - 23.0:+.2f}"]
     assert cells[1][1:3] == ["", ""]
     assert cells[1][4:] == ["", ""]
-    assert (made.report / "milestones.png").exists()
+    assert (made.report / "figures" / "milestones.png").exists()
     assert f"{own - 23.0:+.2f}" in (made.report / "report.html").read_text()

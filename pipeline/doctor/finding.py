@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import one_line
+from pipeline.study import active
 
 __all__ = ["Check", "Finding", "Place", "examine", "fault", "ok", "table", "warning"]
 
@@ -33,8 +34,10 @@ class Place:
         """The command that goes on with the study's work."""
         if self.folder == self.root:
             return "dvc repro"
-        linked = (self.folder / "dvc.yaml").exists()
-        return f"dvc repro {self.folder}/dvc.yaml" if linked else "the same `cave sweep` or `cave train` again"
+        if not (self.folder / "dvc.yaml").exists():
+            return "the same `cave sweep` or `cave train` again"
+        first = "" if active(self.folder) else f"cave study activate {self.folder.name} && "
+        return f"{first}dvc repro {self.folder}/dvc.yaml"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pipeline.params import Params, read_yaml
 from pipeline.provenance import dvc_starts, git
 from pipeline.text import plural
 
-__all__ = ["dvc_busy", "dvc_lock", "git_state", "held", "params"]
+__all__ = ["dvc_busy", "dvc_lock", "git_state", "held", "params", "pipelines"]
 
 CONFLICT = re.compile(rb"^(<{7}|>{7})( |$)", re.MULTILINE)
 
@@ -60,6 +60,29 @@ def git_state(place: Place) -> Iterator[Finding]:
             yield fault(f"a merge is not finished: {', '.join(names[:3])}", f"git -C {root} merge --abort")
         shallow = " (a shallow clone)" if git(place.root, "rev-parse", "--is-shallow-repository") == b"true\n" else ""
         yield ok(f"commit {head.decode().strip()}{shallow}")
+
+
+def pipelines(place: Place) -> Iterator[Finding]:
+    """Is the `dvc.yaml` of each study a copy of the root's?"""
+    copies = sorted((place.root / "experiments").glob("*/dvc.yaml"))
+    if not copies:
+        yield ok("the root's alone")
+        return
+    try:
+        content = (place.root / "dvc.yaml").read_bytes()
+        links = [path.parent.name for path in copies if path.is_symlink()]
+        stale = [path.parent.name for path in copies if not path.is_symlink() and path.read_bytes() != content]
+    except OSError as error:
+        yield fault(f"{error.filename}: cannot be read: {error.strerror}", "git checkout HEAD -- dvc.yaml")
+        return
+    mend = f"cd {shlex.quote(str(place.root))} && cave study refresh"
+    if links:
+        what = "between commits DVC cannot read links, and then shows no params, metrics or plots"
+        yield fault(f"dvc.yaml is a link in {', '.join(links)}: {what}", mend)
+    if stale:
+        yield warning(f"dvc.yaml is not the root's in {', '.join(stale)}", mend)
+    if not links and not stale:
+        yield ok(f"{len(copies)} copies of dvc.yaml, all equal to the root's")
 
 
 def dvc_lock(place: Place) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ CHECKS: dict[str, Check] = {
     "data mirror": servers.mirror,
     "params": project.params,
     "git": project.git_state,
+    "dvc.yaml": project.pipelines,
     "dvc.lock": project.dvc_lock,
     "DVC's locks": project.dvc_busy,
     "outbox": unfinished.outbox,

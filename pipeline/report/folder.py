@@ -1,4 +1,7 @@
-"""The report's folder: tables, figures and the page. All are made before the first is written."""
+"""The report's folder: tables, figures and the page. All are made before the first is written.
+
+DVC plots `curves.csv` and everything in `figures/`, so that folder holds nothing but PNGs.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,10 @@ def write(study: Study) -> None:
     comparison, reached = build(study), milestones(study)
     drawings = _draw(study, comparison, reached)
     html = page(study, comparison, reached, drawings)
-    folder = study.report
+    curves, folder = inputs.mean_curves(study), study.report
     for name, content in drawings.items():
-        write_bytes(folder / f"{name}.png", content)
+        write_bytes(folder / "figures" / f"{name}.png", content)
+    write_csv(folder / "curves.csv", curves)
     write_text(folder / "results.csv", comparison.seeds.to_csv(index=False, lineterminator="\n"))
     write_csv(folder / "table.csv", tables.full(comparison))
     write_csv(folder / "milestones.csv", tidy(reached))

@@ -21,6 +21,7 @@ __all__ = [
     "best",
     "curves",
     "finals",
+    "mean_curves",
     "model",
     "needed",
     "pictures",
@@ -81,6 +82,17 @@ def curves(study: Study, variant: str) -> dict[int, list[dict[str, float]]]:
             read_csv(path)[0]["epoch"]
             found[seed] = pd.read_csv(path).to_dict("records")
     return found
+
+
+def mean_curves(study: Study) -> list[dict[str, Any]]:
+    """Return the bounds of all variants by epoch, means over seeds, in one table: a row a variant and epoch."""
+    rows: list[dict[str, Any]] = []
+    for variant in study.params.variants:
+        with reading(study, study.curves(variant), f"train@{variant}") as path:
+            for row in read_csv(path):
+                bounds = {key: float(row[key]) for key in ("train/elbo", "valid/elbo")}
+                rows.append({"variant": variant, "epoch": int(float(row["epoch"])), **bounds})
+    return rows
 
 
 def finals(study: Study, variant: str) -> list[tuple[float, float]]:

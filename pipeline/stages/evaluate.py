@@ -27,6 +27,14 @@ __all__ = ["main", "run"]
 
 ANNEALING = "annealing"  # a piece of its own: chains are the longest part of a small study's evaluation
 DRAWINGS = ("samples", "reconstructions", "levels")
+COMPARED = (
+    "elbo",
+    "reconstruction",
+    "kl",
+    "gap",
+    "nll",
+    "bpd",
+)  # what `dvc metrics` shows; bpd of discrete pixels
 
 
 def run(study: Study, variant: str) -> None:
@@ -64,8 +72,11 @@ def _run(study: Study, variant: str) -> None:
         for key, estimate in results.items()
     ]
     write_csv(folder / "milestones.csv", rows)
-    first, *_ = seeds.values()
-    means = {key: sum(seed[key]["value"] for seed in seeds.values()) / len(seeds) for key in first}
+    means = {
+        name: sum(seed[f"test/{name}"]["value"] for seed in seeds.values()) / len(seeds)
+        for name in COMPARED
+        if all(f"test/{name}" in seed for seed in seeds.values())
+    }
     write_json(study.metrics(variant), means)
     tracker.last_word()
     mark_current(study, tracker)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import figures
@@ -19,6 +18,8 @@ from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
 from pipeline.tracking import Run
 
 __all__ = ["write", "write_nothing"]
+
+TARGET = "valid/elbo (nats per example)"  # what the figures of a search show
 
 PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pruned one, of those that it ran
 
@@ -108,21 +109,25 @@ def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path
     from optuna.visualization import matplotlib as plots
 
     paths: list[Path] = []
-    drawings: dict[str, Callable[[optuna.Study], Any]] = {
-        "history": plots.plot_optimization_history,
-        "importances": plots.plot_param_importances,
-        "parallel_coordinate": plots.plot_parallel_coordinate,
-        "slice": plots.plot_slice,
+    drawings: dict[str, tuple[str, Callable[..., Any]]] = {
+        "history": ("validation bound by trial", plots.plot_optimization_history),
+        "importances": ("importance of each setting", plots.plot_param_importances),
+        "parallel_coordinate": ("a line is a trial; dark is better", plots.plot_parallel_coordinate),
+        "slice": ("validation bound by setting; a point is a trial", plots.plot_slice),
     }
-    for name, draw in drawings.items():
+    for name, (title, draw) in drawings.items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                axes = draw(sweep.optuna)
+                axes = draw(sweep.optuna, target_name=TARGET)
         except (ValueError, RuntimeError) as error:
             print(f"{sweep.variant}: no {name} plot: {error}", flush=True)
             continue
-        figure = axes.figure if hasattr(axes, "figure") else axes.flat[0].figure
+        single = hasattr(axes, "figure")
+        if single:
+            axes.set_title("", loc="left")  # where Optuna puts some titles
+        figure = axes.figure if single else axes.flat[0].figure
+        (axes.set_title if single else figure.suptitle)(f"{sweep.variant}: {title}")
         paths.append(folder / f"{name}.png")
         figures.save(figure, paths[-1])
     points: list[dict[str, Any]] = []
