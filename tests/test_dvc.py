@@ -248,6 +248,8 @@ def test_a_study_is_activated_once(
     assert (study.folder / ".dvcignore").exists() == bool(own)
     assert study.how("report") == "Reproduce with `dvc repro experiments/table/dvc.yaml:report`."
     activate(study.folder)
+    with pytest.raises(InputError, match=r"no dvc\.yaml of its own"):
+        cave(root, capsys, monkeypatch, "study", "activate", "default")
 
 
 def test_the_metrics_file_has_the_numbers_that_people_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
