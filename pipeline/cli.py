@@ -209,6 +209,8 @@ def study_new(name: str, assignments: Set = None) -> None:
 def study_activate(name: str) -> None:
     """Let DVC run and show a study that came with the project; until then, DVC passes over it."""
     study = _existing(name)
+    if study.folder == study.root or not (study.folder / "dvc.yaml").is_file():
+        raise InputError(f"study: '{name}' given, which has no dvc.yaml of its own; see `cave study list`")
     activate(study.folder)
     print(f"DVC sees experiments/{study.name} from now on; run it with: dvc repro experiments/{study.name}/dvc.yaml")
 

@@ -84,7 +84,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml", ".dvc/config"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "params.yaml").write_text(dump_yaml(Params.read(ROOT / "params.yaml", SMALL)))
-    run(folder, "git", "init", "-q")
+    run(folder, "git", "init", "-q", "-b", "main")
     for key in ("user.name", "user.email"):
         run(folder, "git", "config", key, "t@t")
     dvc(folder, "remote", "add", "--quiet", "--default", "store", str(folder.parent / "remote"))
@@ -120,8 +120,8 @@ def test_dvc_shows_between_two_commits_what_has_changed(project: Path) -> None:
     shown = dvc(project, "exp", "show", "--csv", "--rev", "before", "--rev", "after", "--only-changed")
     header, *table = [line.split(",") for line in shown.splitlines()]
     by_rev = {row[header.index("rev")]: dict(zip(header, row, strict=True)) for row in table}
-    for revision, rate in (("before", 0.003), ("after", 0.01)):
-        row = by_rev[revision]
+    for name, revision, rate in (("before", "before", 0.003), ("main", "after", 0.01)):
+        row = by_rev[name]  # the commit that is checked out stands under its branch
         assert (float(row["train.learning_rate"]), float(row["elbo"])) == (rate, elbo[revision])
     assert "faster" in shown
     dvc(project, "plots", "diff", "before", "after", "--out", "shown")
@@ -248,6 +248,8 @@ def test_a_study_is_activated_once(
     assert (study.folder / ".dvcignore").exists() == bool(own)
     assert study.how("report") == "Reproduce with `dvc repro experiments/table/dvc.yaml:report`."
     activate(study.folder)
+    with pytest.raises(InputError, match=r"no dvc\.yaml of its own"):
+        cave(root, capsys, monkeypatch, "study", "activate", "default")
 
 
 def test_the_metrics_file_has_the_numbers_that_people_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
