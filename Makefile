@@ -63,8 +63,8 @@ ifdef CLEAR
 endif
 	@echo "making the environment in $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(CLEAR) $(VENV)
-	@python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@pwd -P > $(READY)
 
 clean:                   ## what can be made again: caches, not results
