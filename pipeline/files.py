@@ -147,13 +147,18 @@ def _is(path: Path, handle: int) -> bool:
 
 
 @contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`; where another process holds it, say which, and what it does, and wait for its end."""
+def alone(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path`; where another process holds it, say which, and wait for its end.
+
+    With `wait=False` that is an `InputError` instead.
+    """
     with ExitStack() as held:
         try:
             held.enter_context(locked(path, 0.0))
         except BlockingIOError:
             holder = path.read_text(encoding="utf-8") or "another process"
+            if not wait:
+                raise InputError(f"{what}: {holder} is at work in this folder") from None
             print(f"{what}: {holder} is at work in this folder; waits for its end", flush=True)
             held.enter_context(locked(path))
         path.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")

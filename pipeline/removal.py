@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 __all__ = ["Removal", "discard", "was_begun"]
 
-SCRATCH = ("train", "evaluate", "sweeps")  # folders of the cache that hold one folder a study
-
 
 @dataclass(frozen=True)
 class Removal:
@@ -80,7 +78,7 @@ class Removal:
         with ExitStack() as held:
             held.enter_context(locked(study.cache / "locks" / f"new-{study.name}"))
             for path in self._locks():
-                held.enter_context(alone(path, f"study {study.name}"))
+                held.enter_context(alone(path, f"study {study.name}", wait=False))
             none: list[str] = []
             busy, reason = _tried(searches.at_work, none)
             if busy:
@@ -90,9 +88,8 @@ class Removal:
             for path in self._scratch():
                 shutil.rmtree(path, ignore_errors=True)
             _remove_folder(self.folder)
-            shutil.rmtree(study.cache / "locks" / "stages" / study.name, ignore_errors=True)
-            for name in (f"data-{study.name}", f"new-{study.name}"):
-                (study.cache / "locks" / name).unlink(missing_ok=True)
+            shutil.rmtree(study.locks, ignore_errors=True)
+            (study.cache / "locks" / f"new-{study.name}").unlink(missing_ok=True)
         return [reason for reason in reasons if reason]
 
     def tracked(self) -> bool:
@@ -101,13 +98,11 @@ class Removal:
 
     def _scratch(self) -> list[Path]:
         aside = self.folder.with_name(f".{self.study.name}.new")  # left by a command that was killed
-        return [aside, *(self.study.cache / name / self.study.name for name in SCRATCH)]
+        return [aside, *_states(self.study)]
 
     def _locks(self) -> list[Path]:
         """Return the locks of stages that were ever held."""
-        found = [self.study.cache / "locks" / f"data-{self.study.name}"]
-        found += sorted((self.study.cache / "locks" / "stages" / self.study.name).rglob("*"))
-        return [path for path in found if path.is_file()]
+        return [path for path in sorted(self.study.locks.rglob("*")) if path.is_file()]
 
     def _experiment(self) -> str:
         from pipeline.tracking import Tracker, experiments
@@ -123,6 +118,12 @@ class Removal:
         return f"{plural(count, 'search')} in Optuna, with all trials" if count else ""
 
 
+def _states(study: Study) -> list[Path]:
+    """Return the folders of a study's unfinished trainings, evaluations and trials."""
+    cache = study.cache
+    return [cache / "train" / study.place, cache / "evaluate" / study.place, cache / "sweeps" / study.name]
+
+
 def _tried(act: Callable[[], T], instead: T) -> tuple[T, str]:
     """Return what `act` returns, and, where it raises `InputError`, something else and the reason."""
     try:
@@ -136,10 +137,9 @@ def was_begun(study: Study) -> bool:
     from pipeline.sweep import Searches
     from pipeline.training import STATE
 
-    kept = [study.cache / name / study.name for name in SCRATCH]
     if any(folder.is_dir() for folder in (study.out / "train", study.out / "sweep")):
         return True
-    if any(next(folder.rglob(STATE), None) for folder in kept if folder.is_dir()):
+    if any(next(folder.rglob(STATE), None) for folder in _states(study) if folder.is_dir()):
         return True
     try:
         return Searches(study).trials() > 0

@@ -39,6 +39,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     study = Study.create(tmp_path, "mine", {"variants": {"vae": root.params.variants["vae"]}}, pipeline=False)
     for name in ("sweep", "train", "evaluate"):
         shutil.copytree(root.out / name / "vae", study.out / name / "vae")
+    study.curves("vae").parent.mkdir()
+    shutil.copy(root.curves("vae"), study.curves("vae"))
     return study
 
 
@@ -134,7 +136,7 @@ def test_work_that_was_begun_stays_and_goes_on(project: Path, monkeypatch: pytes
         patch.setattr("pipeline.launch.heed", _interrupt)
         with pytest.raises(KeyboardInterrupt), by_hand("train", "x", "vae", {}) as study:
             stage.run(study, "vae")
-    assert set(made(project)) == {"x", "platos-cave/x"}
+    assert set(made(project)) == {"x", study.place, "platos-cave/x"}
     with by_hand("train", "x", "vae", {}) as study:
         assert not stage.trained(study, "vae")
         stage.run(study, "vae")
@@ -198,7 +200,7 @@ def test_a_training_without_a_search_has_a_report(planted: Study) -> None:
     """The report of a study made by hand needs no search, and names the command that makes it."""
     shutil.rmtree(planted.out / "sweep")
     report.write(planted)
-    page = report.report_page(planted).read_text()
+    page = (planted.report / "report.html").read_text()
     assert "<code>cave train --variant vae --study mine</code>" in page
     assert "nothing was searched" in page
     assert "dvc repro" not in page
@@ -219,7 +221,7 @@ def test_a_search_shows_its_best_trials_and_what_trains_them(planted: Study) -> 
     (planted.report / "table.csv").touch()  # of models that were trained before the search went on
     report.write_search(planted)
     assert [path.name for path in planted.report.iterdir()] == ["report.html"]
-    page = report.report_page(planted).read_text()
+    page = (planted.report / "report.html").read_text()
     assert "cave train --variant vae --study mine" in page
     assert page.count("<tr") == 3
 
@@ -228,12 +230,12 @@ def test_what_is_missing_names_the_command_that_makes_it(planted: Study) -> None
     """No message of a study made by hand points to `dvc repro`; one of DVC's names its own dvc.yaml."""
     shutil.rmtree(planted.out / "sweep")
     shutil.rmtree(planted.out / "evaluate")
-    for read in (report.table_text, report.report_page, report.build):
+    for read in (report.table_text, report.build):
         with pytest.raises(InputError, match="run `cave train --variant vae --study mine`"):
             read(planted)
     os.symlink("../../dvc.yaml", planted.folder / "dvc.yaml")
     (planted.root / "dvc.yaml").write_text("stages: {}\n")
-    for read in (report.table_text, report.report_page, report.build):
+    for read in (report.table_text, report.build):
         with pytest.raises(InputError, match=r"run `dvc repro experiments/mine/dvc\.yaml`"):
             read(planted)
 

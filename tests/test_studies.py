@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         study = Study.create(root, name, {"model.z_dim": 5}, pipeline=False)
         (study.out / "train").mkdir()
         (study.cache / "sweeps" / name / "one").mkdir(parents=True)
-        write_json(study.cache / "train" / name / "vae" / "state.json", {})
+        write_json(study.cache / "train" / study.place / "vae" / "state.json", {})
         client.create_run(client.create_experiment(f"platos-cave/{name}"))
         search = optuna.create_study(storage=f"sqlite:///{root}/optuna.db", study_name=f"{name}/vae-0123456789")
         search.tell(search.ask(), 1.0)
@@ -46,11 +47,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def left(project: Path, name: str) -> list[str]:
     """Return what is left of a study."""
-    found = [str(path.relative_to(project)) for path in project.rglob("*") if name in path.name.split(".")]
-    found += [row[0] for row in rows(project / "optuna.db", "select study_name from studies")]
+    of_it = re.compile(rf"\.?{name}(-[0-9a-f]{{8}})?(\..*)?")  # a folder in the cache has a digest behind the name
+    files = [str(path.relative_to(project)) for path in project.rglob("*") if of_it.fullmatch(path.name)]
+    found = [row[0] for row in rows(project / "optuna.db", "select study_name from studies")]
     query = "select name from experiments where lifecycle_stage = 'active'"
     found += [row[0] for row in rows(project / "mlflow.db", query)]
-    return [item for item in found if name in item.replace("/", " ").split()]
+    return files + [item for item in found if name in item.replace("/", " ").split()]
 
 
 def test_all_of_a_study_is_removed_and_nothing_else(project: Path) -> None:
@@ -118,9 +120,9 @@ def test_a_study_whose_parameters_are_damaged_is_listed_and_removed(project: Pat
 def test_a_study_at_work_is_not_removed(project: Path) -> None:
     """Where a process holds one of its locks, of a stage or of a search, nothing is removed."""
     before = left(project, "wide")
-    stage = project / ".cache" / "locks" / "stages" / "wide" / "train" / "vae" / "all"
+    stage = Study.at(project / "experiments" / "wide").locks / "train" / "vae" / "all"
     search = project / "optuna.db.locks" / "wide" / "vae-0123456789" / "coordinator"
-    for lock, told in ((stage, "is running it already"), (search, "is working on sweep wide/vae-0123456789")):
+    for lock, told in ((stage, "is at work in this folder"), (search, "is working on sweep wide/vae-0123456789")):
         with locked(lock), pytest.raises(InputError, match=told):
             Removal.of(project, "wide").remove()
         shutil.rmtree(project / ".cache" / "locks", ignore_errors=True)
