@@ -13,12 +13,13 @@ import torch
 
 from pipeline import progress
 from pipeline.annealing import Settings, annealed
-from pipeline.errors import plural
+from pipeline.data import cave
 from pipeline.models import build
 from pipeline.progress import EVERY, Reporter, left, reporting, watched
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.sweep import Sweep
 from pipeline.sweep.progress import QUIET, Progress
+from pipeline.text import plural
 from pipeline.training import Record
 from pipeline.work import say
 from tests.small import ROOT, model_params
@@ -189,3 +190,11 @@ def test_no_message_has_a_count_with_a_fixed_plural() -> None:
         for match in re.finditer(rf"\{{[^{{}}]+\}} ({words})\b", path.read_text())
     ]
     assert fixed == [("worker.py", "{begun} workers")]
+
+
+def test_rendering_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Images that take minutes to render print a line when 30 seconds have passed."""
+    ticks = iter(range(0, 10_000, 31))
+    with reporting("cave: prepare", lambda: float(next(ticks))):
+        cave.render(cave.draw(130, 0), 28, False)
+    assert "cave: prepare: rendering, 1 of 3 batches of 64 images" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline import data
 from pipeline.errors import guarded
+from pipeline.progress import reporting
 from pipeline.study import Study
 
 __all__ = ["run"]
@@ -13,7 +14,8 @@ __all__ = ["run"]
 
 def run(study: Study) -> None:
     """Split and say what came out."""
-    splits = data.prepare(study.params.data, study.raw, study.data)
+    with reporting(f"{study.params.data.name}: prepare"):
+        splits = data.prepare(study.params.data, study.raw, study.data)
     height, width = splits.shape
     print(
         f"{splits.name}: {len(splits.train)} / {len(splits.valid)} / {len(splits.test)} images of {height} x {width}"
