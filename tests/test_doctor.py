@@ -154,7 +154,7 @@ def test_a_study_is_named(study: Study) -> None:
     assert "fault    params       params.yaml: not readable as YAML" in done.stdout
     done = cave(study.root, "doctor", "deep")
     assert done.returncode == 2
-    assert done.stderr == "error: study: 'deep' given; see `cave study list`\n"
+    assert done.stderr == "error: study: 'deep' given; `cave study list` shows those that are there\n"
 
 
 # --- The installation
@@ -782,7 +782,8 @@ def take(path: Path) -> None:
 
 def test_a_moved_database_is_found(study: Study, tmp_path: Path) -> None:
     """Addresses that point to a former root are found, and what is said changes them."""
-    Tracker(study).require()
+    tracker = Tracker(study).require()
+    tracker.store.experiment(tracker.experiment)
     moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
     finding = only(moved, "artifacts", "warning")
     assert f"was made in {study.root}" in finding.found
@@ -792,7 +793,8 @@ def test_a_moved_database_is_found(study: Study, tmp_path: Path) -> None:
 
 def test_artifacts_that_are_gone_or_outside_are_found(study: Study, tmp_path: Path) -> None:
     """Runs whose artifacts are gone are counted; a folder outside the project is named, and a fault where it fails."""
-    Tracker(study).require()
+    tracker = Tracker(study).require()
+    tracker.store.experiment(tracker.experiment)
     with contextlib.closing(sqlite3.connect(study.store / "mlflow.db")) as connection, connection:
         connection.execute(
             "insert into runs (run_uuid, status, lifecycle_stage, artifact_uri, experiment_id)"

@@ -22,7 +22,7 @@ from pipeline.text import columns, plural, terminal_width
 __all__ = ["Search", "search", "search_text", "write_search"]
 
 SHOWN = 5  # trials
-COLUMNS = ("number", "state", "value", "valid/kl", "valid/reconstruction", "epochs", "seconds", "run_id", "reason")
+SEARCHED = ("model.", "train.")  # what the paths in a search space begin with
 FIGURES = ("history", "depth_width", "importances", "parallel_coordinate", "slice")
 
 
@@ -43,10 +43,9 @@ def search(study: Study, variant: str) -> Search:
     with reading(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}") as path:
         rows = read_csv(path)
         best = read_json(study.sweep(variant) / "best.json", "trial", "params")
-        paths = [column for column in (rows[0] if rows else ()) if column not in COLUMNS]
-        complete = sorted(
-            (row for row in rows if row["state"] == "COMPLETE"), key=lambda row: float(row["value"]), reverse=True
-        )
+        paths = [column for column in (rows[0] if rows else ()) if column.startswith(SEARCHED)]
+        trained = [row for row in rows if row["state"] == "COMPLETE" and not row.get("repeats")]
+        complete = sorted(trained, key=lambda row: float(row["value"]), reverse=True)
         cells = [
             [row["number"], f"{float(row['value']):.3f}", _widths(study, variant, row, paths)]
             + [_short(row[path]) for path in paths]
