@@ -75,10 +75,14 @@ def table(found: list[Row]) -> str:
     sound = [list(row.cells) for row in found if not row.broken]
     lines = columns([list(HEADER), *sound])
     room = width - max(map(len, columns([list(HEADER[:-1]), *(cells[:-1] for cells in sound)]))) - 2
+    inactive = next((row.name for row in found if row.how.endswith(INACTIVE)), None)
+    hint = (
+        [f"\nDVC passes over an inactive study until, for example: cave study activate {inactive}"] if inactive else []
+    )
     if room < LEAST:
-        return "\n\n".join("\n".join([row.name, *_block(row, width)]) for row in found)
+        return "\n".join(["\n\n".join("\n".join([row.name, *_block(row, width)]) for row in found), *hint])
     lines = columns([list(HEADER), *([*cells[:-1], _cut(cells[-1], room)] for cells in sound)])
-    return "\n".join([*lines, *(f"{row.name}  {row.state}" for row in found if row.broken)])
+    return "\n".join([*lines, *(f"{row.name}  {row.state}" for row in found if row.broken), *hint])
 
 
 def _cut(text: str, width: int) -> str:

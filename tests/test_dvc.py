@@ -239,7 +239,9 @@ def test_a_study_is_activated_once(
     text = (ROOT / "experiments" / "iwae_table1" / ".dvcignore").read_text()
     (study.folder / ".dvcignore").write_text(text + own)
     assert not active(study.folder)
-    assert "inactive: cave study activate table, then dvc repro" in cave(root, capsys, monkeypatch, "study", "list")
+    listed = cave(root, capsys, monkeypatch, "study", "list")
+    assert "dvc repro, inactive" in listed
+    assert "cave study activate table" in listed
     assert study.how("report") == (
         "Reproduce with `cave study activate table` and `dvc repro experiments/table/dvc.yaml:report`."
     )
