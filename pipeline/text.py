@@ -22,12 +22,12 @@ WIDEST = 118  # columns of a text whose reader's width is not known
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun.
 
-    >>> plural(1, "run"), plural(2, "run"), plural(0, "study"), plural(2, "process")
-    ('1 run', '2 runs', '0 studies', '2 processes')
+    >>> plural(1, "run"), plural(2, "epoch"), plural(0, "study"), plural(2, "search")
+    ('1 run', '2 epochs', '0 studies', '2 searches')
     """
     if count == 1:
         return f"{count} {noun}"
-    if noun.endswith(("s", "x", "ch", "sh")):
+    if noun.endswith(("s", "x", "ch", "sh")) and noun != "epoch":
         return f"{count} {noun}es"
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{count} {noun[:-1]}ies"

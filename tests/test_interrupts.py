@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from pipeline import faults, signals
+from pipeline.artifacts import relocate
 from pipeline.files import read_csv
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
@@ -170,6 +171,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: sign
     """Stopped between two seeds, it measures the same when it is called again."""
     shutil.copytree(whole.folder, tmp_path / "copy")
     study = Study.at(tmp_path / "copy")
+    relocate(study.store)
     shutil.rmtree(study.evaluate("mhvae"))
     words = ["pipeline.stages.evaluate", "mhvae"]
     process = start(study.folder, *words)

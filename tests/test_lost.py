@@ -70,11 +70,11 @@ def plots(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
 
     real, done = matplotlib.plot_slice, list[bool]()
 
-    def drawing(study: optuna.Study) -> Any:
+    def drawing(study: optuna.Study, **options: Any) -> Any:
         if not done:
             done.append(True)
             act()
-        return real(study)
+        return real(study, **options)
 
     monkeypatch.setattr(PLOTS, drawing)
 
