@@ -281,9 +281,9 @@ def test_a_density_and_a_probability_are_not_ranked(mixed):
 
 def test_figures_of_bounds_are_drawn_once_a_measure(mixed, study):
     """No axis of bounds has a density and a probability; figures of rates alone have all variants."""
-    names = {path.stem for path in mixed.report.glob("*.png")}
+    names = {path.stem for path in mixed.report.glob("figures/*.png")}
     assert names == {f"{name}-{end}" for name in MEASURED for end in ("density", "probability")} | {"rates_by_epoch"}
-    assert {path.stem for path in study.report.glob("*.png")} == MEASURED | {"rates_by_epoch"}
+    assert {path.stem for path in study.report.glob("figures/*.png")} == MEASURED | {"rates_by_epoch"}
     page = (mixed.report / "report.html").read_text()
     assert page.count("Likelihoods that are a density:") == page.count("Likelihoods that are a probability:") == 5
 
