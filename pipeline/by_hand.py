@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def by_hand(command: str, name: str | None, variant: str, overrides: Mapping[str
         yield study
     except BaseException:
         if fresh and not was_begun(study):
-            with undisturbed():
+            with undisturbed(), suppress(InputError):  # what stopped the command is what is said
                 discard(study)
         raise
 

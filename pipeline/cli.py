@@ -129,10 +129,7 @@ def train(variant: Variant, workers: Workers = None, assignments: Set = None, na
         from pipeline.stages import evaluate
         from pipeline.stages import train as stage
 
-        if stage.trained(study, variant):
-            print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
-        else:
-            stage.run(study, variant)
+        stage.run(study, variant, anew=False)
         evaluate.run(study, variant)
         report.write(study)
     _results(study)

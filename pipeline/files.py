@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,9 @@ def alone(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
         try:
             held.enter_context(locked(path, 0.0))
         except BlockingIOError:
-            holder = path.read_text(encoding="utf-8") or "another process"
+            holder = "another process"
+            with suppress(OSError):  # who held it may have removed the file
+                holder = path.read_text(encoding="utf-8") or holder
             if not wait:
                 raise InputError(f"{what}: {holder} is at work in this folder") from None
             print(f"{what}: {holder} is at work in this folder; waits for its end", flush=True)

@@ -66,8 +66,10 @@ class Removal:
         stores = [_tried(described, "") for described in (self._experiment, self._searches)]
         return lines + [line or f"not: {reason}" for line, reason in stores if line or reason]
 
-    def remove(self) -> list[str]:
+    def remove(self, *, runs: bool = True) -> list[str]:
         """Remove all of it; return the reasons why a part of it stays, of stores that cannot be reached.
+
+        Without `runs`, its experiment, its searches and rows that wait stay.
 
         Raises `InputError` where a process is working in the study.
         """
@@ -83,8 +85,10 @@ class Removal:
             busy, reason = _tried(searches.at_work, none)
             if busy:
                 raise InputError(f"study {study.name}: a process is working on sweep {busy[0]}")
-            remove_outboxes(study)
-            reasons = [reason or _tried(searches.remove, 0)[1], _tried(lambda: remove_experiments(study), 0)[1]]
+            reasons = [reason]
+            if runs:
+                remove_outboxes(study)
+                reasons = [reason or _tried(searches.remove, 0)[1], _tried(lambda: remove_experiments(study), 0)[1]]
             for path in self._scratch():
                 shutil.rmtree(path, ignore_errors=True)
             _remove_folder(self.folder)
@@ -148,8 +152,14 @@ def was_begun(study: Study) -> bool:
 
 
 def discard(study: Study) -> None:
-    """Remove a study that was made by a command that then failed before its first epoch."""
-    Removal.of(study.root, study.name).remove()
+    """Remove a study that was made by a command that then failed before its first epoch.
+
+    Where an earlier study of the same name has logged results, or MLflow cannot be asked, what is in the stores stays.
+    """
+    from pipeline.tracking import has_results
+
+    earlier, reason = _tried(lambda: has_results(study), True)
+    Removal.of(study.root, study.name).remove(runs=not (earlier or reason))
 
 
 def _remove_folder(folder: Path) -> None:

@@ -120,15 +120,17 @@ class Study:
             name, _, variant = stage.partition("@")
             word = "sweep" if name == "sweep" else "train"
             return f"cave {word} --variant {variant or next(iter(self.params.variants))} --study {self.name}"
-        return "dvc repro" if self.folder == self.root else f"dvc repro {self.folder.relative_to(self.root)}/dvc.yaml"
+        if self.folder == self.root:
+            return "dvc repro"
+        first = "" if active(self.folder) else f"cave study activate {self.name} && "
+        return f"{first}dvc repro {self.folder.relative_to(self.root)}/dvc.yaml"
 
     def how(self, stage: str) -> str:
         """Say in a sentence how a stage's results are made again."""
         if self.by_hand:
             return f"Made by `{self.command(stage)}`, with the settings in `experiments/{self.name}/params.yaml`."
-        first = "" if active(self.folder) else f"`cave study activate {self.name}` and "
         here = self.command(stage)
-        return f"Reproduce with {first}`{here}{' ' if self.folder == self.root else ':'}{stage}`."
+        return f"Reproduce with `{here}{' ' if self.folder == self.root else ':'}{stage}`."
 
     @classmethod
     def create(

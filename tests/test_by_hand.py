@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from pipeline import report
 from pipeline.by_hand import by_hand
@@ -194,6 +195,19 @@ def test_a_folder_that_is_no_study_is_left_alone(project: Path) -> None:
         pytest.fail("it is refused")
     assert [path.name for path in other.iterdir()] == ["mine.txt"]
     assert [path.name for path in other.parent.iterdir()] == ["notes"]
+
+
+def test_a_failed_call_leaves_the_runs_of_an_earlier_study(project: Path) -> None:
+    """Where a study of the same name has logged results before, its experiment stays as it is."""
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    experiment = client.create_experiment("platos-cave/x")
+    earlier = client.create_run(experiment)
+    client.log_metric(earlier.info.run_id, "valid/elbo", -1.0)
+    with pytest.raises(RunError, match="stop"), by_hand("train", "x", "vae", {}):
+        raise RunError("stop")
+    assert not (project / "experiments" / "x").exists()
+    assert client.get_experiment(experiment).lifecycle_stage == "active"
+    assert client.get_run(earlier.info.run_id).info.lifecycle_stage == "active"
 
 
 def test_a_training_without_a_search_has_a_report(planted: Study) -> None:

@@ -243,7 +243,7 @@ def test_a_study_is_activated_once(
     assert "dvc repro, inactive" in listed
     assert "cave study activate table" in listed
     assert study.how("report") == (
-        "Reproduce with `cave study activate table` and `dvc repro experiments/table/dvc.yaml:report`."
+        "Reproduce with `cave study activate table && dvc repro experiments/table/dvc.yaml:report`."
     )
     cave(root, capsys, monkeypatch, "study", "activate", "table")
     assert active(study.folder)

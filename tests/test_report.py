@@ -245,6 +245,7 @@ def test_what_is_marked_is_what_the_intervals_set_apart(tmp_path):
         (0.001, (0, 1, 2), ["mhvae"]),
         (0.05, (0, 1, 2), ["hvae", "mhvae"]),
         (1.0, (0, 1, 2), []),
+        (0.001, (0, 1), []),
         (0.001, (0,), []),
     ):
         made = fake(tmp_path / f"{spread}-{len(seeds)}", seeds=seeds, spread=spread)

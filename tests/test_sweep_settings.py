@@ -87,6 +87,18 @@ def test_the_given_settings_are_the_first_trial(study: Study) -> None:
     check_sweep(given, VARIANT, 4)
 
 
+def test_a_first_trial_is_known_as_tried_from_the_beginning(study: Study) -> None:
+    """Another worker that claims before the first has drawn its values is given another setting of a small space."""
+    sweep = Sweep(again(study, **SIX | {"sweep.trials": 6}), VARIANT)
+    sweep.tracker.require()
+    with sweep.together():
+        sweep.ask([])
+    with sweep.together():
+        sweep.ask(sweep.trials())
+    keys = [trial.user_attrs["training"] for trial in sweep.trials()]
+    assert len(set(keys)) == 2
+
+
 def test_other_given_settings_are_another_search(study: Study) -> None:
     """A value of a path that is searched counts, as the first trial has it."""
     space = study.params.model_dump()["sweep"]["space"]

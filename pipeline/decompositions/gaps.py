@@ -23,8 +23,9 @@ approximation; the sum of both gaps is not touched by it.
 
 log p(x) is the log mean of 2k weights, half of them at draws from q and half at draws from q*, whose proposal is the
 mixture of both: w = p(x, z) / (q(z) / 2 + q*(z) / 2). Where the best diagonal q is narrower than the posterior its own
-weights may have no variance; those of the mixture are at most twice those of q. The estimate is from below, so both
-gaps are, too. Standard errors are those of the draws at the q* that was found; another optimization finds another.
+weights may have no variance; those of the mixture are at most twice those of q. The estimate is from below, and the
+approximation and inference gap with it. Standard errors are those of the draws at the q* that was found; another
+optimization finds another.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def gap_terms(
         before, before_error = of_draws(trained)
         after, after_error = of_draws(best)
         # log p(x) shares its draws with the bound that it is compared with.
-        above_best, above_trained = (jackknife(pooled, bound.repeat_interleave(2, dim=0)) for bound in (best, trained))
+        above_best, above_trained = (jackknife(pooled, bound) for bound in (best, trained))
         ours, theirs = (
             level_terms(q, x, draws=level_draws, inner=inner, outer=k, log_p=known) for q in (model, refined)
         )
@@ -147,8 +148,11 @@ def gap_terms(
 
 def _weights(
     model: HierarchicalVAE, refined: HierarchicalVAE, x: Float[Tensor, "batch units"], k: int
-) -> tuple[Float[Tensor, "k batch"], Float[Tensor, "k batch"], Float[Tensor, "pooled batch"]]:
-    """Return the log-weights of k draws from q, of k from q*, and of the 2k in turn with their mixture as proposal."""
+) -> tuple[Float[Tensor, "k batch"], Float[Tensor, "k batch"], Float[Tensor, "k batch"]]:
+    """Return the log-weights of k draws from q and of k from q*, and those of the mixture as the proposal.
+
+    Of the latter each is the mean of a pair: the weights of one draw from q and of one from q*.
+    """
     per_pass = max(1, ROWS // len(x))
     parts: list[list[Tensor]] = [[], [], []]
     for done in range(0, k, per_pass):
@@ -159,7 +163,7 @@ def _weights(
             log_p = _log_density(source.joint(z), z)
             parts[side].append(log_p - own)
             mixed.append(log_p - torch.logaddexp(own, across) + math.log(2))
-        parts[2].append(torch.stack(mixed, dim=1).flatten(0, 1))
+        parts[2].append(torch.logaddexp(*mixed) - math.log(2))
     trained, best, pooled = (torch.cat(part) for part in parts)
     return trained, best, pooled
 

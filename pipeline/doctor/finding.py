@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import one_line
-from pipeline.study import active
+from pipeline.errors import InputError, one_line
+from pipeline.study import Study, active
 
 __all__ = ["Check", "Finding", "Place", "examine", "fault", "ok", "table", "warning"]
 
@@ -35,7 +35,10 @@ class Place:
         if self.folder == self.root:
             return "dvc repro"
         if not (self.folder / "dvc.yaml").exists():
-            return "the same `cave sweep` or `cave train` again"
+            try:
+                return Study.at(self.folder).command("report")
+            except InputError:  # which another check says
+                return "cave study list"
         first = "" if active(self.folder) else f"cave study activate {self.folder.name} && "
         return f"{first}dvc repro {self.folder}/dvc.yaml"
 

@@ -74,10 +74,15 @@ class Comparison:
 
     @cached_property
     def marked(self) -> tuple[str, ...]:
-        """The variants whose interval of nll no other of their measure lies below, where one lies above."""
+        """The variants whose interval of nll no other of their measure lies below, where one lies above.
+
+        Fewer than 3 seeds mark nothing.
+        """
         marked: list[str] = []
         for group in self.groups.values() if self.comparable else ():
             best = _lowest(group)
+            if min(len(result.seeds) for result in group) < 3:
+                continue
             near = [r.variant for r in group if best.metrics["nll"].overlaps(r.metrics["nll"])]
             marked += near if len(near) < len(group) else []
         return tuple(marked)

@@ -91,8 +91,12 @@ def write_search(study: Study) -> None:
         .from_string(template)
         .render(name=study.name, searches=found, pictures=pictures)
     )
-    shutil.rmtree(study.report, ignore_errors=True)
     write_text(study.report / "report.html", html)
+    for path in study.report.iterdir():  # of the report that it replaces
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != "report.html":
+            path.unlink()
 
 
 def _text(found: Search) -> str:

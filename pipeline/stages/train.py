@@ -47,9 +47,15 @@ def swept(study: Study, variant: str) -> bool:
     return best.exists() and read_json(best, "trial")["trial"] is not None
 
 
-def run(study: Study, variant: str) -> None:
-    """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran."""
+def run(study: Study, variant: str, *, anew: bool = True) -> None:
+    """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran.
+
+    Without `anew`, models that are there, trained with the same settings, data and code, are left as they are.
+    """
     with alone(study.locks / "train" / variant / "all", f"{variant}: training"):
+        if not anew and trained(study, variant):  # perhaps by a process that was waited for
+            print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
+            return
         _run(study, variant)
 
 

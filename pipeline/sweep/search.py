@@ -228,7 +228,7 @@ class Sweep:
         """Ask for a new trial, in a transaction of the caller: the own settings first, then every untried one."""
         key, values = next(iter(self.untried(trials).items()), (None, None))
         if not trials:
-            key, values = None, self.own
+            key, values = space.key(self.base, self.own), self.own
         if values is not None:
             self.optuna.enqueue_trial(values)  # is what `ask` returns
         trial = self.optuna.ask()

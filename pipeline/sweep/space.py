@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.params import Choices, Params, Range, check_model, digest
 
-__all__ = ["apply", "closest", "every", "identity", "own"]
+__all__ = ["apply", "closest", "every", "identity", "key", "own"]
 
 Space = Mapping[str, Range | Choices]
 LARGEST = 2000  # combinations of values that are looked at; a larger space counts as endless
@@ -54,6 +54,14 @@ def identity(params: Params) -> str:
     return digest([model, params.model.level_widths, params.train.model_dump(exclude={"seeds"})])
 
 
+def key(base: Params, values: Mapping[str, Any]) -> str:
+    """Return the identity of `base` with the values of a trial; of values that do not go together, one of their own."""
+    try:
+        return identity(apply(base, values))
+    except InputError:
+        return digest(values)
+
+
 def every(base: Params, space: Space, most: int) -> dict[str, dict[str, Any]] | None:
     """Return one set of values for each setting of a space, by identity, the own one first.
 
@@ -65,11 +73,7 @@ def every(base: Params, space: Space, most: int) -> dict[str, dict[str, Any]] | 
     settings: dict[str, dict[str, Any]] = {}
     combinations = (dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*choices))
     for values in itertools.chain([own(base, space)], combinations):
-        try:
-            key = identity(apply(base, values))
-        except InputError:
-            key = digest(values)
-        settings.setdefault(key, values)
+        settings.setdefault(key(base, values), values)
         if len(settings) > most:
             return None
     return settings

@@ -204,11 +204,13 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
     trial = reports.trial
     while not reports.values:
         identity = trial.user_attrs[IDENTITY]
-        equals = [t for t in sweep.trials() if t.number < trial.number and t.user_attrs.get(IDENTITY) == identity]
-        for equal in equals:
-            if equal.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        earlier = [t for t in sweep.trials() if t.number < trial.number]
+        for equal in earlier:
+            if equal.state in (TrialState.COMPLETE, TrialState.PRUNED) and equal.user_attrs.get(IDENTITY) == identity:
                 return equal
-        if not alive(sweep, [equal for equal in equals if equal.state == TrialState.RUNNING]):
+        # One whose settings are still being drawn may turn out to be equal.
+        pending = [t for t in earlier if t.user_attrs.get(IDENTITY, identity) == identity]
+        if not alive(sweep, [t for t in pending if t.state == TrialState.RUNNING]):
             break
         reports.prove()  # to wait takes none of the trial's lives
         time.sleep(WAIT)

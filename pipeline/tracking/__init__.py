@@ -10,7 +10,7 @@ server that is down, slow, or lost its answer costs nothing but its view of the 
 
 from pipeline.tracking.current import mark_current
 from pipeline.tracking.past import Past, past
-from pipeline.tracking.removal import experiments, remove_experiments, remove_outboxes
+from pipeline.tracking.removal import experiments, has_results, remove_experiments, remove_outboxes
 from pipeline.tracking.run import Run
 from pipeline.tracking.store import database, ready, tracking_uri
 from pipeline.tracking.tracker import CHANGES, PROVENANCE, SETTINGS, Delivered, Tracker
@@ -25,6 +25,7 @@ __all__ = [
     "Tracker",
     "database",
     "experiments",
+    "has_results",
     "mark_current",
     "past",
     "ready",

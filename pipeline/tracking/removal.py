@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-__all__ = ["experiments", "remove_experiments", "remove_outboxes"]
+__all__ = ["experiments", "has_results", "remove_experiments", "remove_outboxes"]
 
 MARK = " (removed "  # between the name of an experiment and the time of its removal
 SECONDS = "%Y-%m-%d %H.%M.%S"
@@ -36,6 +36,23 @@ def experiments(study: Study) -> list[str]:
         return []
     with telling(study):
         return [str(found.name) for found in _active(connect(study), study)]
+
+
+def has_results(study: Study) -> bool:
+    """Tell whether a run of the study has logged an epoch, in MLflow or in rows that it does not have yet.
+
+    Raises:
+        InputError: MLflow cannot be reached.
+    """
+    for folder in _outboxes(study):
+        if any(json.loads(line)["op"] == "record" for line in (folder / OPS).read_text(encoding="utf-8").splitlines()):
+            return True
+    if not _exists(study):
+        return False
+    with telling(study):
+        client = connect(study)
+        ids = [found.experiment_id for found in _active(client, study)]
+        return any(run.data.metrics for run in client.search_runs(ids, max_results=1000)) if ids else False
 
 
 def remove_outboxes(study: Study) -> None:
