@@ -117,7 +117,7 @@ def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: i
     # Written in place: what small results of each pass stayed alive between large freed ones would split the heap.
     reconstruction = torch.empty(draws, len(x), device=x.device, dtype=x.dtype)
     rate = torch.empty(model.depth, draws, len(x), device=x.device, dtype=x.dtype)
-    for done in watched(range(0, draws, per_pass), "draws of the posterior", "passes"):
+    for done in watched(range(0, draws, per_pass), "draws of the posterior", "passes", long=True):
         part = elbo(model, x, min(per_pass, draws - done))
         reconstruction[done : done + per_pass], rate[:, done : done + per_pass] = part.reconstruction, part.rate
     return ELBO(reconstruction, rate)
