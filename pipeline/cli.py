@@ -332,7 +332,7 @@ def _existing(name: str | None) -> Study:
 
 
 def _assigned(assignments: list[str] | None) -> dict[str, Any]:
-    """Read the `--set` words of a command that makes a study, whose place is not theirs to choose."""
+    """Read the `--set` assignments of a command that makes a study; one that sets its folder is an `InputError`."""
     overrides = parse_assignments(assignments or [])
     for path in {"root", "out"} & set(overrides):
         raise InputError(f"--set: {path}: a new study lies in experiments/, by its own name; leave {path} out")
