@@ -22,6 +22,7 @@ CHECKED = (
     "pipeline.images",
     "pipeline.checkpoint",
     "pipeline.training",
+    "pipeline.extrapolation",
     "pipeline.evaluation",
     "pipeline.annealing",
     "pipeline.decompositions",

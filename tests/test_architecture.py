@@ -38,6 +38,7 @@ LINE = [
     "images",
     "checkpoint",
     "training",
+    "extrapolation",
     "evaluation",
     "annealing",
     "decompositions",
