@@ -10,6 +10,10 @@ All of them are reductions of the terms of S draws per image (`pipeline.objectiv
     rounding                              evaluate.precision other than float32 only: the largest error of an image's
                                           iwae/max k, of the first images at the same random numbers
     active/z_t = #{u : Var_x(E_q[z_t,u]) > threshold}
+    ess/*, khat/*                         how far the weights behind nll can be trusted (`pipeline.weights`)
+    nll/last_doubling = L_k - L_k/2,  nll/bias                 what nll lies above -log p(x) (`pipeline.extrapolation`)
+    nll/believed                          1 where that is known and below twice the error of nll, or below 0.005 nats
+    generalization/...                    each term on training images less that on test images (`generalization`)
 
 The standard error is over draws with the test set held fixed. Where an image has one group only, it is that of a
 jackknife over ten blocks of the draws (`jackknife`): the first-order error of log mean w, Var(w / mean w) / S, is too
@@ -21,12 +25,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pipeline.allocator import keep_freed
+from pipeline.extrapolation import extrapolate, halved_bounds
 from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO, elbo, top_down_kl
@@ -34,20 +40,39 @@ from pipeline.params import EvaluateParams
 from pipeline.precision import products
 from pipeline.progress import watched
 from pipeline.training import seeded
+from pipeline.weights import LARGEST_KHAT, effective_draws, pareto_khat
 
-__all__ = ["Estimate", "active_units", "evaluate", "importance_bound", "jackknife", "many_draws"]
+__all__ = [
+    "Estimate",
+    "Measured",
+    "active_units",
+    "evaluate",
+    "importance_bound",
+    "jackknife",
+    "many_draws",
+]
 
 IMAGES = 20  # a batch of test images
 ROWS = 2000  # rows of one pass, draws times images: its logits stay in the cache
 BLOCKS = 10  # of draws, for the jackknife
+NEGLIGIBLE = 0.005  # nats: what a table of two decimals does not show
+FEW = 0.05  # share of images whose weights may have too heavy a tail
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the Monte Carlo standard error of it."""
+    """A number and its standard error; None where it has none, as of what judges the errors of other numbers."""
 
     value: float
-    se: float
+    se: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Estimates by key, and the values of the images that some of them are means of."""
+
+    estimates: dict[str, Estimate]
+    images: dict[str, Float[Tensor, " images"]]
 
 
 @torch.no_grad()
@@ -58,45 +83,116 @@ def evaluate(
     params: EvaluateParams,
     *,
     discrete: bool,
+    train: UInt8[Tensor, "m units"] | None = None,
     stream: str = "",
-) -> dict[str, Estimate]:
+) -> Measured:
     """Measure every test bound of `model` on the frozen test set; the keys are those of the README's table.
 
-    Models measured on different streams have independent Monte Carlo errors.
+    With `train`, training images as they are presented, the terms' `generalization/...` are measured on them, with
+    `params.milestone_draws` draws. Models measured on different streams have independent Monte Carlo errors.
     """
-    with seeded(params.seed, f"bounds {stream}"), products(model, params.precision):
-        parts = [_reduce(many_draws(model, x, params.draws), params.k) for x in _batches(test, scale)]
-    means = {name: torch.cat([part[name][0] for part in parts]) for name in parts[0]}
-    variances = {name: torch.cat([part[name][1] for part in parts]) for name in parts[0]}
-    results = {
-        name: Estimate(means[name].mean().item(), variances[name].sum().sqrt().item() / len(test)) for name in means
-    }
+    measured = _bounds(model, test, scale, params, f"bounds {stream}")
+    results, values = measured.estimates, measured.images
     best = results[f"iwae/{params.k[-1]}"]
-    results["nll"] = Estimate(-best.value, best.se)
     if params.precision != "float32":
         with seeded(params.seed, f"bounds {stream}"):
             bound = many_draws(model, images(test[:IMAGES], scale), params.draws)
         exact, _ = importance_bound(bound.log_weight, params.k[-1])
-        off = (means[f"iwae/{params.k[-1]}"][: len(exact)] - exact).abs()
-        results["rounding"] = Estimate(off.max().item(), 0.0)
+        off = (values[f"iwae/{params.k[-1]}"][: len(exact)] - exact).abs()
+        results["rounding"] = Estimate(off.max().item(), None)
     if discrete:
         bits = test.shape[1] * math.log(2)
+        assert best.se is not None
         results["bpd"] = Estimate(-best.value / bits, best.se / bits)
+    if train is not None:
+        draws = params.milestone_draws
+        fewer = {"draws": draws, "k": tuple(k for k in params.k if draws % k == 0) or (draws,)}
+        seen = _bounds(model, train, scale, params.model_copy(update=fewer), f"training images {stream}", judge=False)
+        results |= _generalization(seen, measured)
     if model.direction == "top_down":
         with seeded(params.seed, f"kl_down {stream}"):
-            results |= _top_down(model, _batches(test, scale), params.draws)
+            kl = _top_down(model, _batches(test, scale), params.draws)
+        results |= kl.estimates
+        values |= kl.images
     with seeded(params.seed, f"active {stream}"):
         results |= active_units(model, _batches(test, scale), params.active_draws, params.active_threshold)
-    return results
+    return measured
+
+
+def _generalization(seen: Measured, new: Measured) -> dict[str, Estimate]:
+    """Return the mean of each term over training images less that over test images, with its error over images."""
+    names = [name for name in seen.images if name in new.images and name not in ("nll", "gap", "iwae/1")]
+    pairs = {name: (seen.images[name].double(), new.images[name].double()) for name in names}
+    return {
+        f"generalization/{name}": Estimate(
+            (train.mean() - test.mean()).item(), (train.var() / len(train) + test.var() / len(test)).sqrt().item()
+        )
+        for name, (train, test) in pairs.items()
+    }
+
+
+def _bounds(
+    model: HierarchicalVAE,
+    pixels: UInt8[Tensor, "n units"],
+    scale: int,
+    params: EvaluateParams,
+    stream: str,
+    *,
+    judge: bool = True,
+) -> Measured:
+    """Return the terms of the bound, for each image and in the mean, and what judges the error of nll."""
+    with seeded(params.seed, stream), products(model, params.precision):
+        parts = [_reduce(many_draws(model, x, params.draws), params.k, judge) for x in _batches(pixels, scale)]
+    values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
+    variances = {name: torch.cat([part.variances[name] for part in parts]) for name in parts[0].variances}
+    results = {
+        name: Estimate(values[name].mean().item(), variance.sum().sqrt().item() / len(pixels))
+        for name, variance in variances.items()
+    }
+    if not judge:
+        return Measured(results, values)
+    results |= _trust(values["ess"], values["khat"])
+    heavy = results["khat/high"].value if "khat/high" in results else math.inf
+    results |= _bias(torch.cat([part.halved for part in parts], dim=1), results["nll"], heavy)
+    return Measured(results, values)
+
+
+def _bias(halved: Float[Tensor, "levels images"], nll: Estimate, heavy: float) -> dict[str, Estimate]:
+    """Return what the last doubling of k gave, what nll lies above -log p(x), and whether that is known and small.
+
+    `heavy` is the share of images whose weights have too heavy a tail; where there are more than a few the extrapolated
+    bias is a lower estimate (a third to a seventh of the exact one where k-hat was above 0.7 on a linear chain).
+    """
+    believed = False
+    results = {}
+    if len(halved) > 1:
+        found = extrapolate(halved)
+        known = found.measurable and heavy <= FEW
+        results["nll/last_doubling"] = Estimate(found.last_doubling, _known(found.last_doubling_se))
+        results["nll/bias"] = Estimate(found.left, _known(found.left_se) if known else None)
+        assert nll.se is not None
+        believed = known and found.left + found.left_se <= max(2 * nll.se, NEGLIGIBLE)
+    return results | {"nll/believed": Estimate(float(believed), None)}
+
+
+def _known(error: float) -> float | None:
+    return error if math.isfinite(error) else None
+
+
+def _trust(ess: Float[Tensor, " images"], khat: Float[Tensor, " images"]) -> dict[str, Estimate]:
+    """Return median and worst of the effective numbers of draws and of k-hat, and the share of images above 0.7."""
+    results = {"ess/median": ess.median(), "ess/min": ess.min()}
+    if not khat.isnan().any():
+        results |= {"khat/median": khat.median(), "khat/max": khat.max()}
+        results["khat/high"] = (khat > LARGEST_KHAT).double().mean()
+    return {name: Estimate(value.item(), None) for name, value in results.items()}
 
 
 def _batches(test: UInt8[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
     return (images(pixels, scale) for pixels in watched(test.split(IMAGES), "bounds", f"batches of {IMAGES} images"))
 
 
-def _top_down(
-    model: HierarchicalVAE, batches: Iterator[Float[Tensor, "batch units"]], draws: int
-) -> dict[str, Estimate]:
+def _top_down(model: HierarchicalVAE, batches: Iterator[Float[Tensor, "batch units"]], draws: int) -> Measured:
     """Measure the KL divergence of each level (decomposition (b) of a hierarchy)."""
     means, variances = [], []
     for x in batches:
@@ -107,7 +203,9 @@ def _top_down(
         variances.append(kl.var(1) / draws)
     mean, variance = torch.cat(means, dim=1), torch.cat(variances, dim=1)
     se = variance.sum(1).sqrt() / mean.shape[1]
-    return {f"kl_down/z{t}": Estimate(mean[t - 1].mean().item(), se[t - 1].item()) for t in range(1, model.depth + 1)}
+    names = [f"kl_down/z{t}" for t in range(1, model.depth + 1)]
+    results = {name: Estimate(mean[level].mean().item(), se[level].item()) for level, name in enumerate(names)}
+    return Measured(results, dict(zip(names, mean, strict=True)))
 
 
 def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int) -> ELBO:
@@ -123,16 +221,29 @@ def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: i
     return ELBO(reconstruction, rate)
 
 
-def _reduce(bound: ELBO, ks: tuple[int, ...]) -> dict[str, tuple[Tensor, Tensor]]:
+class _Reduced(NamedTuple):
+    """The values of a batch of images, the variances of their errors, and L_k at halved k."""
+
+    values: dict[str, Float[Tensor, " batch"]]
+    variances: dict[str, Float[Tensor, " batch"]]
+    halved: Float[Tensor, "levels batch"]
+
+
+def _reduce(bound: ELBO, ks: tuple[int, ...], judge: bool) -> _Reduced:
     """Return each quantity's value and the variance of its error, per image."""
-    draws = len(bound.reconstruction)
-    terms = {"elbo": bound.log_weight, "reconstruction": bound.reconstruction, "kl": bound.kl}
+    draws, k, log_weight = len(bound.reconstruction), ks[-1], bound.log_weight
+    terms = {"elbo": log_weight, "reconstruction": bound.reconstruction, "kl": bound.kl}
     terms |= {f"rate/z{t}": rate for t, rate in enumerate(bound.rate, start=1)}
     results = {name: (term.mean(0), term.var(0) / draws) for name, term in terms.items()}
-    for k in ks:
-        results[f"iwae/{k}"] = importance_bound(bound.log_weight, k)
-    results["gap"] = _gap(bound.log_weight, ks[-1])
-    return results
+    for size in ks:
+        results[f"iwae/{size}"] = importance_bound(log_weight, size)
+    value, variance = results[f"iwae/{k}"]
+    results["nll"] = (-value, variance)
+    results["gap"] = _gap(log_weight, k)
+    values = {name: value for name, (value, _) in results.items()}
+    if judge:
+        values |= {"ess": effective_draws(log_weight), "khat": pareto_khat(log_weight)}
+    return _Reduced(values, {name: variance for name, (_, variance) in results.items()}, halved_bounds(log_weight, k))
 
 
 def _gap(log_weight: Float[Tensor, "draws batch"], k: int) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:

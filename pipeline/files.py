@@ -17,7 +17,18 @@ from typing import Any
 
 from pipeline.errors import InputError
 
-__all__ = ["alone", "locked", "read_csv", "read_json", "sha256", "write_bytes", "write_csv", "write_json", "write_text"]
+__all__ = [
+    "alone",
+    "locked",
+    "read_csv",
+    "read_json",
+    "sha256",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+    "write_parquet",
+    "write_text",
+]
 
 LARGEST = 2**26  # bytes of a file that is read as text
 POLL = 0.02  # seconds between two attempts to get a lock
@@ -72,6 +83,16 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: not readable as CSV: {str(error)[:200]}") from None
+
+
+def write_parquet(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of equal length as a Parquet table at once."""
+    import pyarrow
+    from pyarrow import parquet
+
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.table(dict(columns)), content)
+    write_bytes(path, content.getvalue())
 
 
 def read_json(path: Path, *keys: str) -> Any:

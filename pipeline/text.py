@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pipeline import signals
 
-__all__ = ["columns", "plural", "safe_output", "terminal_width"]
+__all__ = ["bias", "columns", "plural", "safe_output", "terminal_width"]
 
 PLAIN = {"±": "+/-", "…": "...", "–": "-", "−": "-", "“": '"', "”": '"', "’": "'", "→": "->", "×": "x"}
 HANDLER = "platos-cave"  # the name under which Python knows the error handler
@@ -32,6 +32,17 @@ def plural(count: int, noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{count} {noun[:-1]}ies"
     return f"{count} {noun}s"
+
+
+def bias(believed: bool, nats: float | None, at_least: bool) -> str:
+    """Say by how much a negative log-likelihood exceeds -log p(x); nothing where that is known and small.
+
+    >>> bias(False, 0.3, False), bias(False, 0.3, True), bias(False, None, False), bias(True, 0.0, False)
+    ('by about 0.30 nats', 'by at least 0.30 nats', 'by an unknown amount', '')
+    """
+    if believed:
+        return ""
+    return "by an unknown amount" if nats is None else f"by {'at least' if at_least else 'about'} {nats:.2f} nats"
 
 
 def columns(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:

@@ -39,6 +39,7 @@ LINE = [
     "checkpoint",
     "training",
     "extrapolation",
+    "weights",
     "evaluation",
     "annealing",
     "decompositions",
@@ -60,6 +61,7 @@ LINE = [
     "__main__",
 ]
 DOORS = {"mlflow": "tracking", "optuna": "sweep", "pandas": "report", "matplotlib": "figures", "ray": "launch"}
+DOORS |= {"pyarrow": "files", "arviz_stats": "weights"}
 STAGES = ["fetch", "prepare", "sweep", "train", "evaluate", "report"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -125,7 +125,7 @@ def test_the_number_of_draws_is_the_one_that_was_asked_for() -> None:
     wrong, error = wrong_nll(model, x, draws=1, batch_size=100)
     assert wrong - exact > 0.1
     assert wrong - exact > 10 * error
-    ours = evaluate(model, test, 100, evaluation(20_000, 1), discrete=False)["nll"]
+    ours = evaluate(model, test, 100, evaluation(20_000, 1), discrete=False).estimates["nll"]
     assert ours.se < 0.02
     assert abs(-ours.value - exact) < 4 * ours.se
 
@@ -141,7 +141,7 @@ def test_the_negative_log_likelihood_is_negative() -> None:
     wrong, error = wrong_nll(model, x, draws=4000, batch_size=100)
     assert abs(exact) > 1
     assert abs(abs(wrong - exact) - 2 * abs(exact)) < 4 * error + 0.01
-    ours = evaluate(model, test, 100, evaluation(4000, 4000), discrete=False)["nll"]
+    ours = evaluate(model, test, 100, evaluation(4000, 4000), discrete=False).estimates["nll"]
     assert ours.se < 0.02
     assert abs(ours.value - exact) < 4 * ours.se + 0.01
 
@@ -158,7 +158,7 @@ def test_the_weighted_mean_of_log_weights_is_too_high_by_up_to_log_k() -> None:
     logged = (torch.softmax(groups, 1) * groups).sum(1).mean(1)
     exact = linear.log_p(x).mean().item()
     assert logged.mean() - exact > 10 * logged.std() / 10
-    ours = evaluate(model, test, 100, evaluation(100 * k, k), discrete=False)[f"iwae/{k}"]
+    ours = evaluate(model, test, 100, evaluation(100 * k, k), discrete=False).estimates[f"iwae/{k}"]
     assert Exact(linear, model, x).elbo.mean() < ours.value < exact + 4 * ours.se
     far = elbo(linear.perturbed(20.0), x, k)
     excess = (torch.softmax(far.log_weight, 0) * far.log_weight).sum(0) - far.iwae

@@ -81,7 +81,7 @@ def truth() -> dict[str, float]:
 def repeated(seeds: int = 40) -> list[dict[str, Estimate]]:
     """Evaluate `linear` once for each seed."""
     _, model, test = linear()
-    return [evaluate(model, test, SCALE, evaluate_params(seed=seed), discrete=False) for seed in range(seeds)]
+    return [evaluate(model, test, SCALE, evaluate_params(seed=seed), discrete=False).estimates for seed in range(seeds)]
 
 
 NAMES = ["elbo", "reconstruction", "kl", "rate/z1", "rate/z2", "iwae/1", "iwae/50", "iwae/500", "nll", "gap"]
@@ -108,7 +108,7 @@ def test_the_standard_error_of_the_gap_holds_when_k_is_below_the_draws(k: tuple[
     """Where L_k is a mean over groups, the gap's spread is still 0.6 to 1.6 reported errors, both 0 at k = 1."""
     _, model, test = linear()
     params = [evaluate_params(draws=200, k=k, seed=seed) for seed in range(40)]
-    gaps = [evaluate(model, test, SCALE, each, discrete=False)["gap"] for each in params]
+    gaps = [evaluate(model, test, SCALE, each, discrete=False).estimates["gap"] for each in params]
     values, errors = torch.tensor([gap.value for gap in gaps]), torch.tensor([gap.se for gap in gaps])
     if k == (1,):
         assert values.abs().max() < 1e-12
@@ -120,7 +120,7 @@ def test_the_standard_error_of_the_gap_holds_when_k_is_below_the_draws(k: tuple[
 def test_a_tight_posterior_has_no_gap_and_no_error() -> None:
     """With the exact posterior elbo, every L_k and -nll are log p(x), and their standard errors vanish."""
     exact, _, test = linear()
-    results = evaluate(exact.model, test, SCALE, evaluate_params(), discrete=False)
+    results = evaluate(exact.model, test, SCALE, evaluate_params(), discrete=False).estimates
     evidence = exact.log_p(images(test, SCALE)).mean().item()
     for name in ("elbo", "iwae/1", "iwae/50", "iwae/500"):
         assert results[name].value == pytest.approx(evidence, abs=1e-9)
@@ -136,7 +136,7 @@ def test_a_tight_posterior_has_no_gap_and_no_error() -> None:
 def test_the_table_adds_up(depth: int) -> None:
     """The elbo is reconstruction - kl and iwae/1, kl is the sum of rates, gap is L_k - elbo, bpd is nll / (D log 2)."""
     model, test = bernoulli(depth)
-    results = evaluate(model, test, 1, evaluate_params(), discrete=True)
+    results = evaluate(model, test, 1, evaluate_params(), discrete=True).estimates
     value = {name: estimate.value for name, estimate in results.items()}
     levels = [f"rate/z{t}" for t in range(1, depth + 1)]
     assert value["elbo"] == pytest.approx(value["reconstruction"] - value["kl"])
@@ -152,31 +152,81 @@ def test_the_table_adds_up(depth: int) -> None:
         *("elbo", "reconstruction", "kl", "iwae/1", "iwae/50", "iwae/500", "nll", "gap", "bpd"),
         *levels,
         *(f"active/z{t}" for t in range(1, depth + 1)),
+        *("ess/median", "ess/min", "khat/median", "khat/max", "khat/high"),
+        *("nll/last_doubling", "nll/bias", "nll/believed"),
     }
+
+
+def test_the_values_of_images_are_those_of_their_means() -> None:
+    """Every key that images have is the mean over them, but for what judges the weights; kl is the sum of rates."""
+    model, test = bernoulli(2)
+    found = evaluate(model, test, 1, evaluate_params(), discrete=True)
+    assert {len(values) for values in found.images.values()} == {len(test)}
+    for name, values in found.images.items():
+        if name not in ("ess", "khat"):
+            assert found.estimates[name].value == pytest.approx(values.mean().item(), rel=1e-5)
+    assert found.estimates["ess/median"].value == found.images["ess"].median().item()
+    assert found.estimates["khat/high"].value == (found.images["khat"] > 0.7).double().mean().item()
+    torch.testing.assert_close(found.images["rate/z1"] + found.images["rate/z2"], found.images["kl"])
+
+
+@pytest.mark.parametrize(("size", "believed"), [(PERTURBATION, True), (0.4, False), (0.8, False), (1.2, False)])
+def test_what_a_bound_lacks_stands_beside_its_error(size: float, believed: bool) -> None:
+    """The bias is what L_500 lacks, a lower estimate where the tail is heavy, and then the error is not believed."""
+    exact, _, test = linear()
+    results = evaluate(exact.perturbed(size), test, SCALE, evaluate_params(), discrete=False).estimates
+    lack = exact.log_p(images(test, SCALE)).mean().item() + results["nll"].value
+    assert results["nll/believed"].value == believed
+    if believed:
+        assert abs(lack) < 4 * results["nll"].se
+        assert abs(results["nll/bias"].value) < 0.01
+    else:
+        assert lack > 3 * results["nll"].se
+        assert 0 < results["nll/bias"].value < lack
+        assert results["nll/bias"].se is None
+        assert results["khat/high"].value > 0.2
+
+
+def test_generalization_is_training_less_test() -> None:
+    """On the same images every difference is 0 within its error; of images that fit worse each is that much lower."""
+    model, test = bernoulli(2)
+    same = evaluate(model, test, 1, evaluate_params(), discrete=True, train=test).estimates
+    names = {name for name in same if name.startswith("generalization/")}
+    assert names == {f"generalization/{n}" for n in ("elbo", "reconstruction", "kl", "rate/z1", "rate/z2", "iwae/50")}
+    for name in names:
+        assert abs(same[name].value) < 3 * same[name].se
+    more = evaluate_params(milestone_draws=4000, k=(500,))
+    other = evaluate(model, test, 1, more, discrete=True, train=1 - test).estimates
+    flipped = evaluate(model, 1 - test, 1, evaluate_params(), discrete=True).estimates
+    expected = flipped["elbo"].value - same["elbo"].value
+    assert other["generalization/elbo"].value == pytest.approx(expected, abs=0.1)
 
 
 def test_only_discrete_images_have_bits() -> None:
     """A continuous density has no bits per dimension, so none are told."""
     model, test = bernoulli()
-    assert "bpd" not in evaluate(model, test, 1, evaluate_params(), discrete=False)
+    assert "bpd" not in evaluate(model, test, 1, evaluate_params(), discrete=False).estimates
 
 
 def test_evaluation_depends_on_its_seed_alone() -> None:
     """The same seed gives the same numbers whatever was drawn before, another seed others; the caller's dice rest."""
     model, test = bernoulli()
-    first = evaluate(model, test, 1, evaluate_params(draws=50, k=(50,)), discrete=True)
+    first = evaluate(model, test, 1, evaluate_params(draws=50, k=(50,)), discrete=True).estimates
     torch.rand(3)
     state = torch.get_rng_state()
-    assert evaluate(model, test, 1, evaluate_params(draws=50, k=(50,)), discrete=True) == first
+    assert evaluate(model, test, 1, evaluate_params(draws=50, k=(50,)), discrete=True).estimates == first
     assert torch.equal(torch.get_rng_state(), state)
-    assert evaluate(model, test, 1, evaluate_params(draws=50, k=(50,), seed=1), discrete=True)["elbo"] != first["elbo"]
+    assert (
+        evaluate(model, test, 1, evaluate_params(draws=50, k=(50,), seed=1), discrete=True).estimates["elbo"]
+        != first["elbo"]
+    )
 
 
 def test_the_error_shrinks_as_the_root_of_the_draws() -> None:
     """Sixteen times the draws leave a quarter of the standard error of the elbo."""
     _, model, test = linear()
     few, many = (
-        evaluate(model, test, SCALE, evaluate_params(draws=draws, k=(1,)), discrete=False)["elbo"].se
+        evaluate(model, test, SCALE, evaluate_params(draws=draws, k=(1,)), discrete=False).estimates["elbo"].se
         for draws in (250, 4000)
     )
     assert few / many == pytest.approx(4, rel=0.15)

@@ -219,7 +219,7 @@ def test_a_ladder_trains_and_its_divergences_are_evaluated() -> None:
         decompose=None,
         seed=0,
     )
-    results = evaluate(built, torch.tensor(data.test), 255, params, discrete=True)
+    results = evaluate(built, torch.tensor(data.test), 255, params, discrete=True).estimates
     parts = [results[f"kl_down/z{t}"] for t in (1, 2, 3)]
     assert all(part.value >= 0 for part in parts)
     error = sum(part.se**2 for part in [*parts, results["kl"]]) ** 0.5

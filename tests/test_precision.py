@@ -63,7 +63,7 @@ def test_bounds_err_by_less_than_they_say() -> None:
     test = torch.randint(2, (20, 196), dtype=torch.uint8)
     settings = {"draws": 200, "k": (1, 200)}
     exact, rounded = (
-        evaluate(built, test, 1, evaluate_params(precision=precision, **settings), discrete=True)
+        evaluate(built, test, 1, evaluate_params(precision=precision, **settings), discrete=True).estimates
         for precision in ("float32", "bfloat16")
     )
     assert set(rounded) - set(exact) == {"rounding"}

@@ -17,7 +17,7 @@ from scipy import stats
 
 from pipeline import figures, report
 from pipeline.errors import InputError
-from pipeline.files import read_csv, write_bytes, write_csv, write_json
+from pipeline.files import read_csv, write_bytes, write_csv, write_json, write_parquet
 from pipeline.report import inputs, tables
 from pipeline.report.milestones import milestones
 from pipeline.report.milestones import table as beside
@@ -41,6 +41,7 @@ DRAWN = {  # what a figure of the finer decompositions needs
 }
 
 
+IMAGES = 40
 BETWEEN = (("lower", -0.1), ("upper", 0.2))
 
 
@@ -55,6 +56,7 @@ def fake(
     shutil.copy(ROOT / "params.yaml", folder)
     study = Study.at(folder, {"train.seeds": list(seeds)})
     rng = np.random.default_rng(0)
+    own = np.linspace(-3, 3, IMAGES)  # what each image adds to every variant's values
     for variant, widths in WIDTHS.items():
         depth, tests = len(widths), {}
         for seed in seeds:
@@ -67,6 +69,10 @@ def fake(
             values |= {f"active/z{t}": max(1, width - 2 - seed % 2) for t, width in enumerate(widths, start=1)}
             if fine:
                 values |= finer(variant, depth, rng)
+            values |= {"nll/last_doubling": 0.002, "nll/bias": 0.001, "nll/believed": 1.0, "generalization/elbo": 0.3}
+            by_image = {key: values[key] + own for key in ("elbo", "reconstruction", "kl", "nll", "gap", "rate/z1")}
+            table = {"image": range(IMAGES), **by_image, "gap/z1": np.where(np.arange(IMAGES) < 9, 0.3, np.nan)}
+            write_parquet(study.evaluate(variant) / f"seed-{seed}.parquet", table)
             tests[str(seed)] = {f"test/{key}": {"value": float(v), "se": 0.0008} for key, v in values.items()}
             home = study.train(variant) / f"seed-{seed}"
             write_json(
@@ -159,15 +165,22 @@ def table(study: Study) -> dict[str, dict[str, str]]:
         return {row["variant"]: row for row in csv.DictReader(file)}
 
 
-def test_numbers_are_means_with_student_intervals(study):
-    """Every metric in table.csv is the mean over seeds, its half width that of scipy's t interval."""
+def test_numbers_are_means_with_intervals_over_what_they_vary_by(study):
+    """A mean of what no image has alone has scipy's t interval over seeds; others are over seeds and images."""
     for variant, row in table(study).items():
         seeds = json.loads((study.evaluate(variant) / "decomposition.json").read_text())["seeds"]
-        for key in ("elbo", "nll", "gap", "kl", "rate/z1", "iwae/50"):
+        for key in ("iwae/50", "bpd", "rate/z2", "elbo", "nll"):
+            if f"test/{key}" not in seeds["0"]:
+                continue
             values = [seed[f"test/{key}"]["value"] for seed in seeds.values()]
             low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-            assert float(row[f"{key} [nats]"]) == pytest.approx(np.mean(values))
-            assert float(row[f"{key} half [nats]"]) == pytest.approx((high - low) / 2)
+            name = "bpd [bits/dim]" if key == "bpd" else f"{key} [nats]"
+            assert float(row[name]) == pytest.approx(np.mean(values))
+            half = float(row[name.replace(" [", " half [")])
+            if key in ("elbo", "nll"):  # the images deviate by 1.8, the seeds by 0.05
+                assert half == pytest.approx(2.02 * np.linspace(-3, 3, IMAGES).std(ddof=1) / IMAGES**0.5, rel=0.02)
+            else:
+                assert half == pytest.approx((high - low) / 2)
         assert float(row["seconds [s]"]) == 7.0
 
 
@@ -211,7 +224,7 @@ def test_the_protocol_stands_beside_the_numbers(study):
     assert report.table_text(study).splitlines()[:3] == [
         "study default: digits (digest 3121e022), protocol stratified, binarization dynamic;"
         " 360 test images, 5000 draws each",
-        "mean ± 95% interval over seeds (Student t)",
+        "mean ± 95% interval over seeds, and over images for what every image has",
         "",
     ]
 
@@ -222,25 +235,61 @@ def bold(study: Study) -> list[str]:
     return [line.split(" | ")[0].strip("| ") for line in lines if "**" in line]
 
 
-SEEDS = "The 95% intervals cover the 3 seeds alone: test images and draws are held fixed."
+COVER = "Differences are paired over the 40 test images; their 95% intervals cover 3 seeds, images and draws, and not"
+COVER += " the search. Values of p are adjusted for 3 pairs (Holm)."
 
 
-def test_the_verdict_says_no_more_than_its_intervals(tmp_path):
-    """It names the lowest mean, what the intervals cover, and which overlap; an overlap decides nothing."""
+def test_the_verdict_says_how_far_apart_the_variants_are(tmp_path):
+    """It names the lowest mean, each difference from it with its interval, what would decide it, and what it covers."""
     apart = report.build(fake(tmp_path / "apart", spread=0.001))
-    text = f"The lowest mean nll is that of mhvae, {apart.results[2].metrics['nll']} nats. {SEEDS}"
-    assert apart.verdict == f"{text} That of mhvae does not overlap with those of vae and hvae."
-    wide = report.build(fake(tmp_path / "wide", spread=1.0))
-    others = "vae and mhvae" if "of hvae," in wide.verdict else "vae and hvae" if "of mhvae," in wide.verdict else ""
-    assert wide.verdict.endswith(f"overlaps with those of {others or 'hvae and mhvae'}: these intervals do not decide.")
-    assert SEEDS in wide.verdict
-    some = report.build(fake(tmp_path / "some", spread=0.05))
-    assert "That of mhvae overlaps with that of hvae: these intervals do not decide." in some.verdict
-    assert some.verdict.endswith("It does not overlap with that of vae.")
+    text = f"The lowest mean nll is that of mhvae, {apart.results[2].metrics['nll']} nats."
+    vae = "mhvae is 0.60 ± <0.01 nats below vae (p < 0.001)."
+    assert apart.verdict == f"{text} {vae} mhvae is 0.10 ± <0.01 nats below hvae (p < 0.001). {COVER}"
+    wide = report.build(fake(tmp_path / "wide", spread=1.0)).verdict
+    assert len(re.findall(r" differ by \d\.\d\d ± \d\.\d\d nats, which decides nothing \(p = ", wide)) == 2
+    assert re.search(r"\d+ seeds each would (not )?decide a difference of this size\.", wide)
+    some = report.build(fake(tmp_path / "some", spread=0.05)).verdict
+    assert re.search(r"is 0\.\d\d ± 0\.\d\d nats below vae \(p < 0\.001\)\.", some)
+    assert re.search(r"differ by 0\.\d\d ± 0\.\d\d nats, which decides nothing", some)
+    for text in (wide, some):
+        assert text.endswith(COVER)
 
 
-def test_what_is_marked_is_what_the_intervals_set_apart(tmp_path):
-    """The lowest nll is marked with those that overlap with it; where all do, or there is no interval, none is."""
+def test_every_pair_is_compared_by_every_term(study):
+    """comparisons.csv has a row a pair and term, the difference of the means in it; table.md and the page have each."""
+    rows = read_csv(study.report / "comparisons.csv")
+    terms = ("nll", "elbo", "reconstruction", "kl", "gap")
+    pairs = [("vae", "hvae"), ("vae", "mhvae"), ("hvae", "mhvae")]
+    assert [(row["metric"], row["first"], row["second"]) for row in rows] == [(t, *p) for t in terms for p in pairs]
+    means = table(study)
+    for row in rows:
+        first, second = (float(means[row[end]][f"{row['metric']} [nats]"]) for end in ("first", "second"))
+        assert float(row["difference [nats]"]) == pytest.approx(first - second)
+        assert float(row["p"]) <= float(row["p adjusted"]) <= 1
+        assert row["images"] == str(IMAGES)
+    page, markdown = ((study.report / name).read_text() for name in ("report.html", "table.md"))
+    assert page.count("<td>vae - hvae</td>") == markdown.count("| vae - hvae |") == len(terms)
+
+
+def test_a_bound_far_from_its_limit_says_so(tmp_path):
+    """Where nll lies above -log p(x) by more than its error, table, terminal, verdict and page say by how much."""
+    made = fake(tmp_path / "study")
+    path = made.evaluate("hvae") / "decomposition.json"
+    found = json.loads(path.read_text())
+    for cells in found["seeds"].values():
+        cells |= {"test/nll/believed": {"value": 0.0, "se": None}, "test/nll/bias": {"value": 0.34, "se": None}}
+    write_json(path, found)
+    report.write(made)
+    words = "by at least 0.34 nats"
+    assert report.build(made).verdict.endswith(f" nll is too high by more than its error says: that of hvae {words}.")
+    assert [row["nll error"] for row in table(made).values()] == ["believed", f"too high {words}", "believed"]
+    assert f"(too high {words})" in (made.report / "table.md").read_text()
+    assert f"(too high {words})" in (made.report / "report.html").read_text()
+    assert "nll error" in report.table_text(made)
+
+
+def test_what_is_marked_is_not_shown_to_be_worse(tmp_path):
+    """The lowest nll is marked with those that are not decided to lie above it; where nothing is decided, none is."""
     for spread, seeds, marked in (
         (0.001, (0, 1, 2), ["mhvae"]),
         (0.05, (0, 1, 2), ["hvae", "mhvae"]),
@@ -375,7 +424,7 @@ def test_all_outputs_are_written_and_the_same_each_time(tmp_path, study):
     names = {str(path.relative_to(study.report)) for path in study.report.rglob("*") if path.is_file()}
     drawn = ("bounds", "rates_by_level", "curves", "rates_by_epoch", "depth_width", "rate_distortion")
     pictures = {f"figures/{name}.png" for name in drawn}
-    tables = {"results.csv", "curves.csv", "table.csv", "table.md", "milestones.csv", "summary.json"}
+    tables = {"results.csv", "comparisons.csv", "curves.csv", "table.csv", "table.md", "milestones.csv", "summary.json"}
     assert names == {"report.html"} | tables | pictures
     again = fake(tmp_path / "again")
     report.write(again)
@@ -437,6 +486,7 @@ def test_different_protocols_are_not_compared(tmp_path):
         ("train/hvae/seed-1/model.json", "train@hvae"),
         ("evaluate/mhvae/decomposition.json", "evaluate@mhvae"),
         ("evaluate/mhvae/levels.png", "evaluate@mhvae"),
+        ("evaluate/mhvae/seed-1.parquet", "evaluate@mhvae"),
         ("sweep/vae/trials.csv", "sweep@vae"),
         ("sweep/vae/best.json", "sweep@vae"),
     ],
@@ -494,8 +544,10 @@ def test_a_figure_is_drawn_where_its_numbers_are(tmp_path, study, fine, monkeypa
 
 def test_the_table_of_terms_holds_what_was_measured(fine):
     """A cell is mean and interval over seeds with the largest Monte Carlo error; levels of a term stand together."""
-    groups = tables.terms(report.build(fine))
-    assert list(groups) == ["by level", "bounds by annealing", "over the data set", "inference", "factors"]
+    comparison = report.build(fine)
+    groups = tables.terms(comparison)
+    first = ["the weights behind nll", "training images less test images"]
+    assert list(groups) == [*first, "by level", "bounds by annealing", "over the data set", "inference", "factors"]
     rows = {name: (unit, cells) for group in groups.values() for name, unit, cells in group}
     page = (fine.report / "report.html").read_text()
     for index, variant in enumerate(WIDTHS):
@@ -503,9 +555,9 @@ def test_the_table_of_terms_holds_what_was_measured(fine):
         for name, (_, cells) in rows.items():
             found = [seed[f"test/{name}"] for seed in seeds if f"test/{name}" in seed]
             if found:
-                mean = report.interval([cell["value"] for cell in found], 0.95)
-                assert cells[index] == (mean.text(3), f"{max(cell['se'] for cell in found):.2g}")
-                assert f"<td>{mean.text(3).replace('<', '&lt;')} <small>se 0.0008</small></td>" in page
+                mean = comparison.results[index].metrics[name].text(3)
+                assert cells[index] == (mean, f"{max(cell['se'] for cell in found):.2g}")
+                assert f"<td>{mean.replace('<', '&lt;')} <small>se 0.0008</small></td>" in page
             else:
                 assert cells[index] == ("", "")
     names = [name for name, *_ in groups["over the data set"]]

@@ -25,7 +25,7 @@ ALWAYS = {
     "train": "objective draws epochs batch_size learning_rate schedule adam_beta1 adam_beta2 adam_eps"
     " adam_second_moment gradient clip precision shuffle ema patience keep seeds",
     "sweep": "space",
-    "evaluate": "draws k active_draws active_threshold precision seed",
+    "evaluate": "draws k active_draws active_threshold milestone_draws precision seed",
     "evaluate.decompose": "level_images level_draws simulated queries gap_images gap_steps gap_draws gap_rate"
     " ais_images ais_chains ais_temperatures ais_leapfrog",
     "report": "confidence images published",
@@ -149,7 +149,6 @@ def test_a_milestone_beyond_the_epochs_is_not_reached(
     assert bool(milestones(tmp_path)) is used
     flat = {"train.milestones": at, "train.epochs": epochs}
     assert (unused("train.milestones", flat, {}) == "") is used
-    assert (unused("evaluate.milestone_draws", flat, {}) == "") is used
 
 
 def test_what_depends_on_a_searched_path_may_be_used() -> None:

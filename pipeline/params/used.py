@@ -27,10 +27,6 @@ def _is(path: str, *values: Any) -> Condition:
     return Condition((path,), lambda value: value in values)
 
 
-def _reached(milestones: tuple[int, ...], epochs: int) -> bool:
-    return bool(milestones) and milestones[0] <= epochs
-
-
 def _drawn(name: str, binarization: str, grey: bool) -> bool:
     """Tell whether the data's seed decides on splits, on binarized pixels or on what is rendered."""
     split = name in ("digits", "cave", "omniglot", "frey_face")
@@ -95,7 +91,6 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "sweep.failures": SEARCHED,
     "sweep.seed": SEARCHED,
-    "evaluate.milestone_draws": Condition(("train.milestones", "train.epochs"), _reached),
     "evaluate.decompose.inner_draws": DEEP,
     "evaluate.decompose.path_draws": DEEP,
     "evaluate.decompose.pair_queries": Condition(

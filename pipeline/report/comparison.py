@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 from pipeline.params import MEASURES
 from pipeline.report import inputs
 from pipeline.report.intervals import Interval, interval
+from pipeline.report.paired import FEWEST_SEEDS, Difference, crossed_interval, differences
 from pipeline.study import Study
+from pipeline.text import bias
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Comparison", "Result", "build", "join"]
+__all__ = ["COMPARED", "Comparison", "Result", "build", "join"]
+
+COMPARED = ("nll", "elbo", "reconstruction", "kl", "gap")  # what every pair of variants is compared by
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Result:
     likelihood: str
     seeds: tuple[int, ...]
     metrics: Mapping[str, Interval]  # and `seconds`, of training
+    at_least: bool = False  # is `nll/bias` of a seed a lower estimate?
 
     @property
     def depth(self) -> int:
@@ -40,6 +45,12 @@ class Result:
         """What the likelihood gives to an image: a probability, or a density and of what."""
         return MEASURES[self.likelihood]
 
+    @property
+    def too_high(self) -> str:
+        """By how much nll exceeds -log p(x), in words; empty where that is known and small for every seed."""
+        found = self.metrics.get("nll/bias")
+        return bias(self.metrics["nll/believed"].mean == 1, found.mean if found else None, self.at_least)
+
     def levels(self, metric: str) -> list[Interval]:
         """Return a metric that is split by level, from z_1 up."""
         return [self.metrics[f"{metric}/z{level}"] for level in range(1, self.depth + 1)]
@@ -47,11 +58,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The results of all variants of a study."""
+    """The results of all variants of a study, and the differences between them."""
 
     confidence: float
     seeds: pd.DataFrame  # the tidy table of `results`, that the rest is worked out from
     results: tuple[Result, ...]
+    differences: tuple[Difference, ...] = ()  # of every pair of one measure, by each metric of `COMPARED`
     settings: tuple[str, ...] = ()  # what overrides values of the study's file, a line each
 
     @property
@@ -74,22 +86,17 @@ class Comparison:
 
     @cached_property
     def marked(self) -> tuple[str, ...]:
-        """The variants whose interval of nll no other of their measure lies below, where one lies above.
-
-        Fewer than 3 seeds mark nothing.
-        """
+        """The variants that are not shown to be worse than the one with the lowest nll, where another is."""
         marked: list[str] = []
         for group in self.groups.values() if self.comparable else ():
             best = _lowest(group)
-            if min(len(result.seeds) for result in group) < 3:
-                continue
-            near = [r.variant for r in group if best.metrics["nll"].overlaps(r.metrics["nll"])]
-            marked += near if len(near) < len(group) else []
+            worse = {difference.higher for difference in self._against(best) if difference.decided}
+            marked += [result.variant for result in group if result.variant not in worse] if worse else []
         return tuple(marked)
 
     @property
     def verdict(self) -> str:
-        """Say which nll is lowest, and what the intervals over seeds say of the others: of equal measures alone."""
+        """Say which nll is lowest, and by how much the others lie above it: of equal measures alone."""
         if not self.comparable:
             return "The variants were measured by different protocols: their numbers cannot be compared."
         if len(self.groups) == 1:
@@ -99,38 +106,68 @@ class Comparison:
         text = f"{', '.join([first, *kinds[1:]])}: nll, elbo and reconstruction cannot be compared between these."
         return " ".join([text, *(self._ranked(group, of_all=False) for group in self.groups.values())])
 
+    def _against(self, best: Result) -> list[Difference]:
+        """Return the differences in nll from one variant, in the order of the variants."""
+        return [d for d in self.differences if d.metric == "nll" and best.variant in (d.first, d.second)]
+
     def _ranked(self, group: list[Result], *, of_all: bool = True) -> str:
         best = _lowest(group)
-        here, others = best.metrics["nll"], [result for result in group if result is not best]
-        if not others:
-            return f"The nll of {best.variant} is {here} nats."
+        if len(group) == 1:
+            return f"The nll of {best.variant} is {best.metrics['nll']} nats.{_beware(group)}"
         of = "" if of_all else f" of {join([result.variant for result in group])}"
-        text = f"The lowest mean nll{of} is that of {best.variant}, {here} nats."
-        if here.half is None:
-            return f"{text} One seed has no interval, so that no difference is shown to be more than chance."
-        overlap = [result.variant for result in others if here.overlaps(result.metrics["nll"])]
-        clear = [result.variant for result in others if result.variant not in overlap]
-        seeds = f"the {len(best.seeds)} seeds alone: test images and draws are held fixed"
-        text += f" The {self.confidence:.0%} intervals cover {seeds}."
-        if overlap:
-            text += f" That of {best.variant} overlaps with {_those(overlap)}: these intervals do not decide."
-        if clear:
-            text += f" {'It' if overlap else f'That of {best.variant}'} does not overlap with {_those(clear)}."
-        return f"{text} Fewer than 3 seeds carry no claim." if len(best.seeds) < 3 else text
+        text = f"The lowest mean nll{of} is that of {best.variant}, {best.metrics['nll']} nats."
+        found = self._against(best)
+        if any(difference.half is None for difference in found):
+            few = "One seed has no interval, so that no difference is shown to be more than chance."
+            return f"{text} {few}{_beware(group)}"
+        text = " ".join([text, *(difference.sentence for difference in found)])
+        first = found[0]
+        seeds = " or ".join(str(count) for count in sorted({n for d in found for n in d.seeds}))
+        pairs = len(group) * (len(group) - 1) // 2
+        text += f" Differences are paired over the {first.images} test images; their {self.confidence:.0%} intervals"
+        text += f" cover {seeds} seeds, images and draws, and not the search."
+        text += f" Values of p are adjusted for {pairs} pairs (Holm)." if pairs > 1 else ""
+        if min(n for d in found for n in d.seeds) < FEWEST_SEEDS:
+            text += f" Fewer than {FEWEST_SEEDS} seeds decide nothing."
+        return f"{text}{_beware(group)}"
+
+
+def _beware(group: list[Result]) -> str:
+    """Say of which variants nll lies further above -log p(x) than its error says."""
+    found = [f"that of {result.variant} {result.too_high}" for result in group if result.too_high]
+    return f" nll is too high by more than its error says: {join(found)}." if found else ""
 
 
 def build(study: Study) -> Comparison:
     """Read the results of all variants; a missing file raises `InputError`, which names the stage that makes it."""
     seeds, confidence = inputs.results(study), study.params.report.confidence
+    images = {variant: inputs.image_values(study, variant) for variant in study.params.variants}
     metrics: dict[str, dict[str, Interval]] = {variant: {} for variant in study.params.variants}
     for (variant, metric), values in seeds.groupby(["variant", "metric"], sort=False)["value"]:
-        metrics[variant][metric] = interval(values.tolist(), confidence)
-    return Comparison(
-        confidence, seeds, tuple(_result(study, *found) for found in metrics.items()), tuple(study.notes())
-    )
+        metrics[variant][metric] = (
+            crossed_interval(images[variant][metric], confidence)
+            if metric in images[variant]
+            else interval(values.tolist(), confidence)
+        )
+    unknown = set(seeds.loc[(seeds["metric"] == "nll/bias") & seeds["se"].isna(), "variant"])
+    results = tuple(_result(study, *found, found[0] in unknown) for found in metrics.items())
+    return Comparison(confidence, seeds, results, _differences(results, images, confidence), tuple(study.notes()))
 
 
-def _result(study: Study, variant: str, metrics: Mapping[str, Interval]) -> Result:
+def _differences(
+    results: Sequence[Result], images: Mapping[str, Mapping[str, Any]], confidence: float
+) -> tuple[Difference, ...]:
+    found: list[Difference] = []
+    if any(result.protocol != results[0].protocol for result in results):
+        return ()
+    for measure in dict.fromkeys(result.measure for result in results):
+        group = [result.variant for result in results if result.measure == measure]
+        for metric in COMPARED:
+            found += differences(metric, {variant: images[variant][metric] for variant in group}, confidence)
+    return tuple(found)
+
+
+def _result(study: Study, variant: str, metrics: Mapping[str, Interval], at_least: bool) -> Result:
     seeds = study.params.variant(variant).train.seeds
     model = inputs.model(study, variant, seeds[0])
     return Result(
@@ -141,15 +178,12 @@ def _result(study: Study, variant: str, metrics: Mapping[str, Interval]) -> Resu
         likelihood=model["model"]["likelihood"],
         seeds=seeds,
         metrics=metrics,
+        at_least=at_least,
     )
 
 
 def _lowest(group: list[Result]) -> Result:
     return min(group, key=lambda result: result.metrics["nll"].mean)
-
-
-def _those(variants: list[str]) -> str:
-    return f"{'those' if len(variants) > 1 else 'that'} of {join(variants)}"
 
 
 def join(names: list[str]) -> str:

@@ -40,6 +40,7 @@ def write(study: Study) -> None:
     write_csv(folder / "curves.csv", curves)
     write_text(folder / "results.csv", comparison.seeds.to_csv(index=False, lineterminator="\n"))
     write_csv(folder / "table.csv", tables.full(comparison))
+    write_csv(folder / "comparisons.csv", tables.full_pairs(comparison))
     write_csv(folder / "milestones.csv", tidy(reached))
     write_text(folder / "table.md", tables.markdown(comparison))
     means = {r.variant: {name: value.mean for name, value in r.metrics.items()} for r in comparison.results}

@@ -14,13 +14,16 @@ from pipeline.report.metrics import level, term, unit
 from pipeline.study import Study
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from jaxtyping import Float
 
 __all__ = [
     "PICTURES",
     "best",
     "curves",
     "finals",
+    "image_values",
     "mean_curves",
     "model",
     "needed",
@@ -54,6 +57,21 @@ def results(study: Study) -> pd.DataFrame:
                 parts = (name, term(name), level(name), float(cell["value"]), cell["se"], unit(name))
                 rows.append((variant, seed, len(about["widths"]), *parts))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def image_values(study: Study, variant: str) -> dict[str, Float[np.ndarray, "seeds images"]]:
+    """Return by metric the values of every seed's model on every test image; what some images lack is left out."""
+    import numpy as np
+    import pandas as pd
+
+    tables = []
+    for seed in _seeds(study, variant):
+        with reading(study, study.evaluate(variant) / f"seed-{seed}.parquet", f"evaluate@{variant}") as path:
+            tables.append(pd.read_parquet(path).set_index("image").astype("float64"))
+            if not tables[-1].index.equals(tables[0].index):
+                raise ValueError("the seeds were measured on different images")
+    whole = [name for name in tables[0] if not any(table[name].isna().any() for table in tables)]
+    return {name: np.stack([table[name].to_numpy() for table in tables]) for name in whole}
 
 
 def protocol(study: Study, variant: str) -> dict[str, Any]:

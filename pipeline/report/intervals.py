@@ -32,10 +32,6 @@ class Interval:
         shown = self.half >= least / 2 or self.half == 0
         return f"{fixed(self.mean, digits)} ± {fixed(self.half, digits) if shown else f'<{least:.{digits}f}'}"
 
-    def overlaps(self, other: Interval) -> bool:
-        """Tell whether two intervals have a point in common; one without a width is unknown, and so may."""
-        return self.half is None or other.half is None or abs(self.mean - other.mean) <= self.half + other.half
-
 
 def interval(values: Sequence[float], confidence: float) -> Interval:
     """Return the mean of independent values and the half width of its Student t interval.

@@ -8,7 +8,7 @@ __all__ = ["level", "term", "unit"]
 
 UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
 UNITS |= dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
-UNITS["acceptance"] = "share"
+UNITS |= {"acceptance": "share", "high": "share", "ess": "draws", "khat": "shape", "believed": "0 or 1"}
 LEVEL = re.compile(r"/(z\d+)(?=/|$)")
 
 
@@ -34,8 +34,8 @@ def level(metric: str) -> str:
 def unit(metric: str) -> str:
     """Return the unit; shares and scores have none, a score lies between about 0 and 1.
 
-    >>> unit("rate/z1"), unit("bpd"), unit("ais/acceptance")
-    ('nats', 'bits/dim', 'share')
+    >>> unit("rate/z1"), unit("bpd"), unit("ais/acceptance"), unit("ess/median")
+    ('nats', 'bits/dim', 'share', 'draws')
     """
     parts = metric.split("/")
-    return UNITS.get(parts[0]) or UNITS.get(parts[-1], "nats")
+    return UNITS.get(parts[-1]) or UNITS.get(parts[0], "nats")

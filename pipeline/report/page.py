@@ -31,6 +31,7 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
         header=header,
         cells=cells,
         notes=tables.notes(comparison),
+        pairs=tables.pairs(comparison),
         terms=tables.terms(comparison),
         milestones=table(study, comparison, reached) if reached or params.report.published else None,
         drawings=_grouped(drawings),

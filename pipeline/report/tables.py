@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.params import PROBABILITY
-from pipeline.report.comparison import Comparison, join
-from pipeline.report.intervals import fixed
+from pipeline.report.comparison import Comparison, Result, join
+from pipeline.report.intervals import Interval, fixed
 from pipeline.report.metrics import level, unit
 
-__all__ = ["full", "markdown", "notes", "short", "short_measure", "terms", "verdict"]
+__all__ = ["full", "full_pairs", "markdown", "notes", "pairs", "short", "short_measure", "terms", "verdict"]
 
 PROTOCOL = {"data": "data set", "images": "test images", "draws": "draws per image", "digest": "data digest"}
 TERMS = {  # of the table of terms: what their names begin with
+    "the weights behind nll": ("ess/", "khat/", "nll/"),
+    "training images less test images": ("generalization/",),
     "by level": ("rate/", "kl_down/", "kl_up/", "kl_up_bias/", "gap/", "gap_bias/", "log_marginal/", "width/"),
     "bounds by annealing": ("ais", "bdmc/"),
     "over the data set": ("mutual_information", "marginal_kl", "total_correlation", "dimension_kl"),
@@ -37,6 +40,7 @@ def full(comparison: Comparison) -> list[dict[str, Any]]:
             "parameters": result.parameters,
             "seeds": len(result.seeds),
             "confidence": comparison.confidence,
+            "nll error": _nll_error(result),
         } | dict.fromkeys(columns)
         for name, value in result.metrics.items():
             row |= {f"{name} [{unit(name)}]": value.mean, f"{name} half [{unit(name)}]": value.half}
@@ -53,7 +57,7 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     ]  # fmt: skip
     cells = []
     for result in comparison.results:
-        nll = str(result.metrics["nll"])
+        nll = f"{result.metrics['nll']}{f' (too high {result.too_high})' if result.too_high else ''}"
         rates = [fixed(rate.mean) for rate in result.levels("rate")]
         cells.append(
             [
@@ -72,6 +76,45 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, cells
+
+
+def _nll_error(result: Result) -> str:
+    return f"too high {result.too_high}" if result.too_high else "believed"
+
+
+def pairs(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return header and cells of the table of differences between variants, a row a pair and metric."""
+    header = ["term", "pair", "difference (nats)", "p", "p adjusted", "decided", "what would decide"]
+    cells = []
+    for d in comparison.differences:
+        p, adjusted = ["", ""] if d.p is None else [f"{d.p:.2g}", f"{d.adjusted:.2g}"]
+        needed = "" if d.decided or d.half is None else d.needed
+        decided = "yes" if d.decided else "no"
+        cells.append([d.metric, f"{d.first} - {d.second}", str(Interval(d.mean, d.half)), p, adjusted, decided, needed])
+    return header, cells
+
+
+def full_pairs(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the rows of `comparisons.csv`: the same, unrounded."""
+    return [
+        {
+            "metric": d.metric,
+            "first": d.first,
+            "second": d.second,
+            "difference [nats]": d.mean,
+            "half [nats]": d.half,
+            "confidence": comparison.confidence,
+            "p": d.p,
+            "p adjusted": d.adjusted,
+            "decided": d.decided,
+            "seeds first": d.seeds[0],
+            "seeds second": d.seeds[1],
+            "images": d.images,
+            "seeds needed": d.needed_seeds,
+            "images needed": d.needed_images,
+        }
+        for d in comparison.differences
+    ]
 
 
 def short_measure(measure: str) -> str:
@@ -95,13 +138,17 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
         names = [[name for name in _names(comparison) if name.startswith(start)] for start in starts]
         for name in (name for some in names for name in sorted(some, key=_place)):
             cells = [
-                (result.metrics[name].text(3), f"{errors[result.variant, name]:.2g}")
+                (result.metrics[name].text(3), _error(errors[result.variant, name]))
                 if name in result.metrics
                 else ("", "")
                 for result in comparison.results
             ]
             groups.setdefault(group, []).append((name, unit(name), cells))
     return groups
+
+
+def _error(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2g}"
 
 
 def _place(name: str) -> int:
@@ -115,7 +162,11 @@ def notes(comparison: Comparison) -> list[str]:
         protocols.setdefault(_protocol(result.protocol), []).append(result.variant)
     seeds = {result.variant: ", ".join(map(str, result.seeds)) for result in comparison.results}
     single = any(len(result.seeds) == 1 for result in comparison.results)
-    spread = f"Numbers are means over seeds ± {comparison.confidence:.0%} interval (Student t over seeds)"
+    spread = (
+        f"Numbers are means over seeds ± {comparison.confidence:.0%} interval, over seeds and test images for what"
+        " every image has (bounds, reconstruction, kl, rates, gap), over seeds alone for the rest; neither covers the"
+        " search"
+    )
     which = "; ".join(dict.fromkeys(seeds.values() if len(set(seeds.values())) == 1 else map(": ".join, seeds.items())))
     return [
         *(
@@ -136,13 +187,18 @@ def notes(comparison: Comparison) -> list[str]:
 
 def markdown(comparison: Comparison) -> str:
     """Return `table.md`: the short table, then the verdict, then how the numbers were measured."""
-    header, cells = short(comparison)
-    lines = [header, ["---", *("---:" for _ in header[1:])], *cells]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = _markdown(*short(comparison))
     parts = [table, comparison.verdict, *notes(comparison)]
+    if comparison.differences:
+        parts += [_markdown(*pairs(comparison))]
     if comparison.settings:
         parts += ["Settings:", "\n".join(f"- {line}" for line in comparison.settings)]
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown(header: list[str], cells: list[list[str]]) -> str:
+    lines = [header, ["---", *("---:" for _ in header[1:])], *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def verdict(text: str) -> str:

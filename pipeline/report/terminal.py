@@ -43,12 +43,15 @@ def _text(study: Study, rows: list[dict[str, str]]) -> str:
     table += [[key, *(row[key] for row in rows)] for key in ("depth", "widths", "likelihood")]
     table += [["measure", *(short_measure(row["measure"]) for row in rows)]]
     table += [[key, *(row[key] for row in rows)] for key in ("parameters", "seeds")]
+    if any(row["nll error"] != "believed" for row in rows):
+        table += [["nll error", *(row["nll error"] for row in rows)]]
     for column in rows[0]:
         name, bracket, unit = column.partition(" [")
-        if bracket and {name, name.split("/")[0]} & set(SHOWN) and not name.endswith(" half"):
+        shown = {name, name.split("/")[0]} & set(SHOWN) and not name.startswith("nll/")
+        if bracket and shown and not name.endswith(" half"):
             cells = [_cell(row[column], row.get(f"{name} half [{unit}", "")) for row in rows]
             table.append([f"{name} ({unit[:-1]})", *cells])
-    spread = f"mean ± {float(rows[0]['confidence']):.0%} interval over seeds (Student t)"
+    spread = f"mean ± {float(rows[0]['confidence']):.0%} interval over seeds, and over images for what every image has"
     about = [*_about(study.name, rows), *textwrap.wrap(spread, terminal_width())]
     width = terminal_width()
     return "\n".join([*about, "", *_fitted(table, width), "", *textwrap.wrap(verdict(notes), width)])

@@ -13,13 +13,14 @@ import torch
 from pipeline import checkpoint, data, figures, launch, tracking
 from pipeline.decompositions import anneal, decompose
 from pipeline.errors import guarded
-from pipeline.evaluation import Estimate, evaluate
-from pipeline.files import alone, locked, read_json, write_csv, write_json
+from pipeline.evaluation import Estimate, Measured, evaluate
+from pipeline.files import alone, locked, read_json, write_csv, write_json, write_parquet
 from pipeline.images import Presented, images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, digest
 from pipeline.progress import reporting
 from pipeline.study import Study
+from pipeline.text import bias
 from pipeline.tracking import Tracker, mark_current
 from pipeline.training import seeded
 
@@ -123,15 +124,17 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     """Measure the bounds of a seed's model and its milestones, take the former apart, and draw the first seed's."""
     source, settings = study.train(variant) / f"seed-{seed}", study.params.evaluate
     model = checkpoint.load(source).to(launch.device())
-    bounds = _bounds(settings, source, splits, test, seed)
+    measured = _bounds(settings, source, splits, test, seed, train=_seen(splits, settings, test, seed))
+    bounds, values = measured.estimates, dict(measured.images)
     final = bounds | _taken_apart(settings, model, splits, test, seed)
     fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
     # The weights that are kept may be a milestone's, measured with as many draws.
     known = read_json(source / "model.json", "best_epoch")["best_epoch"] if fewer.draws == settings.draws else None
     milestones = {
-        epoch: bounds if epoch == known else _bounds(fewer, path, splits, test, seed)
+        epoch: bounds if epoch == known else _bounds(fewer, path, splits, test, seed).estimates
         for epoch, path in _milestones(source).items()
     }
+    write_parquet(study.evaluate(variant) / f"seed-{seed}.parquet", _table(values, len(test)))
     if seed == study.params.train.seeds[0]:
         _draw(study, variant, model, splits, test)
     then = {epoch: {key: asdict(estimate) for key, estimate in found.items()} for epoch, found in milestones.items()}
@@ -151,8 +154,10 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
     metrics |= {epoch: _logged("milestone/", found) for epoch, found in milestones.items()}
     known = read_json(source / "mlflow.json", "run")
     run = Tracker(study).find(known["run"], known.get("key"))
-    files = {"": [folder / f"seed-{seed}.json"], "figures": pictures}
+    files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
     run.log_once("evaluation", digest([results, then]), metrics, files)
+    wrong = _too_high(final)
+    run.set_tags({"nll_error": f"too high {wrong}" if wrong else "believed"})
     run.finish(None)
     if run.missing:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
@@ -160,8 +165,15 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
     for where, found in told.items():
         elbo, nll = found["elbo"].value, found["nll"]
         rounded = f", rounding up to {found['rounding'].value:.4f} an image" if "rounding" in found else ""
-        told_bounds = f"elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f})"
+        wrong = f", too high {_too_high(found)}" if _too_high(found) else ""
+        told_bounds = f"elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f}{wrong})"
         print(f"{variant} seed {seed}{where}{told_bounds}{rounded}", flush=True)
+
+
+def _too_high(found: dict[str, Estimate]) -> str:
+    """Say by how much nll exceeds -log p(x); nothing where that is known and small."""
+    left = found.get("nll/bias")
+    return bias(found["nll/believed"].value == 1, left.value if left else None, left is not None and left.se is None)
 
 
 def _milestones(source: Path) -> dict[int, Path]:
@@ -170,14 +182,37 @@ def _milestones(source: Path) -> dict[int, Path]:
 
 
 def _bounds(
-    settings: EvaluateParams, source: Path, splits: data.Splits, test: torch.Tensor, seed: int
-) -> dict[str, Estimate]:
-    """Measure every test bound of the model in `source`."""
+    settings: EvaluateParams,
+    source: Path,
+    splits: data.Splits,
+    test: torch.Tensor,
+    seed: int,
+    train: torch.Tensor | None = None,
+) -> Measured:
+    """Measure every test bound of the model in `source`, and how the terms differ on training images, if given."""
     model = checkpoint.load(source).to(launch.device())
     likelihood = read_json(source / "model.json")["model"]["likelihood"]
-    return evaluate(
-        model, test, splits.scale, settings, discrete=MEASURES[likelihood] == PROBABILITY, stream=f"seed {seed}"
-    )
+    discrete = MEASURES[likelihood] == PROBABILITY
+    return evaluate(model, test, splits.scale, settings, discrete=discrete, train=train, stream=f"seed {seed}")
+
+
+def _seen(splits: data.Splits, settings: EvaluateParams, test: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return as many training images as there are test images, binarized once where the data are."""
+    grey = torch.as_tensor(splits.train[: len(test)], device=test.device)
+    presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic")
+    with seeded(settings.seed, f"seen images {seed}"):
+        batch = presented.batch(torch.arange(len(grey), device=grey.device))
+    return (batch * splits.scale).round().to(torch.uint8)
+
+
+def _table(values: dict[str, torch.Tensor], images: int) -> dict[str, Any]:
+    """Return the columns of a model's table of images; what only the first images have is NaN after them."""
+    columns: dict[str, Any] = {"image": range(images)}
+    for name, found in values.items():
+        padded = torch.full((images,), torch.nan)
+        padded[: len(found)] = found.float().cpu()
+        columns[name] = padded.numpy()
+    return columns
 
 
 def _taken_apart(
@@ -213,7 +248,7 @@ def _taken_apart(
 def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:
     """Return values and standard errors under the keys that MLflow gets."""
     values = {prefix + key: result.value for key, result in results.items()}
-    return values | {f"{key}_se": results[key.removeprefix(prefix)].se for key in values}
+    return values | {f"{prefix}{key}_se": result.se for key, result in results.items() if result.se is not None}
 
 
 @torch.no_grad()
