@@ -81,6 +81,9 @@ FIGURES = {
         )
         for name, rows in {"all": ALL, "one": {"vae": ALL["vae"]}}.items()
     },
+    "trade-off": lambda: figures.trade_off(
+        {"vae": [figures.TradeOff(beta, 4 / beta, 20 + beta, (4 / beta,)) for beta in (0.5, 1.0, 2.0)]}, "rate/z_t"
+    ),
     "map of nothing": lambda: figures.depth_width_map([]),
 }
 

@@ -19,6 +19,7 @@ from pipeline import figures, report
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_bytes, write_csv, write_json, write_parquet
 from pipeline.report import inputs, tables
+from pipeline.report.families import families
 from pipeline.report.milestones import milestones
 from pipeline.report.milestones import table as beside
 from pipeline.study import Study
@@ -593,6 +594,27 @@ def test_whiskers_are_standard_errors(monkeypatch, fine, tmp_path):
     report.write(fake(tmp_path / "one", seeds=(0,), fine=True))
     assert given["means"]["vae"]["amortization_gap"][1] == 0.0008
     assert "Monte Carlo" in given["error"]
+
+
+def test_variants_that_differ_in_beta_are_a_curve(tmp_path):
+    """Three variants of one form and several betas are one family, with rate, distortion and nats by level of each."""
+    made = fake(tmp_path)
+    text = (tmp_path / "params.yaml").read_text()
+    for variant, old in (("vae", "{model.depth: 1, model.z_ratio: 1.0}"), ("hvae", "{model.parents: every}")):
+        assert families(made, report.build(made).results) == {}
+        beta = {"vae": 2.0, "hvae": 0.5}[variant]
+        text = text.replace(f"{variant}: {old}", f"{variant}: {{model.parents: nearest, train.beta: {beta}}}")
+    text = text.replace("mhvae: {model.parents: nearest}", "mhvae: {model.parents: nearest, train.beta: 1.0}")
+    (tmp_path / "params.yaml").write_text(text.replace("objective: elbo ", "objective: beta "))
+    made = Study.at(tmp_path)
+    results = report.build(made).results
+    (models,) = families(made, results).values()
+    assert [model.beta for model in models] == [0.5, 1.0, 2.0]
+    assert [model.rate for model in models] == [results[place].metrics["kl"].mean for place in (1, 2, 0)]
+    assert [len(model.levels) for model in models] == [2, 3, 1]
+    report.write(made)
+    assert (made.report / "figures" / "trade_off.png").exists()
+    assert "The trade of rate for distortion" in (made.report / "report.html").read_text()
 
 
 def test_the_plane_holds_points_of_one_split(study):

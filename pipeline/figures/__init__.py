@@ -12,8 +12,10 @@ from pipeline.figures.milestones import milestones
 from pipeline.figures.sandwich import sandwich
 from pipeline.figures.style import colour, coloured, png, save
 from pipeline.figures.sweeps import depth_width_map, rate_distortion
+from pipeline.figures.trade_off import TradeOff, trade_off
 
 __all__ = [
+    "TradeOff",
     "bounds",
     "colour",
     "coloured",
@@ -33,4 +35,5 @@ __all__ = [
     "sandwich",
     "save",
     "surgery",
+    "trade_off",
 ]

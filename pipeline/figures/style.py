@@ -20,7 +20,21 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.files import write_bytes
 
-__all__ = ["GREY", "PARTS", "blank", "colour", "coloured", "facets", "level_colours", "line", "plain", "png", "save"]
+__all__ = [
+    "GREY",
+    "NAMED",
+    "OTHERS",
+    "PARTS",
+    "blank",
+    "colour",
+    "coloured",
+    "facets",
+    "level_colours",
+    "line",
+    "plain",
+    "png",
+    "save",
+]
 
 # Okabe and Ito, "Color Universal Design" (2008); the last three of OTHERS are of Tol, "Colour Schemes" (2021)
 NAMED = {"vae": "#0072B2", "hvae": "#E69F00", "mhvae": "#009E73"}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["COMPARED", "Comparison", "Result", "build", "join"]
 
 COMPARED = ("nll", "elbo", "reconstruction", "kl", "gap")  # what every pair of variants is compared by
+MANY = 5  # variants of which a page still shows every pair
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,13 @@ class Comparison:
         first = f"The likelihood {kinds[0].removeprefix('that ')}"
         text = f"{', '.join([first, *kinds[1:]])}: nll, elbo and reconstruction cannot be compared between these."
         return " ".join([text, *(self._ranked(group, of_all=False) for group in self.groups.values())])
+
+    @property
+    def shown(self) -> list[Difference]:
+        """The differences that a page has: all, or with many variants those in nll from the lowest of each measure."""
+        if len(self.results) <= MANY:
+            return list(self.differences)
+        return [difference for group in self.groups.values() for difference in self._against(_lowest(group))]
 
     def _against(self, best: Result) -> list[Difference]:
         """Return the differences in nll from one variant, in the order of the variants."""

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.files import write_bytes, write_csv, write_json, write_text
 from pipeline.report import inputs, tables
 from pipeline.report.comparison import Comparison, Result, build
+from pipeline.report.families import families, level_term
 from pipeline.report.milestones import Milestones, milestones, tidy
 from pipeline.report.page import page
 from pipeline.study import Study
@@ -97,6 +98,10 @@ def _draw_bounds(study: Study, comparison: Comparison, group: list[Result], reac
         "depth_width": figures.depth_width_map(trials),
         "rate_distortion": figures.rate_distortion(points, {name: inputs.finals(study, name) for name in variants}),
     }
+    curves = families(study, group)
+    if curves:
+        terms = dict.fromkeys(level_term(result) for result in group)
+        drawings["trade_off"] = figures.trade_off(curves, ", ".join(f"{term}/z_t" for term in terms))
     nll = {
         variant: {epoch: (metrics["nll"].mean, metrics["nll"].half) for epoch, metrics in epochs.items()}
         for variant, epochs in reached.items()

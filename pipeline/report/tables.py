@@ -83,10 +83,10 @@ def _nll_error(result: Result) -> str:
 
 
 def pairs(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells of the table of differences between variants, a row a pair and metric."""
+    """Return header and cells of the table of differences between variants, a row a pair and term, of `shown`."""
     header = ["term", "pair", "difference (nats)", "p", "p adjusted", "decided", "what would decide"]
     cells = []
-    for d in comparison.differences:
+    for d in comparison.shown:
         p, adjusted = ["", ""] if d.p is None else [f"{d.p:.2g}", f"{d.adjusted:.2g}"]
         needed = "" if d.decided or d.half is None else d.needed
         decided = "yes" if d.decided else "no"

@@ -1,0 +1,59 @@
+"""Variants that differ in the weight of the rate alone: points of one curve of rate and distortion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.report.comparison import Result
+from pipeline.study import Study
+
+if TYPE_CHECKING:
+    from pipeline.figures import TradeOff
+
+__all__ = ["FEWEST", "families", "level_term"]
+
+BETA = ("train.beta", "train.objective")
+FEWEST = 3  # models that make a curve
+
+
+def families(study: Study, results: Sequence[Result]) -> dict[str, list[TradeOff]]:
+    """Return by family the models of at least `FEWEST` betas; its name is what the names of its variants share."""
+    from pipeline.figures import TradeOff
+
+    groups: dict[tuple[object, ...], dict[float, Result]] = {}
+    for result in results:
+        overrides = study.params.variants[result.variant]
+        rest = tuple(sorted((path, repr(value)) for path, value in overrides.items() if path not in BETA))
+        groups.setdefault(rest, {})[study.params.variant(result.variant).train.beta] = result
+    found = {}
+    for models in groups.values():
+        if len(models) < FEWEST:
+            continue
+        found[_shared([result.variant for result in models.values()])] = [
+            TradeOff(
+                beta,
+                result.metrics["kl"].mean,
+                -result.metrics["reconstruction"].mean,
+                tuple(level.mean for level in result.levels(level_term(result))),
+            )
+            for beta, result in sorted(models.items())
+        ]
+    return found
+
+
+def level_term(result: Result) -> str:
+    """Return the term that splits the rate by level: a true divergence where there is one, else the rates."""
+    return next(term for term in ("kl_down", "kl_up", "rate") if f"{term}/z1" in result.metrics)
+
+
+def _shared(names: list[str]) -> str:
+    """Return what names begin with, less what separates it from the rest.
+
+    >>> _shared(["hvae-0.5", "hvae-1"])
+    'hvae'
+    """
+    start = names[0]
+    while start and not all(name.startswith(start) for name in names):
+        start = start[:-1]
+    return start.rstrip("-_. ") or names[0]
