@@ -159,10 +159,25 @@ class TrainParams(Strict):
             raise ValueError(f"seeds must differ, not {list(self.seeds)}")
         return self
 
+    @property
+    def importance_weighted(self) -> bool:
+        """Whether the objective is L_k with k the draws."""
+        return self.objective in ("iwae", "dreg")
+
+    @property
+    def draws_behind_valid(self) -> int:
+        """Draws per validation image behind the metrics `valid/`."""
+        return self.draws if self.importance_weighted else self.valid_draws
+
+    def warmup_end(self, depth: int) -> int:
+        """Return the epoch at which every level's rate has its full weight; only later ones can be the best."""
+        return self.warmup + self.stagger * (depth - 1)
+
 
 class SweepParams(Strict):
-    """The search: how many trials, over what."""
+    """The search: which metric it maximizes, how many trials, over what."""
 
+    metric: Literal["valid/objective", "valid/elbo", "valid/iwae"]
     trials: Count
     epochs: Count
     sampler: Literal["tpe", "random"]

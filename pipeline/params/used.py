@@ -85,6 +85,7 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "train.milestones": Condition(("train.milestones", "train.epochs"), lambda at, epochs: not at or at[0] <= epochs),
     "train.valid_draws": _is("train.objective", "elbo", "beta", "stl"),
+    "sweep.metric": SEARCHED,
     "sweep.trials": SEARCHED,
     "sweep.epochs": SEARCHED,
     "sweep.sampler": SEARCHED,
@@ -107,7 +108,7 @@ CONDITIONS: dict[str, Condition] = {
 }
 LEFT_OUT = {  # by command by hand, or stage: the first parts of paths
     "train": ("sweep",),
-    "sweep": ("evaluate", "report", "train.epochs", "train.seeds", "train.milestones", "train.keep"),
+    "sweep": ("evaluate", "report", "train.epochs", "train.seeds", "train.milestones"),
     "evaluate": ("data", "model", "train", "sweep"),
 }
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from pipeline.errors import InputError, nearest
 from pipeline.params.explain import explain
+from pipeline.params.metric import check_metric
 from pipeline.params.ranges import Choices, Range, Strict
 from pipeline.params.rules import check_model
 from pipeline.params.sections import (
@@ -168,6 +169,7 @@ class Params(Strict):
                     + nearest(name, self.variants)
                 )
         check_space(self)
+        check_metric(self)
 
 
 def dump_yaml(params: Params) -> str:

@@ -129,12 +129,11 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
 
 
 def best(study: Study, variant: str) -> dict[str, Any]:
-    """Return the best trial of a variant: its number `trial`, its `params`, its `value` in nats; None of no search."""
+    """Return the best trial of a variant: its number `trial`, `params` and `value` in nats; None of no search."""
     if not _searched(study, variant):
         return {"trial": None, "params": {}, "value": None}
-    found = read_json(needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}"), "trial")
-    values = {trial["number"]: trial["value"] for trial in trials(study, variant)}
-    return {**found, "value": values.get(found["trial"])}
+    path = needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}")
+    return dict(read_json(path, "trial", "params", "metric", "value"))
 
 
 def _searched(study: Study, variant: str) -> bool:

@@ -39,7 +39,6 @@ __all__ = [
     "FINISHED",
     "IDENTITY",
     "LOST",
-    "OBJECTIVE",
     "PRUNERS",
     "SAMPLERS",
     "Sweep",
@@ -47,7 +46,6 @@ __all__ = [
     "started",
 ]
 
-OBJECTIVE = "valid/elbo"
 IDENTITY = "training"  # the attribute of a trial that is equal where settings lead to the same training
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 BEGUN = (*FINISHED, TrialState.RUNNING)
@@ -93,6 +91,11 @@ class Sweep:
     def splits(self) -> data.Splits:
         """The data that trials train on."""
         return data.load(self.study.data)
+
+    @property
+    def metric(self) -> str:
+        """The metric that the search maximizes."""
+        return self.study.params.sweep.metric
 
     @cached_property
     def name(self) -> str:
