@@ -20,8 +20,8 @@ __all__ = ["depth_width_map", "rate_distortion"]
 def depth_width_map(trials: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     """Show the trials of a sweep by depth and bottom width, coloured by their metric; a panel is a variant.
 
-    `metric` is the name of that metric. A trial holds `depth`, `z_dim` (units of z_1), `state` (COMPLETE, PRUNED, FAIL), `value` (nats; read where the
-    trial is complete) and, where there is more than one, its `variant`.
+    `metric` is the name of that metric. A trial holds `depth`, `z_dim` (units of z_1), `state` (COMPLETE, PRUNED,
+    FAIL), `value` (nats; read where the trial is complete) and, where there is more than one, its `variant`.
     """
     variants = list(dict.fromkeys(trial.get("variant", "") for trial in trials)) or [""]
     values = [float(trial["value"]) for trial in trials if trial["state"] == "COMPLETE"]

@@ -51,7 +51,10 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     )
     pictures = _figures(sweep, folder / "figures", trials)
     # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
-    chosen = {f"best/{path}": short(value) for path, value in {"trial": top.number, "metric": sweep.metric, **top.params}.items()}
+    chosen = {
+        f"best/{path}": short(value)
+        for path, value in {"trial": top.number, "metric": sweep.metric, **top.params}.items()
+    }
     widths = sweep.base.override(top.params).model.level_widths
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})

@@ -57,5 +57,6 @@ class Progress:
         bound = f"{value:8.3f}" if value is not None else "    none"
         settings = ", ".join(f"{path.split('.')[-1]} {short(value)}" for path, value in trial.params.items())
         print(
-            f"{self.sweep.variant}: trial {trial.number:<3d} {self.sweep.metric} {bound} {state} {settings}{more}", flush=True
+            f"{self.sweep.variant}: trial {trial.number:<3d} {self.sweep.metric} {bound} {state} {settings}{more}",
+            flush=True,
         )
