@@ -38,6 +38,7 @@ LINE = [
     "images",
     "checkpoint",
     "training",
+    "matching",
     "evaluation",
     "annealing",
     "decompositions",

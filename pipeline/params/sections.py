@@ -13,6 +13,7 @@ __all__ = [
     "MEASURES",
     "PROBABILITY",
     "CaveParams",
+    "CompareParams",
     "DataParams",
     "DecomposeParams",
     "EvaluateParams",
@@ -186,6 +187,22 @@ class SweepParams(Strict):
     failures: Annotated[int, Field(ge=0, le=MOST)]
     seed: Seed
     space: dict[str, Range | Choices]
+
+
+class CompareParams(Strict):
+    """What all variants of a study have as much of."""
+
+    match: Literal["none", "parameters", "time"]
+    parameters: Count | None
+    seconds: Positive | None
+
+    @model_validator(mode="after")
+    def _matched(self) -> Self:
+        given = {"parameters": ("parameters", self.parameters), "time": ("seconds", self.seconds)}
+        name, value = given.get(self.match, ("", 0))
+        if value is None:
+            raise ValueError(f"match '{self.match}' needs {name}, a number above 0 that every variant gets, not null")
+        return self
 
 
 class DecomposeParams(Strict):

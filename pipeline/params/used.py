@@ -67,6 +67,7 @@ CONDITIONS: dict[str, Condition] = {
     "train.warmup": _is("train.objective", "beta"),
     "train.stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth > 1),
     "train.free_bits": _is("train.objective", "elbo", "beta"),
+    "train.epochs": _is("compare.match", "none", "parameters"),
     "train.horizon": _is("train.schedule", "cosine", "staged"),
     "train.compile": Condition(
         (
@@ -96,6 +97,8 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "sweep.failures": SEARCHED,
     "sweep.seed": SEARCHED,
+    "compare.parameters": _is("compare.match", "parameters"),
+    "compare.seconds": _is("compare.match", "time"),
     "evaluate.milestone_draws": Condition(("train.milestones", "train.epochs"), _reached),
     "evaluate.decompose.inner_draws": DEEP,
     "evaluate.decompose.path_draws": DEEP,
@@ -108,8 +111,8 @@ CONDITIONS: dict[str, Condition] = {
 }
 LEFT_OUT = {  # by command by hand, or stage: the first parts of paths
     "train": ("sweep",),
-    "sweep": ("evaluate", "report", "train.epochs", "train.seeds", "train.milestones"),
-    "evaluate": ("data", "model", "train", "sweep"),
+    "sweep": ("evaluate", "report", "train.epochs", "train.seeds", "train.milestones", "compare.seconds"),
+    "evaluate": ("data", "model", "train", "sweep", "compare"),
 }
 
 

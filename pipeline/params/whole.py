@@ -16,6 +16,7 @@ from pipeline.params.metric import check_metric
 from pipeline.params.ranges import Choices, Range, Strict
 from pipeline.params.rules import check_model
 from pipeline.params.sections import (
+    CompareParams,
     DataParams,
     EvaluateParams,
     ModelParams,
@@ -45,6 +46,7 @@ class Params(Strict):
     train: TrainParams
     variants: Annotated[dict[Name, Overrides], Field(min_length=1)]
     sweep: SweepParams
+    compare: CompareParams
     evaluate: EvaluateParams
     report: ReportParams
 
@@ -148,7 +150,7 @@ class Params(Strict):
         return params
 
     def flat(self) -> dict[str, Any]:
-        """Return every value of data, model, train, sweep, evaluate and report by its dotted path."""
+        """Return every value of data, model, train, sweep, compare, evaluate and report by its dotted path."""
         sections = self.model_dump(exclude={"root", "out", "budget", "budgets", "variants"})
         return dict(_flatten(sections, ""))
 

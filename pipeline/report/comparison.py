@@ -28,6 +28,7 @@ class Result:
     protocol: Mapping[str, Any]
     likelihood: str
     seeds: tuple[int, ...]
+    searched: int  # settings that its search had to choose
     metrics: Mapping[str, Interval]  # and `seconds`, of training
 
     @property
@@ -140,6 +141,7 @@ def _result(study: Study, variant: str, metrics: Mapping[str, Interval]) -> Resu
         protocol=inputs.protocol(study, variant),
         likelihood=model["model"]["likelihood"],
         seeds=seeds,
+        searched=inputs.searched(study, variant),
         metrics=metrics,
     )
 

@@ -28,6 +28,7 @@ __all__ = [
     "protocol",
     "reading",
     "results",
+    "searched",
     "trials",
 ]
 
@@ -134,6 +135,13 @@ def best(study: Study, variant: str) -> dict[str, Any]:
         return {"trial": None, "params": {}, "value": None}
     path = needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}")
     return dict(read_json(path, "trial", "params", "metric", "value"))
+
+
+def searched(study: Study, variant: str) -> int:
+    """Return how many settings the search of a variant had to choose: the paths of its space with several values."""
+    if best(study, variant)["trial"] is None:
+        return 0
+    return sum(len(kind.extremes) > 1 for kind in study.params.space(variant).values())
 
 
 def _searched(study: Study, variant: str) -> bool:

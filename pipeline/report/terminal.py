@@ -42,7 +42,7 @@ def _text(study: Study, rows: list[dict[str, str]]) -> str:
     table = [["", *(row["variant"] for row in rows)]]
     table += [[key, *(row[key] for row in rows)] for key in ("depth", "widths", "likelihood")]
     table += [["measure", *(short_measure(row["measure"]) for row in rows)]]
-    table += [[key, *(row[key] for row in rows)] for key in ("parameters", "seeds")]
+    table += [[key, *(row[key] for row in rows)] for key in ("parameters", "searched", "seeds")]
     for column in rows[0]:
         name, bracket, unit = column.partition(" [")
         if bracket and {name, name.split("/")[0]} & set(SHOWN) and not name.endswith(" half"):

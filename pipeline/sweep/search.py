@@ -25,6 +25,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from pipeline import data, faults
 from pipeline.errors import InputError, LostError, redacted
+from pipeline.matching import match_weights
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
@@ -108,6 +109,8 @@ class Sweep:
             for path, value in settings.items()
             if path not in ignored and path.split(".")[0] in ("data", "model", "train", "sweep")
         }
+        if self.study.params.compare.match == "parameters":
+            kept["compare.parameters"] = self.study.params.compare.parameters
         kinds = {path: kind.model_dump() for path, kind in self.space.items()}
         fingerprint = digest([kept, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
         return f"{self.study.name}/{self.variant}-{fingerprint}"
@@ -251,6 +254,7 @@ class Sweep:
             try:
                 params = space.apply(self.base, values)
                 key = space.identity(params)
+                params = match_weights(params, self.splits)
             except InputError as error:
                 params, key, reason = space.closest(self.base, values), digest(values), str(error)
             if IDENTITY not in trial.user_attrs:
