@@ -45,6 +45,7 @@ def check(assignments: Set = None) -> None:
     """Check params.yaml, and that DVC would start; say in one line what is wrong."""
     from pipeline import data, stores
     from pipeline.provenance import dvc_starts
+    from pipeline.report.cost import seed_cost
 
     root, overrides = find_root(Path.cwd()), parse_assignments(assignments or [])
     params, file = Params.read_with_file(root / "params.yaml", overrides)
@@ -58,6 +59,8 @@ def check(assignments: Set = None) -> None:
     print(f"params.yaml is sound: {params.data.name}, variants {', '.join(params.variants)}")
     for line in notes(params, file, overrides):
         print(line)
+    if cost := seed_cost(Study.at(root, overrides)):
+        print(cost)
 
 
 @app.command()

@@ -93,7 +93,7 @@ def fit(
             with seeded(seed, "valid"):
                 metrics |= _validate(model, valid, params)
             _require_finite(metrics, run.epoch, run.step)
-            run.rank(metrics["valid/objective"], run.epoch > _settled(params, model.depth), params.keep)
+            run.rank(metrics["valid/objective"], run.epoch > params.warmup_end(model.depth), params.keep)
             if run.epoch in params.milestones:
                 run.mark()
         run.seconds += time.perf_counter() - start
@@ -102,14 +102,15 @@ def fit(
 
 
 def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: TrainParams) -> dict[str, float]:
-    """Measure the terms on the validation set, and the objective as it is after the warm-up."""
-    draws = params.draws if params.objective in ("iwae", "dreg") else params.valid_draws
-    total = torch.zeros(model.depth + 4, device=valid.device)
+    """Measure the terms on the validation set, L_k of their draws, and the objective as it is after the warm-up."""
+    draws = params.draws_behind_valid
+    total = torch.zeros(model.depth + 5, device=valid.device)
     for x in valid.split(max(1, VALID_ROWS // draws)):
         bound = elbo(model, x, draws)
         objective = climbed(bound, params, math.inf).mean()
-        total += torch.cat([objective[None], terms(bound)]) * (len(x) / len(valid))
-    return _named("valid/", total[1:], model.depth) | {"valid/objective": total[0].item()}
+        total += torch.cat([objective[None], bound.iwae.mean()[None], terms(bound)]) * (len(x) / len(valid))
+    selected = {"valid/objective": total[0].item(), "valid/iwae": total[1].item()}
+    return _named("valid/", total[2:], model.depth) | selected
 
 
 def _epoch(run: _Run, step: Step | CompiledStep, train: Presented, params: TrainParams) -> dict[str, float]:
@@ -258,17 +259,12 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _settled(params: TrainParams, depth: int) -> int:
-    """Return the epoch at which every level's rate has its full weight."""
-    return params.warmup + params.stagger * (depth - 1)
-
-
 def best_record(records: Sequence[Record], params: TrainParams) -> Record:
     """Return the record of the epoch whose weights `fit` leaves in the model."""
     if params.keep == "last":
         return records[-1]
     depth = sum(name.startswith("valid/rate/") for name in records[0].metrics)
-    after = [record for record in records if record.epoch > _settled(params, depth)]
+    after = [record for record in records if record.epoch > params.warmup_end(depth)]
     return max(after, key=lambda record: record.metrics["valid/objective"]) if after else records[-1]
 
 

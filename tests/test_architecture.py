@@ -38,6 +38,7 @@ LINE = [
     "images",
     "checkpoint",
     "training",
+    "matching",
     "extrapolation",
     "weights",
     "evaluation",

@@ -63,7 +63,8 @@ FIGURES = {
             {"variant": "vae", "depth": 1, "z_dim": 8, "state": "COMPLETE", "value": -24.0},
             {"variant": "vae", "depth": 1, "z_dim": 8, "state": "FAIL", "value": None},
             {"variant": "hvae", "depth": 3, "z_dim": 9, "state": "PRUNED", "value": -30.0},
-        ]
+        ],
+        "valid/objective",
     ),
     "plane": lambda: figures.rate_distortion(
         {"vae": {"COMPLETE": [(3.0, 20.0), (4.0, 19.5)], "PRUNED": [(9.0, 30.0)]}, "hvae": {}}, {"vae": [(3.5, 18.0)]}
@@ -84,7 +85,7 @@ FIGURES = {
     "trade-off": lambda: figures.trade_off(
         {"vae": [figures.TradeOff(beta, 4 / beta, 20 + beta, (4 / beta,)) for beta in (0.5, 1.0, 2.0)]}, "rate/z_t"
     ),
-    "map of nothing": lambda: figures.depth_width_map([]),
+    "map of nothing": lambda: figures.depth_width_map([], "valid/elbo"),
 }
 
 

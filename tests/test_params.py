@@ -406,7 +406,15 @@ def test_flat_names_every_value_once() -> None:
     params = default()
     for path, value in params.flat().items():
         assert at(params.model_dump(), path) == value
-    assert {path.split(".")[0] for path in params.flat()} == {"data", "model", "train", "sweep", "evaluate", "report"}
+    assert {path.split(".")[0] for path in params.flat()} == {
+        "data",
+        "model",
+        "train",
+        "sweep",
+        "compare",
+        "evaluate",
+        "report",
+    }
 
 
 def test_widths_set_the_depth_unless_a_depth_is_given() -> None:

@@ -16,6 +16,7 @@ from pipeline.annealing import Settings, annealed
 from pipeline.data import cave
 from pipeline.models import build
 from pipeline.progress import EVERY, Reporter, left, reporting, watched
+from pipeline.report.cost import seed_cost
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.sweep import Sweep
 from pipeline.sweep.progress import QUIET, Progress
@@ -142,16 +143,22 @@ def test_a_stage_prints_while_it_works(
     monkeypatch.setenv("CAVE_WORKERS", "1")
     monkeypatch.setenv("CAVE_THREADS", "1")
     monkeypatch.setattr(progress.Reporter, "due", property(lambda reporter: True))
-    made = make_study(tmp_path, **{"train.seeds": [0], "train.epochs": 12})
+    made = make_study(tmp_path, **{"train.seeds": [0], "train.epochs": 12, "variants": {"mhvae": {}}})
     fetch.run(made)
     prepare.run(made)
     train.run(made, "mhvae")
     lines = capsys.readouterr().out
     assert [f"mhvae seed 0: epoch {epoch:4d} of 12," in lines for epoch in range(1, 13)] == [True] * 12
+    assert seed_cost(made) == ""  # is not evaluated yet
     evaluate.run(made, "mhvae")
     out = capsys.readouterr().out
     for what in ("bounds", "inner bounds", "surgery", "inference gaps", "annealing"):
         assert f"mhvae seed 0: {what}, " in out
+    assert re.fullmatch(
+        r"one more seed of all variants costs about (\S+) s of one worker, as the last run was: (\S+) s of training,"
+        r" (\S+) s of evaluation",
+        seed_cost(made),
+    )
     assert "draws of the posterior" not in out  # within one batch, unless that takes 30 seconds
 
 
@@ -169,7 +176,7 @@ def test_a_sweep_prints_trials_that_have_no_epoch_yet(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == ""
     clock.now += 2
     tick()
-    assert capsys.readouterr().out == "mhvae: trial 0   valid/elbo     none at epoch 0   \n"
+    assert capsys.readouterr().out == "mhvae: trial 0   valid/objective     none at epoch 0   \n"
     sweep.optuna.tell(trial, -20.0)
     tick(now=True)
     assert "(1 of 4, best -20.000, about 63 s left)" in capsys.readouterr().out

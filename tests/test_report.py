@@ -108,7 +108,9 @@ def fake(
             ]
         ]
         write_csv(study.sweep(variant) / "trials.csv", trials)
-        write_json(study.sweep(variant) / "best.json", {"trial": 1, "params": space})
+        value = max((row["value"] for row in trials if row["state"] == "COMPLETE"), default=None)
+        best = {"trial": 1, "params": space, "metric": "valid/objective", "value": value}
+        write_json(study.sweep(variant) / "best.json", best)
     return study
 
 
@@ -632,7 +634,10 @@ def test_a_variant_that_was_not_searched_has_no_trials(tmp_path):
     study = fake(tmp_path / "study", seeds=(0, 1))
     for variant in WIDTHS:
         write_csv(study.sweep(variant) / "trials.csv", [])
-        write_json(study.sweep(variant) / "best.json", {"optuna_study": None, "trial": None, "params": {}})
+        write_json(
+            study.sweep(variant) / "best.json",
+            {"trial": None, "params": {}, "metric": "valid/objective", "value": None},
+        )
     report.write(study)
     assert (study.report / "report.html").read_text().count("nothing was searched") == len(WIDTHS)
     assert (study.report / "figures" / "rate_distortion.png").exists()

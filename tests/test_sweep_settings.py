@@ -83,7 +83,8 @@ def test_the_given_settings_are_the_first_trial(study: Study) -> None:
     best = run(Sweep(given, VARIANT), 1)
     first = trials(given)[0]
     assert [first[f"model.{name}"] for name in ("depth", "z_dim", "z_ratio")] == ["3", "7", "0.8"]
-    assert best["valid/elbo"] >= float(first["value"])
+    assert best["metric"] == "valid/objective"
+    assert best["value"] >= float(first["value"])
     check_sweep(given, VARIANT, 4)
 
 

@@ -423,7 +423,8 @@ def test_a_record_names_every_term_of_both_splits(depth: int) -> None:
     levels = [f"rate/z{t}" for t in range(1, depth + 1)]
     for record in records:
         names = [prefix + name for prefix in ("train/", "valid/") for name in ("elbo", "reconstruction", "kl", *levels)]
-        assert list(record.metrics) == [*names, "valid/objective"]
+        assert list(record.metrics) == [*names, "valid/objective", "valid/iwae"]
+        assert record.metrics["valid/iwae"] >= record.metrics["valid/elbo"]  # L_k of the same draws
         for prefix in ("train/", "valid/"):
             value = {name.removeprefix(prefix): record.metrics[name] for name in names}
             assert value["elbo"] == pytest.approx(value["reconstruction"] - value["kl"], abs=1e-4)

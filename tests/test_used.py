@@ -22,9 +22,10 @@ FLAT = Params.read(ROOT / "params.yaml").flat()
 ALWAYS = {
     "data": "name protocol",
     "model": "depth widths inference prior likelihood network batch_norm hidden",
-    "train": "objective draws epochs batch_size learning_rate schedule adam_beta1 adam_beta2 adam_eps"
+    "train": "objective draws batch_size learning_rate schedule adam_beta1 adam_beta2 adam_eps"
     " adam_second_moment gradient clip precision shuffle ema patience keep seeds",
     "sweep": "space",
+    "compare": "match",
     "evaluate": "draws k active_draws active_threshold milestone_draws precision seed",
     "evaluate.decompose": "level_images level_draws simulated queries gap_images gap_steps gap_draws gap_rate"
     " ais_images ais_chains ais_temperatures ais_leapfrog",

@@ -17,11 +17,11 @@ from pipeline.figures.style import GREY, blank, colour, facets, plain
 __all__ = ["depth_width_map", "rate_distortion"]
 
 
-def depth_width_map(trials: Sequence[Mapping[str, Any]]) -> Figure:
-    """Show the trials of a sweep by depth and bottom width, coloured by validation bound; a panel is a variant.
+def depth_width_map(trials: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """Show the trials of a sweep by depth and bottom width, coloured by their metric; a panel is a variant.
 
-    A trial holds `depth`, `z_dim` (units of z_1), `state` (COMPLETE, PRUNED, FAIL), `value` (nats; read where the
-    trial is complete) and, where there is more than one, its `variant`.
+    `metric` is the name of that metric. A trial holds `depth`, `z_dim` (units of z_1), `state` (COMPLETE, PRUNED,
+    FAIL), `value` (nats; read where the trial is complete) and, where there is more than one, its `variant`.
     """
     variants = list(dict.fromkeys(trial.get("variant", "") for trial in trials)) or [""]
     values = [float(trial["value"]) for trial in trials if trial["state"] == "COMPLETE"]
@@ -32,6 +32,8 @@ def depth_width_map(trials: Sequence[Mapping[str, Any]]) -> Figure:
         " early or failed. The ring marks each variant's best trial. Colours end at the lower quartile:"
         " worse trials look alike."
     )
+    if metric == "valid/objective" and len(variants) > 1:
+        caption += " Colours of variants with different objectives cannot be compared."
     figure, panels = facets(len(variants), "What the sweep found", caption, sharex=True)
     low, high = (float(np.quantile(values, 0.25)), max(values)) if values else (0.0, 1.0)
     scale = ScalarMappable(Normalize(low if low < high else low - 1, high), "viridis")
@@ -55,7 +57,7 @@ def depth_width_map(trials: Sequence[Mapping[str, Any]]) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_ylim(min(depths) - 0.6, max(depths) + 0.6)
     bar = figure.colorbar(scale, ax=list(panels.flat), extend="min")
-    bar.set_label("validation ELBO\n(nats per example)", fontsize=9)
+    bar.set_label(f"{metric}\n(nats per example)", fontsize=9)
     return figure
 
 

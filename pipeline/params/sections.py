@@ -13,6 +13,7 @@ __all__ = [
     "MEASURES",
     "PROBABILITY",
     "CaveParams",
+    "CompareParams",
     "DataParams",
     "DecomposeParams",
     "EvaluateParams",
@@ -159,10 +160,25 @@ class TrainParams(Strict):
             raise ValueError(f"seeds must differ, not {list(self.seeds)}")
         return self
 
+    @property
+    def importance_weighted(self) -> bool:
+        """Whether the objective is L_k with k the draws."""
+        return self.objective in ("iwae", "dreg")
+
+    @property
+    def draws_behind_valid(self) -> int:
+        """Draws per validation image behind the metrics `valid/`."""
+        return self.draws if self.importance_weighted else self.valid_draws
+
+    def warmup_end(self, depth: int) -> int:
+        """Return the epoch at which every level's rate has its full weight; only later ones can be the best."""
+        return self.warmup + self.stagger * (depth - 1)
+
 
 class SweepParams(Strict):
-    """The search: how many trials, over what."""
+    """The search: which metric it maximizes, how many trials, over what."""
 
+    metric: Literal["valid/objective", "valid/elbo", "valid/iwae"]
     trials: Count
     epochs: Count
     sampler: Literal["tpe", "random"]
@@ -171,6 +187,22 @@ class SweepParams(Strict):
     failures: Annotated[int, Field(ge=0, le=MOST)]
     seed: Seed
     space: dict[str, Range | Choices]
+
+
+class CompareParams(Strict):
+    """What all variants of a study have as much of."""
+
+    match: Literal["none", "parameters", "time"]
+    parameters: Count | None
+    seconds: Positive | None
+
+    @model_validator(mode="after")
+    def _matched(self) -> Self:
+        given = {"parameters": ("parameters", self.parameters), "time": ("seconds", self.seconds)}
+        name, value = given.get(self.match, ("", 0))
+        if value is None:
+            raise ValueError(f"match '{self.match}' needs {name}, a number above 0 that every variant gets, not null")
+        return self
 
 
 class DecomposeParams(Strict):

@@ -63,6 +63,7 @@ CONDITIONS: dict[str, Condition] = {
     "train.warmup": _is("train.objective", "beta"),
     "train.stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth > 1),
     "train.free_bits": _is("train.objective", "elbo", "beta"),
+    "train.epochs": _is("compare.match", "none", "parameters"),
     "train.horizon": _is("train.schedule", "cosine", "staged"),
     "train.compile": Condition(
         (
@@ -81,6 +82,7 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "train.milestones": Condition(("train.milestones", "train.epochs"), lambda at, epochs: not at or at[0] <= epochs),
     "train.valid_draws": _is("train.objective", "elbo", "beta", "stl"),
+    "sweep.metric": SEARCHED,
     "sweep.trials": SEARCHED,
     "sweep.epochs": SEARCHED,
     "sweep.sampler": SEARCHED,
@@ -91,6 +93,8 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "sweep.failures": SEARCHED,
     "sweep.seed": SEARCHED,
+    "compare.parameters": _is("compare.match", "parameters"),
+    "compare.seconds": _is("compare.match", "time"),
     "evaluate.decompose.inner_draws": DEEP,
     "evaluate.decompose.path_draws": DEEP,
     "evaluate.decompose.pair_queries": Condition(
@@ -102,8 +106,8 @@ CONDITIONS: dict[str, Condition] = {
 }
 LEFT_OUT = {  # by command by hand, or stage: the first parts of paths
     "train": ("sweep",),
-    "sweep": ("evaluate", "report", "train.epochs", "train.seeds", "train.milestones", "train.keep"),
-    "evaluate": ("data", "model", "train", "sweep"),
+    "sweep": ("evaluate", "report", "train.epochs", "train.seeds", "train.milestones", "compare.seconds"),
+    "evaluate": ("data", "model", "train", "sweep", "compare"),
 }
 
 

@@ -12,9 +12,11 @@ from pydantic import Field, ValidationError
 
 from pipeline.errors import InputError, nearest
 from pipeline.params.explain import explain
+from pipeline.params.metric import check_metric
 from pipeline.params.ranges import Choices, Range, Strict
 from pipeline.params.rules import check_model
 from pipeline.params.sections import (
+    CompareParams,
     DataParams,
     EvaluateParams,
     ModelParams,
@@ -44,6 +46,7 @@ class Params(Strict):
     train: TrainParams
     variants: Annotated[dict[Name, Overrides], Field(min_length=1)]
     sweep: SweepParams
+    compare: CompareParams
     evaluate: EvaluateParams
     report: ReportParams
 
@@ -147,7 +150,7 @@ class Params(Strict):
         return params
 
     def flat(self) -> dict[str, Any]:
-        """Return every value of data, model, train, sweep, evaluate and report by its dotted path."""
+        """Return every value of data, model, train, sweep, compare, evaluate and report by its dotted path."""
         sections = self.model_dump(exclude={"root", "out", "budget", "budgets", "variants"})
         return dict(_flatten(sections, ""))
 
@@ -168,6 +171,7 @@ class Params(Strict):
                     + nearest(name, self.variants)
                 )
         check_space(self)
+        check_metric(self)
 
 
 def dump_yaml(params: Params) -> str:

@@ -33,6 +33,7 @@ class Result:
     protocol: Mapping[str, Any]
     likelihood: str
     seeds: tuple[int, ...]
+    searched: int  # settings that its search had to choose
     metrics: Mapping[str, Interval]  # and `seconds`, of training
     at_least: bool = False  # is `nll/bias` of a seed a lower estimate?
 
@@ -185,6 +186,7 @@ def _result(study: Study, variant: str, metrics: Mapping[str, Interval], at_leas
         protocol=inputs.protocol(study, variant),
         likelihood=model["model"]["likelihood"],
         seeds=seeds,
+        searched=inputs.searched(study, variant),
         metrics=metrics,
         at_least=at_least,
     )

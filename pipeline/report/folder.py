@@ -95,7 +95,7 @@ def _draw_bounds(study: Study, comparison: Comparison, group: list[Result], reac
         "bounds": figures.bounds(bounds, comparison.confidence),
         "rates_by_level": figures.rates_by_level(tests),
         "curves": figures.curves({variant: inputs.curves(study, variant) for variant in variants}),
-        "depth_width": figures.depth_width_map(trials),
+        "depth_width": figures.depth_width_map(trials, study.params.sweep.metric),
         "rate_distortion": figures.rate_distortion(points, {name: inputs.finals(study, name) for name in variants}),
     }
     curves = families(study, group)

@@ -31,6 +31,7 @@ __all__ = [
     "protocol",
     "reading",
     "results",
+    "searched",
     "trials",
 ]
 
@@ -147,12 +148,18 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
 
 
 def best(study: Study, variant: str) -> dict[str, Any]:
-    """Return the best trial of a variant: its number `trial`, its `params`, its `value` in nats; None of no search."""
+    """Return the best trial of a variant: its number `trial`, `params` and `value` in nats; None of no search."""
     if not _searched(study, variant):
         return {"trial": None, "params": {}, "value": None}
-    found = read_json(needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}"), "trial")
-    values = {trial["number"]: trial["value"] for trial in trials(study, variant)}
-    return {**found, "value": values.get(found["trial"])}
+    path = needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}")
+    return dict(read_json(path, "trial", "params", "metric", "value"))
+
+
+def searched(study: Study, variant: str) -> int:
+    """Return how many settings the search of a variant had to choose: the paths of its space with several values."""
+    if best(study, variant)["trial"] is None:
+        return 0
+    return sum(len(kind.extremes) > 1 for kind in study.params.space(variant).values())
 
 
 def _searched(study: Study, variant: str) -> bool:

@@ -41,6 +41,7 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
         k=params.evaluate.k[-1],
         threshold=params.evaluate.active_threshold,
         sweep_epochs=params.sweep.epochs,
+        metric=params.sweep.metric,
         digest=digest(params.model_dump(mode="json", exclude={"root", "out"})),
         command=study.command("report"),
         by_hand=study.by_hand,

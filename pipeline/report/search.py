@@ -42,7 +42,7 @@ def search(study: Study, variant: str) -> Search:
     """Read what the search of a variant found; a file that is missing raises `InputError` with what makes it."""
     with reading(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}") as path:
         rows = read_csv(path)
-        best = read_json(study.sweep(variant) / "best.json", "trial", "params")
+        best = read_json(study.sweep(variant) / "best.json", "trial", "params", "metric")
         paths = [column for column in (rows[0] if rows else ()) if column.startswith(SEARCHED)]
         trained = [row for row in rows if row["state"] == "COMPLETE" and not row.get("repeats")]
         complete = sorted(trained, key=lambda row: float(row["value"]), reverse=True)
@@ -62,7 +62,7 @@ def search(study: Study, variant: str) -> Search:
             f"study {study.name}: search of {variant} on {study.params.data.name}: {plural(len(rows), 'trial')}"
             f" ({counts or 'its space is empty'})"
         ),
-        header=["trial", "valid/elbo (nats)", "units by level", *paths, "epochs"],
+        header=["trial", f"{best['metric']} (nats)", "units by level", *paths, "epochs"],
         cells=cells,
         best=settings or "the variant's own, as nothing was searched",
         command=study.command(f"train@{variant}"),
@@ -106,7 +106,7 @@ def _text(found: Search) -> str:
         table = [line for row in found.cells for line in [*columns(list(zip(found.header, row, strict=True))), ""]][:-1]
     elif found.cells:
         table.insert(1, "-" * max(map(len, table)))
-    what = "the best trials, by their bound on the validation set (higher is better):"
+    what = "the best trials, by their metric on the validation set (higher is better):"
     lines = [*textwrap.wrap(found.about, width), *(textwrap.wrap(what, width) if found.cells else []), "", *table, ""]
     lines += textwrap.wrap(f"best settings: {found.best}", width, break_long_words=False)
     lines += textwrap.wrap(

@@ -38,6 +38,7 @@ def full(comparison: Comparison) -> list[dict[str, Any]]:
             "likelihood": result.likelihood,
             "measure": result.measure,
             "parameters": result.parameters,
+            "searched": result.searched,
             "seeds": len(result.seeds),
             "confidence": comparison.confidence,
             "nll error": _nll_error(result),
@@ -53,7 +54,7 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     header = [
         "variant", "depth", "units by level", "likelihood (measure)", "parameters", "elbo (nats)", "nll (nats)",
         "gap (nats)", "kl (nats)",
-        "kl by level: rate/z1 + rate/z2 + … (nats)", "active units by level", "training (s)",
+        "kl by level: rate/z1 + rate/z2 + … (nats)", "active units by level", "training (s)", "searched settings",
     ]  # fmt: skip
     cells = []
     for result in comparison.results:
@@ -73,6 +74,7 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
                 " + ".join(rates).replace("+ -", "- "),
                 " + ".join(f"{count.mean:.1f}".removesuffix(".0") for count in result.levels("active")),
                 f"{result.metrics['seconds'].mean:.3g}",
+                str(result.searched),
             ]
         )
     return header, cells

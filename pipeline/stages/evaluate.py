@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,16 @@ def measure(study: Study, variant: str, piece: str) -> None:
     splits = data.load(study.data)
     test = torch.as_tensor(splits.test, device=launch.device())
     with reporting(f"{variant} seed {seed}"):
+        start = time.perf_counter()
         found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
+        found["seconds"] = time.perf_counter() - start
     parts = [_scratch(study, variant) / f"{seed}-{other}.json" for other in _parts(study)]
     with locked(study.locks / "evaluate" / variant / str(seed)):
         write_json(_scratch(study, variant) / f"{seed}-{part}.json", found)
         if all(path.exists() for path in parts):
             final = {key: value for path in parts for key, value in read_json(path, "final")["final"].items()}
-            _tell(study, variant, int(seed), final, read_json(parts[0], "milestones")["milestones"])
+            seconds = sum(float(read_json(path, "seconds")["seconds"]) for path in parts)
+            _tell(study, variant, int(seed), final, read_json(parts[0], "milestones")["milestones"], seconds)
 
 
 def _annealed(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
@@ -141,13 +145,13 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     return {"final": {key: asdict(estimate) for key, estimate in final.items()}, "milestones": then}
 
 
-def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: dict[str, Any]) -> None:
-    """Write a seed's results into its file and its MLflow run."""
+def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: dict[str, Any], seconds: float) -> None:
+    """Write a seed's results, and how long it took to measure them, into its file, and the results into its run."""
     source, folder = study.train(variant) / f"seed-{seed}", study.evaluate(variant)
     final = {key: Estimate(**estimate) for key, estimate in found.items()}
     milestones = {int(epoch): {key: Estimate(**e) for key, e in found.items()} for epoch, found in then.items()}
     results = {f"test/{key}": estimate for key, estimate in found.items()}
-    write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then})
+    write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then, "seconds": round(seconds, 2)})
     drawn = DRAWINGS if seed == study.params.train.seeds[0] else ()
     pictures = [folder / f"{name}.png" for name in drawn]
     metrics = {0: _logged("test/", final)}

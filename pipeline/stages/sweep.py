@@ -20,7 +20,7 @@ def run(study: Study, variant: str) -> None:
     if best["trial"] is None:
         print(f"{variant}: its space is empty, so that its settings are taken as they are")
         return
-    print(f"{variant}: best trial {best['trial']}, valid/elbo {best['valid/elbo']:.3f}, {best['params']}")
+    print(f"{variant}: best trial {best['trial']}, {best['metric']} {best['value']:.3f}, {best['params']}")
 
 
 def main() -> None:

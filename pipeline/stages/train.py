@@ -11,10 +11,12 @@ from pipeline import data, launch, tracking
 from pipeline.checkpoint import save_model
 from pipeline.errors import InputError, RunError, guarded, outside, redacted
 from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
+from pipeline.matching import match_weights, seconds_per_epoch
 from pipeline.params import Params, digest
 from pipeline.progress import reporting
 from pipeline.provenance import code_digest
 from pipeline.study import Study
+from pipeline.text import plural
 from pipeline.tracking import Run, Tracker, mark_current
 from pipeline.training import STATE, Record, best_record, fit, milestones
 from pipeline.work import Work, say
@@ -89,7 +91,8 @@ def train(study: Study, variant: str, seed: int) -> None:
 def trained(study: Study, variant: str) -> bool:
     """Tell whether all final models of a variant are there, made with the present settings, data and code."""
     try:
-        state = _state(settings(study, variant), data.load(study.data))
+        splits = data.load(study.data)
+        state = _state(match_weights(settings(study, variant), splits), splits)
         for seed in study.params.train.seeds:
             folder = study.train(variant) / f"seed-{seed}"
             key = str(read_json(folder / "mlflow.json", "key")["key"])
@@ -103,13 +106,38 @@ def trained(study: Study, variant: str) -> bool:
 def _state(params: Params, splits: data.Splits) -> str:
     """Return the digest of all that a final model depends on, but for its seed."""
     sections = params.model_dump(include={"data", "model", "train"})
+    if params.compare.match == "time":
+        sections |= {"seconds": params.compare.seconds}
     return digest([sections, splits.digest, code_digest("pipeline.training")])
 
 
+def _match_time(study: Study, variant: str, params: Params, splits: data.Splits, state: str) -> Params:
+    """Return the parameters with as many epochs as `compare.seconds` hold, if `compare.match` asks for that.
+
+    The first training of a variant times a few epochs and stores how many fit; the others, and whatever goes on after
+    a kill, read that number. It is removed with the states of the trainings when all of them are finished.
+    """
+    limit = params.compare.seconds
+    if params.compare.match != "time" or limit is None:
+        return params
+    path = study.cache / "train" / study.place / variant / f"epochs-{state}.json"
+    with locked(study.locks / "train" / variant / "epochs"):
+        if not path.exists():
+            seconds = seconds_per_epoch(params, splits, params.train.seeds[0], launch.device())
+            write_json(path, {"epochs": max(1, round(limit / seconds)), "seconds_per_epoch": seconds})
+        fits = read_json(path, "epochs", "seconds_per_epoch")
+    epochs, seconds = int(fits["epochs"]), float(fits["seconds_per_epoch"])
+    print(f"{variant}: {plural(epochs, 'epoch')} of {seconds:.3g} s fit {limit:g} s (compare.seconds)", flush=True)
+    return params.override({"train.epochs": epochs})
+
+
 def _train(study: Study, variant: str, seed: int) -> None:
-    params, splits = settings(study, variant), data.load(study.data)
+    splits = data.load(study.data)
+    params = match_weights(settings(study, variant), splits)
     state = _state(params, splits)
-    scratch = study.cache / "train" / study.place / variant / f"{seed}-{state}"
+    params = _match_time(study, variant, params, splits, state)
+    epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
+    scratch = study.cache / "train" / study.place / variant / f"{seed}-{state}{epochs}"
     widths = params.model.level_widths
     piece = Work(stage="train", variant=variant, seed=seed, params=params, stream=seed)
     tracked = Tracker(study).start(

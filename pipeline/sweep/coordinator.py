@@ -248,7 +248,8 @@ def _parent(sweep: Sweep) -> Run:
     params = sweep.study.params.variant(sweep.variant)
     about = (
         f"Search of **{sweep.variant}** over {', '.join(sweep.space)}, by {params.sweep.sampler}:"
-        f" {plural(params.sweep.trials, 'trial')} of at most {plural(params.sweep.epochs, 'epoch')}."
+        f" {plural(params.sweep.trials, 'trial')} of at most {plural(params.sweep.epochs, 'epoch')}, of which the"
+        f" highest `{sweep.metric}` is the best."
         " Its metrics and its tags `best/*` are the best trial's; the trials are its children."
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
     )

@@ -14,12 +14,10 @@ from pipeline import figures
 from pipeline.errors import RunError
 from pipeline.files import write_csv, write_json
 from pipeline.params import digest
-from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
+from pipeline.sweep.search import FINISHED, Sweep, short
 from pipeline.tracking import Run
 
 __all__ = ["write", "write_nothing"]
-
-TARGET = "valid/elbo (nats per example)"  # what the figures of a search show
 
 PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pruned one, of those that it ran
 
@@ -29,7 +27,7 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     folder = sweep.study.sweep(sweep.variant)
     trials = [trial for trial in sweep.trials() if trial.state in FINISHED]
     runs = _runs(sweep, trials)
-    write_csv(folder / "trials.csv", [_row(trial, runs[str(trial.number)]) for trial in trials])
+    write_csv(folder / "trials.csv", [_row(trial, sweep.metric, runs[str(trial.number)]) for trial in trials])
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         first = next((f"; trial {t.number}: {t.user_attrs['reason']}" for t in trials if "reason" in t.user_attrs), "")
@@ -38,7 +36,8 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
         )
     top = max(complete, key=lambda trial: trial.values[0])
     model = sweep.study.params.variant(sweep.variant).override(top.params).model
-    best = {"optuna_study": sweep.name, "trial": top.number, OBJECTIVE: top.value, "params": top.params}
+    best = {"optuna_study": sweep.name, "trial": top.number, "params": top.params}
+    best |= {"metric": sweep.metric, "value": top.value}
     best["measure"] = model.measure  # of the likelihood that the trials were compared by
     write_json(folder / "best.json", best)
     write_json(
@@ -52,7 +51,10 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     )
     pictures = _figures(sweep, folder / "figures", trials)
     # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
-    chosen = {f"best/{path}": short(value) for path, value in {"trial": top.number, **top.params}.items()}
+    chosen = {
+        f"best/{path}": short(value)
+        for path, value in {"trial": top.number, "metric": sweep.metric, **top.params}.items()
+    }
     widths = sweep.base.override(top.params).model.level_widths
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
@@ -75,18 +77,20 @@ def write_nothing(sweep: Sweep) -> dict[str, Any]:
     """Write the outputs of a search over nothing: no trials, no run, no settings but the variant's own."""
     folder = sweep.study.sweep(sweep.variant)
     write_csv(folder / "trials.csv", [])
-    best: dict[str, Any] = {"optuna_study": None, "trial": None, OBJECTIVE: None, "params": {}}
+    best: dict[str, Any] = {"optuna_study": None, "trial": None, "params": {}}
+    best |= {"metric": sweep.metric, "value": None}
     write_json(folder / "best.json", best)
     write_json(folder / "mlflow.json", {"experiment": sweep.tracker.experiment_id, "run": None, "trials": {}})
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     return best
 
 
-def _row(trial: FrozenTrial, run_id: str | None) -> dict[str, Any]:
+def _row(trial: FrozenTrial, metric: str, run_id: str | None) -> dict[str, Any]:
     start, end = trial.datetime_start, trial.datetime_complete
     return {
         "number": trial.number,
         "state": trial.state.name,
+        "metric": metric,
         "value": trial.value,
         **{name: trial.user_attrs.get("metrics", {}).get(name) for name in PLANE},
         **trial.params,
@@ -110,16 +114,16 @@ def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path
 
     paths: list[Path] = []
     drawings: dict[str, tuple[str, Callable[..., Any]]] = {
-        "history": ("validation bound by trial", plots.plot_optimization_history),
+        "history": ("{metric} by trial", plots.plot_optimization_history),
         "importances": ("importance of each setting", plots.plot_param_importances),
         "parallel_coordinate": ("a line is a trial; dark is better", plots.plot_parallel_coordinate),
-        "slice": ("validation bound by setting; a point is a trial", plots.plot_slice),
+        "slice": ("{metric} by setting; a point is a trial", plots.plot_slice),
     }
     for name, (title, draw) in drawings.items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                axes = draw(sweep.optuna, target_name=TARGET)
+                axes = draw(sweep.optuna, target_name=f"{sweep.metric} (nats per example)")
         except (ValueError, RuntimeError) as error:
             print(f"{sweep.variant}: no {name} plot: {error}", flush=True)
             continue
@@ -127,7 +131,7 @@ def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path
         if single:
             axes.set_title("", loc="left")  # where Optuna puts some titles
         figure = axes.figure if single else axes.flat[0].figure
-        (axes.set_title if single else figure.suptitle)(f"{sweep.variant}: {title}")
+        (axes.set_title if single else figure.suptitle)(f"{sweep.variant}: {title.format(metric=sweep.metric)}")
         paths.append(folder / f"{name}.png")
         figures.save(figure, paths[-1])
     points: list[dict[str, Any]] = []
@@ -144,5 +148,5 @@ def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path
                 }
             )
     paths.append(folder / "depth_width.png")
-    figures.save(figures.depth_width_map(points), paths[-1])
+    figures.save(figures.depth_width_map(points, sweep.metric), paths[-1])
     return paths

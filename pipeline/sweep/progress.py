@@ -8,7 +8,7 @@ from collections.abc import Callable
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.progress import left
-from pipeline.sweep.search import FINISHED, OBJECTIVE, Sweep, short
+from pipeline.sweep.search import FINISHED, Sweep, short
 
 __all__ = ["LOOK", "Progress"]
 
@@ -57,5 +57,6 @@ class Progress:
         bound = f"{value:8.3f}" if value is not None else "    none"
         settings = ", ".join(f"{path.split('.')[-1]} {short(value)}" for path, value in trial.params.items())
         print(
-            f"{self.sweep.variant}: trial {trial.number:<3d} {OBJECTIVE} {bound} {state} {settings}{more}", flush=True
+            f"{self.sweep.variant}: trial {trial.number:<3d} {self.sweep.metric} {bound} {state} {settings}{more}",
+            flush=True,
         )

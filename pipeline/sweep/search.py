@@ -25,6 +25,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from pipeline import data, faults
 from pipeline.errors import InputError, LostError, redacted
+from pipeline.matching import match_weights
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
 from pipeline.study import Study
@@ -39,7 +40,6 @@ __all__ = [
     "FINISHED",
     "IDENTITY",
     "LOST",
-    "OBJECTIVE",
     "PRUNERS",
     "SAMPLERS",
     "Sweep",
@@ -47,7 +47,6 @@ __all__ = [
     "started",
 ]
 
-OBJECTIVE = "valid/elbo"
 IDENTITY = "training"  # the attribute of a trial that is equal where settings lead to the same training
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 BEGUN = (*FINISHED, TrialState.RUNNING)
@@ -94,6 +93,11 @@ class Sweep:
         """The data that trials train on."""
         return data.load(self.study.data)
 
+    @property
+    def metric(self) -> str:
+        """The metric that the search maximizes."""
+        return self.study.params.sweep.metric
+
     @cached_property
     def name(self) -> str:
         """The name in Optuna: study, variant, fingerprint."""
@@ -105,6 +109,8 @@ class Sweep:
             for path, value in settings.items()
             if path not in ignored and path.split(".")[0] in ("data", "model", "train", "sweep")
         }
+        if self.study.params.compare.match == "parameters":
+            kept["compare.parameters"] = self.study.params.compare.parameters
         kinds = {path: kind.model_dump() for path, kind in self.space.items()}
         fingerprint = digest([kept, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
         return f"{self.study.name}/{self.variant}-{fingerprint}"
@@ -248,6 +254,7 @@ class Sweep:
             try:
                 params = space.apply(self.base, values)
                 key = space.identity(params)
+                params = match_weights(params, self.splits)
             except InputError as error:
                 params, key, reason = space.closest(self.base, values), digest(values), str(error)
             if IDENTITY not in trial.user_attrs:

@@ -23,10 +23,10 @@ from pipeline.errors import InputError, LostError, RunError, outside, redacted
 from pipeline.params import digest
 from pipeline.progress import reporting
 from pipeline.sweep.reports import Reports
-from pipeline.sweep.search import BEGUN, DATABASE, FINISHED, IDENTITY, LOST, OBJECTIVE, Sweep, started
+from pipeline.sweep.search import BEGUN, DATABASE, FINISHED, IDENTITY, LOST, Sweep, started
 from pipeline.text import plural
 from pipeline.tracking import Run
-from pipeline.training import Record, fit
+from pipeline.training import Record, best_record, fit
 from pipeline.work import Work
 
 __all__ = ["LIVES", "alive", "bear", "finished", "work"]
@@ -158,16 +158,20 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
             run.set_tags({"trial_state": end.state.name.lower(), **repeats})
             run.finish("FINISHED", end.reason)
             faults.reached("run-ended")
-            _tell(reports, run, end.attributes, end.state, end.metrics.get(OBJECTIVE))
+            _tell(reports, run, end.attributes, end.state, end.metrics.get(sweep.metric))
     shutil.rmtree(folder, ignore_errors=True)
     faults.reached("folder-removed")
 
 
 @dataclass(frozen=True)
 class _End:
-    """How a trial has ended: the terms of its best epoch, and why it has none or has those of another."""
+    """How a trial has ended: the terms of its best epoch, and why it has none or has those of another.
+
+    The best epoch is the one whose weights a final training would keep (`best_record`).
+    """
 
     state: TrialState
+    epoch: int | None = None  # the best
     metrics: Mapping[str, float] = field(default_factory=dict)
     repeats: int | None = None  # the number of an earlier trial whose record it takes
     reason: str = ""
@@ -175,7 +179,7 @@ class _End:
     @property
     def attributes(self) -> dict[str, Any]:
         """What the trial keeps of it in Optuna."""
-        kept = {"metrics": self.metrics, "repeats": self.repeats, "reason": self.reason}
+        kept = {"metrics": self.metrics, "best_epoch": self.epoch, "repeats": self.repeats, "reason": self.reason}
         return {name: value for name, value in kept.items() if value not in ({}, None, "")}
 
 
@@ -224,9 +228,9 @@ def _repeat(equal: FrozenTrial, run: Run, reports: Reports) -> _End:
     """Take the record of an earlier trial with the same settings, and log its best epoch."""
     reports.copy(equal.intermediate_values)
     metrics: dict[str, float] = equal.user_attrs["metrics"]
-    epoch = max(sorted(equal.intermediate_values), key=lambda epoch: equal.intermediate_values[epoch])
+    epoch = int(equal.user_attrs["best_epoch"])
     run.log_records([Record(epoch, step=0, seconds=0.0, timestamp=time.time_ns() // 1_000_000, metrics=metrics)])
-    return _End(equal.state, metrics, repeats=equal.number)
+    return _End(equal.state, epoch, metrics, repeats=equal.number)
 
 
 def _give_up(sweep: Sweep, trial: Trial, reason: str) -> None:
@@ -296,12 +300,16 @@ def _train(sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, 
             sweep.locks.check()
             run.log_records([record])
             records.append(record)
-            reports.add(record.epoch, record.metrics[OBJECTIVE])
-            # Of the epochs before the last that another life has come to, none has pruned it.
-            if pruned := record.epoch >= before and reports.pruned():
-                break
+            if record.epoch > train.warmup_end(model.depth):
+                # What a training that ended here would have kept: trials are compared by nothing else.
+                reports.add(record.epoch, best_record(records, train).metrics[sweep.metric])
+                # Of the epochs before the last that another life has come to, none has pruned it.
+                if pruned := record.epoch >= before and reports.pruned():
+                    break
+            else:
+                reports.prove()
             tick()
             launch.heed()
     reports.prove()
-    best = max(records, key=lambda record: record.metrics[OBJECTIVE])
-    return _End(TrialState.PRUNED if pruned else TrialState.COMPLETE, best.metrics)
+    best = best_record(records, train)
+    return _End(TrialState.PRUNED if pruned else TrialState.COMPLETE, best.epoch, best.metrics)
