@@ -333,10 +333,10 @@ def exact_ladder() -> HierarchicalVAE:
 def test_weights_that_a_ladder_shares_keep_the_gradient_of_the_plain_objective(
     one: str, other: str, draws: int
 ) -> None:
-    """In a ladder the gradient in p's weights is that of elbo or iwae, draw by draw; with the exact posterior no more.
+    """In a ladder the gradient in p's weights is that of elbo or iwae, draw by draw.
 
-    Its variance is that of the plain objective; without those weights in log q it is 1,000 to 8e7 times as much for p(z_1 | z_2)
-    here. The encoder's gradient is 0 at every draw.
+    Its variance is that of the plain objective; without those weights in log q that of p(z_1 | z_2) is 1,000 to 8e7
+    times as much here. The encoder's gradient is 0 at every draw.
     """
     for kind in ("ladder", "deep ladder"):
         model = small(**HIERARCHIES[kind])
@@ -350,16 +350,12 @@ def test_weights_that_a_ladder_shares_keep_the_gradient_of_the_plain_objective(
     model, x = exact_ladder(), torch.full((1, 1), 0.7)
     path = gradients(model.inference, OBJECTIVES[one](stopped(model, x.expand(20, 1), draws), 1.0).sum())
     torch.testing.assert_close(path, torch.zeros_like(path), rtol=0, atol=1e-10)
-    spread = {
-        name: torch.stack(
-            [
-                gradients(model.generative, OBJECTIVES[name](measure(model, x, draws), 1.0).sum())
-                for _ in range(300)
-            ]
-        ).var(0)
-        for name, measure in ((one, stopped), (other, elbo))
-    }
-    assert (spread[one] < 3 * spread[other]).all()
+    spread = []
+    for name, measure in ((one, stopped), (other, elbo)):
+        torch.manual_seed(5)
+        values = [OBJECTIVES[name](measure(model, x, draws), 1.0).sum() for _ in range(40)]
+        spread.append(torch.stack([gradients(model.generative, value) for value in values]).var(0))
+    assert (spread[0] < 1.5 * spread[1]).all()
 
 
 @pytest.mark.parametrize("kind", list(HIERARCHIES))
