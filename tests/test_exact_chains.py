@@ -380,7 +380,7 @@ def test_the_surgery_is_measured(depth: int) -> None:
     if depth == 1:
         expected |= {"total_correlation": mixed.total_correlation, "dimension_kl": mixed.dimension_kl}
     bounds = {name for name in terms if name.endswith(("/lower", "/upper"))}
-    assert set(terms) == set(expected) | bounds | {"marginal_kl/z1"}
+    assert set(terms) == set(expected) | bounds | {"marginal_kl/z1", "mutual_information/saturated"}
     for name, value in expected.items():
         near(terms[name], value, 0.1, name)
 
@@ -388,10 +388,10 @@ def test_the_surgery_is_measured(depth: int) -> None:
 @depths
 @torch.no_grad()
 def test_the_divergence_of_the_first_level_is_met_from_above(depth: int) -> None:
-    """KL(q(z_1)||p(z_1)) is exact at depth 1; above, 2,000 inner draws leave it too high by less than 0.1 nats."""
+    """KL(q(z_1)||p(z_1)) is exact at depth 1; above, 4,000 inner draws leave it too high by less than 0.1 nats."""
     linear, model, x = small_chain(depth, 0)
     exact = Mixed(linear, model, x).marginal_kl[0]
-    found = surgery(model, x.repeat(120, 1), queries=600, paths=2, inner=2000, pairs=2)["marginal_kl/z1"]
+    found = surgery(model, x.repeat(120, 1), queries=300, paths=2, inner=4000, pairs=2)["marginal_kl/z1"]
     assert found.se < 0.1
     assert -4 * found.se < found.value - exact < 4 * found.se + (0.1 if depth > 1 else 0.0)
 
