@@ -251,7 +251,7 @@ def test_bounds_lie_within_what_is_possible_or_are_left_out() -> None:
 
 
 def test_printed_errors_are_those_of_many_seeds() -> None:
-    """Over 24 seeds the deviation of every term of a ladder is 0.8 to 1.25 times its printed error.
+    """Over 40 seeds the deviation of every term of a ladder is 0.8 to 1.25 times its printed error.
 
     Every example taken once gave 0.62 to 0.93 here: that examples differ is then no error.
     """
@@ -259,16 +259,16 @@ def test_printed_errors_are_those_of_many_seeds() -> None:
     with torch.no_grad():
         ladder.inference[1].head[-1].bias[4:] += 2.0  # z_2 is wide
     found: dict[str, list[Estimate]] = {}
-    for seed in range(24):
+    for seed in range(40):
         torch.manual_seed(seed)
-        for name, term in measured(ladder, x, 60).items():
+        for name, term in measured(ladder, x, 60, paths=10).items():
             found.setdefault(name, []).append(term)
     del found["mutual_information/saturated"], found["total_correlation/z1/lower"]  # cut at 0 in some
     assert {"mutual_information/z1/lower", "mutual_information/z1/upper", "total_correlation/upper"} < set(found)
     for name, terms in found.items():
         spread = torch.tensor([term.value for term in terms]).std()
         printed = torch.tensor([term.se for term in terms]).square().mean().sqrt()
-        assert len(terms) == 24
+        assert len(terms) == 40
         assert 0.8 < spread / printed < 1.25, name
 
 
