@@ -22,6 +22,7 @@ CHECKED = (
     "pipeline.images",
     "pipeline.checkpoint",
     "pipeline.training",
+    "pipeline.activity",
     "pipeline.evaluation",
     "pipeline.annealing",
     "pipeline.decompositions",

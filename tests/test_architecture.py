@@ -38,6 +38,7 @@ LINE = [
     "images",
     "checkpoint",
     "training",
+    "activity",
     "evaluation",
     "annealing",
     "decompositions",
