@@ -9,11 +9,11 @@ All of them are reductions of the terms of S draws per image (`pipeline.objectiv
     kl_down/z_t = E KL(q(z_t | .) || p(z_t | .))      top-down inference only; they sum to kl in the mean
     rounding                              evaluate.precision other than float32 only: the largest error of an image's
                                           iwae/max k, of the first images at the same random numbers
-    active/z_t = #{u : Var_x(E_q[z_t,u]) > threshold}
+    active/z_t, informative/z_t, information/z_t      see `pipeline.activity`
     ess/*, khat/*                         how far the weights behind nll can be trusted (`pipeline.weights`)
     nll/last_doubling = L_k - L_k/2,  nll/bias                 what nll lies above -log p(x) (`pipeline.extrapolation`)
     nll/believed                          1 where that is known and below twice the error of nll, or below 0.005 nats
-    generalization/...                    each term on training images less that on test images (`generalization`)
+    generalization/...                    each term on training images less that on test images (`evaluate`)
 
 The standard error is over draws with the test set held fixed. Where an image has one group only, it is that of a
 jackknife over ten blocks of the draws (`jackknife`): the first-order error of log mean w, Var(w / mean w) / S, is too
@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from pipeline.activity import activity
 from pipeline.allocator import keep_freed
 from pipeline.extrapolation import extrapolate, halved_bounds
 from pipeline.images import images
@@ -45,7 +46,6 @@ from pipeline.weights import LARGEST_KHAT, effective_draws, pareto_khat
 __all__ = [
     "Estimate",
     "Measured",
-    "active_units",
     "evaluate",
     "importance_bound",
     "jackknife",
@@ -115,7 +115,8 @@ def evaluate(
         results |= kl.estimates
         values |= kl.images
     with seeded(params.seed, f"active {stream}"):
-        results |= active_units(model, _batches(test, scale), params.active_draws, params.active_threshold)
+        found = activity(model, _batches(test, scale), params.active_draws, params.active_threshold)
+    results |= {name: Estimate(*value) for name, value in found.items()}
     return measured
 
 
@@ -291,36 +292,3 @@ def jackknife(
         means = minus[..., : draws - draws % blocks, :].double().unflatten(-2, (blocks, -1)).mean(-2)
         left_out = left_out - (means.sum(-2, keepdim=True) - means) / (blocks - 1)
     return (left_out.var(-2, correction=0) * (blocks - 1)).to(log_weight.dtype)
-
-
-@torch.no_grad()
-def active_units(
-    model: HierarchicalVAE, batches: Iterator[Float[Tensor, "batch units"]], draws: int, threshold: float
-) -> dict[str, Estimate]:
-    """Count the units of each level whose posterior mean varies over images by more than `threshold`.
-
-    Above level 1 the posterior mean is itself an average over draws of the levels below, and the Monte Carlo
-    variance of that average is subtracted (one draw would count noise as activity). The standard error
-    is that of the count, from the jackknife error of each unit's variance.
-    Source: Burda et al. (2016), section 5; the subtraction is this project's.
-    """
-    means: list[list[Tensor]] = [[] for _ in range(model.depth)]
-    for x in batches:
-        blocks = [model.posterior(x, draws // BLOCKS)[1] for _ in range(BLOCKS)]
-        for level in range(model.depth):
-            means[level].append(torch.stack([q[level].mean.mean(0) for q in blocks]))
-    results = {}
-    for level, parts in enumerate(means, start=1):
-        mean = torch.cat(parts, dim=1).double()  # [blocks, images, units]
-        variance = _between(mean)
-        left_out = torch.stack([_between(torch.cat([mean[:b], mean[b + 1 :]])) for b in range(BLOCKS)])
-        se = (left_out.var(0, correction=0) * (BLOCKS - 1)).sqrt()
-        chance = torch.special.ndtr((variance - threshold) / se.clamp(min=1e-12))
-        count = (variance > threshold).sum().item()
-        results[f"active/z{level}"] = Estimate(count, (chance * (1 - chance)).sum().sqrt().item())
-    return results
-
-
-def _between(mean: Float[Tensor, "blocks images units"]) -> Float[Tensor, " units"]:
-    """Return the variance over images of the mean over blocks, less the part that the blocks' noise adds."""
-    return mean.mean(0).var(0) - mean.var(0).mean(0) / len(mean)

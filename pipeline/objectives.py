@@ -14,8 +14,8 @@ inference alone has a KL divergence a level, in closed form given what was drawn
 
     KL(q(z_1:T|x) || p(z_1:T)) = KL(q(z_T|x) || p(z_T)) + sum_{t<T} E KL(q(z_t|z_t+1.., x) || p(z_t|z_t+1..))
 
-Two objectives have the value of another and a gradient of less variance. In both, log q is a function of the draws
-whose weights are constants (`stopped`), so that the score, of mean 0, is left out:
+Two objectives have the value of another and a gradient of less variance for the encoder's weights phi. In both, log q
+is a function of the draws in which phi is constant (`stopped`), so that the score, of mean 0, is left out:
 
     stl     d/dphi log w along the path of the draws.         Roeder, Wu, Duvenaud, "Sticking the Landing"
                                                               (2017), https://arxiv.org/abs/1703.09194
@@ -23,8 +23,17 @@ whose weights are constants (`stopped`), so that the score, of mean 0, is left o
                                                               Tucker et al., "Doubly Reparameterized Gradient
                                                               Estimators" (2019), https://arxiv.org/abs/1810.04152
 
-The path runs through the whole chain z_1, ..., z_T, so both hold for hierarchies of either direction; weights that
-q shares with p (the ladder's) get the sum of both parts.
+The path runs through the whole chain z_1, ..., z_T, so both hold for hierarchies of either direction. In the ladder q
+also depends on p's weights theta, in its density and in the path of its draws. For theta both objectives take the
+ordinary gradient, that of elbo and iwae draw by draw:
+
+    sum_i v_i (d/dtheta log w_i at the draws + d/dz_i log w_i dz_i/dtheta),      v_i = 1 / L in stl
+
+Without theta in log q, the score of log p(z_t | .) at draws from the much narrower q has nothing to cancel it.
+Measured on ladders trained for 40 epochs on digits, the variance of a gradient summed over weights, relative to elbo
+(stl, 1 draw) and iwae (dreg, 8 draws): phi 0.14 and 0.08 with two levels, 3e-4 and 5e-6 with three (16, 11 and 8
+units); theta 1, where log q without theta has 7e3. In a bottom-up chain of two levels phi has 0.06 and 0.02. With the
+prior vamp, which holds phi in log p(z_T), there is no gain: 1.07 and 1.02 at depth 1.
 """
 
 from __future__ import annotations
@@ -90,12 +99,19 @@ def elbo(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1
 
 
 def stopped(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1) -> ELBO:
-    """Return the same terms as `elbo`, the weights of log q held constant and the nodes kept."""
-    z, _ = model.posterior(x, draws)
-    z = [z_t.view_as(z_t) for z_t in z]  # what the terms see of a draw, apart from what the draws above it see
+    """Return the same terms as `elbo`, the encoder's weights in log q held constant and the nodes kept.
+
+    A gradient that reaches `nodes` goes on to the encoder alone; the path through the weights of p that a ladder's q
+    shares passes them by.
+    """
+    drawn, shared = model.paths(x, draws)
+    nodes = [z_t.view_as(z_t) for z_t in drawn]  # what the terms see of a draw, apart from what other draws see of it
+    z = [x[None], *nodes]
+    if shared:  # adds 0, and the gradient through the weights that q shares with p, which hooks on `nodes` do not see
+        z[1:] = [z_t + (s_t - s_t.detach()) for z_t, s_t in zip(nodes, shared, strict=True)]
     log_p = [p_t.log_prob(z_t) for p_t, z_t in zip(model.joint(z), z, strict=True)]
     log_q = [q_t.log_prob(z_t) for q_t, z_t in zip(model.stopped_posterior(z), z[1:], strict=True)]
-    return ELBO(log_p[0], torch.stack(log_q) - torch.stack(log_p[1:]), tuple(z[1:]))
+    return ELBO(log_p[0], torch.stack(log_q) - torch.stack(log_p[1:]), tuple(nodes))
 
 
 def top_down_kl(

@@ -23,6 +23,8 @@ CHECKED = (
     "pipeline.checkpoint",
     "pipeline.training",
     "pipeline.extrapolation",
+    "pipeline.weights",
+    "pipeline.activity",
     "pipeline.evaluation",
     "pipeline.annealing",
     "pipeline.decompositions",

@@ -41,6 +41,7 @@ LINE = [
     "matching",
     "extrapolation",
     "weights",
+    "activity",
     "evaluation",
     "annealing",
     "decompositions",

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pipeline.evaluation import active_units, evaluate
+from pipeline.activity import activity
+from pipeline.evaluation import evaluate
 from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, top_down_kl
@@ -187,9 +188,9 @@ def test_one_draw_of_level_1_makes_units_of_level_2_active() -> None:
     error = (truth + noise) * (2 / len(x)) ** 0.5
     assert ((one_draw - truth - noise).abs() < 4 * error).all()
     assert (one_draw > threshold).all()
-    ours = active_units(model, iter(x.split(500)), draws=200, threshold=threshold)["active/z2"]
-    assert ours.value == (truth > threshold).sum() == 0
-    assert ours.se < 0.01
+    ours = activity(model, iter(x.split(500)), draws=200, threshold=threshold)["active/z2"]
+    assert ours[0] == (truth > threshold).sum() == 0
+    assert ours[1] < 0.01
 
 
 @torch.no_grad()

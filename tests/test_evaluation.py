@@ -1,4 +1,4 @@
-"""Test bounds against exact values, their standard errors against the spread of many seeds, active units by formula."""
+"""Test bounds against exact values, their standard errors against the spread of many seeds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pipeline.evaluation
-from pipeline.evaluation import Estimate, active_units, evaluate, importance_bound, jackknife, many_draws
+from pipeline.evaluation import Estimate, evaluate, importance_bound, jackknife, many_draws
 from pipeline.images import images
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from pipeline.params import EvaluateParams
-from tests.linear_gaussian import Affine, Chain, chain, cubature, inferred
+from tests.linear_gaussian import Chain, chain, cubature, inferred
 from tests.small import model_params
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -151,7 +151,7 @@ def test_the_table_adds_up(depth: int) -> None:
     assert set(value) == {
         *("elbo", "reconstruction", "kl", "iwae/1", "iwae/50", "iwae/500", "nll", "gap", "bpd"),
         *levels,
-        *(f"active/z{t}" for t in range(1, depth + 1)),
+        *(f"{name}/z{t}" for name in ("active", "informative", "information") for t in range(1, depth + 1)),
         *("ess/median", "ess/min", "khat/median", "khat/max", "khat/high"),
         *("nll/last_doubling", "nll/bias", "nll/believed"),
     }
@@ -303,68 +303,3 @@ def test_the_jackknife_holds_where_few_draws_carry_the_weight(above_mean: bool) 
     spread = torch.stack(values).std()
     assert 0.8 < spread / torch.stack(errors).mean().sqrt() < 1.25
     assert spread / torch.stack(first_order).mean().sqrt() > 1.4
-
-
-# --- Active units
-
-
-def two_levels(noise: float, upper: float) -> HierarchicalVAE:
-    """Return inference z_1 = x + noise e, z_2 = upper z_1 + e, for one pixel and one unit a level."""
-    one = torch.eye(1)
-    rungs = [Affine([one], torch.zeros(1), noise**2 * one), Affine([upper * one], torch.zeros(1), one)]
-    return HierarchicalVAE([*rungs, torch.nn.Identity()], rungs, "nearest")
-
-
-def test_noise_of_the_level_below_is_no_activity() -> None:
-    """Level 2's mean varies by 0.00025 over images: it is not active, though one draw of level 1 shows 0.099."""
-    upper, spread = 0.05, 0.1
-    noise = (0.099 / upper**2 - spread) ** 0.5
-    x = (spread**0.5 * torch.randn(1000, 1)).double()
-    x = x / x.std() * spread**0.5
-    model = two_levels(noise, upper)
-    one_draw = model.posterior(x)[1][1].mean[0].var(0)
-    assert one_draw.item() == pytest.approx(0.099, rel=0.3)
-    assert one_draw.item() > 0.01  # what the published code counts as active
-    results = active_units(model, iter(x.split(50)), draws=200, threshold=0.01)
-    assert results["active/z1"].value == 1
-    assert results["active/z2"].value == 0
-    assert results["active/z2"].se < 0.5
-
-
-def test_the_variance_without_noise_is_unbiased() -> None:
-    """Over 100 repetitions the mean estimate of level 2's variance is 0.00025 within 4 standard errors."""
-    upper, spread, noise = 0.05, 0.1, 6.0
-    x = torch.randn(100, 1)
-    x = x / x.std() * spread**0.5
-    model = two_levels(noise, upper)
-
-    def once() -> Tensor:
-        blocks = [model.posterior(x, 20)[1][1].mean.mean(0) for _ in range(10)]
-        return pipeline.evaluation._between(torch.stack(blocks))
-
-    estimates = torch.cat([once() for _ in range(100)])
-    assert abs(estimates.mean() - 0.00025) < 4 * estimates.std() / 10
-
-
-def test_active_units_are_counted_by_the_variance_of_their_mean() -> None:
-    """Of units with variance 0, 0.009, 0.011 and 4, and of level 2's, made of them, those above 0.01 count."""
-    deviations = torch.tensor([0.0, 0.009**0.5, 0.011**0.5, 2.0])
-    x = torch.randn(400, 1)
-    x = (x - x.mean()) / x.std()
-    lower = Affine([deviations[:, None]], torch.ones(4), torch.eye(4))
-    upper = Affine([torch.tensor([[0.0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0.2]])], torch.zeros(3), torch.eye(3))
-    model = HierarchicalVAE([lower, upper, torch.nn.Identity()], [lower, upper], "nearest")
-    results = active_units(model, iter(x.split(50)), draws=200, threshold=0.01)
-    assert results == {"active/z1": Estimate(2, 0.0), "active/z2": results["active/z2"]}
-    assert results["active/z2"].value == 2
-
-
-@pytest.mark.parametrize("parents", ["nearest", "every"])
-def test_a_model_that_ignores_its_images_has_no_active_unit(parents: str) -> None:
-    """With weights of zero no posterior mean depends on x, and no level of any kind of model counts a unit."""
-    model = build(model_params(depth=3, parents=parents), torch.full((6,), 0.4))
-    for rung in model.inference:
-        rung.network[-1].weight.data.zero_()
-    x = torch.bernoulli(torch.full((60, 6), 0.5))
-    results = active_units(model, iter(x.split(50)), draws=20, threshold=0.01)
-    assert {name: estimate.value for name, estimate in results.items()} == {f"active/z{t}": 0 for t in (1, 2, 3)}

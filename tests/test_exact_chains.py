@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal, kl_divergence
 
+from pipeline.activity import activity as unit_activity
 from pipeline.annealing import Settings
 from pipeline.annealing import sandwich as annealed
 from pipeline.decompositions.estimates import mean_over_images, of_draws
@@ -28,7 +29,7 @@ from pipeline.decompositions.gaps import gap_terms
 from pipeline.decompositions.levels import level_terms
 from pipeline.decompositions.surgery import surgery
 from pipeline.distributions import StandardNormal
-from pipeline.evaluation import Estimate, active_units, evaluate
+from pipeline.evaluation import Estimate, evaluate
 from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, top_down_kl
@@ -380,7 +381,7 @@ def test_the_surgery_is_measured(depth: int) -> None:
     if depth == 1:
         expected |= {"total_correlation": mixed.total_correlation, "dimension_kl": mixed.dimension_kl}
     bounds = {name for name in terms if name.endswith(("/lower", "/upper"))}
-    assert set(terms) == set(expected) | bounds | {"marginal_kl/z1"}
+    assert set(terms) == set(expected) | bounds | {"marginal_kl/z1", "mutual_information/saturated"}
     for name, value in expected.items():
         near(terms[name], value, 0.1, name)
 
@@ -388,10 +389,10 @@ def test_the_surgery_is_measured(depth: int) -> None:
 @depths
 @torch.no_grad()
 def test_the_divergence_of_the_first_level_is_met_from_above(depth: int) -> None:
-    """KL(q(z_1)||p(z_1)) is exact at depth 1; above, 2,000 inner draws leave it too high by less than 0.1 nats."""
+    """KL(q(z_1)||p(z_1)) is exact at depth 1; above, 4,000 inner draws leave it too high by less than 0.1 nats."""
     linear, model, x = small_chain(depth, 0)
     exact = Mixed(linear, model, x).marginal_kl[0]
-    found = surgery(model, x.repeat(120, 1), queries=600, paths=2, inner=2000, pairs=2)["marginal_kl/z1"]
+    found = surgery(model, x.repeat(120, 1), queries=300, paths=2, inner=4000, pairs=2)["marginal_kl/z1"]
     assert found.se < 0.1
     assert -4 * found.se < found.value - exact < 4 * found.se + (0.1 if depth > 1 else 0.0)
 
@@ -467,10 +468,10 @@ def test_active_units_are_counted_at_every_level(depth: int, parents: Parents) -
     thresholds = [math.sqrt(a * b) for a, b in pairwise(sizes.tolist()) if b > 2 * a and b > 0.01]
     assert len(thresholds) >= 2
     for threshold in thresholds:
-        found = active_units(model, iter(x.split(50)), draws=2000, threshold=threshold)
+        found = unit_activity(model, iter(x.split(50)), draws=2000, threshold=threshold)
         for t, variance in enumerate(variances, start=1):
-            assert found[f"active/z{t}"].value == (variance > threshold).sum(), (t, threshold)
-            assert found[f"active/z{t}"].se < 0.01
+            assert found[f"active/z{t}"][0] == (variance > threshold).sum(), (t, threshold)
+            assert found[f"active/z{t}"][1] < 0.01
 
 
 # --- Approximation and amortization

@@ -71,13 +71,14 @@ def test_the_terms_sum_to_the_mean_kl() -> None:
     """At depth 1: MI + marginal KL is the draws' mean KL, TC + dimension KL the marginal KL, to 1e-10; all >= 0."""
     vae, x = model(), torch.rand(60, 16)
     torch.manual_seed(3)
-    order = torch.randperm(60)
+    order = torch.randint(60, (60,))
     kl = elbo(vae, x[order]).kl.mean().item()
     torch.manual_seed(3)
     terms = measured(vae, x, 60)
     value = {name: term.value for name, term in terms.items()}
     assert set(value) == {
         "mutual_information",
+        "mutual_information/saturated",
         "mutual_information/z1",
         "marginal_kl",
         "marginal_kl/z1",
@@ -88,7 +89,7 @@ def test_the_terms_sum_to_the_mean_kl() -> None:
     assert value["mutual_information"] + value["marginal_kl"] == pytest.approx(kl, abs=1e-10)
     assert value["total_correlation"] + value["dimension_kl"] == pytest.approx(value["marginal_kl"], abs=1e-10)
     for name, term in terms.items():
-        assert term.value > -4 * term.se, name
+        assert term.value >= -4 * term.se, name
 
 
 @pytest.mark.parametrize("depth", [2, 3])
@@ -96,7 +97,7 @@ def test_the_information_of_a_chain_is_that_of_its_first_level(depth: int) -> No
     """In a Markov chain I(n; z_1:T) = I(n; z_1) draw by draw, and MI + marginal KL is the mean KL of all levels."""
     mhvae, x = model(depth), torch.rand(40, 16)
     torch.manual_seed(3)
-    order = torch.randperm(40)
+    order = torch.randint(40, (40,))
     bound = elbo(mhvae, x[order])
     torch.manual_seed(3)
     terms = measured(mhvae, x, 40)
@@ -105,10 +106,10 @@ def test_the_information_of_a_chain_is_that_of_its_first_level(depth: int) -> No
     assert total == pytest.approx(bound.kl.mean().item(), abs=1e-10)
     # By enumeration over all examples, with every level in the mixture.
     torch.manual_seed(3)
-    assert torch.equal(torch.randperm(40), order)
+    assert torch.equal(torch.randint(40, (40,)), order)
     z, q = mhvae.posterior(x[order])
     log_q = sum(q_t.log_prob(z_t)[0] for q_t, z_t in zip(q, z[1:], strict=True))
-    crossed = q[0].log_prob(z[1][0][:, None])  # z_1 of each draw under each posterior
+    crossed = mhvae.inference[0](x[None]).log_prob(z[1][0][:, None])  # z_1 of each draw under each posterior
     crossed = crossed + sum(q_t.log_prob(z_t)[0] for q_t, z_t in zip(q[1:], z[2:], strict=True))[:, None]
     marginal = torch.logsumexp(crossed, 1) - math.log(40)
     assert terms["mutual_information"].value == pytest.approx((log_q - marginal).mean().item(), abs=1e-10)
@@ -122,7 +123,7 @@ def test_all_levels_together_are_exact_in_every_hierarchy(depth: int, parents: s
     """MI + marginal KL is the draws' mean KL, and MI is that of an enumeration of all pairs, to 1e-10."""
     built, x = model(depth, parents, inference), torch.rand(30, 16)
     torch.manual_seed(3)
-    order = torch.randperm(30)
+    order = torch.randint(30, (30,))
     state = torch.get_rng_state()
     kl = elbo(built, x[order]).kl.mean().item()
     torch.manual_seed(3)
@@ -146,7 +147,7 @@ def test_the_first_level_of_a_ladder_is_its_top(depth: int) -> None:
     """A ladder's top level is exact, with both splits adding up draw by draw; the levels below it have two sides."""
     ladder, x = model(depth, inference="top_down"), torch.rand(30, 16)
     torch.manual_seed(3)
-    order = torch.randperm(30)
+    order = torch.randint(30, (30,))
     z, q = ladder.posterior(x[order])
     top = (q[-1].log_prob(z[-1]) - ladder.joint(z)[-1].log_prob(z[-1])).mean().item()
     torch.manual_seed(3)
@@ -182,6 +183,7 @@ def test_a_subset_of_queries_is_unbiased() -> None:
     """A tenth of the examples as queries gives the terms of all of them within 4 standard errors."""
     vae, x = model(), torch.rand(600, 16)
     few, all_of_them = measured(vae, x, 60), measured(vae, x, 10**6)
+    assert few.pop("mutual_information/saturated").value == 0
     for name, term in few.items():
         exact = all_of_them[name]
         assert abs(term.value - exact.value) < 4 * math.hypot(term.se, exact.se), name
@@ -239,17 +241,63 @@ def test_the_bounds_of_upper_levels_meet_the_exact_value() -> None:
     assert abs(terms["marginal_kl/z2/lower"].value - kl) < 4 * terms["marginal_kl/z2/lower"].se + 0.05
 
 
-def test_more_paths_narrow_the_bounds_of_upper_levels() -> None:
-    """Where level 1 is wide the bounds of I(n; z_2) are apart in their order, closer with more paths, below log N."""
-    mhvae, x = model(2), torch.rand(100, 16)
-    width = []
-    for paths in (2, 100):
-        terms = measured(mhvae, x, 100, paths=paths)
-        low, high = terms["mutual_information/z2/lower"], terms["mutual_information/z2/upper"]
-        assert low.value < high.value
-        assert low.value < math.log(100)
-        width.append(high.value - low.value)
-    assert width[1] < width[0]
+def test_bounds_lie_within_what_is_possible_or_are_left_out() -> None:
+    """Where level 1 is wide, 2 paths measure nothing of I(n; z_2) and 400 leave bounds from 0 to I of all levels."""
+    mhvae, x = model(2), torch.rand(500, 16)
+    few, many = (measured(mhvae, x, 500, paths=paths) for paths in (2, 400))
+    assert not any(name.startswith("mutual_information/z2") for name in few)
+    low, high = many["mutual_information/z2/lower"], many["mutual_information/z2/upper"]
+    assert 0 <= low.value < high.value < many["mutual_information"].value < math.log(500)
+
+
+def test_printed_errors_are_those_of_many_seeds() -> None:
+    """Over 40 seeds the deviation of every term of a ladder is 0.8 to 1.25 times its printed error.
+
+    Every example taken once gave 0.62 to 0.93 here: that examples differ is then no error.
+    """
+    ladder, x = model(2, inference="top_down"), torch.rand(60, 16)
+    with torch.no_grad():
+        ladder.inference[1].head[-1].bias[4:] += 2.0  # z_2 is wide
+    found: dict[str, list[Estimate]] = {}
+    for seed in range(40):
+        torch.manual_seed(seed)
+        for name, term in measured(ladder, x, 60, paths=10).items():
+            found.setdefault(name, []).append(term)
+    del found["mutual_information/saturated"], found["total_correlation/z1/lower"]  # cut at 0 in some
+    assert {"mutual_information/z1/lower", "mutual_information/z1/upper", "total_correlation/upper"} < set(found)
+    for name, terms in found.items():
+        spread = torch.tensor([term.value for term in terms]).std()
+        printed = torch.tensor([term.se for term in terms]).square().mean().sqrt()
+        assert len(terms) == 40
+        assert 0.8 < spread / printed < 1.25, name
+
+
+def test_no_bound_of_a_narrow_ladder_is_printed() -> None:
+    """Where q(z_1 | z_2, x) is much narrower than q(z_1 | x), I(n; z_1) is not measurable and no number stands for it.
+
+    The bounds that are left out were -605 and 1,342 nats, where log N is 3.4; what is exact stays.
+    """
+    ladder, x = model(2, inference="top_down"), torch.rand(30, 16)
+    with torch.no_grad():
+        ladder.inference[1].head[-1].bias[4:] += 2.0
+        ladder.inference[0].head[-1].bias[4:] -= 4.0
+        for weight in (ladder.generative[1].network[0].weight, ladder.generative[1].network[-1].weight):
+            weight *= 4
+    terms = measured(ladder, x, 30)
+    assert not any(name.startswith("mutual_information/z1") for name in terms)
+    assert {"mutual_information", "mutual_information/z2", "total_correlation/z1/upper"} < set(terms)
+    assert 0 <= terms["mutual_information"].value <= math.log(30)
+
+
+def test_information_that_only_the_number_of_examples_limits_is_marked() -> None:
+    """I within 0.5 nats of log N is saturated, in few examples and not in many."""
+    vae = model()
+    x = torch.rand(2000, 16)
+    few, many = measured(vae, x[:5], 5), measured(vae, x, 300)
+    assert few["mutual_information"].value > math.log(5) - 0.5
+    assert few["mutual_information/saturated"] == Estimate(1.0, 0.0)
+    assert many["mutual_information"].value < math.log(2000) - 0.5
+    assert many["mutual_information/saturated"] == Estimate(0.0, 0.0)
 
 
 class Minibatch:

@@ -88,8 +88,35 @@ class HierarchicalVAE(nn.Module):
             q.append(q_t)
         return z, q
 
+    def paths(
+        self, x: Float[Tensor, "batch units"], draws: int = 1
+    ) -> tuple[list[Float[Tensor, "_ batch _"]], list[Float[Tensor, "_ batch _"]]]:
+        """Draw as `posterior` does, and return z_1:T twice: as functions of the encoder's weights, and of p's weights.
+
+        In the ladder the draws depend on the weights of p(z_t | .) too. The second list has the same values and
+        carries the gradient through those weights alone; the first carries the gradient through the encoder alone.
+        Bottom-up, and at depth 1, no weights are shared and the second list is empty.
+        """
+        if self.direction == "bottom_up" or self.depth == 1:
+            return self.posterior(x, draws)[0][1:], []
+        nodes = self._descend(x, draws, (), _stopped)[0][1:]
+        *evidence, _ = climb(map(_stopped, self.inference), x[None])
+        shared = [nodes[-1].detach()]
+        for t in reversed(range(1, self.depth)):
+            q_t = merge(self.generative[t](*self._parents(shared)), evidence[t - 1])
+            mean, scale = q_t.mean, q_t.stddev
+            z_t = nodes[t - 1].detach()
+            # z_t = mean + scale * noise with the noise of the draw: its value is z_t, bit for bit.
+            noise = (z_t - mean.detach()) / scale.detach()
+            shared.insert(0, z_t + (mean - mean.detach()) + (scale - scale.detach()) * noise)
+        return nodes, shared
+
     def _descend(
-        self, x: Float[Tensor, "batch units"], draws: int, given: Sequence[Tensor]
+        self,
+        x: Float[Tensor, "batch units"],
+        draws: int,
+        given: Sequence[Tensor],
+        see: Callable[[nn.Module], Callable[..., Any]] = lambda rung: rung,
     ) -> tuple[list[Tensor], list[Distribution]]:
         evidence = climb(self.inference, x[None])
         z: list[Tensor] = list(reversed(given))
@@ -97,7 +124,7 @@ class HierarchicalVAE(nn.Module):
         for t in reversed(range(1, self.depth + 1 - len(given))):
             q_t = evidence[t - 1]
             if t < self.depth:
-                q_t = merge(self.generative[t](*self._parents(z)), q_t)
+                q_t = merge(see(self.generative[t])(*self._parents(z)), q_t)
             q.insert(0, q_t.expand((draws, len(x))))
             z.insert(0, q[0].rsample())
         return [x[None], *z], q
@@ -107,14 +134,17 @@ class HierarchicalVAE(nn.Module):
         return self._factors(z, lambda rung: rung)
 
     def stopped_posterior(self, z: Sequence[Float[Tensor, "_ batch _"]]) -> list[Distribution]:
-        """Return the factors of q at the nodes z with all weights held constant: gradients reach the nodes alone."""
+        """Return the factors of q at the nodes z with the encoder's weights held constant.
+
+        Gradients reach the nodes and, in the ladder, the weights of p that q is merged with.
+        """
         return self._factors(z, _stopped)
 
     def _factors(self, z: Sequence[Tensor], see: Callable[[nn.Module], Callable[..., Any]]) -> list[Distribution]:
         if self.direction == "bottom_up":
             return [see(rung)(*self._parents(z[t::-1])) for t, rung in enumerate(self.inference)]
         *evidence, top = climb(map(see, self.inference), z[0])
-        p = [see(rung)(*self._parents(z[t + 1 :])) for t, rung in enumerate(self.generative[1:-1], start=1)]
+        p = [rung(*self._parents(z[t + 1 :])) for t, rung in enumerate(self.generative[1:-1], start=1)]
         return [*map(merge, p, evidence), top]
 
     def joint(self, z: Sequence[Float[Tensor, "_ batch _"]]) -> list[Distribution]:
