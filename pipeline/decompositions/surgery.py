@@ -23,7 +23,7 @@ Variational Inference" (2019), https://arxiv.org/abs/1810.02789
 
 p(z_t) is exact at the top. Below it, in a chain, it is bounded from below by `inner` importance weights, so that
 marginal_kl/z1, where it is not the top, and marginal_kl/z_t/upper, 1 < t < T, are upper estimates; kl_up_bias/z1 is
-the first-order excess of the former. `dimension_kl` needs a prior without dependence.
+an estimate of the excess of the former. `dimension_kl` needs a prior without dependence.
 Every single log q(z | x_n) - log q(z) <= log N, hence I <= log N; an estimate of one side may lie outside [0, log N].
 """
 
@@ -38,7 +38,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
 from pipeline.allocator import keep_freed
-from pipeline.decompositions.levels import is_chain, log_marginals, log_mean
+from pipeline.decompositions.levels import is_chain, log_marginals, log_mean_exp
 from pipeline.decompositions.mixtures import log_dimensions, log_mixture, log_posteriors
 from pipeline.evaluation import Estimate
 from pipeline.models import HierarchicalVAE
@@ -122,7 +122,7 @@ def surgery(
             results |= _bounds(f"marginal_kl/z{t}", level.marginal, _Sides.exact(log_p[-1]))
         elif is_chain(model):
             below = [node[None] for node in nodes[:t]]
-            log_z = log_mean(log_marginals(model, x[chosen], below, inner)[t])[0].double()
+            log_z = log_mean_exp(log_marginals(model, x[chosen], below, inner)[t]).double()
             results[f"marginal_kl/z{t}" if t == 1 else f"marginal_kl/z{t}/upper"] = _estimate(
                 level.marginal.high - log_z
             )
