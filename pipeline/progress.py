@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-__all__ = ["EVERY", "Reporter", "left", "reporting", "watched"]
+__all__ = ["EVERY", "Reporter", "left", "note", "reporting", "watched"]
 
 T = TypeVar("T")
 
@@ -56,6 +56,13 @@ def reporting(name: str, clock: Callable[[], float] = time.monotonic) -> Iterato
         yield reporter
     finally:
         _current.reset(token)
+
+
+def note(text: str) -> None:
+    """Print a line under the name of the present piece of work, if there is one."""
+    reporter = _current.get()
+    if reporter is not None:
+        reporter.say(text)
 
 
 def watched(items: Sequence[T], what: str, unit: str, *, long: bool = False) -> Iterator[T]:

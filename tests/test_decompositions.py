@@ -9,12 +9,12 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pipeline.decompositions import anneal, decompose
-from pipeline.decompositions.estimates import mean_over_images
-from pipeline.decompositions.levels import level_terms, sandwich
+from pipeline.decompositions.levels import level_terms, measure_levels, sandwich
 from pipeline.evaluation import Estimate
 from pipeline.models import build
 from pipeline.objectives import elbo
 from pipeline.params import DecomposeParams, EvaluateParams
+from pipeline.progress import reporting
 from tests.closed_forms import Exact
 from tests.linear_gaussian import Parents, chain
 from tests.small import model_params, splits
@@ -60,9 +60,12 @@ def test_the_exact_posterior_has_no_gap_at_any_level(widths: tuple[int, ...], pa
     """With the exact posterior every gap is 0 to 1e-9 from any draws, and no estimate of it is biased."""
     exact_chain = chain(widths, parents)
     x = 2 * torch.randn(4, widths[0])
-    parts = level_terms(exact_chain.model, x, draws=2, inner=2, outer=2)
+    parts, _ = level_terms(exact_chain.model, x, draws=2, inner=2, outer=2)
     assert named(parts, "gap", exact_chain.model.depth).abs().max() < 1e-9
-    assert named(parts, "gap_bias", exact_chain.model.depth).abs().max() < 1e-9
+    estimates = measure_levels(exact_chain.model, x, draws=2, inner=2, outer=2).estimates
+    assert estimates["bias_unmeasured"].value == 0
+    for t in range(1, exact_chain.model.depth + 1):
+        assert abs(estimates[f"gap_bias/z{t}"].value) < 1e-9
     if parents == "nearest":
         assert named(parts, "kl_up", exact_chain.model.depth)[1:].abs().sum() < 1e-9
 
@@ -76,7 +79,7 @@ def test_the_sums_are_the_kl_and_the_gap_of_the_same_draws(widths: tuple[int, ..
     torch.manual_seed(1)
     bound = elbo(model, x, 3)
     torch.manual_seed(1)
-    parts = level_terms(model, x, draws=3, inner=2, outer=2)
+    parts, _ = level_terms(model, x, draws=3, inner=2, outer=2)
     gap = parts["log_marginal/z0"][0] - bound.elbo
     torch.testing.assert_close(named(parts, "gap", model.depth).sum(0), gap, rtol=1e-10, atol=1e-10)
     if parents == "nearest" or model.depth == 1:
@@ -91,7 +94,7 @@ def test_the_estimates_agree_with_the_closed_forms(widths: tuple[int, ...], pare
     exact_chain = chain(widths, parents)
     model, x = exact_chain.perturbed(0.05), torch.randn(6, widths[0])
     exact = Exact(exact_chain, model, x)
-    estimates = mean_over_images([level_terms(model, x, draws=100, inner=50, outer=2000)])
+    estimates = measure_levels(model, x, draws=100, inner=50, outer=2000).estimates
     expected = {"log_marginal/z0": exact_chain.log_p(x)}
     expected |= {f"gap/z{t}": gap for t, gap in enumerate(exact.gaps, start=1)}
     if parents == "nearest" or model.depth == 1:
@@ -100,7 +103,12 @@ def test_the_estimates_agree_with_the_closed_forms(widths: tuple[int, ...], pare
     for name, term in expected.items():
         assert estimates[name].se < 0.1
         assert abs(estimates[name].value - term.mean()) < 4 * estimates[name].se + 1e-9, name
-    assert set(estimates) == set(expected) | {name.replace("/", "_bias/") for name in expected if "log" not in name}
+    sums = {"levels/elbo": exact.elbo, "levels/kl": exact.kl, "levels/gap": exact.gaps.sum(0)}
+    for name, term in sums.items():
+        assert abs(estimates[name].value - term.mean()) < 4 * estimates[name].se + 1e-9, name
+    biases = {name for name in estimates if "_bias/" in name}
+    assert biases <= {name.replace("/", "_bias/") for name in expected if "log" not in name}
+    assert set(estimates) == set(expected) | set(sums) | biases | {"bias_unmeasured"}
 
 
 def test_at_depth_1_the_terms_are_the_kl_and_the_gap() -> None:
@@ -109,34 +117,73 @@ def test_at_depth_1_the_terms_are_the_kl_and_the_gap() -> None:
     torch.manual_seed(1)
     bound = elbo(model, x, 4)
     torch.manual_seed(1)
-    parts = level_terms(model, x, draws=4, inner=2, outer=50)
+    parts, _ = level_terms(model, x, draws=4, inner=2, outer=50)
     torch.testing.assert_close(parts["kl_up/z1"][0], bound.kl.mean(0))
     torch.testing.assert_close(parts["gap/z1"][0], parts["log_marginal/z0"][0] - bound.elbo)
 
 
-def test_the_bias_is_known_to_first_order_and_falls_with_the_draws() -> None:
-    """At the same draws kl_up/z1 is above its value with the exact p(z_1), by kl_up_bias within 4 standard errors.
+@pytest.mark.parametrize("inner", [20, 100])
+def test_the_bias_is_known_and_falls_with_the_draws(inner: int) -> None:
+    """At the same draws kl_up/z1 is above its value with the exact p(z_1) by 0.7 to 1.4 times kl_up_bias/z1.
 
-    That holds for 20 inner draws; for 2 it is more above, and the estimated bias is too.
+    The weights have a heavy tail: the last rise of the inner bound alone is 2 (20 draws) and 2.5 times (100) too small.
     """
+    torch.manual_seed(1)
     exact_chain = chain((4, 3, 2), "nearest")
-    model, x = exact_chain.perturbed(0.1), torch.randn(30, 4)
+    model, x = exact_chain.perturbed(0.2), torch.randn(30, 4)
     marginal = MultivariateNormal(exact_chain.mean[4:7], exact_chain.covariance[4:7, 4:7])
-    excess, bias = [], []
-    for inner in (2, 20):
-        torch.manual_seed(1)
-        z, q = model.posterior(x, 100)
-        torch.manual_seed(1)
-        parts = level_terms(model, x, draws=100, inner=inner, outer=2)
-        true = (q[0].log_prob(z[1]) - marginal.log_prob(z[1])).mean(0)
-        estimates = mean_over_images([parts | {"excess": (parts["kl_up/z1"][0] - true, None)}])
-        excess.append(estimates["excess"])
-        bias.append(estimates["kl_up_bias/z1"])
-        assert bias[-1].value == pytest.approx(-estimates["kl_up_bias/z2"].value)
-    assert abs(excess[1].value - bias[1].value) < 4 * (excess[1].se + bias[1].se)
-    assert excess[0].value > 4 * excess[0].se
-    assert excess[0].value > 2 * excess[1].value
-    assert bias[0].value > 2 * bias[1].value
+    torch.manual_seed(1)
+    z, q = model.posterior(x, 100)
+    torch.manual_seed(1)
+    measured = measure_levels(model, x, draws=100, inner=inner, outer=2)
+    true = (q[0].log_prob(z[1]) - marginal.log_prob(z[1])).mean(0)
+    excess = (measured.images["kl_up/z1"] - true).mean().item()
+    bias = measured.estimates["kl_up_bias/z1"]
+    assert 0.7 < bias.value / excess < 1.4
+    assert 0 < bias.se < 0.1 * bias.value
+    assert bias.value == pytest.approx(-measured.estimates["kl_up_bias/z2"].value)
+
+
+def test_a_bias_without_a_limit_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two draws have one rise, which shows no limit: the biases are left out, counted, and named in a line."""
+    exact_chain = chain((4, 3, 2), "nearest")
+    model, x = exact_chain.perturbed(0.3), torch.randn(5, 4)
+    with reporting("chain"):
+        estimates = measure_levels(model, x, draws=3, inner=2, outer=2).estimates
+    terms = {f"{name}/z{t}" for name in ("kl_up_bias", "gap_bias") for t in (1, 2)}
+    missing = terms - set(estimates)
+    assert missing == terms
+    assert estimates["bias_unmeasured"].value == len(missing)
+    line = capsys.readouterr().out
+    assert line.startswith("chain: ")
+    assert all(name in line for name in missing)
+
+
+@pytest.mark.parametrize(
+    ("depth", "inference", "parents"),
+    [(1, "bottom_up", "nearest"), (3, "bottom_up", "nearest"), (3, "bottom_up", "every"), (3, "top_down", "nearest")],
+)
+def test_the_sums_of_the_terms_stand_beside_them(depth: int, inference: str, parents: str) -> None:
+    """`levels/gap` is the sum of gap/z_t and log p(x) - elbo of the same images, `levels/kl` that of kl_up/z_t.
+
+    `inference_gap` is likewise `gaps/log_marginal` - `gaps/elbo`, and the sum of its two parts.
+    """
+    torch.manual_seed(0)
+    data = splits()
+    model = build(model_params(depth=depth, parents=parents, inference=inference), torch.full((16,), 0.5))
+    found = decompose(model, torch.as_tensor(data.test), data.scale, PARAMS, FEW)
+    value = {name: estimate.value for name, estimate in found.estimates.items()}
+    levels = range(1, depth + 1)
+    assert value["levels/gap"] == pytest.approx(sum(value[f"gap/z{t}"] for t in levels), abs=1e-9)
+    assert value["levels/gap"] == pytest.approx(value["log_marginal/z0"] - value["levels/elbo"], abs=1e-9)
+    if "kl_up/z1" in value:
+        assert value["levels/kl"] == pytest.approx(sum(value[f"kl_up/z{t}"] for t in levels), abs=1e-9)
+    assert value["inference_gap"] == pytest.approx(value["gaps/log_marginal"] - value["gaps/elbo"], abs=1e-9)
+    parts = [f"{name}_gap" for name in ("approximation", "amortization")]
+    assert value["inference_gap"] == pytest.approx(sum(value[name] for name in parts), abs=1e-9)
+    for name in ["gap/z1", "levels/kl", "levels/elbo", *parts, *(f"{name}/z{depth}" for name in parts)]:
+        assert found.images[name].shape == (FEW.gap_images if "_gap" in name else FEW.level_images,)
+        assert found.images[name].mean().item() == pytest.approx(value[name], abs=1e-9), name
 
 
 @pytest.mark.parametrize("parents", ["nearest", "every"])
@@ -186,7 +233,7 @@ def test_the_gaps_of_a_ladder_sum_to_its_gap(depth: int, parents: str) -> None:
     torch.manual_seed(1)
     bound = elbo(model, x, 3)
     torch.manual_seed(1)
-    parts = level_terms(model, x, draws=3, inner=2, outer=2)
+    parts, _ = level_terms(model, x, draws=3, inner=2, outer=2)
     gap = parts["log_marginal/z0"][0] - bound.elbo
     torch.testing.assert_close(named(parts, "gap", depth).sum(0), gap, rtol=1e-10, atol=1e-10)
 
@@ -221,22 +268,30 @@ FEW = DecomposeParams(
     factor_draws=2,
 )
 SIDES = ("lower", "upper")
-FLAT = {"kl_up/z1", "kl_up_bias/z1", "gap/z1", "gap_bias/z1", "log_marginal/z0", "log_marginal/z1", "width/z0"}
+FLAT = {"kl_up/z1", "gap/z1", "log_marginal/z0", "log_marginal/z1", "width/z0"}
 MIXED = {"mutual_information", "mutual_information/z1", "marginal_kl", "marginal_kl/z1", "total_correlation/z1"}
 INFERENCE = {"approximation_gap", "amortization_gap", "inference_gap", "approximation_gap/z1", "amortization_gap/z1"}
 ANNEALED = {f"ais{name}" for name in ("", "/elbo", "/iwae", "/acceptance")}
 ANNEALED |= {f"bdmc/{name}" for name in ("lower", "upper", "width", "acceptance")}
-ONE = FLAT | MIXED | INFERENCE | ANNEALED | {"total_correlation", "dimension_kl"}
+SUMS = {
+    "levels/elbo",
+    "levels/kl",
+    "levels/gap",
+    "gaps/elbo",
+    "gaps/log_marginal",
+    "bias_unmeasured",
+}
+ONE = SUMS | FLAT | MIXED | INFERENCE | ANNEALED | {"total_correlation", "dimension_kl"}
 BOTH = {f"total_correlation/{side}" for side in SIDES} | {"approximation_gap/z2", "amortization_gap/z2"}
 UPPER = {f"{name}/z2/{side}" for name in ("mutual_information", "marginal_kl", "total_correlation") for side in SIDES}
-TWO = INFERENCE | ANNEALED | BOTH | {"gap/z1", "gap_bias/z1", "gap/z2", "gap_bias/z2", "log_marginal/z0", "width/z0"}
+TWO = SUMS | INFERENCE | ANNEALED | BOTH | {"gap/z1", "gap/z2", "log_marginal/z0", "width/z0"}
 TWO |= {"mutual_information", "marginal_kl"}
 LADDER = {"mutual_information/z2", "marginal_kl/z2", "total_correlation/z2", "width/z2"}
 KEYS = {
     (1, "nearest", "bottom_up"): ONE,
     (1, "every", "bottom_up"): ONE,
     (1, "nearest", "top_down"): ONE,
-    (2, "nearest", "bottom_up"): TWO | FLAT | MIXED | UPPER | {"kl_up/z2", "kl_up_bias/z2", "width/z1"},
+    (2, "nearest", "bottom_up"): TWO | FLAT | MIXED | UPPER | {"kl_up/z2", "width/z1"},
     (2, "every", "bottom_up"): TWO | UPPER | {"mutual_information/z1", "total_correlation/z1", "width/z1"},
     (2, "nearest", "top_down"): TWO
     | LADDER
@@ -254,12 +309,17 @@ def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, p
 
     def everything() -> dict[str, Estimate]:
         given = (model, test, data.scale, PARAMS, FEW)
-        return decompose(*given) | anneal(*given)
+        return decompose(*given).estimates | anneal(*given)
 
     first = everything()
     torch.manual_seed(5)
     assert everything() == first
-    assert set(first) == KEYS[depth, parents, inference]
+    expected = KEYS[depth, parents, inference]
+    terms = [name for name in expected if name.startswith(("kl_up/", "gap/"))]
+    biases = {name for name in first if "_bias/" in name}  # but for those that so few draws cannot measure
+    assert set(first) == expected | biases
+    assert biases <= {name.replace("/", "_bias/") for name in terms}
+    assert first["bias_unmeasured"].value == len(terms) - len(biases)
     for name, estimate in first.items():
         assert torch.isfinite(torch.tensor([estimate.value, estimate.se])).all(), name
         assert estimate.se >= 0

@@ -134,7 +134,9 @@ def test_decompositions_use_what_the_table_says(name: str, model: dict[str, Any]
     results = []
     for count in (2, 5):
         some = settings.model_copy(update={name: count})
-        results.append({key: asdict(value) for key, value in decompose(built, test, 255, params, some).items()})
+        results.append(
+            {key: asdict(value) for key, value in decompose(built, test, 255, params, some).estimates.items()}
+        )
     flat = {f"model.{n}": v for n, v in dict(model_params(**model)).items()}
     assert (results[0] == results[1]) is bool(unused(f"evaluate.decompose.{name}", flat, {}))
 

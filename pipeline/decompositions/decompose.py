@@ -1,8 +1,10 @@
 """Every decomposition of one model on the frozen test set; those by annealing, half of the time, apart.
 
-    levels     `kl_up/z_t`, `gap/z_t`, their `_bias`, `log_marginal/z1`; `width/z_t` on the model's own draws
+    levels     `kl_up/z_t`, `gap/z_t`, their sums `levels/kl` and `levels/gap`, their `_bias`, `levels/elbo`,
+               `log_marginal/z1`; `width/z_t` on the model's own draws
     surgery    `mutual_information`, `marginal_kl`, `total_correlation`, together and by level
-    gaps       `approximation_gap`, `amortization_gap`, `inference_gap`, in all and by level
+    gaps       `approximation_gap`, `amortization_gap`, `inference_gap`, in all and by level; `gaps/elbo` and
+               `gaps/log_marginal` of the same images, and `gap_unconverged`, how far from its optimum q* may be
     annealing  `ais`, a lower bound of log p(x) beside `elbo` and L_k of the same images; `bdmc`, a two-sided one
                on images of the model itself
 
@@ -16,9 +18,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from pipeline import annealing
-from pipeline.decompositions.estimates import mean_over_images
-from pipeline.decompositions.gaps import gap_terms
-from pipeline.decompositions.levels import level_terms, sandwich
+from pipeline.decompositions.estimates import Measured
+from pipeline.decompositions.gaps import measure_gaps
+from pipeline.decompositions.levels import measure_levels, sandwich
 from pipeline.decompositions.surgery import surgery
 from pipeline.evaluation import Estimate
 from pipeline.images import images
@@ -27,8 +29,6 @@ from pipeline.params import DecomposeParams, EvaluateParams, digest
 from pipeline.training import seeded
 
 __all__ = ["anneal", "decompose"]
-
-BATCH = 50  # images of one batch
 
 
 def decompose(
@@ -39,41 +39,39 @@ def decompose(
     settings: DecomposeParams,
     *,
     stream: str = "",
-) -> dict[str, Estimate]:
-    """Take the bound of `model` apart on the test set; log p(x) stands on `params.draws` draws."""
+) -> Measured:
+    """Take the bound of `model` apart on the test set; log p(x) stands on `params.draws` draws.
+
+    The terms of single images are those of levels and gaps.
+    """
     x = images(test, scale)
+    level = {"draws": settings.level_draws, "inner": settings.inner_draws}
     with seeded(params.seed, f"levels {stream}"):
-        levels = [
-            level_terms(model, batch, draws=settings.level_draws, inner=settings.inner_draws, outer=params.draws)
-            for batch in x[: settings.level_images].split(BATCH)
-        ]
-        results = mean_over_images(levels)
+        results = measure_levels(model, x[: settings.level_images], outer=params.draws, **level)
     with seeded(params.seed, f"sandwich {stream}"):
-        results |= sandwich(model, settings.simulated, inner=settings.inner_draws, outer=params.draws)
+        results |= Measured(sandwich(model, settings.simulated, inner=settings.inner_draws, outer=params.draws))
     with seeded(params.seed, f"surgery {stream}"):
-        results |= surgery(
-            model,
-            x,
-            queries=settings.queries,
-            paths=settings.path_draws,
-            inner=settings.inner_draws,
-            pairs=settings.pair_queries,
+        results |= Measured(
+            surgery(
+                model,
+                x,
+                queries=settings.queries,
+                paths=settings.path_draws,
+                inner=settings.inner_draws,
+                pairs=settings.pair_queries,
+            )
         )
     with seeded(params.seed, f"gaps {stream}"):
-        gaps = [
-            gap_terms(
-                model,
-                batch,
-                steps=settings.gap_steps,
-                draws=settings.gap_draws,
-                rate=settings.gap_rate,
-                k=params.draws,
-                level_draws=settings.level_draws,
-                inner=settings.inner_draws,
-            )
-            for batch in x[: settings.gap_images].split(BATCH)
-        ]
-        results |= mean_over_images(gaps)
+        results |= measure_gaps(
+            model,
+            x[: settings.gap_images],
+            steps=settings.gap_steps,
+            draws=settings.gap_draws,
+            rate=settings.gap_rate,
+            k=params.draws,
+            level_draws=settings.level_draws,
+            inner=settings.inner_draws,
+        )
     return results
 
 

@@ -38,17 +38,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from pipeline.decompositions.estimates import PerImage, of_draws
-from pipeline.decompositions.levels import level_terms, log_mean
+from pipeline.decompositions.estimates import Measured, PerImage, of_draws
+from pipeline.decompositions.levels import level_terms, log_mean_exp
 from pipeline.evaluation import jackknife
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo
 from pipeline.progress import watched
 from pipeline.training import SCHEDULES
 
-__all__ = ["gap_terms", "refine"]
+__all__ = ["gap_terms", "measure_gaps", "refine"]
 
 ROWS = 2000  # rows of one pass, draws times images
+BATCH = 50  # images of one batch
 
 
 class _Refined(nn.Module):
@@ -104,6 +105,22 @@ def refine(
     return refined
 
 
+def measure_gaps(
+    model: HierarchicalVAE,
+    x: Float[Tensor, "n units"],
+    *,
+    steps: int,
+    draws: int,
+    rate: float,
+    k: int,
+    level_draws: int,
+    inner: int,
+) -> Measured:
+    """Return every term of `gap_terms` over all images."""
+    settings = {"steps": steps, "draws": draws, "k": k, "level_draws": level_draws, "inner": inner}
+    return Measured.of_batches([gap_terms(model, batch, rate=rate, **settings) for batch in x.split(BATCH)])
+
+
 def gap_terms(
     model: HierarchicalVAE,
     x: Float[Tensor, "batch units"],
@@ -123,18 +140,20 @@ def gap_terms(
     refined = refine(model, x, steps=steps, draws=draws, rate=rate)
     with torch.no_grad():
         trained, best, pooled = _weights(model, refined, x, k)
-        log_p, error, _ = known = log_mean(pooled)
+        log_p, error = evidence = log_mean_exp(pooled), jackknife(pooled)
         before, before_error = of_draws(trained)
         after, after_error = of_draws(best)
         # log p(x) shares its draws with the bound that it is compared with.
         above_best, above_trained = (jackknife(pooled, bound) for bound in (best, trained))
         ours, theirs = (
-            level_terms(q, x, draws=level_draws, inner=inner, outer=k, log_p=known) for q in (model, refined)
+            level_terms(q, x, draws=level_draws, inner=inner, outer=k, evidence=evidence)[0] for q in (model, refined)
         )
     results: PerImage = {
         "approximation_gap": (log_p - after, above_best),
         "amortization_gap": (after - before, after_error + before_error),
         "inference_gap": (log_p - before, above_trained),
+        "gaps/elbo": (before, before_error),
+        "gaps/log_marginal": (log_p, error),
     }
     for t in model.order:
         (gap, gap_error), (least, least_error) = ours[f"gap/z{t}"], theirs[f"gap/z{t}"]

@@ -21,9 +21,14 @@ E L_K = M_j - delta_j, delta_j >= 0 (Burda et al. 2016), hence
     bias of a term = delta_j - delta_j-1,      delta_T = 0, and delta_0 = 0 in (c):
 
 the partial sums of (c) from z_1 up are upper bounds, those from z_T down lower bounds; at T = 2, kl_up/z1 is an upper
-bound and kl_up/z2 a lower one. delta_j falls as 1/K, so that L_K - L_K/2 estimates it to first order:
-`kl_up_bias/z_t` and `gap_bias/z_t` are the biases that follow. No upper bound of M_j is at hand at draws from q; at
-draws from the model there is one (`sandwich`).
+bound and kl_up/z2 a lower one. Each delta_j is extrapolated from the rise of L_K with K (`pipeline.extrapolation`), and
+`kl_up_bias/z_t` and `gap_bias/z_t` are the biases that follow. Where the rise shows no limit the key is left out, and
+`bias_unmeasured` counts those that are. No upper bound of M_j is at hand at draws from q; at draws from the model there
+is one (`sandwich`).
+
+The images are fewer than those of `evaluate`, so that the sums have keys of their own, of the same images and draws:
+
+    sum_t kl_up/z_t = levels/kl,      sum_t gap/z_t = levels/gap = log_marginal/z0 - levels/elbo.
 
 With `every` above depth 1, (c) is left out: its q(. | z_0:t) looks at x and its target p(. | z_1:t) does not, which
 cost 0.75 nats at K = 100 on a linear chain of two levels. (d) has no such mismatch and is always measured.
@@ -32,23 +37,57 @@ cost 0.75 nats at K = 100 on a linear chain of two levels. (d) has no such misma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.decompositions.estimates import PerImage, mean_over_images, of_draws
+from pipeline.decompositions.estimates import Measured, PerImage, mean_over_images, of_draws
 from pipeline.evaluation import Estimate, jackknife
+from pipeline.extrapolation import Extrapolation, extrapolate, halved_bounds
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import watched
+from pipeline.progress import note, watched
 
-__all__ = ["Evidence", "is_chain", "level_terms", "log_marginals", "log_mean", "sandwich"]
+__all__ = ["Evidence", "is_chain", "level_terms", "log_marginals", "log_mean_exp", "measure_levels", "sandwich"]
 
 ROWS = 8192  # rows of one pass, draws times nodes
+BATCH = 50  # images of one batch
 
-Evidence = tuple[Tensor, Tensor, Tensor]
-"""log p(x) of each image, the variance of its error, and what it lacks to first order: [batch] each."""
+Evidence = tuple[Tensor, Tensor]
+"""log p(x) of each image and the variance of its error: [batch] each."""
+
+Halved = dict[str, Tensor]
+"""By term and the last level drawn (`gap/z0`), what stands for M_j at K, K/2, K/4, ...: [levels, (draws), batch]."""
+
+
+def measure_levels(
+    model: HierarchicalVAE, x: Float[Tensor, "n units"], *, draws: int, inner: int, outer: int
+) -> Measured:
+    """Return every term of `level_terms` with its bias, over all images."""
+    batches = [level_terms(model, batch, draws=draws, inner=inner, outer=outer) for batch in x.split(BATCH)]
+    halved = {key: torch.cat([bounds[key] for _, bounds in batches], dim=-1) for key in batches[0][1]}
+    return Measured.of_batches([terms for terms, _ in batches]) | Measured(_biases(model, halved))
+
+
+def _biases(model: HierarchicalVAE, halved: Mapping[str, Tensor]) -> dict[str, Estimate]:
+    """Return `kl_up_bias/`, `gap_bias/` where they are measurable, and how many are not."""
+    lacks = {key: extrapolate(bounds) for key, bounds in halved.items()}
+    exact = Extrapolation(0.0, 0.0, 0.0, 0.0, 0.0, measurable=True)
+    results, missing = {}, []
+    for name in _measured(model):
+        before = lacks.get(f"{name}/z0", exact)
+        for t in model.order:
+            after = lacks.get(f"{name}/z{t}", exact)
+            if before.measurable and after.measurable:
+                bias = Estimate(after.left - before.left, math.hypot(after.left_se, before.left_se))
+                results[f"{name}_bias/z{t}"] = bias
+            else:
+                missing.append(f"{name}_bias/z{t}")
+            before = after
+    if missing:
+        note(f"no limit of the bounds on log p is in sight, so that these are left out: {', '.join(missing)}")
+    return results | {"bias_unmeasured": Estimate(len(missing), 0.0)}
 
 
 @torch.no_grad()
@@ -59,37 +98,54 @@ def level_terms(
     draws: int,
     inner: int,
     outer: int,
-    log_p: Evidence | None = None,
-) -> PerImage:
-    """Return `kl_up/`, `gap/`, their biases, and `log_marginal/` log p(x) and log p(z_1) of each image, in nats.
+    evidence: Evidence | None = None,
+) -> tuple[PerImage, Halved]:
+    """Return `kl_up/`, `gap/`, their sums, and `log_marginal/` log p(x) and log p(z_1) of each image, in nats.
 
     `draws` (at least 2) of the posterior stand behind each mean, `inner` (at least 2) of the levels that are left
-    behind each M_j, `outer` (at least 2) behind log p(x), unless it is given.
+    behind each M_j, `outer` (at least 2) behind log p(x), unless it is given. What stands for M_j comes beside them.
     """
     z, q = model.posterior(x, draws)
     log_q = [q_t.log_prob(z_t) for q_t, z_t in zip(q, z[1:], strict=True)]
-    log_x, error, lack_x = log_p or log_mean(log_marginals(model, x, [], outer)[0])
-    # (c) and (d) in one: [2, draws, batch] of M_j from j = 0 up, and what each lacks.
+    log_p = [p_t.log_prob(z_t) for p_t, z_t in zip(model.joint(z), z, strict=True)]
+    kl = torch.stack(log_q).sum(0) - torch.stack(log_p[1:]).sum(0)
+    measured = _measured(model)
+    halved: Halved = {}
+    if evidence is None:
+        weights = log_marginals(model, x, [], outer)[0]
+        evidence = log_mean_exp(weights), jackknife(weights)
+        halved["gap/z0"] = halved_bounds(weights)
+    log_x, error = evidence
+    # (c) and (d) in one: [2, draws, batch] of M_j from j = 0 up.
     marginal = [torch.stack([torch.zeros_like(log_x), log_x])[:, None]]
-    lack = [torch.stack([torch.zeros_like(log_x), lack_x])[:, None]]
     rows = x.expand(draws, -1, -1).flatten(0, 1)
     nodes = [z[t].flatten(0, 1)[None] for t in model.order]
-    for j in range(1, model.depth + 1):
+    for j, t in enumerate(model.order, start=1):
         weights = log_marginals(model, rows, nodes[:j], inner)[[1, 0]]
-        mean, _, missing = log_mean(weights)
-        marginal.append(mean.unflatten(-1, (draws, -1)))
-        lack.append(missing.unflatten(-1, (draws, -1)))
-    measured = {"kl_up": 0, "gap": 1} if is_chain(model) else {"gap": 1}
-    results: PerImage = {"log_marginal/z0": (log_x, error)}
+        marginal.append(log_mean_exp(weights).unflatten(-1, (draws, -1)))
+        if j < model.depth:
+            bounds = halved_bounds(weights).unflatten(-1, (draws, -1))
+            halved |= {f"{name}/z{t}": bounds[:, index] for name, index in measured.items()}
+    bound = of_draws(log_p[0] - kl)
+    results: PerImage = {
+        "log_marginal/z0": (log_x, error),
+        "levels/elbo": bound,
+        "levels/kl": of_draws(kl),
+        "levels/gap": (log_x - bound[0], error + bound[1]),
+    }
     for name, index in measured.items():
         for j, t in enumerate(model.order, start=1):
             value, variance = of_draws(log_q[t - 1] + marginal[j - 1][index] - marginal[j][index])
             shared = error if name == "gap" and j == 1 else 0.0  # log p(x) is the same in all draws
             results[f"{name}/z{t}"] = (value, variance + shared)
-            results[f"{name}_bias/z{t}"] = ((lack[j][index] - lack[j - 1][index]).mean(0), None)
     if "kl_up" in measured:
         results["log_marginal/z1"] = of_draws(marginal[1][0])
-    return results
+    return results, halved
+
+
+def _measured(model: HierarchicalVAE) -> dict[str, int]:
+    """Return the decompositions that the model has, (c) and (d), with their places among the rows of log-weights."""
+    return {"kl_up": 0, "gap": 1} if is_chain(model) else {"gap": 1}
 
 
 @torch.no_grad()
@@ -145,11 +201,6 @@ def log_marginals(
     return torch.cat(parts, dim=1)
 
 
-def log_mean(log_weight: Float[Tensor, "*parts draws batch"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log mean w, the variance of its error, and L_K less the mean of L_K/2 of the halves; [*parts, batch]."""
-    k = log_weight.shape[-2]
-    mean = torch.logsumexp(log_weight, -2) - math.log(k)
-    if k == 1:
-        return mean, torch.zeros_like(mean), torch.zeros_like(mean)
-    half = torch.logsumexp(log_weight[..., : k - k % 2, :].unflatten(-2, (2, -1)), -2) - math.log(k // 2)
-    return mean, jackknife(log_weight), mean - half.mean(-2)
+def log_mean_exp(log_weight: Float[Tensor, "*parts draws batch"]) -> Float[Tensor, "*parts batch"]:
+    """Return log mean w over the draws."""
+    return torch.logsumexp(log_weight, -2) - math.log(log_weight.shape[-2])

@@ -36,7 +36,7 @@ q(z_1 | x), nothing was measured and both keys are left out: on digits the bound
 
 p(z_t) is exact at the top. Below it, in a chain, it is bounded from below by `inner` importance weights, so that
 marginal_kl/z1, where it is not the top, and marginal_kl/z_t/upper, 1 < t < T, are upper estimates; kl_up_bias/z1 is
-the first-order excess of the former. `dimension_kl` needs a prior without dependence.
+an estimate of the excess of the former. `dimension_kl` needs a prior without dependence.
 Every single log q(z | x_n) - log q(z) <= log N.
 """
 
@@ -51,7 +51,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
 from pipeline.allocator import keep_freed
-from pipeline.decompositions.levels import is_chain, log_marginals, log_mean
+from pipeline.decompositions.levels import is_chain, log_marginals, log_mean_exp
 from pipeline.decompositions.mixtures import log_dimensions, log_mixture, log_posteriors
 from pipeline.evaluation import Estimate
 from pipeline.models import HierarchicalVAE
@@ -140,7 +140,7 @@ def surgery(
             results |= _terms(f"marginal_kl/z{t}", level.marginal, _Sides.exact(log_p[-1]), results["marginal_kl"])
         elif is_chain(model):
             below = [node[None] for node in nodes[:t]]
-            log_z = log_mean(log_marginals(model, x[chosen], below, inner)[t])[0].double()
+            log_z = log_mean_exp(log_marginals(model, x[chosen], below, inner)[t]).double()
             if t == 1:
                 results["marginal_kl/z1"] = _estimate(level.marginal.high - log_z)
             elif (upper := _of_groups(level.marginal.high - log_z)).value < results["marginal_kl"].value:

@@ -226,7 +226,7 @@ def _taken_apart(
     stream = f"seed {seed}"
     if settings.decompose is None:
         return {}
-    parts = decompose(model, test, splits.scale, settings, settings.decompose, stream=stream)
+    parts = decompose(model, test, splits.scale, settings, settings.decompose, stream=stream).estimates
     if splits.factors:
         from pipeline.decompositions.factors import factor_scores  # it loads scikit-learn
 
