@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, data, figures, launch, tracking
+from pipeline import annealing, checkpoint, data, figures, launch, tracking
 from pipeline.decompositions import anneal, decompose
 from pipeline.errors import guarded
 from pipeline.evaluation import Estimate, evaluate
@@ -162,6 +162,8 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
         rounded = f", rounding up to {found['rounding'].value:.4f} an image" if "rounding" in found else ""
         told_bounds = f"elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f})"
         print(f"{variant} seed {seed}{where}{told_bounds}{rounded}", flush=True)
+    if text := annealing.warning(final):
+        print(f"{variant} seed {seed}: {text}", flush=True)
 
 
 def _milestones(source: Path) -> dict[int, Path]:
