@@ -411,7 +411,7 @@ def test_the_start_with_the_higher_bound_is_used() -> None:
 def test_chains_that_are_too_short_get_a_warning() -> None:
     """Chains of two temperatures from the prior lie below L_k: a line says by how much, and what helps."""
     exact = linear(3)
-    x = exact.model.sample(100)[0]
+    x = exact.model.sample(1000)[0]
     short = annealed(exact.model, x, settings(temperatures=2, chains=10, leapfrog=1), draws=50, starts=["prior"])
     gain = short["ais/gain"]
     assert gain.value < -2 * gain.se
