@@ -5,7 +5,8 @@ All of them are reductions of the terms of S draws per image (`pipeline.objectiv
     elbo, reconstruction, kl, rate/z_t    means over draws and images
     iwae/k = L_k                          mean over images of the mean over S // k groups of k draws
     nll = -iwae/max k,  gap = iwae/max k - elbo (an under-estimate of log p(x) - elbo)
-    bpd = nll / (D log 2)                 bits per dimension, discrete x only
+    bpd = nll / (D log 2)                 bits per dimension, discrete x; (nll + D log L) / (D log 2), an upper bound,
+                                          of dequantized pixels of L grey levels (`pipeline.images`)
     kl_down/z_t = E KL(q(z_t | .) || p(z_t | .))      top-down inference only; they sum to kl in the mean
     rounding                              evaluate.precision other than float32 only: the largest error of an image's
                                           iwae/max k, of the first images at the same random numbers
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pipeline.allocator import keep_freed
@@ -35,7 +36,7 @@ from pipeline.precision import products
 from pipeline.progress import watched
 from pipeline.training import seeded
 
-__all__ = ["Estimate", "active_units", "evaluate", "importance_bound", "jackknife", "many_draws"]
+__all__ = ["Estimate", "active_units", "bits_per_dimension", "evaluate", "importance_bound", "jackknife", "many_draws"]
 
 IMAGES = 20  # a batch of test images
 ROWS = 2000  # rows of one pass, draws times images: its logits stay in the cache
@@ -53,7 +54,7 @@ class Estimate:
 @torch.no_grad()
 def evaluate(
     model: HierarchicalVAE,
-    test: UInt8[Tensor, "n units"],
+    test: Shaped[Tensor, "n units"],
     scale: int,
     params: EvaluateParams,
     *,
@@ -80,8 +81,7 @@ def evaluate(
         off = (means[f"iwae/{params.k[-1]}"][: len(exact)] - exact).abs()
         results["rounding"] = Estimate(off.max().item(), 0.0)
     if discrete:
-        bits = test.shape[1] * math.log(2)
-        results["bpd"] = Estimate(-best.value / bits, best.se / bits)
+        results["bpd"] = bits_per_dimension(results["nll"], test.shape[1])
     if model.direction == "top_down":
         with seeded(params.seed, f"kl_down {stream}"):
             results |= _top_down(model, _batches(test, scale), params.draws)
@@ -90,7 +90,13 @@ def evaluate(
     return results
 
 
-def _batches(test: UInt8[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
+def bits_per_dimension(nll: Estimate, units: int, levels: int = 1) -> Estimate:
+    """Return (nll + D log L) / (D log 2): L = 1 for probabilities, the grey levels for densities of dequantized x."""
+    bits = units * math.log(2)
+    return Estimate((nll.value + units * math.log(levels)) / bits, nll.se / bits)
+
+
+def _batches(test: Shaped[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
     return (images(pixels, scale) for pixels in watched(test.split(IMAGES), "bounds", f"batches of {IMAGES} images"))
 
 

@@ -12,7 +12,7 @@ all; `width` and `bdmc` are of images that the model draws.
 
 from __future__ import annotations
 
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from torch import Tensor
 
 from pipeline import annealing
@@ -33,7 +33,7 @@ BATCH = 50  # images of one batch
 
 def decompose(
     model: HierarchicalVAE,
-    test: UInt8[Tensor, "n units"],
+    test: Shaped[Tensor, "n units"],
     scale: int,
     params: EvaluateParams,
     settings: DecomposeParams,
@@ -79,7 +79,7 @@ def decompose(
 
 def anneal(
     model: HierarchicalVAE,
-    test: UInt8[Tensor, "n units"],
+    test: Shaped[Tensor, "n units"],
     scale: int,
     params: EvaluateParams,
     settings: DecomposeParams,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pipeline.params import MEASURES
+from pipeline.params import measure_of
 from pipeline.report import inputs
 from pipeline.report.intervals import Interval, interval
 from pipeline.study import Study
@@ -38,7 +38,7 @@ class Result:
     @property
     def measure(self) -> str:
         """What the likelihood gives to an image: a probability, or a density and of what."""
-        return MEASURES[self.likelihood]
+        return measure_of(self.likelihood, self.protocol.get("dequantization", "none"))
 
     def levels(self, metric: str) -> list[Interval]:
         """Return a metric that is split by level, from z_1 up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.params import PROBABILITY
+from pipeline.params import DENSITY, PROBABILITY
 from pipeline.report.comparison import Comparison, join
 from pipeline.report.intervals import fixed
 from pipeline.report.metrics import level, unit
@@ -20,6 +20,12 @@ TERMS = {  # of the table of terms: what their names begin with
     "inference": ("approximation_gap", "amortization_gap", "inference_gap"),
     "factors": ("probe/z", "mig/", "dci_disentanglement/", "dci_completeness/", "dci_informativeness/"),
 }
+
+
+LIMITLESS = (
+    " Stored pixels take a finite number of values, at which a density can grow without limit: such numbers say little"
+    " of the images, unless data.dequantization is uniform."
+)
 
 
 def full(comparison: Comparison) -> list[dict[str, Any]]:
@@ -125,6 +131,7 @@ def notes(comparison: Comparison) -> list[str]:
         f"{spread}{'; with one seed there is no interval' if single else ''}. Seeds: {which}.",
         *(
             f"The likelihood of {join([r.variant for r in group])} is a {measure}, whose nll may be below 0."
+            + (LIMITLESS if measure == DENSITY else "")
             for measure, group in comparison.groups.items()
             if measure != PROBABILITY
         ),

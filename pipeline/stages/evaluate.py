@@ -13,9 +13,9 @@ import torch
 from pipeline import annealing, checkpoint, data, figures, launch, tracking
 from pipeline.decompositions import anneal, decompose
 from pipeline.errors import guarded
-from pipeline.evaluation import Estimate, evaluate
+from pipeline.evaluation import Estimate, bits_per_dimension, evaluate
 from pipeline.files import alone, locked, read_json, write_csv, write_json
-from pipeline.images import Presented, images
+from pipeline.images import Presented, frozen, images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, digest
 from pipeline.progress import reporting
@@ -56,10 +56,12 @@ def _run(study: Study, variant: str) -> None:
         str(seed): read_json(folder / f"seed-{seed}.json", "final", "milestones") for seed in study.params.train.seeds
     }
     seeds = {seed: parts["final"] for seed, parts in found.items()}
+    noise = {"dequantization": splits.dequantization} if splits.dequantized else {}
     protocol = {
         "data": splits.name,
         "protocol": splits.protocol,
         "binarization": splits.binarization,
+        **noise,
         "images": len(splits.test),
         "draws": study.params.evaluate.draws,
         "digest": splits.digest,
@@ -100,6 +102,7 @@ def measure(study: Study, variant: str, piece: str) -> None:
     seed, _, part = piece.partition(":")
     splits = data.load(study.data)
     test = torch.as_tensor(splits.test, device=launch.device())
+    test = frozen(test, splits.scale, f"{splits.digest}/test") if splits.dequantized else test
     with reporting(f"{variant} seed {seed}"):
         found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
     parts = [_scratch(study, variant) / f"{seed}-{other}.json" for other in _parts(study)]
@@ -177,9 +180,12 @@ def _bounds(
     """Measure every test bound of the model in `source`."""
     model = checkpoint.load(source).to(launch.device())
     likelihood = read_json(source / "model.json")["model"]["likelihood"]
-    return evaluate(
+    results = evaluate(
         model, test, splits.scale, settings, discrete=MEASURES[likelihood] == PROBABILITY, stream=f"seed {seed}"
     )
+    if splits.dequantized:
+        results["bpd"] = bits_per_dimension(results["nll"], test.shape[1], splits.scale + 1)
+    return results
 
 
 def _taken_apart(
@@ -195,7 +201,9 @@ def _taken_apart(
 
         few = settings.decompose.factor_images
         grey = torch.as_tensor(splits.train[:few], device=test.device)
-        presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic")
+        presented = Presented(
+            grey, splits.scale, splits.binary and splits.binarization == "dynamic", splits.dequantized
+        )
         with seeded(settings.seed, f"factor images {stream}"):
             train = presented.batch(torch.arange(len(grey), device=grey.device))
         parts |= factor_scores(
