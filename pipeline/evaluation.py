@@ -5,7 +5,8 @@ All of them are reductions of the terms of S draws per image (`pipeline.objectiv
     elbo, reconstruction, kl, rate/z_t    means over draws and images
     iwae/k = L_k                          mean over images of the mean over S // k groups of k draws
     nll = -iwae/max k,  gap = iwae/max k - elbo (an under-estimate of log p(x) - elbo)
-    bpd = nll / (D log 2)                 bits per dimension, discrete x only
+    bpd = nll / (D log 2)                 bits per dimension, discrete x; (nll + D log L) / (D log 2), an upper bound,
+                                          of dequantized pixels of L grey levels (`pipeline.images`)
     kl_down/z_t = E KL(q(z_t | .) || p(z_t | .))      top-down inference only; they sum to kl in the mean
     rounding                              evaluate.precision other than float32 only: the largest error of an image's
                                           iwae/max k, of the first images at the same random numbers
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pipeline.activity import activity
@@ -46,6 +47,7 @@ from pipeline.weights import LARGEST_KHAT, effective_draws, pareto_khat
 __all__ = [
     "Estimate",
     "Measured",
+    "bits_per_dimension",
     "evaluate",
     "importance_bound",
     "jackknife",
@@ -66,6 +68,13 @@ class Estimate:
     value: float
     se: float | None
 
+    @property
+    def error(self) -> float:
+        """The standard error of an estimate that has one; `ValueError` without."""
+        if self.se is None:
+            raise ValueError("this number has no standard error")
+        return self.se
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -78,12 +87,12 @@ class Measured:
 @torch.no_grad()
 def evaluate(
     model: HierarchicalVAE,
-    test: UInt8[Tensor, "n units"],
+    test: Shaped[Tensor, "n units"],
     scale: int,
     params: EvaluateParams,
     *,
     discrete: bool,
-    train: UInt8[Tensor, "m units"] | None = None,
+    train: Shaped[Tensor, "m units"] | None = None,
     stream: str = "",
 ) -> Measured:
     """Measure every test bound of `model` on the frozen test set; the keys are those of the README's table.
@@ -93,7 +102,6 @@ def evaluate(
     """
     measured = _bounds(model, test, scale, params, f"bounds {stream}")
     results, values = measured.estimates, measured.images
-    best = results[f"iwae/{params.k[-1]}"]
     if params.precision != "float32":
         with seeded(params.seed, f"bounds {stream}"):
             bound = many_draws(model, images(test[:IMAGES], scale), params.draws)
@@ -101,9 +109,7 @@ def evaluate(
         off = (values[f"iwae/{params.k[-1]}"][: len(exact)] - exact).abs()
         results["rounding"] = Estimate(off.max().item(), None)
     if discrete:
-        bits = test.shape[1] * math.log(2)
-        assert best.se is not None
-        results["bpd"] = Estimate(-best.value / bits, best.se / bits)
+        results["bpd"] = bits_per_dimension(results["nll"], test.shape[1])
     if train is not None:
         draws = params.milestone_draws
         fewer = {"draws": draws, "k": tuple(k for k in params.k if draws % k == 0) or (draws,)}
@@ -134,7 +140,7 @@ def _generalization(seen: Measured, new: Measured) -> dict[str, Estimate]:
 
 def _bounds(
     model: HierarchicalVAE,
-    pixels: UInt8[Tensor, "n units"],
+    pixels: Shaped[Tensor, "n units"],
     scale: int,
     params: EvaluateParams,
     stream: str,
@@ -171,8 +177,7 @@ def _bias(halved: Float[Tensor, "levels images"], nll: Estimate, heavy: float) -
         known = found.measurable and heavy <= FEW
         results["nll/last_doubling"] = Estimate(found.last_doubling, _known(found.last_doubling_se))
         results["nll/bias"] = Estimate(found.left, _known(found.left_se) if known else None)
-        assert nll.se is not None
-        believed = known and found.left + found.left_se <= max(2 * nll.se, NEGLIGIBLE)
+        believed = known and found.left + found.left_se <= max(2 * nll.error, NEGLIGIBLE)
     return results | {"nll/believed": Estimate(float(believed), None)}
 
 
@@ -189,7 +194,13 @@ def _trust(ess: Float[Tensor, " images"], khat: Float[Tensor, " images"]) -> dic
     return {name: Estimate(value.item(), None) for name, value in results.items()}
 
 
-def _batches(test: UInt8[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
+def bits_per_dimension(nll: Estimate, units: int, levels: int = 1) -> Estimate:
+    """Return (nll + D log L) / (D log 2): L = 1 for probabilities, the grey levels for densities of dequantized x."""
+    bits = units * math.log(2)
+    return Estimate((nll.value + units * math.log(levels)) / bits, nll.error / bits)
+
+
+def _batches(test: Shaped[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
     return (images(pixels, scale) for pixels in watched(test.split(IMAGES), "bounds", f"batches of {IMAGES} images"))
 
 

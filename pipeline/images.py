@@ -3,29 +3,57 @@
 A draw is 1 where a number of 16 random bits is below round(2^16 pixel / scale): black stays black, white stays white,
 and what lies between is white with its probability to 2^-17. Four pixels share one 64-bit random number: a batch
 takes a sixth of the time of `torch.bernoulli`, two fifths of that of a comparison with `torch.rand`.
+
+Dequantized pixels are x = (level + u) / L, L grey levels and u uniform in [0, 1)^D. For a density p of x
+
+    log P(levels) = log integral p((levels + u) / L) L^-D du  >=  E_u log p(x) - D log L
+
+is a probability of the levels, so that the mean log-density of dequantized pixels is bounded, and that of the levels
+themselves is not: a density may grow without limit at the few values that they take.
+
+Theis, van den Oord, Bethge, "A note on the evaluation of generative models" (2016), https://arxiv.org/abs/1511.01844
 """
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
-from jaxtyping import Float, Int16, Int64, UInt8
+from jaxtyping import Float, Int16, Int64, Shaped, UInt8
 from torch import Tensor
 
-__all__ = ["Presented", "images"]
+__all__ = ["Presented", "dequantized", "frozen", "images"]
 
 ROWS = 10_000  # images whose thresholds are looked up at a time
 
 
-def images(pixels: UInt8[Tensor, "*batch units"], scale: int) -> Float[Tensor, "*batch units"]:
-    """Return pixel / scale."""
+def images(pixels: Shaped[Tensor, "*batch units"], scale: int) -> Float[Tensor, "*batch units"]:
+    """Return pixel / scale of stored pixels; those that are dequantized already stay as they are."""
+    if pixels.is_floating_point():
+        return pixels
     return pixels.to(torch.get_default_dtype()) / scale
+
+
+def dequantized(
+    pixels: UInt8[Tensor, "*batch units"], scale: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "*batch units"]:
+    """Return (pixel + u) / (scale + 1), u uniform in [0, 1)."""
+    device = pixels.device if generator is None else generator.device
+    noise = torch.rand(pixels.shape, generator=generator, dtype=torch.get_default_dtype(), device=device)
+    return (pixels + noise.to(pixels.device)) / (scale + 1)
+
+
+def frozen(pixels: UInt8[Tensor, "n units"], scale: int, name: str) -> Float[Tensor, "n units"]:
+    """Return dequantized pixels whose noise is determined by `name`, on every device."""
+    seed = int.from_bytes(hashlib.sha256(f"dequantization/{name}".encode()).digest()[:7])
+    return dequantized(pixels, scale, torch.Generator().manual_seed(seed))
 
 
 class Presented:
     """A training set on its device."""
 
-    def __init__(self, pixels: UInt8[Tensor, "n units"], scale: int, binarize: bool) -> None:
-        self.scale, self.binarize = scale, binarize
+    def __init__(self, pixels: UInt8[Tensor, "n units"], scale: int, binarize: bool, dequantize: bool = False) -> None:
+        self.scale, self.binarize, self.dequantize = scale, binarize, dequantize
         self.pixels: Tensor = _thresholds(pixels, scale) if binarize else pixels
 
     def __len__(self) -> int:
@@ -37,8 +65,10 @@ class Presented:
         return self.pixels.device
 
     def batch(self, positions: Int64[Tensor, " batch"]) -> Float[Tensor, "batch units"]:
-        """Return the images at these positions, binarized anew."""
+        """Return the images at these positions, binarized or dequantized anew."""
         chosen = torch.index_select(self.pixels, 0, positions)
+        if self.dequantize:
+            return dequantized(chosen, self.scale)
         return _drawn(chosen) if self.binarize else images(chosen, self.scale)
 
 

@@ -28,7 +28,7 @@ from pipeline.checkpoint import read_state, write_state
 from pipeline.data import Splits
 from pipeline.errors import InputError, RunError
 from pipeline.files import write_text
-from pipeline.images import Presented, images
+from pipeline.images import Presented, frozen, images
 from pipeline.models import HierarchicalVAE, collect
 from pipeline.objectives import ELBO, climbed, elbo
 from pipeline.params import TrainParams
@@ -78,8 +78,10 @@ def fit(
     keep_freed()
     model.to(device)
     binarize = splits.binary and splits.binarization == "dynamic"
-    train = Presented(torch.as_tensor(splits.train, device=device), splits.scale, binarize)
-    valid = images(torch.as_tensor(splits.valid, device=device), splits.scale)
+    train = Presented(torch.as_tensor(splits.train, device=device), splits.scale, binarize, splits.dequantized)
+    valid = torch.as_tensor(splits.valid, device=device)
+    valid = frozen(valid, splits.scale, f"{splits.digest}/valid") if splits.dequantized else valid
+    valid = images(valid, splits.scale)
     run = _Run(model, Adam(model, params), folder, params.ema)
     yield from run.resume()
     step = steps(model, run.adam, params)

@@ -23,6 +23,7 @@ from pipeline.annealing import (
     sandwich,
     transition,
     tune,
+    warning,
 )
 from pipeline.distributions import from_noise
 from pipeline.evaluation import Estimate
@@ -180,12 +181,12 @@ def test_at_temperature_zero_nothing_is_weighed() -> None:
 
 @pytest.mark.parametrize("parents", ["nearest", "every"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_mean_weight_is_the_evidence(depth: int, parents: str, schedule: str) -> None:
+@pytest.mark.parametrize("way", [("prior", "sigmoid"), ("prior", "geometric"), ("posterior", "sigmoid")])
+def test_the_mean_weight_is_the_evidence(depth: int, parents: str, way: tuple[str, str]) -> None:
     """On linear-Gaussian chains w / p(x) has mean 1 and log w at most log p(x), within 3 standard errors."""
     exact = linear(depth, parents)
     x = exact.model.sample(1)[0]
-    results = sandwich(exact.model, x, settings(chains=4_000, schedule=schedule))
+    results = sandwich(exact.perturbed(0.3), x, settings(chains=4_000, start=way[0], schedule=way[1]))
     log_ratio = (results.up.log_weight - exact.log_p(x))[:, 0]
     assert abs(log_ratio.exp().mean() - 1) < 3 * error(log_ratio.exp())
     assert log_ratio.mean() < 3 * error(log_ratio)
@@ -209,6 +210,32 @@ def test_the_mean_weight_downwards_is_the_inverse_evidence(depth: int) -> None:
     steps = tune(path, path.draw(50), betas, 5)
     log_weight = anneal(path, noise, betas.flip(0), steps.flip(0), 5).log_weight + exact.log_p(x)
     assert abs(log_weight.exp().mean() - 1) < 3 * error(log_weight.exp()[:, 0])
+
+
+@pytest.mark.parametrize("parents", ["nearest", "every"])
+def test_chains_from_an_exact_posterior_all_weigh_the_evidence(parents: str) -> None:
+    """Where q is the true posterior each chain from it has the weight p(x), in both directions, within 1e-9 nats."""
+    exact = linear(3, parents)
+    results = sandwich(exact.model, 5, settings(temperatures=6, chains=4, start="posterior"))
+    evidence = exact.log_p(results.x)
+    assert (results.up.log_weight - evidence).abs().max() < 1e-9
+    assert (results.upper - evidence).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
+def test_a_single_temperature_from_the_posterior_gives_the_importance_bound(inference: str) -> None:
+    """With one interval the chains from q have the log-weights of the bound at the same noise, within 1e-9 nats."""
+    torch.manual_seed(2)
+    model = build(model_params(depth=2, widths=(3, 2), inference=inference), torch.full((6,), 0.4))
+    x = torch.rand(4, 6).round()
+    noise = [torch.randn(7, 4, width) for width in (3, 2)]
+    z, q = model.posterior(x, 7, noise=noise)
+    log_p = [p_t.log_prob(z_t) for p_t, z_t in zip(model.joint(z), z, strict=True)]
+    log_q = [q_t.log_prob(z_t) for q_t, z_t in zip(q, z[1:], strict=True)]
+    weights = anneal(PATHS["posterior"](model, x), torch.cat(noise, -1), SCHEDULES["sigmoid"](1), torch.zeros(0, 4), 1)
+    assert (weights.log_weight - (sum(log_p) - sum(log_q))).abs().max() < 1e-9
+    again = PATHS["posterior"](model, x).locate(torch.zeros(4, 5), [node[0] for node in z[1:]])
+    assert (again - torch.cat(noise, -1)[0]).abs().max() < 1e-9
 
 
 @pytest.mark.slow
@@ -275,11 +302,12 @@ def test_binary_images_agree_with_quadrature(widths: tuple[int, ...]) -> None:
     assert (log_ratio.std(0) > 0.01).all()
 
 
+@pytest.mark.parametrize("start", PATHS)
 @pytest.mark.parametrize("widths", [(2,), (1, 1)])
-def test_the_sandwich_of_simulated_images_holds_the_quadrature(widths: tuple[int, ...]) -> None:
+def test_the_sandwich_of_simulated_images_holds_the_quadrature(widths: tuple[int, ...], start: str) -> None:
     """On a non-linear model the bounds hold log p(x) by quadrature, within 3 errors below 0.03 nats."""
     model = bent(widths)
-    results = sandwich(model, 20, settings(temperatures=50, chains=100, leapfrog=3))
+    results = sandwich(model, 20, settings(temperatures=50, chains=100, leapfrog=3, start=start))
     evidence = by_quadrature(model, results.x, sum(widths))
     below, above = results.lower - evidence, results.upper - evidence
     assert max(error(below), error(above)) < 0.03
@@ -332,35 +360,73 @@ def test_steps_adapted_inside_a_weighted_chain_are_biased_and_frozen_ones_are_no
 
 
 def test_the_keys_and_their_identities() -> None:
-    """The width is the upper less the lower bound, every error is positive, and rates of acceptance lie in (0, 1)."""
+    """Differences are those of the keys they name, errors are positive, and rates of acceptance lie in (0, 1)."""
     model, test = bent((2, 1)), torch.randint(2, (6, 6), dtype=torch.uint8)
-    results = annealed(model, test.double(), settings(chains=50), simulated=5, draws=50)
-    names = [
-        "ais",
-        "ais/elbo",
-        "ais/iwae",
-        "ais/acceptance",
-        "bdmc/lower",
-        "bdmc/upper",
-        "bdmc/width",
-        "bdmc/acceptance",
-    ]
+    results = annealed(model, test.double(), settings(temperatures=8, chains=20), simulated=5, draws=50)
+    names = ["ais", "ais/elbo", "ais/iwae", "ais/gain", "ais/last_doubling", "ais/temperatures", "ais/from_posterior"]
+    names += ["ais/acceptance", "bdmc/lower", "bdmc/upper", "bdmc/width", "bdmc/acceptance"]
     assert list(results) == names
-    assert all(isinstance(results[name], Estimate) and results[name].se > 0 for name in names)
+    assert all(isinstance(results[name], Estimate) for name in names)
+    counts = ("ais/temperatures", "ais/from_posterior")
+    assert all((results[name].se > 0) is (name not in counts) for name in names)
     width = results["bdmc/upper"].value - results["bdmc/lower"].value
     assert results["bdmc/width"].value == pytest.approx(width, abs=1e-12)
+    assert results["ais/gain"].value == pytest.approx(results["ais"].value - results["ais/iwae"].value, abs=1e-12)
+    assert results["ais/gain"].se == pytest.approx(math.hypot(results["ais"].se, results["ais/iwae"].se))
     assert all(0 < results[f"{name}/acceptance"].value < 1 for name in ("ais", "bdmc"))
+
+
+def test_chains_of_given_and_of_simulated_images_draw_from_different_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two runs of one measurement share a stream of random numbers: their errors are independent."""
+    module = sys.modules["pipeline.annealing.sandwich"]
+    streams, seeded = [], module.seeded
+    monkeypatch.setattr(module, "seeded", lambda seed, stream: streams.append(stream) or seeded(seed, stream))
+    annealed(bent((2,)), torch.rand(2, 6).round(), settings(temperatures=4, chains=2, leapfrog=1), simulated=2, draws=4)
+    assert len(streams) == len(set(streams)) == 4  # two starts, a doubling, and the simulated images
+
+
+def test_temperatures_are_doubled_until_the_bound_stands_still() -> None:
+    """From an exact posterior the first doubling is the last one; short chains from the prior use all there are."""
+    exact = linear(2)
+    x = exact.model.sample(6)[0]
+    still = annealed(exact.model, x, settings(temperatures=100, chains=3, leapfrog=2), simulated=2, draws=20)
+    assert (still["ais/temperatures"].value, still["ais/from_posterior"].value) == (13, 1)
+    assert abs(still["ais/last_doubling"].value) < 1e-9
+    assert still["ais"].value == pytest.approx(exact.log_p(x).mean().item(), abs=1e-9)
+    moving = annealed(exact.model, x, settings(temperatures=6, chains=2), simulated=2, draws=20, starts=["prior"])
+    assert (moving["ais/temperatures"].value, moving["ais/from_posterior"].value) == (6, 0)
+    assert still["bdmc/width"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_the_start_with_the_higher_bound_is_used() -> None:
+    """Where q lies far from the true posterior the chains start at the prior."""
+    exact = linear(1)
+    x, model = exact.model.sample(6)[0], exact.perturbed(0.3)
+    model.inference[0].offset = model.inference[0].offset + 100
+    results = annealed(model, x, settings(temperatures=4, chains=10, leapfrog=2), simulated=2, draws=20)
+    assert results["ais/from_posterior"].value == 0
+    assert results["ais/gain"].value > 2 * results["ais/gain"].se
+
+
+def test_chains_that_are_too_short_get_a_warning() -> None:
+    """Chains of two temperatures from the prior lie below L_k: a line says by how much, and what helps."""
+    exact = linear(3)
+    x = exact.model.sample(1000)[0]
+    short = annealed(exact.model, x, settings(temperatures=2, chains=10, leapfrog=1), draws=50, starts=["prior"])
+    gain = short["ais/gain"]
+    assert gain.value < -2 * gain.se
+    assert warning(short).startswith(f"annealing with 2 temperatures lies {-gain.value:.3f} nats")
+    assert "evaluate.decompose.ais_temperatures" in warning(short)
+    assert warning({}) == warning({"ais/gain": Estimate(-0.1, 0.1)}) == ""
 
 
 def test_the_reported_error_is_the_spread_of_many_seeds() -> None:
     """Over 20 seeds the value of `ais` deviates by 0.6 to 1.6 of its reported standard error from the exact mean."""
     exact = linear(2)
     test = torch.randint(100, (4, 3), dtype=torch.uint8)
-    evidence = exact.log_p(test / 100).mean().item()
+    evidence, model = exact.log_p(test / 100).mean().item(), exact.perturbed(0.3)
     runs = [
-        annealed(exact.model, test / 100, settings(temperatures=4, chains=100, leapfrog=2, seed=seed), simulated=2)[
-            "ais"
-        ]
+        annealed(model, test / 100, settings(temperatures=4, chains=100, leapfrog=2, seed=seed), simulated=2)["ais"]
         for seed in range(20)
     ]
     assert 0.6 < torch.tensor([(run.value - evidence) / run.se for run in runs]).std() < 1.6
@@ -406,7 +472,7 @@ def test_single_precision_agrees_with_double() -> None:
         ({"chains": 1}, "chains must be at least 2"),
         ({"leapfrog": 0}, "leapfrog must be at least 1"),
         ({"schedule": "linear"}, "schedule must be one of sigmoid, geometric"),
-        ({"start": "nowhere"}, "start must be one of prior"),
+        ({"start": "nowhere"}, "start must be one of posterior, prior"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], words: str) -> None:

@@ -33,6 +33,7 @@ def params(name, protocol="auto", binarization="dynamic", seed=0, images=300, gr
         name=name,
         protocol=protocol,
         binarization=binarization,
+        dequantization="none",
         seed=seed,
         cave=CaveParams(images=images, size=28, grey=grey),
     )

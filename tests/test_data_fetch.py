@@ -23,6 +23,7 @@ PARAMS = DataParams(
     name="frey_face",
     protocol="auto",
     binarization="dynamic",
+    dequantization="none",
     seed=0,
     cave=CaveParams(images=100, size=28, grey=False),
 )

@@ -271,7 +271,8 @@ SIDES = ("lower", "upper")
 FLAT = {"kl_up/z1", "gap/z1", "log_marginal/z0", "log_marginal/z1", "width/z0"}
 MIXED = {"mutual_information", "mutual_information/z1", "marginal_kl", "marginal_kl/z1", "total_correlation/z1"}
 INFERENCE = {"approximation_gap", "amortization_gap", "inference_gap", "approximation_gap/z1", "amortization_gap/z1"}
-ANNEALED = {f"ais{name}" for name in ("", "/elbo", "/iwae", "/acceptance")}
+ANNEALED = {f"ais{name}" for name in ("", "/elbo", "/iwae", "/gain", "/last_doubling", "/acceptance")}
+ANNEALED |= {"ais/temperatures", "ais/from_posterior"}
 ANNEALED |= {f"bdmc/{name}" for name in ("lower", "upper", "width", "acceptance")}
 SUMS = {
     "levels/elbo",

@@ -202,6 +202,16 @@ def test_a_model_of_grey_pixels_trains(name: str) -> None:
         ({"model.likelihood": "discretized_logistic"}, "needs grey pixels"),
         ({"model.likelihood": "discretized_logistic", "data.binarization": "none"}, "model.levels: 256 given; allowed"),
         ({"data.binarization": "none"}, "'bernoulli' needs binary pixels"),
+        ({"data.dequantization": "uniform"}, "data.dequantization: 'uniform' needs grey pixels"),
+        (
+            {
+                "data.dequantization": "uniform",
+                "data.binarization": "none",
+                "model.likelihood": "discretized_logistic",
+                "model.levels": 17,
+            },
+            "data.dequantization: 'uniform' given, but likelihood discretized_logistic",
+        ),
         ({"model.sigma": 0.1}, "only likelihood gaussian uses"),
         ({"model.sigma": "wide"}, "model.sigma"),
         ({"model.sigma": 0.0}, "model.sigma"),

@@ -384,6 +384,7 @@ def test_likelihood_and_measure_stand_in_every_table(mixed):
         assert "gaussian (density)" in text
         assert "discretized_logistic (probability)" in text
         assert f"The likelihood of vae and hvae is a {density}, whose nll may be below 0." in text
+        assert "a density can grow without limit" in text
 
 
 def test_a_training_without_its_likelihood_is_damaged(tmp_path):

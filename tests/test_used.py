@@ -20,7 +20,7 @@ from tests.workshop import QUICK
 
 FLAT = Params.read(ROOT / "params.yaml").flat()
 ALWAYS = {
-    "data": "name protocol",
+    "data": "name protocol dequantization",
     "model": "depth widths inference prior likelihood network batch_norm hidden",
     "train": "objective draws batch_size learning_rate schedule adam_beta1 adam_beta2 adam_eps"
     " adam_second_moment gradient clip precision shuffle ema patience keep seeds",

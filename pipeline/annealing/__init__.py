@@ -2,8 +2,9 @@
 
 from pipeline.annealing.chains import SCHEDULES, Weights, anneal, tune
 from pipeline.annealing.hamiltonian import Phase, leapfrog, transition
+from pipeline.annealing.measure import annealed, warning
 from pipeline.annealing.paths import PATHS, Path
-from pipeline.annealing.sandwich import Sandwich, Settings, annealed, sandwich
+from pipeline.annealing.sandwich import Sandwich, Settings, sandwich
 
 __all__ = [
     "PATHS",
@@ -19,4 +20,5 @@ __all__ = [
     "sandwich",
     "transition",
     "tune",
+    "warning",
 ]

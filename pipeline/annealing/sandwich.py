@@ -1,18 +1,9 @@
 """Bounds of log p(x) from below and, where the posterior can be drawn from, from above.
 
-Chains from the prior give log mean w, in expectation a lower bound of log p(x), for any x. An x simulated from the
-model comes with one exact draw of its posterior, the eps it was decoded from; chains from there back to the prior
-give -log mean w, in expectation an upper bound, and the two a sandwich. Real data have no such draw: for them
-only the lower bound is valid, and the sandwich's width on simulated data says how far it may be off.
-
-    ais                         mean over test images of log mean w over the chains        nats / example
-    ais/elbo, ais/iwae          elbo and L_k of the same images                            nats / example
-    bdmc/lower, bdmc/upper      the same and its counterpart on simulated images           nats / example
-    bdmc/width                  bdmc/upper - bdmc/lower                                    nats / example
-    ais/acceptance, bdmc/acceptance    mean probability that a move is accepted
-
-The standard errors of `ais`, `ais/elbo` and `ais/iwae` are over draws with the images held fixed; those of `bdmc/*`
-and of the acceptances are over images.
+Chains from the start of a path give log mean w, in expectation a lower bound of log p(x), for any x. An x simulated
+from the model comes with one exact draw of its posterior, the latent values it was decoded from; chains from there back
+to the start give -log mean w, in expectation an upper bound, and the two a sandwich. Real data have no such draw: for
+them only the lower bound is valid, and the sandwich's width on simulated data says how far it may be off.
 
 Grosse, Ghahramani, Adams, "Sandwiching the marginal likelihood using bidirectional Monte Carlo" (2015),
 https://arxiv.org/abs/1511.02543
@@ -32,14 +23,12 @@ from torch import Tensor
 from pipeline.allocator import keep_freed
 from pipeline.annealing.chains import SCHEDULES, Weights, anneal, tune
 from pipeline.annealing.paths import PATHS, widths
-from pipeline.evaluation import Estimate, importance_bound, many_draws
 from pipeline.models import HierarchicalVAE
 from pipeline.training import seeded
 
-__all__ = ["Sandwich", "Settings", "annealed", "sandwich"]
+__all__ = ["Sandwich", "Settings", "sandwich"]
 
 ROWS = 2048  # rows of one pass, chains times images
-IMAGES = 50  # a batch of importance sampling
 TUNERS = 10  # chains an image that tune the step sizes
 
 
@@ -106,10 +95,13 @@ def sandwich(
     """Bound log p(x) of the examples given, from below; or of as many simulated examples, from both sides.
 
     The examples, and the chains, are taken in passes of bounded memory. The caller's random state is left alone.
+    Chains of given and of simulated examples, of another start or another number of temperatures draw from different
+    streams, so that their errors are independent.
     """
     keep_freed()
     settings = settings or Settings()
-    with seeded(settings.seed, "annealing"):
+    kind = "simulated" if isinstance(data, int) else "given"
+    with seeded(settings.seed, f"annealing {kind} {settings.start} {settings.temperatures}"):
         x, eps = simulate(model, data) if isinstance(data, int) else (data, None)
         per_pass = max(1, ROWS // settings.chains)
         starts = [None] * len(x) if eps is None else eps.split(per_pass)
@@ -135,8 +127,10 @@ def _bound(
     up = _stack([anneal(path, path.draw(n), betas, steps, settings.leapfrog) for n in _passes(settings.chains)])
     if eps is None:
         return up, None
+    nodes, _ = model.descend(eps.split(widths(model), dim=-1))
+    exact = path.locate(eps, nodes)
     back, slow = betas.flip(0), steps.flip(0)
-    starts = [eps.expand(n, *eps.shape) for n in _passes(settings.chains)]
+    starts = [exact.expand(n, *exact.shape) for n in _passes(settings.chains)]
     return up, _stack([anneal(path, start, back, slow, settings.leapfrog) for start in starts])
 
 
@@ -156,40 +150,3 @@ def _join(parts: list[Weights]) -> Weights:
     return Weights(
         torch.cat([part.log_weight for part in parts], dim=1), torch.cat([part.acceptance for part in parts])
     )
-
-
-def annealed(
-    model: HierarchicalVAE,
-    x: Float[Tensor, "batch units"],
-    settings: Settings | None = None,
-    *,
-    simulated: int = 10,
-    draws: int = 5000,
-) -> dict[str, Estimate]:
-    """Bound log p(x) of the examples from below, and of `simulated` ones of the model from both sides.
-
-    Beside the chains' bound stand `elbo` and L_k of the same examples at k = `draws` of the posterior.
-    """
-    settings = settings or Settings()
-    real, own = sandwich(model, x, settings), sandwich(model, simulated, settings)
-    with seeded(settings.seed, "importance"), torch.no_grad():
-        log_weight = torch.cat([many_draws(model, rows, draws).log_weight for rows in x.split(IMAGES)], dim=1)
-    elbo = log_weight.mean(0), log_weight.var(0) / draws
-    return {
-        "ais": _over_draws(*importance_bound(real.up.log_weight, len(real.up.log_weight))),
-        "ais/elbo": _over_draws(*elbo),
-        "ais/iwae": _over_draws(*importance_bound(log_weight, draws)),
-        "ais/acceptance": _over_images(real.acceptance),
-        "bdmc/lower": _over_images(own.lower),
-        "bdmc/upper": _over_images(own.upper),
-        "bdmc/width": _over_images(own.width),
-        "bdmc/acceptance": _over_images(own.acceptance),
-    }
-
-
-def _over_draws(value: Float[Tensor, " batch"], variance: Float[Tensor, " batch"]) -> Estimate:
-    return Estimate(value.mean().item(), variance.sum().sqrt().item() / len(value))
-
-
-def _over_images(values: Float[Tensor, " batch"]) -> Estimate:
-    return Estimate(values.mean().item(), values.std().item() / len(values) ** 0.5)

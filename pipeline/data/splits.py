@@ -27,6 +27,7 @@ __all__ = ["Splits", "binarize", "load", "prepare"]
 
 STREAMS = {"train": 1, "valid": 2, "test": 3}  # of random numbers; 0 is that of the choice of images
 ROWS = 4096  # binarized at once
+DEQUANTIZATION = "dequantization"  # recorded where it is not none, so that other digests stay what they were
 FIELDS = ("name", "protocol", "binarization", "factor_names", "shape", "scale", "binary")
 
 
@@ -46,13 +47,19 @@ class Splits:
     shape: tuple[int, int]  # height, width
     scale: int  # the highest intensity
     binary: bool  # are model inputs binary
-    digest: str  # sha256 of all of the above, 32 hexadecimal characters
+    digest: str  # sha256 of all of the above and of the dequantization, 32 hexadecimal characters
+    dequantization: str = "none"  # or 'uniform': models see (pixel + u) / (scale + 1), which `images` draws
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean intensity of the training images, float64 [D] in [0, 1]."""
-        mean: np.ndarray = self.train.mean(0, dtype=np.float64) / self.scale
-        return mean
+        """Mean intensity of the training images as models see them, float64 [D] in [0, 1]."""
+        mean: np.ndarray = self.train.mean(0, dtype=np.float64)
+        return (mean + 0.5) / (self.scale + 1) if self.dequantized else mean / self.scale
+
+    @property
+    def dequantized(self) -> bool:
+        """Whether models see grey levels with uniform noise."""
+        return self.dequantization == "uniform"
 
 
 def binarize(images: np.ndarray, scale: int, rng: np.random.Generator) -> np.ndarray:
@@ -97,6 +104,7 @@ def prepare(params: DataParams, raw: Path, folder: Path) -> Splits:
         scale=published.scale,
         binary=params.binary,
         digest="",
+        dequantization=params.dequantization,
     )
     splits = replace(splits, digest=_digest(splits))
     _save(splits, folder)
@@ -126,6 +134,7 @@ def load(folder: Path) -> Splits:
             scale=record["scale"],
             binary=record["binary"],
             digest=record["digest"],
+            dequantization=record.get(DEQUANTIZATION, "none"),
         )
         whole = _digest(splits) == splits.digest
     except FileNotFoundError as error:
@@ -149,7 +158,8 @@ def _arrays(splits: Splits) -> dict[str, np.ndarray]:
 
 
 def _describe(splits: Splits) -> dict[str, Any]:
-    return {name: getattr(splits, name) for name in FIELDS} | {"arrays": sorted(_arrays(splits))}
+    noise = {DEQUANTIZATION: splits.dequantization} if splits.dequantized else {}
+    return {name: getattr(splits, name) for name in FIELDS} | noise | {"arrays": sorted(_arrays(splits))}
 
 
 def _digest(splits: Splits) -> str:

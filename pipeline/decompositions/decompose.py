@@ -14,7 +14,7 @@ all; `width` and `bdmc` are of images that the model draws.
 
 from __future__ import annotations
 
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from torch import Tensor
 
 from pipeline import annealing
@@ -33,7 +33,7 @@ __all__ = ["anneal", "decompose"]
 
 def decompose(
     model: HierarchicalVAE,
-    test: UInt8[Tensor, "n units"],
+    test: Shaped[Tensor, "n units"],
     scale: int,
     params: EvaluateParams,
     settings: DecomposeParams,
@@ -77,7 +77,7 @@ def decompose(
 
 def anneal(
     model: HierarchicalVAE,
-    test: UInt8[Tensor, "n units"],
+    test: Shaped[Tensor, "n units"],
     scale: int,
     params: EvaluateParams,
     settings: DecomposeParams,

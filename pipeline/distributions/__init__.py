@@ -5,7 +5,7 @@ distribution. Events are vectors: `log_prob` sums over the last dimension and ke
 """
 
 from pipeline.distributions.bernoulli import BernoulliVector
-from pipeline.distributions.conditional import Conditional, Evidence, climb, from_noise, merge
+from pipeline.distributions.conditional import Conditional, Evidence, climb, from_noise, merge, to_noise
 from pipeline.distributions.families import LATENT, LIKELIHOODS, SMALLEST_SIGMA, Family, diag_gaussian, likelihood
 from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.priors import Mixture, StandardNormal, Vamp
@@ -27,4 +27,5 @@ __all__ = [
     "from_noise",
     "likelihood",
     "merge",
+    "to_noise",
 ]

@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Mu
 from pipeline.distributions.families import LATENT, Family
 from pipeline.distributions.gaussian import DiagGaussian
 
-__all__ = ["Conditional", "Evidence", "climb", "from_noise", "merge"]
+__all__ = ["Conditional", "Evidence", "climb", "from_noise", "merge", "to_noise"]
 
 
 class Conditional(nn.Module):
@@ -97,3 +97,18 @@ def from_noise(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Float[T
     first = torch.special.ndtri(within).to(noise.dtype)
     component = p.component_distribution
     return component.mean[chosen] + component.stddev[chosen] * torch.cat([first[..., None], noise[..., 1:]], dim=-1)
+
+
+def to_noise(p: Distribution, value: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
+    """Return the noise that `from_noise` maps to `value` under a Gaussian `p`.
+
+    Raises:
+        ValueError: `p` is no Gaussian.
+    """
+    if isinstance(p, MultivariateNormal):
+        centred = (value - p.loc)[..., None]
+        noise: Tensor = torch.linalg.solve_triangular(p.scale_tril, centred, upper=False)[..., 0]
+        return noise
+    if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
+        return (value - p.mean) / p.stddev
+    raise ValueError(f"the noise of a value is that of a Gaussian, not of a {type(p).__name__}")

@@ -25,8 +25,9 @@ def sandwich(results: Means, error: str) -> Figure:
     """
     caption = (
         "Left: three lower bounds of log p(x), all on the same test images; the tightest lies furthest to the right."
-        " Annealed importance sampling (AIS) does not use the trained posterior: where it agrees with $L_k$, both are"
-        " likely close to log p(x). Right: on images drawn from the model itself annealing bounds log p(x) from below"
+        " Annealed importance sampling (AIS) moves away from the trained posterior, or starts at the prior: where it"
+        " agrees with $L_k$, both are likely close to log p(x). Right: on images drawn from the model itself annealing"
+        " bounds log p(x) from below"
         " (0 on the axis) and from above (the bar's end); where the bar is short, AIS is exact to within it. Whiskers:"
         f" one {error}."
     )

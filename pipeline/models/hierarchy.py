@@ -72,19 +72,24 @@ class HierarchicalVAE(nn.Module):
         return levels if self.direction == "bottom_up" else levels[::-1]
 
     def posterior(
-        self, x: Float[Tensor, "batch units"], draws: int = 1, given: Sequence[Float[Tensor, "_ batch _"]] = ()
+        self,
+        x: Float[Tensor, "batch units"],
+        draws: int = 1,
+        given: Sequence[Float[Tensor, "_ batch _"]] = (),
+        noise: Sequence[Float[Tensor, "_ batch _"]] | None = None,
     ) -> tuple[list[Float[Tensor, "_ batch _"]], list[Distribution]]:
         """Draw z_1:T from (20) or the ladder: return the nodes [x, z_1, ..., z_T] and the factors of q, T of them.
 
         Levels that are `given`, in the order in which the posterior draws them, stay; the factors are those of the
-        levels that were drawn.
+        levels that were drawn. With `noise`, that of levels 1 to T, z_t = mu_t + sigma_t * noise_t takes the place of
+        a draw from q(z_t | .).
         """
         if self.direction == "top_down":
-            return self._descend(x, draws, given)
+            return self._descend(x, draws, given, noise)
         z, q = [x[None], *given], []
-        for rung in self.inference[len(given) :]:
+        for t, rung in enumerate(self.inference[len(given) :], start=len(given)):
             q_t = rung(*self._parents(z[::-1])).expand((draws, len(x)))
-            z.append(q_t.rsample())
+            z.append(q_t.rsample() if noise is None else from_noise(q_t, noise[t]))
             q.append(q_t)
         return z, q
 
@@ -99,7 +104,7 @@ class HierarchicalVAE(nn.Module):
         """
         if self.direction == "bottom_up" or self.depth == 1:
             return self.posterior(x, draws)[0][1:], []
-        nodes = self._descend(x, draws, (), _stopped)[0][1:]
+        nodes = self._descend(x, draws, (), None, _stopped)[0][1:]
         *evidence, _ = climb(map(_stopped, self.inference), x[None])
         shared = [nodes[-1].detach()]
         for t in reversed(range(1, self.depth)):
@@ -116,6 +121,7 @@ class HierarchicalVAE(nn.Module):
         x: Float[Tensor, "batch units"],
         draws: int,
         given: Sequence[Tensor],
+        noise: Sequence[Tensor] | None,
         see: Callable[[nn.Module], Callable[..., Any]] = lambda rung: rung,
     ) -> tuple[list[Tensor], list[Distribution]]:
         evidence = climb(self.inference, x[None])
@@ -126,7 +132,7 @@ class HierarchicalVAE(nn.Module):
             if t < self.depth:
                 q_t = merge(see(self.generative[t])(*self._parents(z)), q_t)
             q.insert(0, q_t.expand((draws, len(x))))
-            z.insert(0, q[0].rsample())
+            z.insert(0, q[0].rsample() if noise is None else from_noise(q[0], noise[t - 1]))
         return [x[None], *z], q
 
     def posterior_at(self, z: Sequence[Float[Tensor, "_ #batch _"]]) -> list[Distribution]:

@@ -9,6 +9,8 @@ from pipeline.params.notes import notes
 from pipeline.params.ranges import Choices, Range
 from pipeline.params.rules import check_model
 from pipeline.params.sections import (
+    DENSITY,
+    DEQUANTIZED,
     MEASURES,
     PROBABILITY,
     CaveParams,
@@ -19,11 +21,14 @@ from pipeline.params.sections import (
     ReportParams,
     SweepParams,
     TrainParams,
+    measure_of,
 )
 from pipeline.params.text import digest, parse_assignments, read_yaml
 from pipeline.params.whole import Params, dump_yaml
 
 __all__ = [
+    "DENSITY",
+    "DEQUANTIZED",
     "MEASURES",
     "PROBABILITY",
     "CaveParams",
@@ -40,6 +45,7 @@ __all__ = [
     "check_model",
     "digest",
     "dump_yaml",
+    "measure_of",
     "notes",
     "parse_assignments",
     "read_yaml",

@@ -26,6 +26,16 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
             f"{where}model.likelihood: '{model.likelihood}' needs grey pixels, but those of {data.name} are"
             " binary here; allowed: model.likelihood bernoulli, or data.binarization none where the data are grey"
         )
+    if data.dequantization == "uniform" and data.binary:
+        raise InputError(
+            f"{where}data.dequantization: 'uniform' needs grey pixels, but those of {data.name} are binary here;"
+            " allowed: none, or data.binarization none where the data are grey"
+        )
+    if data.dequantization == "uniform" and model.likelihood == "discretized_logistic":
+        raise InputError(
+            f"{where}data.dequantization: 'uniform' given, but likelihood discretized_logistic is a probability of"
+            " the grey levels themselves; allowed: none, or model.likelihood gaussian or continuous_bernoulli"
+        )
     if model.likelihood == "discretized_logistic" and model.levels != data.levels:
         raise InputError(
             f"{where}model.levels: {model.levels} given; allowed: {data.levels}, the grey levels of {data.name}"

@@ -10,6 +10,7 @@ from pipeline.params.ranges import Choices, Range, Strict
 
 __all__ = [
     "DENSITY",
+    "DEQUANTIZED",
     "MEASURES",
     "PROBABILITY",
     "CaveParams",
@@ -21,6 +22,7 @@ __all__ = [
     "ReportParams",
     "SweepParams",
     "TrainParams",
+    "measure_of",
     "published_binary",
 ]
 
@@ -34,12 +36,18 @@ Width = Annotated[int, Field(ge=1, le=65536)]
 
 PROBABILITY = "probability"
 DENSITY = "density of pixels scaled to [0, 1]"
+DEQUANTIZED = "density of dequantized pixels in [0, 1]"
 MEASURES = {  # what a likelihood gives to an image; numbers of different measures cannot be compared
     "bernoulli": PROBABILITY,
     "gaussian": DENSITY,
     "continuous_bernoulli": DENSITY,
     "discretized_logistic": PROBABILITY,
 }
+
+
+def measure_of(likelihood: str, dequantization: str = "none") -> str:
+    """Return what a likelihood gives to an image: a probability, or a density and of what."""
+    return DEQUANTIZED if dequantization == "uniform" else MEASURES[likelihood]
 
 
 class CaveParams(Strict):
@@ -70,6 +78,7 @@ class DataParams(Strict):
     ]
     protocol: Literal["auto", "stratified", "standard", "burda", "static", "published"]
     binarization: Literal["dynamic", "static", "none"]
+    dequantization: Literal["none", "uniform"]
     seed: Seed
     cave: CaveParams
 

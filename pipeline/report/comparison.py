@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pipeline.params import MEASURES
+from pipeline.params import measure_of
 from pipeline.report import inputs
 from pipeline.report.intervals import Interval, interval
 from pipeline.report.paired import FEWEST_SEEDS, Difference, crossed_interval, differences
@@ -45,7 +45,7 @@ class Result:
     @property
     def measure(self) -> str:
         """What the likelihood gives to an image: a probability, or a density and of what."""
-        return MEASURES[self.likelihood]
+        return measure_of(self.likelihood, self.protocol.get("dequantization", "none"))
 
     @property
     def too_high(self) -> str:

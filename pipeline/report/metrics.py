@@ -9,6 +9,7 @@ __all__ = ["level", "term", "unit"]
 UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
 UNITS |= dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
 UNITS |= {"acceptance": "share", "high": "share", "ess": "draws", "khat": "shape", "believed": "0 or 1"}
+UNITS |= {"from_posterior": "share", "temperatures": "count"}
 LEVEL = re.compile(r"/(z\d+)(?=/|$)")
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.params import PROBABILITY
+from pipeline.params import DENSITY, PROBABILITY
 from pipeline.report.comparison import Comparison, Result, join
 from pipeline.report.intervals import Interval, fixed
 from pipeline.report.metrics import level, unit
@@ -23,6 +23,12 @@ TERMS = {  # of the table of terms: what their names begin with
     "inference": ("approximation_gap", "amortization_gap", "inference_gap"),
     "factors": ("probe/z", "mig/", "dci_disentanglement/", "dci_completeness/", "dci_informativeness/"),
 }
+
+
+LIMITLESS = (
+    " Stored pixels take a finite number of values, at which a density can grow without limit: such numbers say little"
+    " of the images, unless data.dequantization is uniform."
+)
 
 
 def full(comparison: Comparison) -> list[dict[str, Any]]:
@@ -178,13 +184,36 @@ def notes(comparison: Comparison) -> list[str]:
         f"{spread}{'; with one seed there is no interval' if single else ''}. Seeds: {which}.",
         *(
             f"The likelihood of {join([r.variant for r in group])} is a {measure}, whose nll may be below 0."
+            + (LIMITLESS if measure == DENSITY else "")
             for measure, group in comparison.groups.items()
             if measure != PROBABILITY
         ),
         f"The Monte Carlo standard error of one seed's nll is at most {comparison.error:.2g} nats. Active units are"
         " those whose posterior mean varies over the test images; a single rate is not a divergence and may be"
         " negative.",
+        *_annealing(comparison),
     ]
+
+
+def _annealing(comparison: Comparison) -> list[str]:
+    """Return what annealing says of the error of nll, and for which variants its chains were too short."""
+    both = [r for r in comparison.results if {"ais/gain", "bdmc/width"} <= set(r.metrics)]
+    if not both:
+        return []
+    parts = [f"{r.variant} {fixed(r.metrics['ais/gain'].mean)} + {fixed(r.metrics['bdmc/width'].mean)}" for r in both]
+    text = (
+        f"By annealing, -nll lies below log p(x) by about {', '.join(parts)} nats: `ais/gain`, what annealing adds to"
+        " L_k on the first test images, and `bdmc/width`, the most that annealing itself lacks in expectation,"
+        " measured on images that the model draws."
+    )
+    gains = comparison.seeds[comparison.seeds["metric"] == "ais/gain"]
+    short = dict.fromkeys(gains.loc[gains["value"] <= -2 * gains["se"], "variant"])
+    if short:
+        text += (
+            f" For {join(list(short))} it lies clearly below L_k: its chains are too short there, and `ais` says"
+            " nothing; raise evaluate.decompose.ais_temperatures."
+        )
+    return [text]
 
 
 def markdown(comparison: Comparison) -> str:

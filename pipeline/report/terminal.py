@@ -88,9 +88,11 @@ def _about(study: str, rows: list[dict[str, str]]) -> list[str]:
 
 def _protocol(row: Mapping[str, str]) -> str:
     protocol = {key.removeprefix("protocol/"): value for key, value in row.items() if key.startswith("protocol/")}
+    noise = ", dequantization {dequantization}" if protocol.get("dequantization") else ""
     return (
-        "{data} (digest {digest:.8}), protocol {protocol}, binarization {binarization};"
-        " {images} test images, {draws} draws each"
+        "{data} (digest {digest:.8}), protocol {protocol}, binarization {binarization}"
+        + noise
+        + "; {images} test images, {draws} draws each"
     ).format_map(protocol)
 
 

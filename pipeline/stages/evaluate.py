@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, data, figures, launch, tracking
+from pipeline import annealing, checkpoint, data, figures, launch, tracking
 from pipeline.decompositions import anneal, decompose
 from pipeline.errors import guarded
-from pipeline.evaluation import Estimate, Measured, evaluate
+from pipeline.evaluation import Estimate, Measured, bits_per_dimension, evaluate
 from pipeline.files import alone, locked, read_json, write_csv, write_json, write_parquet
-from pipeline.images import Presented, images
+from pipeline.images import Presented, frozen, images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, digest
 from pipeline.progress import reporting
@@ -58,10 +58,12 @@ def _run(study: Study, variant: str) -> None:
         str(seed): read_json(folder / f"seed-{seed}.json", "final", "milestones") for seed in study.params.train.seeds
     }
     seeds = {seed: parts["final"] for seed, parts in found.items()}
+    noise = {"dequantization": splits.dequantization} if splits.dequantized else {}
     protocol = {
         "data": splits.name,
         "protocol": splits.protocol,
         "binarization": splits.binarization,
+        **noise,
         "images": len(splits.test),
         "draws": study.params.evaluate.draws,
         "digest": splits.digest,
@@ -102,6 +104,7 @@ def measure(study: Study, variant: str, piece: str) -> None:
     seed, _, part = piece.partition(":")
     splits = data.load(study.data)
     test = torch.as_tensor(splits.test, device=launch.device())
+    test = frozen(test, splits.scale, f"{splits.digest}/test") if splits.dequantized else test
     with reporting(f"{variant} seed {seed}"):
         start = time.perf_counter()
         found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
@@ -172,6 +175,8 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
         wrong = f", too high {_too_high(found)}" if _too_high(found) else ""
         told_bounds = f"elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f}{wrong})"
         print(f"{variant} seed {seed}{where}{told_bounds}{rounded}", flush=True)
+    if text := annealing.warning(final):
+        print(f"{variant} seed {seed}: {text}", flush=True)
 
 
 def _too_high(found: dict[str, Estimate]) -> str:
@@ -197,16 +202,19 @@ def _bounds(
     model = checkpoint.load(source).to(launch.device())
     likelihood = read_json(source / "model.json")["model"]["likelihood"]
     discrete = MEASURES[likelihood] == PROBABILITY
-    return evaluate(model, test, splits.scale, settings, discrete=discrete, train=train, stream=f"seed {seed}")
+    found = evaluate(model, test, splits.scale, settings, discrete=discrete, train=train, stream=f"seed {seed}")
+    if splits.dequantized:
+        found.estimates["bpd"] = bits_per_dimension(found.estimates["nll"], test.shape[1], splits.scale + 1)
+    return found
 
 
 def _seen(splits: data.Splits, settings: EvaluateParams, test: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return as many training images as there are test images, binarized once where the data are."""
+    """Return as many training images as there are test images, as training presents them."""
     grey = torch.as_tensor(splits.train[: len(test)], device=test.device)
-    presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic")
+    binarize = splits.binary and splits.binarization == "dynamic"
     with seeded(settings.seed, f"seen images {seed}"):
-        batch = presented.batch(torch.arange(len(grey), device=grey.device))
-    return (batch * splits.scale).round().to(torch.uint8)
+        presented = Presented(grey, splits.scale, binarize, splits.dequantized)
+        return presented.batch(torch.arange(len(grey), device=grey.device))
 
 
 def _table(values: dict[str, torch.Tensor], images: int) -> dict[str, Any]:
@@ -232,7 +240,9 @@ def _taken_apart(
 
         few = settings.decompose.factor_images
         grey = torch.as_tensor(splits.train[:few], device=test.device)
-        presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic")
+        presented = Presented(
+            grey, splits.scale, splits.binary and splits.binarization == "dynamic", splits.dequantized
+        )
         with seeded(settings.seed, f"factor images {stream}"):
             train = presented.batch(torch.arange(len(grey), device=grey.device))
         parts |= factor_scores(
