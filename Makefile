@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test test-nightly test-quick check format bench bench-full growth ui env clean
+.PHONY: repro test test-nightly test-quick check format bench bench-full calibration growth ui env clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)          ## raw images to the comparison of all variants
@@ -45,6 +45,10 @@ bench: $(READY)          ## speed as ratios, beside the kept ones: 3 minutes on 
 
 bench-full: $(READY)     ## the same, larger, and against pythae and JAX, in an environment of their own
 	@python experiments/speed/measure.py --full
+
+calibration: $(READY)    ## the spread of repeated measurements against their printed errors, on digits and MNIST
+	@python experiments/calibration/measure.py digits
+	@python experiments/calibration/measure.py mnist
 
 growth: $(READY)         ## how time and memory grow with images, depth, width, draws and trials: table and figure
 	@python experiments/speed/growth.py

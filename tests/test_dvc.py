@@ -25,7 +25,7 @@ from pipeline.study import Study, activate, active, copy_pipeline
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
 
-SHIPPED = ("depth_width", "iwae_table1")
+SHIPPED = ("depth_width", "iwae_table1", "rate_distortion", "rate_distortion_mnist")
 NUMBERS = {"elbo", "reconstruction", "kl", "gap", "nll", "bpd"}
 METRICS = "experiments/default/metrics/vae.json"
 IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@t")

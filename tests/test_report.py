@@ -247,9 +247,10 @@ def test_the_verdict_says_how_far_apart_the_variants_are(tmp_path):
     apart = report.build(fake(tmp_path / "apart", spread=0.001))
     text = f"The lowest mean nll is that of mhvae, {apart.results[2].metrics['nll']} nats."
     vae = "mhvae is 0.60 ± <0.01 nats below vae (p < 0.001)."
-    assert apart.verdict == f"{text} {vae} mhvae is 0.10 ± <0.01 nats below hvae (p < 0.001). {COVER}"
+    hvae = "mhvae is 0.10 ± <0.01 nats below hvae (p < 0.001). hvae is 0.50 ± <0.01 nats below vae (p < 0.001)."
+    assert apart.verdict == f"{text} {vae} {hvae} {COVER}"
     wide = report.build(fake(tmp_path / "wide", spread=1.0)).verdict
-    assert len(re.findall(r" differ by \d\.\d\d ± \d\.\d\d nats, which decides nothing \(p = ", wide)) == 2
+    assert len(re.findall(r" differ by \d\.\d\d ± \d\.\d\d nats, which decides nothing \(p = ", wide)) == 3
     assert re.search(r"\d+ seeds each would (not )?decide a difference of this size\.", wide)
     some = report.build(fake(tmp_path / "some", spread=0.05)).verdict
     assert re.search(r"is 0\.\d\d ± 0\.\d\d nats below vae \(p < 0\.001\)\.", some)

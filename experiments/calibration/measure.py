@@ -38,6 +38,7 @@ from pipeline.evaluation import evaluate  # noqa: E402
 from pipeline.files import read_json, write_csv, write_json  # noqa: E402
 from pipeline.models import HierarchicalVAE, build  # noqa: E402
 from pipeline.params import EvaluateParams, Params, digest  # noqa: E402
+from pipeline.provenance import code_digest  # noqa: E402
 from pipeline.training import fit, seeded  # noqa: E402
 
 SEEDS = 24
@@ -92,15 +93,17 @@ def measured(model: HierarchicalVAE, splits: Splits, params: EvaluateParams, ima
 
 def repeated(name: str, variant: str, seeds: int) -> dict[str, list[list[float | None]]]:
     """Return by key the value and the printed error of every repetition; `variant` is trained first."""
-    settings = {"data.name": name, **BUDGET[name], **MODELS[name][variant]}
-    params = Params.read(ROOT / "params.yaml", settings)
+    overrides = {"data.name": name, **BUDGET[name], **MODELS[name][variant]}
+    params = Params.read(ROOT / "params.yaml", overrides)
     folder = ROOT / ".cache" / "calibration" / name
+    trained_by = digest([params.model.model_dump(mode="json"), params.train.model_dump(mode="json")], 8)
     splits = prepared(params, folder)
-    model = trained(params, splits, folder / f"{variant}-{digest([params.model, params.train].__repr__(), 8)}")
+    model = trained(params, splits, folder / f"{variant}-{trained_by}")
     found: dict[str, list[list[float | None]]] = defaultdict(list)
     for seed in range(seeds):
         settings = params.evaluate.model_copy(update={"seed": seed})
-        kept = folder / f"{variant}-{digest(repr([params.model, params.train, settings]), 8)}-{seed}.json"
+        measured_by = digest([settings.model_dump(mode="json"), code_digest("pipeline.stages.evaluate")], 8)
+        kept = folder / f"{variant}-{trained_by}-{measured_by}.json"
         if not kept.exists():
             write_json(kept, measured(model, splits, settings, IMAGES[name]))
             print(f"{name} {variant}: repetition {seed + 1} of {seeds}", flush=True)

@@ -87,7 +87,7 @@ def _biases(model: HierarchicalVAE, halved: Mapping[str, Tensor]) -> dict[str, E
             before = after
     if missing:
         note(f"no limit of the bounds on log p is in sight, so that these are left out: {', '.join(missing)}")
-    return results | {"bias_unmeasured": Estimate(len(missing), 0.0)}
+    return results | {"bias_unmeasured": Estimate(len(missing), None)}
 
 
 @torch.no_grad()

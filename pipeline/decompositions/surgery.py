@@ -125,7 +125,7 @@ def surgery(
     prior = torch.stack(log_p).sum(0)[few]
     information = _estimate(torch.stack(own).sum(0)[few] - joint)
     saturated = float(information.value > math.log(len(x)) - NEAR)
-    results = {"mutual_information": information, "mutual_information/saturated": Estimate(saturated, 0.0)}
+    results = {"mutual_information": information, "mutual_information/saturated": Estimate(saturated, None)}
     results["marginal_kl"] = _estimate(joint - prior)
     results |= _terms("total_correlation", every, apart if model.depth > 1 else dimensions[0], None)
     if model.depth == 1 and not isinstance(p[-1], MixtureSameFamily):

@@ -1,7 +1,8 @@
 """The report: all variants of a study side by side, on the test set, from the files of the stages before it.
 
-A number is the mean over seeds, mean +- t s / sqrt(n): s is the standard deviation over the n seeds and t the quantile
-of Student's distribution with n - 1 degrees of freedom that gives the interval `report.confidence`. One seed has
+A number is the mean over seeds with an interval of the confidence `report.confidence`: over seeds and test images, as
+crossed random effects (`paired`), where every image has the number, and otherwise over seeds, mean +- t s / sqrt(n)
+(`intervals`). Variants are compared in pairs, over the same images (`paired`, `comparisons.csv`). One seed has
 no interval. Bounds and rates are in nats per example. `results.csv` holds every seed's numbers by term and level,
 `table.csv` their means and intervals with the protocol they were measured by; `table.md`, `report.html` and
 `table_text` show a part.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["COMPARED", "Comparison", "Result", "build", "join"]
 
 COMPARED = ("nll", "elbo", "reconstruction", "kl", "gap")  # what every pair of variants is compared by
+FEW = 3  # variants of which every pair gets a sentence
 MANY = 5  # variants of which a page still shows every pair
 
 
@@ -119,13 +120,22 @@ class Comparison:
         """Return the differences in nll from one variant, in the order of the variants."""
         return [d for d in self.differences if d.metric == "nll" and best.variant in (d.first, d.second)]
 
+    def _said(self, group: list[Result], best: Result) -> list[Difference]:
+        """Return the differences in nll that get a sentence: those from the lowest, and of few variants the others."""
+        first = self._against(best)
+        if len(group) > FEW:
+            return first
+        names = {result.variant for result in group}
+        rest = [d for d in self.differences if d.metric == "nll" and {d.first, d.second} <= names and d not in first]
+        return first + rest
+
     def _ranked(self, group: list[Result], *, of_all: bool = True) -> str:
         best = _lowest(group)
         if len(group) == 1:
             return f"The nll of {best.variant} is {best.metrics['nll']} nats.{_beware(group)}"
         of = "" if of_all else f" of {join([result.variant for result in group])}"
         text = f"The lowest mean nll{of} is that of {best.variant}, {best.metrics['nll']} nats."
-        found = self._against(best)
+        found = self._said(group, best)
         if any(difference.half is None for difference in found):
             few = "One seed has no interval, so that no difference is shown to be more than chance."
             return f"{text} {few}{_beware(group)}"
