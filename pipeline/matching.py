@@ -16,6 +16,7 @@ from pipeline.data import Splits
 from pipeline.errors import InputError
 from pipeline.models import build
 from pipeline.params import ModelParams, Params
+from pipeline.signals import heed
 from pipeline.training import fit, seeded
 
 __all__ = ["count_weights", "match_weights", "seconds_per_epoch"]
@@ -119,5 +120,8 @@ def seconds_per_epoch(params: Params, splits: Splits, seed: int, device: torch.d
         model = build(params.model, mean, splits.shape)
     short = {"epochs": 1 + TIMED, "patience": None, "milestones": (), "schedule": "constant"}
     train = params.train.model_copy(update=short)
-    seconds = [record.seconds for record in fit(model, splits, train, seed=seed, device=device)]
+    seconds = []
+    for record in fit(model, splits, train, seed=seed, device=device):
+        seconds.append(record.seconds)
+        heed()
     return statistics.median(after - before for before, after in pairwise(seconds))

@@ -123,10 +123,14 @@ def _match_time(study: Study, variant: str, params: Params, splits: data.Splits,
     path = study.cache / "train" / study.place / variant / f"epochs-{state}.json"
     with locked(study.locks / "train" / variant / "epochs"):
         if not path.exists():
-            seconds = seconds_per_epoch(params, splits, params.train.seeds[0], launch.device())
+            with reporting(f"{variant} timing"):
+                seconds = seconds_per_epoch(params, splits, params.train.seeds[0], launch.device())
             write_json(path, {"epochs": max(1, round(limit / seconds)), "seconds_per_epoch": seconds})
         fits = read_json(path, "epochs", "seconds_per_epoch")
-    epochs, seconds = int(fits["epochs"]), float(fits["seconds_per_epoch"])
+    try:
+        epochs, seconds = int(fits["epochs"]), float(fits["seconds_per_epoch"])
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: damaged; delete it to time an epoch again") from None
     print(f"{variant}: {plural(epochs, 'epoch')} of {seconds:.3g} s fit {limit:g} s (compare.seconds)", flush=True)
     return params.override({"train.epochs": epochs})
 
