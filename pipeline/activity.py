@@ -31,11 +31,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.models import HierarchicalVAE
+from pipeline.params import INFORMATIVE
 
-__all__ = ["SHARE", "activity"]
+__all__ = ["activity"]
 
 BLOCKS = 10  # of draws, for the jackknife
-SHARE = 0.01  # of a unit's variance, above which it is informative
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def activity(
         variance, error = _jackknife(_between, mean, square)
         results[f"active/z{level + 1}"] = _count(variance, error, threshold)
         share, error = _jackknife(_share, mean, square)
-        results[f"informative/z{level + 1}"] = _count(share, error, SHARE)
+        results[f"informative/z{level + 1}"] = _count(share, error, INFORMATIVE)
         information, error = _jackknife(_information, mean, square)
         results[f"information/z{level + 1}"] = information.item(), error.item()
     return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.decompositions import anneal, decompose
 from pipeline.decompositions.estimates import mean_over_images
 from pipeline.decompositions.levels import level_terms, sandwich
 from pipeline.evaluation import Estimate
+from pipeline.images import images
 from pipeline.models import build
 from pipeline.objectives import elbo
 from pipeline.params import DecomposeParams, EvaluateParams
@@ -209,6 +211,7 @@ FEW = DecomposeParams(
     queries=10,
     path_draws=3,
     pair_queries=6,
+    aggregate="test",
     gap_images=4,
     gap_steps=2,
     gap_draws=2,
@@ -226,11 +229,12 @@ MIXED = {"mutual_information", "mutual_information/z1", "marginal_kl", "marginal
 INFERENCE = {"approximation_gap", "amortization_gap", "inference_gap", "approximation_gap/z1", "amortization_gap/z1"}
 ANNEALED = {f"ais{name}" for name in ("", "/elbo", "/iwae", "/acceptance")}
 ANNEALED |= {f"bdmc/{name}" for name in ("lower", "upper", "width", "acceptance")}
+MIXED |= {"mutual_information/saturated"}
 ONE = FLAT | MIXED | INFERENCE | ANNEALED | {"total_correlation", "dimension_kl"}
 BOTH = {f"total_correlation/{side}" for side in SIDES} | {"approximation_gap/z2", "amortization_gap/z2"}
 UPPER = {f"{name}/z2/{side}" for name in ("mutual_information", "marginal_kl", "total_correlation") for side in SIDES}
 TWO = INFERENCE | ANNEALED | BOTH | {"gap/z1", "gap_bias/z1", "gap/z2", "gap_bias/z2", "log_marginal/z0", "width/z0"}
-TWO |= {"mutual_information", "marginal_kl"}
+TWO |= {"mutual_information", "mutual_information/saturated", "marginal_kl"}
 LADDER = {"mutual_information/z2", "marginal_kl/z2", "total_correlation/z2", "width/z2"}
 KEYS = {
     (1, "nearest", "bottom_up"): ONE,
@@ -263,3 +267,20 @@ def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, p
     for name, estimate in first.items():
         assert torch.isfinite(torch.tensor([estimate.value, estimate.se])).all(), name
         assert estimate.se >= 0
+
+
+def test_the_surgery_of_training_images_is_limited_by_their_number() -> None:
+    """With `aggregate` the surgery is of those images: more of them carry more, and all else stays as it is."""
+    torch.manual_seed(0)
+    data = splits(rows=400)
+    model = build(model_params(), torch.full((16,), 0.5))
+    with torch.no_grad():
+        model.inference[0].network[-1].weight *= 8
+        model.inference[0].network[-1].bias[4:] -= 5
+    test, train = torch.as_tensor(data.test), images(torch.as_tensor(data.train), data.scale)
+    of_test, of_train = (
+        decompose(model, test, data.scale, PARAMS, FEW, aggregate=aggregate) for aggregate in (None, train)
+    )
+    information = [found["mutual_information"].value for found in (of_test, of_train)]
+    assert information[0] <= math.log(len(test)) < information[1] <= math.log(len(train)) + 1e-9
+    assert of_test["gap/z1"] == of_train["gap/z1"]

@@ -64,7 +64,9 @@ def fake(
             values |= {f"rate/z{t}": rate for t, rate in enumerate(rates, start=1)}
             values |= {"iwae/1": -nll - gap, "iwae/50": -nll - 0.1, "iwae/5000": -nll, "nll": nll, "gap": gap}
             values |= {"bpd": nll / 64 / math.log(2)}
-            values |= {f"active/z{t}": max(1, width - 2 - seed % 2) for t, width in enumerate(widths, start=1)}
+            for name in ("active", "informative"):
+                values |= {f"{name}/z{t}": max(1, width - 2 - seed % 2) for t, width in enumerate(widths, start=1)}
+            values |= {f"information/z{t}": 9.5 / t for t in range(1, depth + 1)}
             if fine:
                 values |= finer(variant, depth, rng)
             tests[str(seed)] = {f"test/{key}": {"value": float(v), "se": 0.0008} for key, v in values.items()}
@@ -110,6 +112,7 @@ def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float
     levels = range(1, depth + 1)
     values = {f"gap/z{t}": 0.3 / t**2 + 0.01 * rng.normal() for t in levels}
     values |= {f"gap_bias/z{t}": 0.001 * rng.normal() for t in levels}
+    values |= {"mutual_information/saturated": float(variant == "vae")}
     values |= {"mutual_information": 5.0, "marginal_kl": 8.0 + 0.1 * rng.normal()}
     if depth > 1:
         values |= {f"total_correlation/{end}": 4.0 + w for end, w in BETWEEN}

@@ -7,12 +7,13 @@
                on images of the model itself
 
 In nats per example. Levels, gaps and `ais` are of the first images of the test set, the surgery of random ones against
-all; `width` and `bdmc` are of images that the model draws.
+all, or, with `aggregate: train`, of random training images against all of those; `width` and `bdmc` are of images that
+the model draws.
 """
 
 from __future__ import annotations
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pipeline import annealing
@@ -39,8 +40,12 @@ def decompose(
     settings: DecomposeParams,
     *,
     stream: str = "",
+    aggregate: Float[Tensor, "m units"] | None = None,
 ) -> dict[str, Estimate]:
-    """Take the bound of `model` apart on the test set; log p(x) stands on `params.draws` draws."""
+    """Take the bound of `model` apart on the test set; log p(x) stands on `params.draws` draws.
+
+    `aggregate` are the images that the surgery is of, in place of the test images.
+    """
     x = images(test, scale)
     with seeded(params.seed, f"levels {stream}"):
         levels = [
@@ -53,7 +58,7 @@ def decompose(
     with seeded(params.seed, f"surgery {stream}"):
         results |= surgery(
             model,
-            x,
+            x if aggregate is None else aggregate,
             queries=settings.queries,
             paths=settings.path_draws,
             inner=settings.inner_draws,

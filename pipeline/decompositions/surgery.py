@@ -15,7 +15,8 @@ factors above the first do not depend on n: I_q(n; z_1:T) = I_q(n; z_1), and q(z
 Otherwise every pair of an example and a query is worked out (`log_posteriors`).
 
 All of it is of the N examples at hand. I <= log N, and an I within 0.5 nats of that is what N examples can show and not
-what the latents carry: `mutual_information/saturated` is 1 there. marginal_kl and total_correlation depend on N too,
+what the latents carry: `mutual_information/saturated` is 1 there, and training images, of which there are more
+(`evaluate.decompose.aggregate: train`), allow more. marginal_kl and total_correlation depend on N too,
 since q(z) is a mixture of N densities: more examples raise I and lower marginal_kl by as much, their sum being the KL.
 
 Level by level (keys end in /z_t). The level that q draws first, z_1 bottom-up and z_T in the ladder, has Gaussian

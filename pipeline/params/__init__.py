@@ -9,6 +9,7 @@ from pipeline.params.notes import notes
 from pipeline.params.ranges import Choices, Range
 from pipeline.params.rules import check_model
 from pipeline.params.sections import (
+    INFORMATIVE,
     MEASURES,
     PROBABILITY,
     CaveParams,
@@ -24,6 +25,7 @@ from pipeline.params.text import digest, parse_assignments, read_yaml
 from pipeline.params.whole import Params, dump_yaml
 
 __all__ = [
+    "INFORMATIVE",
     "MEASURES",
     "PROBABILITY",
     "CaveParams",

@@ -6,9 +6,14 @@ import re
 
 __all__ = ["level", "term", "unit"]
 
-UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
+UNITS = {
+    "active": "units",
+    "informative": "units",
+    "bpd": "bits/dim",
+    "seconds": "s",
+}  # of the metrics that are not in nats
 UNITS |= dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
-UNITS["acceptance"] = "share"
+UNITS |= {"acceptance": "share", "saturated": "share"}
 LEVEL = re.compile(r"/(z\d+)(?=/|$)")
 
 

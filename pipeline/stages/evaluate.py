@@ -187,15 +187,14 @@ def _taken_apart(
     stream = f"seed {seed}"
     if settings.decompose is None:
         return {}
-    parts = decompose(model, test, splits.scale, settings, settings.decompose, stream=stream)
+    of_train = settings.decompose.aggregate == "train"
+    aggregate = _training_images(settings, splits, test, None, f"aggregate {stream}") if of_train else None
+    parts = decompose(model, test, splits.scale, settings, settings.decompose, stream=stream, aggregate=aggregate)
     if splits.factors:
         from pipeline.decompositions.factors import factor_scores  # it loads scikit-learn
 
         few = settings.decompose.factor_images
-        grey = torch.as_tensor(splits.train[:few], device=test.device)
-        presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic")
-        with seeded(settings.seed, f"factor images {stream}"):
-            train = presented.batch(torch.arange(len(grey), device=grey.device))
+        train = _training_images(settings, splits, test, few, f"factor images {stream}")
         parts |= factor_scores(
             model,
             train,
@@ -208,6 +207,16 @@ def _taken_apart(
             stream=stream,
         )
     return parts
+
+
+def _training_images(
+    settings: EvaluateParams, splits: data.Splits, test: torch.Tensor, count: int | None, stream: str
+) -> torch.Tensor:
+    """Return the first `count` training images, or all, on the device of the test images, binarized once if at all."""
+    grey = torch.as_tensor(splits.train[:count], device=test.device)
+    presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic")
+    with seeded(settings.seed, stream):
+        return presented.batch(torch.arange(len(grey), device=grey.device))
 
 
 def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:
