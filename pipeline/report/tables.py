@@ -138,8 +138,8 @@ def notes(comparison: Comparison) -> list[str]:
         ),
         f"The Monte Carlo standard error of one seed's nll is at most {comparison.error:.2g} nats. Informative units"
         f" are those of which the test images explain more than {INFORMATIVE:.0%} of the variance, at whatever scale;"
-        " their information is the nats that Gaussians of such shares have. A single rate is not a divergence and may be"
-        " negative.",
+        " their information is the nats that Gaussians of such shares have. A single rate is not a divergence and may"
+        " be negative.",
         *_information(comparison),
     ]
 
@@ -153,7 +153,7 @@ def _information(comparison: Comparison) -> list[str]:
     if saturated:
         notes.append(
             f"The mutual information of {join(saturated)} is saturated: within 0.5 nats of log N, the most that N"
-            " images can show, in at least one seed. evaluate.decompose.aggregate train takes the training images instead."
+            " images can show, in at least one seed. evaluate.decompose.aggregate train takes the training images."
         )
     for variant, levels in missing.items():
         notes.append(
