@@ -87,8 +87,8 @@ def evaluate(
         with seeded(params.seed, f"kl_down {stream}"):
             results |= _top_down(model, _batches(test, scale), params.draws)
     with seeded(params.seed, f"active {stream}"):
-        found = activity(model, _batches(test, scale), params.active_draws, params.active_threshold)
-        results |= {name: Estimate(*value) for name, value in found.items()}
+        units = activity(model, _batches(test, scale), params.active_draws, params.active_threshold)
+        results |= {name: Estimate(*value) for name, value in units.items()}
     return results
 
 

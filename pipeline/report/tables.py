@@ -146,9 +146,9 @@ def notes(comparison: Comparison) -> list[str]:
 
 def _information(comparison: Comparison) -> list[str]:
     """Return sentences about mutual information that only the number of images limits, or that was not measured."""
-    found = comparison.results
-    saturated = [r.variant for r in found if f"{INFORMATION}/saturated" in r.metrics and _is_saturated(r)]
-    missing = {r.variant: levels for r in found if (levels := unmeasured(r))}
+    results = comparison.results
+    saturated = [r.variant for r in results if f"{INFORMATION}/saturated" in r.metrics and _is_saturated(r)]
+    missing = {r.variant: levels for r in results if (levels := unmeasured(r))}
     notes = []
     if saturated:
         notes.append(
