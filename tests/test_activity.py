@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from pipeline.activity import SHARE, _between, activity
+from pipeline.activity import _between, activity
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
+from pipeline.params import INFORMATIVE
 from tests.linear_gaussian import Affine
 from tests.small import model_params
 
@@ -98,7 +99,7 @@ def test_shares_and_information_are_those_of_gaussians() -> None:
     found = activity(model, iter(x.split(50)), draws=1000, threshold=0.01)
     shares = [a**2 / (a**2 + s**2), (w @ a) ** 2 / ((w @ a) ** 2 + w**2 @ s**2 + 1)]
     for t, share in enumerate(shares, start=1):
-        assert found[f"informative/z{t}"][0] == (share > SHARE).sum() > 0
+        assert found[f"informative/z{t}"][0] == (share > INFORMATIVE).sum() > 0
         value, error = found[f"information/z{t}"]
         assert error < 0.01
         assert abs(value - (-0.5 * torch.log1p(-share)).sum()) <= 4 * error + 1e-12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from pipeline.decompositions import anneal, decompose
 from pipeline.decompositions.levels import level_terms, measure_levels, sandwich
 from pipeline.evaluation import Estimate
+from pipeline.images import images
 from pipeline.models import build
 from pipeline.objectives import elbo
 from pipeline.params import DecomposeParams, EvaluateParams
@@ -256,6 +258,7 @@ FEW = DecomposeParams(
     queries=10,
     path_draws=3,
     pair_queries=6,
+    aggregate="test",
     gap_images=4,
     gap_steps=2,
     gap_draws=2,
@@ -274,6 +277,7 @@ INFERENCE = {"approximation_gap", "amortization_gap", "inference_gap", "approxim
 ANNEALED = {f"ais{name}" for name in ("", "/elbo", "/iwae", "/gain", "/last_doubling", "/acceptance")}
 ANNEALED |= {"ais/temperatures", "ais/from_posterior"}
 ANNEALED |= {f"bdmc/{name}" for name in ("lower", "upper", "width", "acceptance")}
+MIXED |= {"mutual_information/saturated"}
 SUMS = {
     "levels/elbo",
     "levels/kl",
@@ -286,7 +290,7 @@ ONE = SUMS | FLAT | MIXED | INFERENCE | ANNEALED | {"total_correlation", "dimens
 BOTH = {f"total_correlation/{side}" for side in SIDES} | {"approximation_gap/z2", "amortization_gap/z2"}
 UPPER = {f"{name}/z2/{side}" for name in ("mutual_information", "marginal_kl", "total_correlation") for side in SIDES}
 TWO = SUMS | INFERENCE | ANNEALED | BOTH | {"gap/z1", "gap/z2", "log_marginal/z0", "width/z0"}
-TWO |= {"mutual_information", "marginal_kl"}
+TWO |= {"mutual_information", "mutual_information/saturated", "marginal_kl"}
 LADDER = {"mutual_information/z2", "marginal_kl/z2", "total_correlation/z2", "width/z2"}
 KEYS = {
     (1, "nearest", "bottom_up"): ONE,
@@ -324,3 +328,20 @@ def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, p
     for name, estimate in first.items():
         assert torch.isfinite(torch.tensor([estimate.value, estimate.se])).all(), name
         assert estimate.se >= 0
+
+
+def test_the_surgery_of_training_images_is_limited_by_their_number() -> None:
+    """With `aggregate` the surgery is of those images: more of them carry more, and all else stays as it is."""
+    torch.manual_seed(0)
+    data = splits(rows=400)
+    model = build(model_params(), torch.full((16,), 0.5))
+    with torch.no_grad():
+        model.inference[0].network[-1].weight *= 8
+        model.inference[0].network[-1].bias[4:] -= 5
+    test, train = torch.as_tensor(data.test), images(torch.as_tensor(data.train), data.scale)
+    of_test, of_train = (
+        decompose(model, test, data.scale, PARAMS, FEW, aggregate=aggregate) for aggregate in (None, train)
+    )
+    information = [found["mutual_information"].value for found in (of_test, of_train)]
+    assert information[0] <= math.log(len(test)) < information[1] <= math.log(len(train)) + 1e-9
+    assert of_test["gap/z1"] == of_train["gap/z1"]

@@ -178,16 +178,24 @@ def test_nodes_and_factors_come_in_the_order_of_the_levels(depth: int, parents: 
 @both
 @depths
 def test_factors_at_the_nodes_are_those_of_the_draw(depth: int, parents: str) -> None:
-    """Evaluated anew at the nodes with its weights held, log q has the values of the draw and no gradient in them."""
+    """Evaluated anew at the nodes, log q has the values of the draw and no gradient in the encoder's weights.
+
+    Below its top a ladder's has one in the weights of p(z_t | .), and in no others of p.
+    """
     for direction in ("top_down", "bottom_up"):
         built = build(model_params(depth=depth, parents=parents, inference=direction), torch.full((6,), 0.4))
         z, q = built.posterior(images(), draws=3)
         fixed = [node.detach() for node in z]
         again = built.stopped_posterior(fixed)
-        for factor, other, node in zip(q, again, fixed[1:], strict=True):
+        for t, (factor, other, node) in enumerate(zip(q, again, fixed[1:], strict=True), start=1):
             density = other.log_prob(node)
             torch.testing.assert_close(density.expand(3, 4), factor.log_prob(node))
-            assert not density.requires_grad
+            shared = direction == "top_down" and t < depth
+            assert density.requires_grad is shared
+            if shared:
+                found = torch.autograd.grad(density.sum(), list(built.parameters()), allow_unused=True)
+                reached = {id(w) for w, g in zip(built.parameters(), found, strict=True) if g is not None}
+                assert reached == {id(w) for w in built.generative[t].parameters()}
 
 
 @both

@@ -67,7 +67,9 @@ def fake(
             values |= {f"rate/z{t}": rate for t, rate in enumerate(rates, start=1)}
             values |= {"iwae/1": -nll - gap, "iwae/50": -nll - 0.1, "iwae/5000": -nll, "nll": nll, "gap": gap}
             values |= {"bpd": nll / 64 / math.log(2)}
-            values |= {f"active/z{t}": max(1, width - 2 - seed % 2) for t, width in enumerate(widths, start=1)}
+            for name in ("active", "informative"):
+                values |= {f"{name}/z{t}": max(1, width - 2 - seed % 2) for t, width in enumerate(widths, start=1)}
+            values |= {f"information/z{t}": 9.5 / t for t in range(1, depth + 1)}
             if fine:
                 values |= finer(variant, depth, rng)
             values |= {"nll/last_doubling": 0.002, "nll/bias": 0.001, "nll/believed": 1.0, "generalization/elbo": 0.3}
@@ -119,7 +121,8 @@ def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float
     levels = range(1, depth + 1)
     values = {f"gap/z{t}": 0.3 / t**2 + 0.01 * rng.normal() for t in levels}
     values |= {f"gap_bias/z{t}": 0.001 * rng.normal() for t in levels}
-    values |= {"mutual_information": 5.0, "marginal_kl": 8.0 + 0.1 * rng.normal()}
+    values |= {"mutual_information": 5.0, "mutual_information/saturated": float(variant == "vae")}
+    values |= {"marginal_kl": 8.0 + 0.1 * rng.normal()}
     if depth > 1:
         values |= {f"total_correlation/{end}": 4.0 + w for end, w in BETWEEN}
         values |= {f"total_correlation/z{t}/{end}": 1.0 / t + w for t in levels[1:] for end, w in BETWEEN}
@@ -564,10 +567,23 @@ def test_the_table_of_terms_holds_what_was_measured(fine):
                 assert cells[index] == (mean, f"{max(cell['se'] for cell in found):.2g}")
                 assert f"<td>{mean.replace('<', '&lt;')} <small>se 0.0008</small></td>" in page
             else:
-                assert cells[index] == ("", "")
+                unmeasured = variant == "hvae" and name.startswith("mutual_information/z2")
+                assert cells[index] == ("not measurable" if unmeasured else "", "")
     names = [name for name, *_ in groups["over the data set"]]
-    assert names[:4] == ["mutual_information", *(f"mutual_information/{at}" for at in ("z1", "z2/lower", "z2/upper"))]
+    ends = ("saturated", "z1", "z2/lower", "z2/upper")
+    assert names[:5] == ["mutual_information", *(f"mutual_information/{at}" for at in ends)]
     assert {name: rows[name][0] for name in ("gap/z1", "mig/z1")} == {"gap/z1": "nats", "mig/z1": "score"}
+
+
+def test_what_is_saturated_or_not_measurable_is_said_beside_the_table(fine):
+    """A sentence names the variants whose information the number of images limits, and the levels without a number."""
+    notes = "\n".join(tables.notes(report.build(fine)))
+    assert "The mutual information of vae is saturated: within 0.5 nats of log N" in notes
+    assert "The mutual information of z2 of hvae is not measurable" in notes
+    assert notes.count("saturated") == notes.count("not measurable") == 1
+    header, cells = tables.short(report.build(fine))
+    assert cells[0][header.index("information by level (nats)")] == "9.50"
+    assert "not measurable" in (fine.report / "report.html").read_text()
 
 
 def test_the_tidy_table_names_term_and_level(fine):

@@ -27,7 +27,7 @@ ALWAYS = {
     "sweep": "space",
     "compare": "match",
     "evaluate": "draws k active_draws active_threshold milestone_draws precision seed",
-    "evaluate.decompose": "level_images level_draws simulated queries gap_images gap_steps gap_draws gap_rate"
+    "evaluate.decompose": "level_images level_draws simulated queries aggregate gap_images gap_steps gap_draws gap_rate"
     " ais_images ais_chains ais_temperatures ais_leapfrog",
     "report": "confidence images published",
 }

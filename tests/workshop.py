@@ -35,6 +35,7 @@ QUICK: dict[str, Any] = {
         "queries": 10,
         "path_draws": 3,
         "pair_queries": 6,
+        "aggregate": "test",
         "gap_images": 4,
         "gap_steps": 2,
         "gap_draws": 2,

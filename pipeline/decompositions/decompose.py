@@ -9,12 +9,13 @@
                on images of the model itself
 
 In nats per example. Levels, gaps and `ais` are of the first images of the test set, the surgery of random ones against
-all; `width` and `bdmc` are of images that the model draws.
+all, or, with `aggregate: train`, of random training images against all of those; `width` and `bdmc` are of images that
+the model draws.
 """
 
 from __future__ import annotations
 
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pipeline import annealing
@@ -39,10 +40,12 @@ def decompose(
     settings: DecomposeParams,
     *,
     stream: str = "",
+    aggregate: Float[Tensor, "m units"] | None = None,
 ) -> Measured:
     """Take the bound of `model` apart on the test set; log p(x) stands on `params.draws` draws.
 
-    The terms of single images are those of levels and gaps.
+    The terms of single images are those of levels and gaps. `aggregate` are the images that the surgery is of, in place
+    of the test images.
     """
     x = images(test, scale)
     level = {"draws": settings.level_draws, "inner": settings.inner_draws}
@@ -54,7 +57,7 @@ def decompose(
         results |= Measured(
             surgery(
                 model,
-                x,
+                x if aggregate is None else aggregate,
                 queries=settings.queries,
                 paths=settings.path_draws,
                 inner=settings.inner_draws,

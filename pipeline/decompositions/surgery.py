@@ -15,7 +15,8 @@ factors above the first do not depend on n: I_q(n; z_1:T) = I_q(n; z_1), and q(z
 Otherwise every pair of an example and a query is worked out (`log_posteriors`).
 
 All of it is of the N examples at hand. I <= log N, and an I within 0.5 nats of that is what N examples can show and not
-what the latents carry: `mutual_information/saturated` is 1 there. marginal_kl and total_correlation depend on N too,
+what the latents carry: `mutual_information/saturated` is 1 there, and training images, of which there are more
+(`evaluate.decompose.aggregate: train`), allow more. marginal_kl and total_correlation depend on N too,
 since q(z) is a mixture of N densities: more examples raise I and lower marginal_kl by as much, their sum being the KL.
 
 Level by level (keys end in /z_t). The level that q draws first, z_1 bottom-up and z_T in the ladder, has Gaussian
@@ -160,11 +161,11 @@ def _levels(
     own = [_log_normal(node.double(), *_normal(q_t)) for node, q_t in zip(nodes, q, strict=True)]
     fresh = _posteriors(model, x)
     first = model.order[0]
-    known = (nodes[first - 1].double(), *fresh[first - 1], chosen)
+    at_first = (nodes[first - 1].double(), *fresh[first - 1], chosen)
     exact = _Level(
         _Sides.exact(own[first - 1].sum(-1)),
-        _Sides.exact(log_mixture(*known, own[first - 1].sum(-1))),
-        _Sides.exact(log_dimensions(*known, own[first - 1]).sum(-1)),
+        _Sides.exact(log_mixture(*at_first, own[first - 1].sum(-1))),
+        _Sides.exact(log_dimensions(*at_first, own[first - 1]).sum(-1)),
     )
     if model.depth == 1:
         return [exact]
@@ -202,7 +203,7 @@ def _posteriors(model: HierarchicalVAE, x: Float[Tensor, "n units"]) -> list[tup
 
 
 def _joined(groups: list[_Level]) -> _Level:
-    """Return the level of all queries from those of the groups, which have every so manieth query each."""
+    """Return the level of all queries from those of the groups, which take the queries in turn."""
     queries = sum(len(group.given.low) for group in groups)
 
     def join(name: str) -> _Sides:
@@ -251,7 +252,7 @@ def _log_normal(z: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _estimate(term: Float[Tensor, " queries"]) -> Estimate:
-    """Return the mean over queries, whose errors are independent."""
+    """Return the mean over queries with independent errors."""
     return Estimate(term.mean().item(), term.std().item() / math.sqrt(len(term)))
 
 

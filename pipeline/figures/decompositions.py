@@ -160,6 +160,8 @@ def _span(axes: Any, place: float, row: Mapping[str, tuple[float, float]], key: 
         axes.plot([low, high], [place, place], "-", color=tone, lw=5, alpha=0.45, solid_capstyle="butt", zorder=2)
         for value, error, marker in ((low, low_error, 5), (high, high_error, 4)):  # carets that point inwards
             axes.errorbar(value, place, xerr=error, fmt="", marker=marker, ms=6, color=tone, lw=1, zorder=3)
+    else:
+        axes.text(0, place, "  not measurable", color=GREY, fontsize=8, va="center", style="italic")
 
 
 def _finish(axes: Any, name: str) -> None:

@@ -11,6 +11,7 @@ from pipeline.params.rules import check_model
 from pipeline.params.sections import (
     DENSITY,
     DEQUANTIZED,
+    INFORMATIVE,
     MEASURES,
     PROBABILITY,
     CaveParams,
@@ -29,6 +30,7 @@ from pipeline.params.whole import Params, dump_yaml
 __all__ = [
     "DENSITY",
     "DEQUANTIZED",
+    "INFORMATIVE",
     "MEASURES",
     "PROBABILITY",
     "CaveParams",

@@ -11,6 +11,7 @@ from pipeline.params.ranges import Choices, Range, Strict
 __all__ = [
     "DENSITY",
     "DEQUANTIZED",
+    "INFORMATIVE",
     "MEASURES",
     "PROBABILITY",
     "CaveParams",
@@ -37,6 +38,7 @@ Width = Annotated[int, Field(ge=1, le=65536)]
 PROBABILITY = "probability"
 DENSITY = "density of pixels scaled to [0, 1]"
 DEQUANTIZED = "density of dequantized pixels in [0, 1]"
+INFORMATIVE = 0.01  # of a unit's variance, above which it counts as informative
 MEASURES = {  # what a likelihood gives to an image; numbers of different measures cannot be compared
     "bernoulli": PROBABILITY,
     "gaussian": DENSITY,
@@ -224,6 +226,7 @@ class DecomposeParams(Strict):
     queries: Several
     path_draws: Several
     pair_queries: Several
+    aggregate: Literal["test", "train"]
     gap_images: Several
     gap_steps: Count
     gap_draws: Count

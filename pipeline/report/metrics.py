@@ -6,9 +6,21 @@ import re
 
 __all__ = ["level", "term", "unit"]
 
-UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
+UNITS = {
+    "active": "units",
+    "informative": "units",
+    "bpd": "bits/dim",
+    "seconds": "s",
+}  # of the metrics that are not in nats
 UNITS |= dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
-UNITS |= {"acceptance": "share", "high": "share", "ess": "draws", "khat": "shape", "believed": "0 or 1"}
+UNITS |= {
+    "acceptance": "share",
+    "high": "share",
+    "saturated": "share",
+    "ess": "draws",
+    "khat": "shape",
+    "believed": "0 or 1",
+}
 UNITS |= {"from_posterior": "share", "temperatures": "count"}
 LEVEL = re.compile(r"/(z\d+)(?=/|$)")
 

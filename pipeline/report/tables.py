@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.params import DENSITY, PROBABILITY
+from pipeline.params import DENSITY, INFORMATIVE, PROBABILITY
 from pipeline.report.comparison import Comparison, Result, join
 from pipeline.report.intervals import Interval, fixed
 from pipeline.report.metrics import level, unit
 
 __all__ = ["full", "full_pairs", "markdown", "notes", "pairs", "short", "short_measure", "terms", "verdict"]
 
+INFORMATION = "mutual_information"
 PROTOCOL = {"data": "data set", "images": "test images", "draws": "draws per image", "digest": "data digest"}
 TERMS = {  # of the table of terms: what their names begin with
     "the weights behind nll": ("ess/", "khat/", "nll/"),
@@ -60,7 +61,8 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     header = [
         "variant", "depth", "units by level", "likelihood (measure)", "parameters", "elbo (nats)", "nll (nats)",
         "gap (nats)", "kl (nats)",
-        "kl by level: rate/z1 + rate/z2 + … (nats)", "active units by level", "training (s)", "searched settings",
+        "kl by level: rate/z1 + rate/z2 + … (nats)", "informative units by level", "information by level (nats)",
+        "training (s)", "searched settings",
     ]  # fmt: skip
     cells = []
     for result in comparison.results:
@@ -78,7 +80,8 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
                 str(result.metrics["gap"]),
                 str(result.metrics["kl"]),
                 " + ".join(rates).replace("+ -", "- "),
-                " + ".join(f"{count.mean:.1f}".removesuffix(".0") for count in result.levels("active")),
+                " + ".join(f"{count.mean:.1f}".removesuffix(".0") for count in result.levels("informative")),
+                " + ".join(fixed(nats.mean) for nats in result.levels("information")).replace("+ -", "- "),
                 f"{result.metrics['seconds'].mean:.3g}",
                 str(result.searched),
             ]
@@ -137,8 +140,8 @@ def short_measure(measure: str) -> str:
 def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[str, str]]]]]:
     """Return by group the rows of the table of terms: name, unit, and a cell a variant.
 
-    A cell is the mean with its interval over seeds, and the largest Monte Carlo standard error of a seed; where a
-    variant lacks the term both are empty.
+    A cell is the mean with its interval over seeds, and the largest Monte Carlo standard error of a seed. Where a
+    variant lacks the term both are empty, or the former says that it is not measurable.
     """
     errors = comparison.seeds.groupby(["variant", "metric"])["se"].max().to_dict()
     groups: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {}
@@ -148,7 +151,7 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
             cells = [
                 (result.metrics[name].text(3), _error(errors[result.variant, name]))
                 if name in result.metrics
-                else ("", "")
+                else (_absent(result, name), "")
                 for result in comparison.results
             ]
             groups.setdefault(group, []).append((name, unit(name), cells))
@@ -157,6 +160,11 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
 
 def _error(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2g}"
+
+
+def _absent(result: Result, name: str) -> str:
+    bounds = {f"{INFORMATION}/z{t}/{side}" for t in unmeasured(result) for side in ("lower", "upper")}
+    return "not measurable" if name in bounds else ""
 
 
 def _place(name: str) -> int:
@@ -188,11 +196,45 @@ def notes(comparison: Comparison) -> list[str]:
             for measure, group in comparison.groups.items()
             if measure != PROBABILITY
         ),
-        f"The Monte Carlo standard error of one seed's nll is at most {comparison.error:.2g} nats. Active units are"
-        " those whose posterior mean varies over the test images; a single rate is not a divergence and may be"
-        " negative.",
+        f"The Monte Carlo standard error of one seed's nll is at most {comparison.error:.2g} nats. Informative units"
+        f" are those of which the test images explain more than {INFORMATIVE:.0%} of the variance, at whatever scale;"
+        " their information is the nats that Gaussians of such shares have. A single rate is not a divergence and may"
+        " be negative.",
+        *_information(comparison),
         *_annealing(comparison),
     ]
+
+
+def _information(comparison: Comparison) -> list[str]:
+    """Return sentences about mutual information that only the number of images limits, or that was not measured."""
+    results = comparison.results
+    saturated = [r.variant for r in results if f"{INFORMATION}/saturated" in r.metrics and _is_saturated(r)]
+    missing = {r.variant: levels for r in results if (levels := unmeasured(r))}
+    notes = []
+    if saturated:
+        notes.append(
+            f"The mutual information of {join(saturated)} is saturated: within 0.5 nats of log N, the most that N"
+            " images can show, in at least one seed. evaluate.decompose.aggregate train takes the training images."
+        )
+    for variant, levels in missing.items():
+        notes.append(
+            f"The mutual information of {join([f'z{t}' for t in levels])} of {variant} is not measurable: its bounds"
+            " are no narrower than from 0 to that of all levels."
+        )
+    return notes
+
+
+def _is_saturated(result: Result) -> bool:
+    return result.metrics[f"{INFORMATION}/saturated"].mean > 0
+
+
+def unmeasured(result: Result) -> list[int]:
+    """Return the levels whose mutual information was asked for and left out, since its bounds say nothing."""
+    if INFORMATION not in result.metrics:
+        return []
+    ends = ("", "/lower")
+    levels = range(1, result.depth + 1)
+    return [t for t in levels if not any(f"{INFORMATION}/z{t}{end}" in result.metrics for end in ends)]
 
 
 def _annealing(comparison: Comparison) -> list[str]:

@@ -19,7 +19,20 @@ from pipeline.text import columns, terminal_width
 __all__ = ["overview", "table_text"]
 
 # Of table.csv; what is named without a level is shown with all of its levels.
-SHOWN = ("elbo", "reconstruction", "kl", "rate", "kl_up", "nll", "gap", "bpd", "bdmc/width", "active", "seconds")
+SHOWN = (
+    "elbo",
+    "reconstruction",
+    "kl",
+    "rate",
+    "kl_up",
+    "nll",
+    "gap",
+    "bpd",
+    "bdmc/width",
+    "informative",
+    "information",
+    "seconds",
+)
 
 
 def overview(study: Study) -> str:

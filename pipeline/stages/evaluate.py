@@ -131,7 +131,8 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     """Measure the bounds of a seed's model and its milestones, take the former apart, and draw the first seed's."""
     source, settings = study.train(variant) / f"seed-{seed}", study.params.evaluate
     model = checkpoint.load(source).to(launch.device())
-    measured = _bounds(settings, source, splits, test, seed, train=_seen(splits, settings, test, seed))
+    seen = _training_images(settings, splits, test, len(test), f"seen images {seed}")
+    measured = _bounds(settings, source, splits, test, seed, train=seen)
     bounds, values = measured.estimates, dict(measured.images)
     final = bounds | _taken_apart(settings, model, splits, test, seed)
     fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
@@ -208,15 +209,6 @@ def _bounds(
     return found
 
 
-def _seen(splits: data.Splits, settings: EvaluateParams, test: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return as many training images as there are test images, as training presents them."""
-    grey = torch.as_tensor(splits.train[: len(test)], device=test.device)
-    binarize = splits.binary and splits.binarization == "dynamic"
-    with seeded(settings.seed, f"seen images {seed}"):
-        presented = Presented(grey, splits.scale, binarize, splits.dequantized)
-        return presented.batch(torch.arange(len(grey), device=grey.device))
-
-
 def _table(values: dict[str, torch.Tensor], images: int) -> dict[str, Any]:
     """Return the columns of a model's table of images; what only the first images have is NaN after them."""
     columns: dict[str, Any] = {"image": range(images)}
@@ -234,17 +226,16 @@ def _taken_apart(
     stream = f"seed {seed}"
     if settings.decompose is None:
         return {}
-    parts = decompose(model, test, splits.scale, settings, settings.decompose, stream=stream).estimates
+    of_train = settings.decompose.aggregate == "train"
+    aggregate = _training_images(settings, splits, test, None, f"aggregate {stream}") if of_train else None
+    parts = decompose(
+        model, test, splits.scale, settings, settings.decompose, stream=stream, aggregate=aggregate
+    ).estimates
     if splits.factors:
         from pipeline.decompositions.factors import factor_scores  # it loads scikit-learn
 
         few = settings.decompose.factor_images
-        grey = torch.as_tensor(splits.train[:few], device=test.device)
-        presented = Presented(
-            grey, splits.scale, splits.binary and splits.binarization == "dynamic", splits.dequantized
-        )
-        with seeded(settings.seed, f"factor images {stream}"):
-            train = presented.batch(torch.arange(len(grey), device=grey.device))
+        train = _training_images(settings, splits, test, few, f"factor images {stream}")
         parts |= factor_scores(
             model,
             train,
@@ -257,6 +248,16 @@ def _taken_apart(
             stream=stream,
         )
     return parts
+
+
+def _training_images(
+    settings: EvaluateParams, splits: data.Splits, test: torch.Tensor, count: int | None, stream: str
+) -> torch.Tensor:
+    """Return the first `count` training images, or all, on the device of the test images, presented once."""
+    grey = torch.as_tensor(splits.train[:count], device=test.device)
+    presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic", splits.dequantized)
+    with seeded(settings.seed, stream):
+        return presented.batch(torch.arange(len(grey), device=grey.device))
 
 
 def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:
