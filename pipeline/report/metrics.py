@@ -6,7 +6,12 @@ import re
 
 __all__ = ["level", "term", "unit"]
 
-UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
+UNITS = {
+    "active": "units",
+    "bias_unmeasured": "terms",
+    "bpd": "bits/dim",
+    "seconds": "s",
+}  # of the metrics that are not in nats
 UNITS |= dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
 UNITS["acceptance"] = "share"
 LEVEL = re.compile(r"/(z\d+)(?=/|$)")
