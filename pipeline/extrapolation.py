@@ -29,7 +29,7 @@ __all__ = ["DOUBLINGS", "Extrapolation", "extrapolate", "halved_bounds"]
 
 DOUBLINGS = 4  # J: of k, up to k itself
 LARGEST_RATIO = 0.9  # of two successive rises, beyond which no limit is extrapolated
-NEGLIGIBLE = 1e-4  # nats; a smaller rise over all doublings needs no ratio
+NEGLIGIBLE = 0.005  # nats; a smaller rise over all doublings needs no ratio
 BLOCKS = 10  # of images, for the jackknife
 
 

@@ -284,6 +284,7 @@ SUMS = {
     "levels/gap",
     "gaps/elbo",
     "gaps/log_marginal",
+    "gap_unconverged",
     "bias_unmeasured",
 }
 ONE = SUMS | FLAT | MIXED | INFERENCE | ANNEALED | {"total_correlation", "dimension_kl"}

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from pipeline.decompositions.estimates import mean_over_images
-from pipeline.decompositions.gaps import gap_terms, refine
+from pipeline.decompositions.gaps import _rounds, gap_terms, measure_gaps, refine
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo
+from pipeline.progress import reporting
 from tests.linear_gaussian import Chain, Diagonal, best, chain, inferred, level_gaps
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -108,7 +109,7 @@ def test_refinement_starts_at_the_trained_posterior_and_leaves_it_alone() -> Non
 
     model.inference[0] = Learned()
     before = network.weight.clone()
-    untouched = refine(model, x, steps=0, draws=1, rate=0.1)
+    untouched = refine(model, x, steps=0, draws=1, rate=0.1).model
     torch.manual_seed(1)
     expected = elbo(model, x, 3).log_weight
     torch.manual_seed(1)
@@ -116,6 +117,54 @@ def test_refinement_starts_at_the_trained_posterior_and_leaves_it_alone() -> Non
     refine(model, x, steps=5, draws=2, rate=0.1)
     assert torch.equal(network.weight, before)
     assert network.weight.grad is None
+
+
+def far_off(linear: Chain, sigmas: float) -> HierarchicalVAE:
+    """Return the chain with the best diagonal q, its means of level 1 moved by so many of its sigmas."""
+    rungs = list(best(linear).inference)
+    first = rungs[0]
+    rungs[0] = Diagonal(first.weight, first.offset + sigmas * first.log_sigma.exp(), first.log_sigma.exp())
+    return HierarchicalVAE(linear.model.generative, rungs, "nearest").requires_grad_(False)
+
+
+@pytest.mark.parametrize("sigmas", [0.0, 6.0])
+def test_the_search_ends_where_the_bound_stops_rising(sigmas: float) -> None:
+    """From q itself, or 6 sigmas off, far fewer steps than allowed bring L(q*) within 0.01 nats of the best.
+
+    The search says so: the last doubling gained less than 0.01 nats. 100 steps cannot reach 6 sigmas.
+    """
+    linear = chain((3, 2), "nearest")
+    x = torch.randn(6, 3)
+    search = refine(far_off(linear, sigmas), x, steps=6400, draws=4, rate=0.1)
+    assert search.converged
+    assert search.steps <= (800 if sigmas else 160)
+    assert search.gain.mean() < 0.01
+    with torch.no_grad():
+        gap = linear.log_p(x) - elbo(search.model, x, 4000).log_weight
+    se = gap.mean(1).std().item() / 4000**0.5
+    assert abs(gap.mean().item() - diagonal_gap(linear)) < 4 * se + 0.01
+
+
+def test_a_search_that_is_cut_short_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """60 steps from 8 sigmas off leave nats of amortization in the approximation gap; the key and a line say so."""
+    linear = chain((3, 2), "nearest")
+    settings = {"draws": 16, "rate": 0.1, "k": 500, "level_draws": 10, "inner": 10}
+    with reporting("chain"):
+        terms = measure_gaps(far_off(linear, 8.0), torch.randn(6, 3), steps=60, **settings).estimates
+    assert terms["approximation_gap"].value > diagonal_gap(linear) + 0.5
+    assert terms["gap_unconverged"].value > 0.5
+    assert "chain: q* has not converged in 60 steps" in capsys.readouterr().out
+
+
+def test_rounds_double() -> None:
+    """Each round is twice as long as the one before, but for a remainder, and all together are what is allowed."""
+    assert _rounds(1000) == [32, 64, 128, 256, 520]
+    assert _rounds(100) == [33, 67]
+    assert _rounds(10) == [3, 7]
+    assert _rounds(2) == [2]
+    assert _rounds(0) == []
+    for steps in range(1, 2000):
+        assert sum(_rounds(steps)) == steps
 
 
 def test_only_diagonal_gaussians_are_refined() -> None:

@@ -17,9 +17,13 @@ log_scale = 0 is the trained q, where Adam starts. At the level drawn first this
 each example; at the others, how mu_t and sigma_t depend on the levels drawn before stays the network's, so that what
 that dependence lacks counts as approximation. The model is left as it is.
 
-Adam walks about rate * steps / 2 trained sigmas at most, which has to reach the best mean: from a q that was 8 sigmas
-off, 300 steps of 0.05 fell 0.2 nats short on a linear chain, 300 of 0.2 arrived. What it does not reach counts as
-approximation; the sum of both gaps is not touched by it.
+Adam climbs L(q*) in rounds, each from `rate` down a cosine and each of twice as many steps as the one before, along the
+gradient through the draws alone: the score of q, of mean 0, is left out (`pipeline.objectives.stopped`). What a round
+leaves is the noise of its steps, which falls as one over their number, so that a doubling gains about what it leaves.
+After each round L(q*) is measured at the same random numbers as before. The best q* is kept, and the first doubling
+that gains less than 0.01 nats is the last one. `gap_unconverged` is what the last doubling gained, on average over
+images. Where `steps` ended the search it says by how much the approximation gap may still be too large and the
+amortization gap too small, and a line is printed. The sum of both gaps is not touched by it.
 
 log p(x) is the log mean of 2k weights, half of them at draws from q and half at draws from q*, whose proposal is the
 mixture of both: w = p(x, z) / (q(z) / 2 + q*(z) / 2). Where the best diagonal q is narrower than the posterior its own
@@ -32,6 +36,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -42,14 +47,17 @@ from pipeline.decompositions.estimates import Measured, PerImage, of_draws
 from pipeline.decompositions.levels import level_terms, log_mean_exp
 from pipeline.evaluation import jackknife
 from pipeline.models import HierarchicalVAE
-from pipeline.objectives import elbo
-from pipeline.progress import watched
+from pipeline.objectives import elbo, stopped
+from pipeline.progress import note, watched
 from pipeline.training import SCHEDULES
 
 __all__ = ["gap_terms", "measure_gaps", "refine"]
 
 ROWS = 2000  # rows of one pass, draws times images
 BATCH = 50  # images of one batch
+FEWEST = 30  # steps of the first round, at least, where the others allow it
+CONVERGED = 0.01  # nats: the search ends after a doubling that gains less
+COMPARED = 1000  # draws of each image behind the gain of a doubling
 
 
 class _Refined(nn.Module):
@@ -78,10 +86,19 @@ class _Refined(nn.Module):
         return Independent(Normal(mean, q.stddev * scale, validate_args=False), 1, validate_args=False)
 
 
-def refine(
-    model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: int, draws: int, rate: float
-) -> HierarchicalVAE:
-    """Return the model with q* for the examples x: `steps` of Adam from `rate` down a cosine, `draws` each.
+@dataclass(frozen=True)
+class Search:
+    """The model with q*, and what the last doubling of a round's steps gained for each image, with its variance."""
+
+    model: HierarchicalVAE
+    gain: Float[Tensor, " batch"]
+    variance: Float[Tensor, " batch"]
+    steps: int
+    converged: bool
+
+
+def refine(model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: int, draws: int, rate: float) -> Search:
+    """Return the model with q* for the examples x, after `steps` of Adam at most, of `draws` each, from `rate`.
 
     Raises:
         TypeError: a posterior factor is not a diagonal Gaussian.
@@ -95,14 +112,50 @@ def refine(
     refined = HierarchicalVAE(model.generative, rungs, model.parents, model.direction)
     free = [tensor for rung in rungs for tensor in (rung.shift, rung.log_scale)]
     optimizer = torch.optim.Adam(free, lr=rate, betas=(0.9, 0.99))
-    for step in watched(range(steps), "inference gaps", "steps"):
-        optimizer.param_groups[0]["lr"] = rate * SCHEDULES["cosine"](step / steps)
-        optimizer.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            loss = -elbo(refined, x, draws).elbo.sum()
-        loss.backward(inputs=free)
-        optimizer.step()
-    return refined
+    seed = int(torch.randint(2**31, ()))
+    best = before = _bound(refined, x, seed)
+    kept = [tensor.detach().clone() for tensor in free]
+    gain, taken, converged = torch.zeros_like(best), 0, False
+    for number, length in enumerate(_rounds(steps)):
+        for step in watched(range(length), "inference gaps", "steps of a round"):
+            optimizer.param_groups[0]["lr"] = rate * SCHEDULES["cosine"](step / length)
+            optimizer.zero_grad(set_to_none=True)
+            with torch.enable_grad():
+                loss = -stopped(refined, x, draws).elbo.sum()
+            loss.backward(inputs=free)
+            optimizer.step()
+        taken, after = taken + length, _bound(refined, x, seed)
+        gain = after - before
+        converged = number > 0 and gain.mean().item() < CONVERGED
+        if after.mean() > best.mean():
+            best, kept = after, [tensor.detach().clone() for tensor in free]
+        if converged:
+            break
+        before = after
+    with torch.no_grad():
+        for tensor, value in zip(free, kept, strict=True):
+            tensor.copy_(value)
+    return Search(refined, gain.mean(0), gain.var(0) / len(gain), taken, converged)
+
+
+def _rounds(steps: int) -> list[int]:
+    """Return the numbers of steps of the rounds, each twice the one before, that make up `steps`."""
+    count = max(2, int(math.log2(steps / FEWEST + 1)))
+    first = steps // (2**count - 1)
+    if not first:
+        return [steps] if steps else []
+    lengths = [first * 2**number for number in range(count)]
+    return [*lengths[:-1], steps - sum(lengths[:-1])]
+
+
+@torch.no_grad()
+def _bound(model: HierarchicalVAE, x: Float[Tensor, "batch units"], seed: int) -> Float[Tensor, "draws batch"]:
+    """Return the log-weights of draws that depend on the seed and on q alone."""
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        per_pass = max(1, ROWS // len(x))
+        sizes = [min(per_pass, COMPARED - done) for done in range(0, COMPARED, per_pass)]
+        return torch.cat([elbo(model, x, size).log_weight for size in sizes])
 
 
 def measure_gaps(
@@ -134,10 +187,15 @@ def gap_terms(
 ) -> PerImage:
     """Return `approximation_gap`, `amortization_gap` and their sum `inference_gap` of each image, in nats.
 
-    `k` (at least 2) fresh draws stand behind each bound, all of them behind log p(x). The gaps by level have draws of
-    their own, `level_draws` and `inner` of them as in `level_terms`.
+    `inference_gap` is `gaps/log_marginal` less `gaps/elbo`, of the same images and draws. `k` (at least 2) fresh draws
+    stand behind each bound, all of them behind log p(x). The gaps by level have draws of their own, `level_draws` and
+    `inner` of them as in `level_terms`.
     """
-    refined = refine(model, x, steps=steps, draws=draws, rate=rate)
+    search = refine(model, x, steps=steps, draws=draws, rate=rate)
+    refined = search.model
+    if not search.converged:
+        gained = f"the last round of them gained {search.gain.mean():.3f} nats an image"
+        note(f"q* has not converged in {search.steps} steps: {gained}; raise evaluate.decompose.gap_steps")
     with torch.no_grad():
         trained, best, pooled = _weights(model, refined, x, k)
         log_p, error = evidence = log_mean_exp(pooled), jackknife(pooled)
@@ -152,6 +210,7 @@ def gap_terms(
         "approximation_gap": (log_p - after, above_best),
         "amortization_gap": (after - before, after_error + before_error),
         "inference_gap": (log_p - before, above_trained),
+        "gap_unconverged": (search.gain, search.variance),
         "gaps/elbo": (before, before_error),
         "gaps/log_marginal": (log_p, error),
     }

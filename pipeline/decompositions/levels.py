@@ -71,7 +71,11 @@ def measure_levels(
 
 
 def _biases(model: HierarchicalVAE, halved: Mapping[str, Tensor]) -> dict[str, Estimate]:
-    """Return `kl_up_bias/`, `gap_bias/` where they are measurable, and how many are not."""
+    """Return `kl_up_bias/`, `gap_bias/` where they are measurable, and how many are not.
+
+    Standard errors are over the draws, the images held fixed; the part that log p(x) itself lacks has one group of
+    draws an image, and its error is over images.
+    """
     lacks = {key: extrapolate(bounds) for key, bounds in halved.items()}
     exact = Extrapolation(0.0, 0.0, 0.0, 0.0, 0.0, measurable=True)
     results, missing = {}, []

@@ -9,6 +9,7 @@ __all__ = ["level", "term", "unit"]
 UNITS = {
     "active": "units",
     "informative": "units",
+    "bias_unmeasured": "terms",
     "bpd": "bits/dim",
     "seconds": "s",
 }  # of the metrics that are not in nats

@@ -18,10 +18,13 @@ PROTOCOL = {"data": "data set", "images": "test images", "draws": "draws per ima
 TERMS = {  # of the table of terms: what their names begin with
     "the weights behind nll": ("ess/", "khat/", "nll/"),
     "training images less test images": ("generalization/",),
-    "by level": ("rate/", "kl_down/", "kl_up/", "kl_up_bias/", "gap/", "gap_bias/", "log_marginal/", "width/"),
+    "by level": (
+        *("rate/", "kl_down/", "levels/", "kl_up/", "kl_up_bias/", "gap/", "gap_bias/", "bias_unmeasured"),
+        *("log_marginal/", "width/"),
+    ),
     "bounds by annealing": ("ais", "bdmc/"),
     "over the data set": ("mutual_information", "marginal_kl", "total_correlation", "dimension_kl"),
-    "inference": ("approximation_gap", "amortization_gap", "inference_gap"),
+    "inference": ("gaps/", "inference_gap", "approximation_gap", "amortization_gap", "gap_unconverged"),
     "factors": ("probe/z", "mig/", "dci_disentanglement/", "dci_completeness/", "dci_informativeness/"),
 }
 
