@@ -200,6 +200,7 @@ PARAMS = EvaluateParams(
     precision="float32",
     seed=0,
     decompose=None,
+    outliers=None,
 )
 FEW = DecomposeParams(
     level_images=6,

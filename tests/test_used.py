@@ -25,7 +25,7 @@ ALWAYS = {
     "train": "objective draws epochs batch_size learning_rate schedule adam_beta1 adam_beta2 adam_eps"
     " adam_second_moment gradient clip precision shuffle ema patience keep seeds",
     "sweep": "space",
-    "evaluate": "draws k active_draws active_threshold precision seed",
+    "evaluate": "draws k active_draws active_threshold precision outliers seed",
     "evaluate.decompose": "level_images level_draws simulated queries gap_images gap_steps gap_draws gap_rate"
     " ais_images ais_chains ais_temperatures ais_leapfrog",
     "report": "confidence images published",

@@ -8,7 +8,7 @@ __all__ = ["level", "term", "unit"]
 
 UNITS = {"active": "units", "bpd": "bits/dim", "seconds": "s"}  # of the metrics that are not in nats
 UNITS |= dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
-UNITS |= {"acceptance": "share", "from_posterior": "share", "temperatures": "count"}
+UNITS |= {"acceptance": "share", "from_posterior": "share", "outlier_auroc": "share", "temperatures": "count"}
 LEVEL = re.compile(r"/(z\d+)(?=/|$)")
 
 

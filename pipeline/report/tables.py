@@ -17,6 +17,7 @@ TERMS = {  # of the table of terms: what their names begin with
     "by level": ("rate/", "kl_down/", "kl_up/", "kl_up_bias/", "gap/", "gap_bias/", "log_marginal/", "width/"),
     "bounds by annealing": ("ais", "bdmc/"),
     "over the data set": ("mutual_information", "marginal_kl", "total_correlation", "dimension_kl"),
+    "images from elsewhere": ("outlier_auroc/",),
     "inference": ("approximation_gap", "amortization_gap", "inference_gap"),
     "factors": ("probe/z", "mig/", "dci_disentanglement/", "dci_completeness/", "dci_informativeness/"),
 }
