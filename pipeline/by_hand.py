@@ -99,6 +99,8 @@ def bring_data(study: Study) -> None:
     with locked(study.locks / "data"):
         try:
             data.load(study.data)
+            if study.params.outliers is not None:
+                data.load(study.outliers)
         except InputError:
             _fetch(study)
 

@@ -80,6 +80,11 @@ class Study:
         """The splits."""
         return self.out / "data"
 
+    @property
+    def outliers(self) -> Path:
+        """The splits of the data set that images from elsewhere are taken from (`evaluate.outliers`)."""
+        return self.out / "outliers"
+
     def sweep(self, variant: str) -> Path:
         """The sweep's outputs."""
         return self.out / "sweep" / variant
@@ -191,7 +196,7 @@ class Study:
         """Put what else belongs to a study into its folder."""
         copy = folder / "dvc.yaml"
         if not pipeline:
-            write_text(folder / ".gitignore", "/raw\n/data\n/train\n")  # what DVC would keep out of git
+            write_text(folder / ".gitignore", "/raw\n/data\n/outliers\n/train\n")  # what DVC would keep out of git
         elif copy.is_symlink() or not copy.exists():
             copy_pipeline(root, folder)
 

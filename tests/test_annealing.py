@@ -382,7 +382,7 @@ def test_chains_of_given_and_of_simulated_images_draw_from_different_streams(mon
     streams, seeded = [], module.seeded
     monkeypatch.setattr(module, "seeded", lambda seed, stream: streams.append(stream) or seeded(seed, stream))
     annealed(bent((2,)), torch.rand(2, 6).round(), settings(temperatures=4, chains=2, leapfrog=1), simulated=2, draws=4)
-    assert len(streams) == len(set(streams)) == 4  # two starts, a doubling, and the simulated images
+    assert len(streams) == len(set(streams)) == 5  # two starts, a doubling, new chains, simulated images
 
 
 def test_temperatures_are_doubled_until_the_bound_stands_still() -> None:

@@ -249,6 +249,7 @@ PARAMS = EvaluateParams(
     precision="float32",
     seed=0,
     decompose=None,
+    outliers=None,
 )
 FEW = DecomposeParams(
     level_images=6,

@@ -102,6 +102,7 @@ def evaluation(draws: int, *k: int) -> EvaluateParams:
         milestone_draws=2,
         precision="float32",
         decompose=None,
+        outliers=None,
         seed=0,
     )
 

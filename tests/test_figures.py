@@ -208,3 +208,14 @@ def test_no_global_state_is_touched():
         "figures.png(figures.samples(np.ones((3, 8, 8)), 'draws')); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_milestones_are_labelled_by_their_draws() -> None:
+    """The axis names the bound that was measured, the legend published numbers by their own names, the caption both."""
+    nll = {"a": {4: (30.0, 1.0), 13: (25.0, None)}}
+    figure = figures.milestones(nll, {"a": {"paper, -L_5000": 23.0}}, 500)
+    assert figure.axes[0].get_ylabel() == "$-L_{500}$ (nats per example)"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "published: paper, -L_5000"]
+    written = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    assert "more draws than 500 give a lower number" in written

@@ -225,6 +225,7 @@ def test_a_ladder_trains_and_its_divergences_are_evaluated() -> None:
         milestone_draws=20,
         precision="float32",
         decompose=None,
+        outliers=None,
         seed=0,
     )
     results = evaluate(built, torch.tensor(data.test), 255, params, discrete=True).estimates

@@ -26,7 +26,7 @@ ALWAYS = {
     " adam_second_moment gradient clip precision shuffle ema patience keep seeds",
     "sweep": "space",
     "compare": "match",
-    "evaluate": "draws k active_draws active_threshold milestone_draws precision seed",
+    "evaluate": "draws k active_draws active_threshold milestone_draws precision outliers seed",
     "evaluate.decompose": "level_images level_draws simulated queries aggregate gap_images gap_steps gap_draws gap_rate"
     " ais_images ais_chains ais_temperatures ais_leapfrog",
     "report": "confidence images published",

@@ -90,18 +90,22 @@ class Sandwich:
 
 @torch.no_grad()
 def sandwich(
-    model: HierarchicalVAE, data: Float[Tensor, "batch units"] | int, settings: Settings | None = None
+    model: HierarchicalVAE,
+    data: Float[Tensor, "batch units"] | int,
+    settings: Settings | None = None,
+    *,
+    stream: str = "",
 ) -> Sandwich:
     """Bound log p(x) of the examples given, from below; or of as many simulated examples, from both sides.
 
     The examples, and the chains, are taken in passes of bounded memory. The caller's random state is left alone.
-    Chains of given and of simulated examples, of another start or another number of temperatures draw from different
-    streams, so that their errors are independent.
+    Chains of given and of simulated examples, of another start, another number of temperatures or another `stream` draw
+    different random numbers, so that their errors are independent.
     """
     keep_freed()
     settings = settings or Settings()
     kind = "simulated" if isinstance(data, int) else "given"
-    with seeded(settings.seed, f"annealing {kind} {settings.start} {settings.temperatures}"):
+    with seeded(settings.seed, f"annealing {stream} {kind} {settings.start} {settings.temperatures}"):
         x, eps = simulate(model, data) if isinstance(data, int) else (data, None)
         per_pass = max(1, ROWS // settings.chains)
         starts = [None] * len(x) if eps is None else eps.split(per_pass)

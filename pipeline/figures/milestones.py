@@ -17,17 +17,18 @@ MARKERS = ("D", "s", "^", "v")
 
 
 def milestones(
-    nll: Mapping[str, Mapping[int, tuple[float, float | None]]], published: Mapping[str, Mapping[str, float]]
+    nll: Mapping[str, Mapping[int, tuple[float, float | None]]], published: Mapping[str, Mapping[str, float]], k: int
 ) -> Figure:
-    """Show the test nll by epoch, in nats; `nll` holds by variant and epoch the mean and half width of its interval.
+    """Show minus the test bound L_k by epoch, in nats; `nll` holds by variant and epoch its mean and half interval.
 
     Published numbers, by variant and source, stand on the right, in the colour of their variant.
     """
     sources = list(dict.fromkeys(source for variant in nll for source in published.get(variant, {})))
-    caption = "Negative log-likelihood of the test set (lower is better) at the weights of some epochs of one training"
-    caption += ", means over seeds with their intervals."
+    caption = f"Minus the bound $L_{{{k}}}$ of the test set (lower is better) at the weights of some epochs of one"
+    caption += " training, means over seeds with their intervals."
     if sources:
-        caption += " On the right: published numbers of the same model and objective, after their whole schedule."
+        caption += " On the right: published numbers of the same model and objective, after their whole schedule and by"
+        caption += f" as many draws as their names say: more draws than {k} give a lower number for the same model."
     figure = blank(9.6, 4.8, "How far training has come", caption)
     axes = figure.subplots()
     epochs = sorted({epoch for variant in nll.values() for epoch in variant})
@@ -40,14 +41,23 @@ def milestones(
             if source in published.get(variant, {}):
                 x = epochs[-1] * 1.5 * 1.25**place
                 axes.plot(x, published[variant][source], MARKERS[place % len(MARKERS)], color=tone, mfc="white", ms=7)
-    plain(axes, "", "epochs (log scale)", "NLL (nats per example)")
+    plain(axes, "", "epochs (log scale)", f"$-L_{{{k}}}$ (nats per example)")
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(epochs, [str(epoch) for epoch in epochs])
     handles = [line(variant, colour(variant, nll), ls=styles[variant]) for variant in nll]
     handles += [
-        Line2D([], [], ls="", marker=MARKERS[place % len(MARKERS)], color=GREY, mfc="white", ms=7, label=source)
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker=MARKERS[place % len(MARKERS)],
+            color=GREY,
+            mfc="white",
+            ms=7,
+            label=f"published: {source}",
+        )
         for place, source in enumerate(sources)
     ]
     figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)

@@ -157,6 +157,19 @@ class HierarchicalVAE(nn.Module):
         """Return the factors of (19) at the nodes z: p(x | .), p(z_1 | .), ..., p(z_T)."""
         return [rung(*self._parents(z[t + 1 :])) for t, rung in enumerate(self.generative)]
 
+    def redraw(self, z: Sequence[Float[Tensor, "_ batch _"]], highest: int) -> list[Float[Tensor, "_ batch _"]]:
+        """Return the nodes z = [x, z_1, ..., z_T] with z_1, ..., z_highest drawn anew from p, given the levels above.
+
+        Raises:
+            ValueError: no level is above `highest`.
+        """
+        if not 0 <= highest < self.depth:
+            raise ValueError(f"levels 1 to {highest} cannot be drawn given levels above, of {self.depth} levels")
+        nodes = list(z)
+        for t in range(highest, 0, -1):
+            nodes[t] = self.generative[t](*self._parents(nodes[t + 1 :])).sample()
+        return nodes
+
     def sample(self, count: int) -> list[Float[Tensor, "count _"]]:
         """Draw `count` times from (19), top level first; return the nodes [x, z_1, ..., z_T]."""
         z: list[Tensor] = []

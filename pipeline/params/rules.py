@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.errors import InputError
 from pipeline.params.sections import DataParams, ModelParams
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "check_outliers"]
 
 
 def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
@@ -53,3 +53,19 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
         )
     if model.inference == "top_down" and not all(model.hidden):
         raise InputError(f"{where}model.hidden: inference top_down needs a hidden layer in every rung")
+
+
+def check_outliers(outliers: DataParams | None, data: DataParams) -> None:
+    """Raise `InputError` if images from elsewhere are those of the study's own data, or of other pixels."""
+    if outliers is None:
+        return
+    if outliers.name == data.name:
+        raise InputError(
+            f"evaluate.outliers.data: '{outliers.name}' given, which is data.name; allowed: shuffled or another set"
+        )
+    if (outliers.binary, outliers.levels) != (data.binary, data.levels):
+        kinds = [f"{each.levels} grey levels" for each in (outliers, data)]
+        raise InputError(
+            f"evaluate.outliers.data: '{outliers.name}' has {kinds[0]} here, {data.name} has {kinds[1]}; allowed:"
+            " shuffled or a data set of as many"
+        )

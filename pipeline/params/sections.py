@@ -20,6 +20,7 @@ __all__ = [
     "DecomposeParams",
     "EvaluateParams",
     "ModelParams",
+    "OutlierParams",
     "ReportParams",
     "SweepParams",
     "TrainParams",
@@ -34,6 +35,17 @@ Several = Annotated[int, Field(ge=2, le=MOST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nonnegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Width = Annotated[int, Field(ge=1, le=65536)]
+
+DataName = Literal[
+    "digits",
+    "cave",
+    "mnist",
+    "fashion_mnist",
+    "binarized_mnist",
+    "omniglot",
+    "caltech101_silhouettes",
+    "frey_face",
+]
 
 PROBABILITY = "probability"
 DENSITY = "density of pixels scaled to [0, 1]"
@@ -68,16 +80,7 @@ def published_binary(name: str, grey: bool) -> bool:
 class DataParams(Strict):
     """Which images, how split, how binarized."""
 
-    name: Literal[
-        "digits",
-        "cave",
-        "mnist",
-        "fashion_mnist",
-        "binarized_mnist",
-        "omniglot",
-        "caltech101_silhouettes",
-        "frey_face",
-    ]
+    name: DataName
     protocol: Literal["auto", "stratified", "standard", "burda", "static", "published"]
     binarization: Literal["dynamic", "static", "none"]
     dequantization: Literal["none", "uniform"]
@@ -239,6 +242,14 @@ class DecomposeParams(Strict):
     factor_draws: Several
 
 
+class OutlierParams(Strict):
+    """Images from elsewhere that the test set is told apart from; the first of their test set are taken."""
+
+    data: Literal["shuffled"] | DataName
+    images: Several
+    draws: Several
+
+
 class EvaluateParams(Strict):
     """How precisely the test bounds are measured."""
 
@@ -249,6 +260,7 @@ class EvaluateParams(Strict):
     milestone_draws: Several
     precision: Literal["float32", "bfloat16"]
     decompose: DecomposeParams | None
+    outliers: OutlierParams | None
     seed: Seed
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from pipeline.errors import InputError, nearest
 from pipeline.params.explain import explain
 from pipeline.params.metric import check_metric
 from pipeline.params.ranges import Choices, Range, Strict
-from pipeline.params.rules import check_model
+from pipeline.params.rules import check_model, check_outliers
 from pipeline.params.sections import (
     CompareParams,
     DataParams,
@@ -90,6 +90,10 @@ class Params(Strict):
                 if path.split(".")[0] not in ("train", "sweep", "evaluate"):
                     raise InputError(f"budgets.{name}: {path}: a budget sets paths in train, sweep and evaluate")
             worked[name] = self.override(overrides, f"budgets.{name}")
+            if worked[name].evaluate.outliers != self.evaluate.outliers:
+                raise InputError(
+                    f"budgets.{name}: evaluate.outliers: a budget does not set it, because data are fetched for it"
+                )
         if self.budget not in worked:
             hint = nearest(self.budget, worked)
             raise InputError(f"budget: '{self.budget}' given; allowed: {', '.join(worked)}{hint}")
@@ -132,6 +136,14 @@ class Params(Strict):
             )
         return self.override(self.variants[name], f"variants.{name}")
 
+    @property
+    def outliers(self) -> DataParams | None:
+        """The data set that images from elsewhere are taken from; None where there are none, or they are shuffled."""
+        wanted = self.evaluate.outliers
+        if wanted is None or wanted.data == "shuffled":
+            return None
+        return self.data.model_copy(update={"name": wanted.data, "protocol": "auto"})
+
     def space(self, variant: str) -> dict[str, Range | Choices]:
         """Return what is swept for a variant: the space less what it fixes, `model.widths` fixing depth and units."""
         fixed = set(self.variants.get(variant, {}))
@@ -164,6 +176,7 @@ class Params(Strict):
                     )
             variant = self.variant(name)
             check_model(variant.model, variant.data, f"variants.{name}: ")
+        check_outliers(self.outliers, self.data)
         for name in self.report.published:
             if name not in self.variants:
                 raise InputError(

@@ -108,7 +108,9 @@ def _draw_bounds(study: Study, comparison: Comparison, group: list[Result], reac
         if variant in variants
     }
     if nll:
-        drawings["milestones"] = figures.milestones(nll, study.params.report.published)
+        drawings["milestones"] = figures.milestones(
+            nll, study.params.report.published, study.params.evaluate.milestone_draws
+        )
     means, error = _means(comparison)
     return drawings | _decompositions({variant: means[variant] for variant in variants}, error, BOUNDS)
 

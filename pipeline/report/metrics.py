@@ -22,7 +22,7 @@ UNITS |= {
     "khat": "shape",
     "believed": "0 or 1",
 }
-UNITS |= {"from_posterior": "share", "temperatures": "count"}
+UNITS |= {"from_posterior": "share", "outlier_auroc": "share", "temperatures": "count"}
 LEVEL = re.compile(r"/(z\d+)(?=/|$)")
 
 

@@ -24,6 +24,7 @@ TERMS = {  # of the table of terms: what their names begin with
     ),
     "bounds by annealing": ("ais", "bdmc/"),
     "over the data set": ("mutual_information", "marginal_kl", "total_correlation", "dimension_kl"),
+    "images from elsewhere": ("outlier_auroc/",),
     "inference": ("gaps/", "inference_gap", "approximation_gap", "amortization_gap", "gap_unconverged"),
     "factors": ("probe/z", "mig/", "dci_disentanglement/", "dci_completeness/", "dci_informativeness/"),
 }

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from pipeline import annealing, checkpoint, data, figures, launch, tracking
-from pipeline.decompositions import anneal, decompose
+from pipeline.decompositions import anneal, decompose, outliers
 from pipeline.errors import guarded
 from pipeline.evaluation import Estimate, Measured, bits_per_dimension, evaluate
 from pipeline.files import alone, locked, read_json, write_csv, write_json, write_parquet
 from pipeline.images import Presented, frozen, images
 from pipeline.models import HierarchicalVAE
-from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, digest
+from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, OutlierParams, digest
 from pipeline.progress import reporting
 from pipeline.study import Study
 from pipeline.text import bias
@@ -135,6 +135,8 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     measured = _bounds(settings, source, splits, test, seed, train=seen)
     bounds, values = measured.estimates, dict(measured.images)
     final = bounds | _taken_apart(settings, model, splits, test, seed)
+    if settings.outliers is not None:
+        final |= _outliers(study, settings.outliers, model, splits, test, seed)
     fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
     # The weights that are kept may be a milestone's, measured with as many draws.
     known = read_json(source / "model.json", "best_epoch")["best_epoch"] if fewer.draws == settings.draws else None
@@ -258,6 +260,30 @@ def _training_images(
     presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic", splits.dequantized)
     with seeded(settings.seed, stream):
         return presented.batch(torch.arange(len(grey), device=grey.device))
+
+
+def _outliers(
+    study: Study,
+    settings: OutlierParams,
+    model: HierarchicalVAE,
+    splits: data.Splits,
+    test: torch.Tensor,
+    seed: int,
+) -> dict[str, Estimate]:
+    """Measure how well each level tells the test set from images from elsewhere."""
+    if settings.data == "shuffled":
+        others = outliers.shuffled(test[: settings.images], study.params.evaluate.seed)
+    else:
+        elsewhere = data.load(study.outliers)
+        others = torch.as_tensor(elsewhere.test[: settings.images], device=test.device)
+        if elsewhere.dequantized:
+            others = frozen(others, elsewhere.scale, f"{elsewhere.digest}/test")
+    # Data sets of equal grey levels may be stored to different scales: 1 or 255 of binary pixels.
+    scale = splits.scale if settings.data == "shuffled" else elsewhere.scale
+    with seeded(study.params.evaluate.seed, f"outliers seed {seed}"):
+        own = outliers.scores(model, images(test[: settings.images], splits.scale), settings.draws)
+        other = outliers.scores(model, images(others, scale), settings.draws)
+    return outliers.outliers(own, other)
 
 
 def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:

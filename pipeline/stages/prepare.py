@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from pipeline import data
-from pipeline.errors import guarded
+from pipeline.errors import InputError, guarded
+from pipeline.files import write_json
 from pipeline.progress import reporting
 from pipeline.study import Study
 
@@ -13,7 +15,7 @@ __all__ = ["run"]
 
 
 def run(study: Study) -> None:
-    """Split and say what came out."""
+    """Split, say what came out, and prepare the data set of `evaluate.outliers` in a folder of its own."""
     with reporting(f"{study.params.data.name}: prepare"):
         splits = data.prepare(study.params.data, study.raw, study.data)
     height, width = splits.shape
@@ -21,6 +23,24 @@ def run(study: Study) -> None:
         f"{splits.name}: {len(splits.train)} / {len(splits.valid)} / {len(splits.test)} images of {height} x {width}"
         f" (protocol {splits.protocol}, binarization {splits.binarization})"
     )
+    _outliers(study, splits)
+
+
+def _outliers(study: Study, splits: data.Splits) -> None:
+    """Prepare images from elsewhere; DVC wants the folder also where there are none, and they then have no file."""
+    shutil.rmtree(study.outliers, ignore_errors=True)
+    if study.params.outliers is None:
+        write_json(study.outliers / "none.json", {})
+        return
+    with reporting(f"{study.params.outliers.name}: prepare"):
+        other = data.prepare(study.params.outliers, study.raw / "outliers", study.outliers)
+    if other.shape != splits.shape:
+        shapes = [" x ".join(map(str, each.shape)) for each in (other, splits)]
+        raise InputError(
+            f"evaluate.outliers.data: images of {other.name} are {shapes[0]}, those of {splits.name} {shapes[1]};"
+            " allowed: shuffled or a data set of one shape"
+        )
+    print(f"{other.name}: {len(other.test)} test images from elsewhere (evaluate.outliers)")
 
 
 if __name__ == "__main__":
