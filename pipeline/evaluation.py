@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -78,10 +78,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Measured:
-    """Estimates by key, and the values of the images that some of them are means of."""
+    """Estimates by key, and the values of the images that some of them are means of.
+
+    The images of a key are the first of the test set, as many as its tensor has.
+    """
 
     estimates: dict[str, Estimate]
-    images: dict[str, Float[Tensor, " images"]]
+    images: dict[str, Tensor] = field(default_factory=dict)
+
+    def __or__(self, other: Measured) -> Measured:
+        """Return what both have; a key of both is that of `other`."""
+        return Measured(self.estimates | other.estimates, self.images | other.images)
 
 
 @torch.no_grad()

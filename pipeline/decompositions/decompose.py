@@ -19,11 +19,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pipeline import annealing
-from pipeline.decompositions.estimates import Measured
 from pipeline.decompositions.gaps import measure_gaps
 from pipeline.decompositions.levels import measure_levels, sandwich
 from pipeline.decompositions.surgery import surgery
-from pipeline.evaluation import Estimate
+from pipeline.evaluation import Estimate, Measured
 from pipeline.images import images
 from pipeline.models import HierarchicalVAE
 from pipeline.params import DecomposeParams, EvaluateParams, digest

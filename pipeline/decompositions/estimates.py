@@ -9,38 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from pipeline.evaluation import Estimate
+from pipeline.evaluation import Estimate, Measured
 
-__all__ = ["Measured", "PerImage", "mean_over_images", "of_draws"]
+__all__ = ["PerImage", "mean_over_images", "of_batches", "of_draws"]
 
 PerImage = dict[str, tuple[Tensor, Tensor | None]]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Estimates by key, and by key the values of single images, [n], of those that are means over images.
-
-    The images of a key are the first n of the test set, n depending on the key.
-    """
-
-    estimates: dict[str, Estimate]
-    images: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of_batches(cls, parts: Sequence[PerImage]) -> Measured:
-        """Return the values of all batches of images, one after another, and their means."""
-        return cls(
-            mean_over_images(parts), {name: torch.cat([part[name][0] for part in parts]).cpu() for name in parts[0]}
-        )
-
-    def __or__(self, other: Measured) -> Measured:
-        """Return what both have; a key of both is that of `other`."""
-        return Measured(self.estimates | other.estimates, self.images | other.images)
+def of_batches(parts: Sequence[PerImage]) -> Measured:
+    """Return the values of all batches of images, one after another, and their means."""
+    return Measured(
+        mean_over_images(parts), {name: torch.cat([part[name][0] for part in parts]).cpu() for name in parts[0]}
+    )
 
 
 def of_draws(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,9 +43,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from pipeline.decompositions.estimates import Measured, PerImage, of_draws
+from pipeline.decompositions.estimates import PerImage, of_batches, of_draws
 from pipeline.decompositions.levels import level_terms, log_mean_exp
-from pipeline.evaluation import jackknife
+from pipeline.evaluation import Measured, jackknife
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, stopped
 from pipeline.progress import note, watched
@@ -171,7 +171,7 @@ def measure_gaps(
 ) -> Measured:
     """Return every term of `gap_terms` over all images."""
     settings = {"steps": steps, "draws": draws, "k": k, "level_draws": level_draws, "inner": inner}
-    return Measured.of_batches([gap_terms(model, batch, rate=rate, **settings) for batch in x.split(BATCH)])
+    return of_batches([gap_terms(model, batch, rate=rate, **settings) for batch in x.split(BATCH)])
 
 
 def gap_terms(

@@ -43,8 +43,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.decompositions.estimates import Measured, PerImage, mean_over_images, of_draws
-from pipeline.evaluation import Estimate, jackknife
+from pipeline.decompositions.estimates import PerImage, mean_over_images, of_batches, of_draws
+from pipeline.evaluation import Estimate, Measured, jackknife
 from pipeline.extrapolation import Extrapolation, extrapolate, halved_bounds
 from pipeline.models import HierarchicalVAE
 from pipeline.progress import note, watched
@@ -67,7 +67,7 @@ def measure_levels(
     """Return every term of `level_terms` with its bias, over all images."""
     batches = [level_terms(model, batch, draws=draws, inner=inner, outer=outer) for batch in x.split(BATCH)]
     halved = {key: torch.cat([bounds[key] for _, bounds in batches], dim=-1) for key in batches[0][1]}
-    return Measured.of_batches([terms for terms, _ in batches]) | Measured(_biases(model, halved))
+    return of_batches([terms for terms, _ in batches]) | Measured(_biases(model, halved))
 
 
 def _biases(model: HierarchicalVAE, halved: Mapping[str, Tensor]) -> dict[str, Estimate]:

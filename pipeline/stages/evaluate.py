@@ -133,10 +133,10 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     model = checkpoint.load(source).to(launch.device())
     seen = _training_images(settings, splits, test, len(test), f"seen images {seed}")
     measured = _bounds(settings, source, splits, test, seed, train=seen)
-    bounds, values = measured.estimates, dict(measured.images)
-    final = bounds | _taken_apart(settings, model, splits, test, seed)
+    bounds = {name: value for name, value in measured.estimates.items() if not name.startswith("generalization/")}
+    measured |= _taken_apart(settings, model, splits, test, seed)
     if settings.outliers is not None:
-        final |= _outliers(study, settings.outliers, model, splits, test, seed)
+        measured |= _outliers(study, settings.outliers, model, splits, test, seed)
     fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
     # The weights that are kept may be a milestone's, measured with as many draws.
     known = read_json(source / "model.json", "best_epoch")["best_epoch"] if fewer.draws == settings.draws else None
@@ -144,11 +144,11 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
         epoch: bounds if epoch == known else _bounds(fewer, path, splits, test, seed).estimates
         for epoch, path in _milestones(source).items()
     }
-    write_parquet(study.evaluate(variant) / f"seed-{seed}.parquet", _table(values, len(test)))
+    write_parquet(study.evaluate(variant) / f"seed-{seed}.parquet", _table(measured.images, len(test)))
     if seed == study.params.train.seeds[0]:
         _draw(study, variant, model, splits, test)
     then = {epoch: {key: asdict(estimate) for key, estimate in found.items()} for epoch, found in milestones.items()}
-    return {"final": {key: asdict(estimate) for key, estimate in final.items()}, "milestones": then}
+    return {"final": {key: asdict(estimate) for key, estimate in measured.estimates.items()}, "milestones": then}
 
 
 def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: dict[str, Any], seconds: float) -> None:
@@ -223,22 +223,20 @@ def _table(values: dict[str, torch.Tensor], images: int) -> dict[str, Any]:
 
 def _taken_apart(
     settings: EvaluateParams, model: HierarchicalVAE, splits: data.Splits, test: torch.Tensor, seed: int
-) -> dict[str, Estimate]:
+) -> Measured:
     """Take the bound apart, if wanted, and ask what each level knows of the factors, where those are known."""
     stream = f"seed {seed}"
     if settings.decompose is None:
-        return {}
+        return Measured({})
     of_train = settings.decompose.aggregate == "train"
     aggregate = _training_images(settings, splits, test, None, f"aggregate {stream}") if of_train else None
-    parts = decompose(
-        model, test, splits.scale, settings, settings.decompose, stream=stream, aggregate=aggregate
-    ).estimates
+    parts = decompose(model, test, splits.scale, settings, settings.decompose, stream=stream, aggregate=aggregate)
     if splits.factors:
         from pipeline.decompositions.factors import factor_scores  # it loads scikit-learn
 
         few = settings.decompose.factor_images
         train = _training_images(settings, splits, test, few, f"factor images {stream}")
-        parts |= factor_scores(
+        scores = factor_scores(
             model,
             train,
             splits.factors["train"][:few],
@@ -249,6 +247,7 @@ def _taken_apart(
             seed=settings.seed,
             stream=stream,
         )
+        parts |= Measured(scores)
     return parts
 
 
@@ -269,7 +268,7 @@ def _outliers(
     splits: data.Splits,
     test: torch.Tensor,
     seed: int,
-) -> dict[str, Estimate]:
+) -> Measured:
     """Measure how well each level tells the test set from images from elsewhere."""
     if settings.data == "shuffled":
         others = outliers.shuffled(test[: settings.images], study.params.evaluate.seed)
@@ -283,7 +282,7 @@ def _outliers(
     with seeded(study.params.evaluate.seed, f"outliers seed {seed}"):
         own = outliers.scores(model, images(test[: settings.images], splits.scale), settings.draws)
         other = outliers.scores(model, images(others, scale), settings.draws)
-    return outliers.outliers(own, other)
+    return Measured(outliers.outliers(own, other), {f"outlier_score/{name}": score for name, score in own.items()})
 
 
 def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:
