@@ -26,7 +26,7 @@ from pipeline.annealing import Settings
 from pipeline.annealing import sandwich as annealed
 from pipeline.decompositions.estimates import mean_over_images, of_draws
 from pipeline.decompositions.gaps import gap_terms
-from pipeline.decompositions.levels import level_terms
+from pipeline.decompositions.levels import level_terms, measure_levels
 from pipeline.decompositions.surgery import surgery
 from pipeline.distributions import StandardNormal
 from pipeline.evaluation import Estimate, evaluate
@@ -498,8 +498,10 @@ def test_the_approximation_gap_has_a_closed_form(case: int, depth: int) -> None:
 def test_both_gaps_are_measured(depth: int) -> None:
     """From a q that is off by 0.2 sigmas or so, `gap_terms` finds each gap within 4 errors and 0.01 nats.
 
-    The standard errors are below 0.02 nats; 0.01 nats are what the optimizer may leave. The chain is the first one
-    whose approximation gap is between 0.02 and 0.4 nats: at far larger ones no 12,000 draws give log p(x).
+    The standard errors are below 0.02 nats; 0.01 nats are what the optimizer may leave. Of one level the inner bounds
+    leave their bias as well, which `kl_up_bias` measures: 0.04 nats at level 1 of the chain of depth 5. The chain is
+    the first one whose approximation gap is between 0.02 and 0.4 nats: at far larger ones no 12,000 draws give
+    log p(x).
     """
     drawn = (chain(random_widths(depth, case, 2), "nearest") for case in count())
     linear = next(each for each in drawn if 0.02 < level_gaps(each).sum() < 0.4)
@@ -525,9 +527,11 @@ def test_both_gaps_are_measured(depth: int) -> None:
     trained = Exact(linear, model, x).gaps.mean(1)
     for t, least in enumerate(level_gaps(linear), start=1):
         expected |= {f"approximation_gap/z{t}": least.item(), f"amortization_gap/z{t}": (trained[t - 1] - least).item()}
+    measured = measure_levels(model, x, draws=50, inner=200, outer=2).estimates
     for name, value in expected.items():
+        bias = abs(measured[f"kl_up_bias/{name.split('/')[1]}"].value) if name.startswith("amortization_gap/") else 0.0
         assert terms[name].se < (0.06 if "/" in name else 0.02), name
-        assert abs(terms[name].value - value) < 4 * terms[name].se + 0.01, name
+        assert abs(terms[name].value - value) < 4 * terms[name].se + bias + 0.01, name
 
 
 # --- Annealed importance sampling
