@@ -37,6 +37,7 @@ def evaluate_params(**changes: Any) -> EvaluateParams:
         "precision": "float32",
         "seed": 0,
         "decompose": None,
+        "outliers": None,
     }
     return EvaluateParams(**settings | changes)
 

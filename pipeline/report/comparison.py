@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["COMPARED", "Comparison", "Result", "build", "join"]
 
 COMPARED = ("nll", "elbo", "reconstruction", "kl", "gap")  # what every pair of variants is compared by
+SHOWN = 0.005  # nats of a bias that a table of two decimals shows
 FEW = 3  # variants of which every pair gets a sentence
 MANY = 5  # variants of which a page still shows every pair
 
@@ -50,8 +51,10 @@ class Result:
 
     @property
     def too_high(self) -> str:
-        """By how much nll exceeds -log p(x), in words; empty where that is known and small for every seed."""
+        """By how much nll exceeds -log p(x), in words; empty where that is small for every seed, or rounds to 0.00."""
         found = self.metrics.get("nll/bias")
+        if found and found.mean < SHOWN:
+            return ""
         return bias(self.metrics["nll/believed"].mean == 1, found.mean if found else None, self.at_least)
 
     def levels(self, metric: str) -> list[Interval]:
