@@ -1,7 +1,7 @@
 """Are the standard errors right? Each measurement is repeated on other random numbers, and its spread set against them.
 
     python experiments/calibration/measure.py digits [seeds]    vae, hvae, mhvae and a ladder, 60 epochs each
-    python experiments/calibration/measure.py mnist [seeds]     an mhvae of MNIST, 12 epochs, on 200 test images
+    python experiments/calibration/measure.py mnist [seeds]     an mhvae of MNIST, 12 epochs, on 100 test images
 
 A model is trained once and measured `seeds` times (24), each time as the stage `evaluate` does it: bounds, their
 decompositions and annealing. For each key
@@ -56,9 +56,9 @@ MODELS: dict[str, dict[str, dict[str, Any]]] = {
 }
 BUDGET: dict[str, dict[str, Any]] = {
     "digits": {},
-    "mnist": {"train.epochs": 12, "train.batch_size": 100, "evaluate.decompose.queries": 200},
+    "mnist": {"train.epochs": 12, "train.batch_size": 100, "evaluate.decompose.queries": 100},
 }
-IMAGES = {"digits": None, "mnist": 200}  # of the test set
+IMAGES = {"digits": None, "mnist": 100}  # of the test set
 OVER_IMAGES = ("generalization/",)
 
 
