@@ -51,7 +51,7 @@ MODELS: dict[str, dict[str, dict[str, Any]]] = {
         "ladder": LADDER,
     },
     "mnist": {
-        "mhvae": {"model.widths": [50, 25], "model.hidden": [[200, 200], [100, 100]], "train.learning_rate": 0.001},
+        "mhvae": {"model.z_dim": 50, "model.hidden": [[200, 200], [100, 100]], "train.learning_rate": 0.001},
     },
 }
 BUDGET: dict[str, dict[str, Any]] = {
