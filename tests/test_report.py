@@ -637,6 +637,21 @@ def test_variants_that_differ_in_beta_are_a_curve(tmp_path):
     assert "The trade of rate for distortion" in (made.report / "report.html").read_text()
 
 
+def test_annealing_says_what_nll_lacks(tmp_path):
+    """A note has gain plus width of each variant; where annealing lies clearly below L_k it says that it is too short."""
+    made = fake(tmp_path, fine=True)
+    path = made.evaluate("hvae") / "decomposition.json"
+    for variant, gain in (("vae", 0.02), ("hvae", -0.4), ("mhvae", 0.0)):
+        path = made.evaluate(variant) / "decomposition.json"
+        found = json.loads(path.read_text())
+        for cells in found["seeds"].values():
+            cells["test/ais/gain"] = {"value": gain, "se": 0.05}
+        write_json(path, found)
+    text = " ".join(tables.notes(report.build(made)))
+    assert "by annealing, in nats: vae 0.03, hvae -0.39, mhvae 0.01." in text
+    assert "For hvae it lies clearly below L_k: its chains are too short there" in text
+
+
 def test_the_plane_holds_points_of_one_split(study):
     """Trials and final models are both at their best epochs on the validation set; a failed trial has no point."""
     *points, none = [trial["point"] for trial in inputs.trials(study, "vae")]

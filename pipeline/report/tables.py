@@ -246,11 +246,11 @@ def _annealing(comparison: Comparison) -> list[str]:
     both = [r for r in comparison.results if {"ais/gain", "bdmc/width"} <= set(r.metrics)]
     if not both:
         return []
-    parts = [f"{r.variant} {fixed(r.metrics['ais/gain'].mean)} + {fixed(r.metrics['bdmc/width'].mean)}" for r in both]
+    parts = [f"{r.variant} {fixed(r.metrics['ais/gain'].mean + r.metrics['bdmc/width'].mean)}" for r in both]
     text = (
-        f"By annealing, -nll lies below log p(x) by about {', '.join(parts)} nats: `ais/gain`, what annealing adds to"
-        " L_k on the first test images, and `bdmc/width`, the most that annealing itself lacks in expectation,"
-        " measured on images that the model draws."
+        f"An independent estimate of what nll lies above -log p(x), by annealing, in nats: {', '.join(parts)}. It is"
+        " ais/gain, what annealing adds to L_k on the first test images, plus bdmc/width, what annealing itself may lack,"
+        " on images that the model draws; their errors are in the table of all terms."
     )
     gains = comparison.seeds[comparison.seeds["metric"] == "ais/gain"]
     short = dict.fromkeys(gains.loc[gains["value"] <= -2 * gains["se"], "variant"])
