@@ -96,13 +96,18 @@ def extrapolate(bounds: Float[Tensor, "levels *draws batch"]) -> Extrapolation:
         left_se, ratio_se, last_se = ((count - 1) * limits.var(0, correction=0)).sqrt().tolist()
     else:
         left_se = ratio_se = last_se = math.nan
+    if math.isnan(left):
+        return Extrapolation(whole[0].item(), last_se, left, math.nan, ratio, False)
     measurable = whole.sum().item() < NEGLIGIBLE or (ratio <= LARGEST_RATIO and ratio + 2 * ratio_se < 1)
     return Extrapolation(whole[0].item(), last_se, left, left_se, ratio, measurable)
 
 
 def _limit(rises: Float[Tensor, " doublings"]) -> tuple[float, float]:
-    """Return what is left after the last doubling, and the ratio of successive rises; 1 where it is not known."""
+    """Return what is left after the last doubling, and the ratio of successive rises; NaN and 1 where it is unknown."""
     before, after = rises[1:].sum().item(), rises[:-1].sum().item()
-    ratio = 1.0 if len(rises) < 2 or before <= 0 else max(0.0, after / before)
+    if len(rises) < 2 or before <= 0:
+        total = rises.sum().item()
+        return (max(0.0, total) if total < NEGLIGIBLE else math.nan), 1.0
+    ratio = max(0.0, after / before)
     share = min(ratio, LARGEST_RATIO) ** len(rises)
-    return rises.sum().item() * share / (1 - share), ratio
+    return max(0.0, rises.sum().item()) * share / (1 - share), ratio

@@ -148,7 +148,7 @@ def _best(study: Study, variants: list[str]) -> str:
             found[variant] = [float(seed["test/nll"]["value"]) for seed in content["seeds"].values()]
         except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(f"{path.relative_to(study.root)}: damaged") from None
-        protocols.append((content["protocol"], study.params.variant(variant).model.measure))
+        protocols.append((content["protocol"], study.params.variant(variant).measure))
     if not found:
         return ""
     if any(protocol != protocols[0] for protocol in protocols):

@@ -34,15 +34,15 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}s"
 
 
-def bias(believed: bool, nats: float | None, at_least: bool) -> str:
-    """Say by how much a negative log-likelihood exceeds -log p(x); nothing where that is known and small.
+def bias(reliable: bool, nats: float | None, rough: bool) -> str:
+    """Say by how much a negative log-likelihood exceeds -log p(x), nothing where that is small.
 
     >>> bias(False, 0.312, False), bias(False, 0.003, True), bias(False, None, False), bias(True, 0.0, False)
-    ('by about 0.31 nats', 'by at least 0.003 nats', 'by an unknown amount', '')
+    ('by about 0.31 nats', 'by roughly 0.003 nats', 'by an unknown amount', '')
     """
-    if believed:
+    if reliable:
         return ""
-    return "by an unknown amount" if nats is None else f"by {'at least' if at_least else 'about'} {nats:.2g} nats"
+    return "by an unknown amount" if nats is None else f"by {'roughly' if rough else 'about'} {nats:.2g} nats"
 
 
 def columns(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:

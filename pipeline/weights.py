@@ -20,8 +20,10 @@ from torch import Tensor
 
 __all__ = ["FEWEST_DRAWS", "LARGEST_KHAT", "effective_draws", "pareto_khat"]
 
-FEWEST_DRAWS = 25  # that have a tail to fit: a fifth of them, at least 5
+FEWEST_DRAWS = 25  # that have a tail of 5 weights to fit
 LARGEST_KHAT = 0.7
+HEAVIEST = 10.0  # k-hat of a tail that is too steep for the range of numbers, and the largest that is given
+RANGE = 700.0  # nats between two weights, beyond which the smaller one is 0 beside the larger one
 
 
 def effective_draws(log_weight: Float[Tensor, "draws batch"]) -> Float[Tensor, " batch"]:
@@ -31,20 +33,27 @@ def effective_draws(log_weight: Float[Tensor, "draws batch"]) -> Float[Tensor, "
 
 
 def pareto_khat(log_weight: Float[Tensor, "draws batch"]) -> Float[Tensor, " batch"]:
-    """Return k-hat of each image's weights; NaN for fewer than `FEWEST_DRAWS` draws, 0 where the largest are equal."""
+    """Return k-hat of each image's weights, at most `HEAVIEST`; 0 where the largest weights are equal.
+
+    It is NaN for fewer than `FEWEST_DRAWS` draws.
+    """
     from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 
     if len(log_weight) < FEWEST_DRAWS:
         return torch.full_like(log_weight[0], math.nan)
 
+    tail = math.ceil(min(len(log_weight) / 5, 3 * math.sqrt(len(log_weight))))  # weights that are fitted
+
     def fit(weights: Float[np.ndarray, " draws"]) -> float:
+        if np.ptp(np.partition(weights, -tail)[-tail:]) > RANGE:
+            return HEAVIEST
         try:
             with np.errstate(all="ignore"):
                 # It takes log-likelihoods, and weighs by their inverses.
                 khat = float(array_stats.psislw(-weights)[1])  # type: ignore[no-untyped-call]
         except ValueError:  # all of the tail are the same
             return 0.0
-        return khat if math.isfinite(khat) else 0.0
+        return min(khat, HEAVIEST) if math.isfinite(khat) else 0.0
 
     found = [fit(weights) for weights in log_weight.double().T.cpu().numpy()]
     return log_weight.new_tensor(found)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pipeline.weights import FEWEST_DRAWS, effective_draws, pareto_khat
+from pipeline.weights import FEWEST_DRAWS, HEAVIEST, effective_draws, pareto_khat
 
 
 def test_the_effective_number_counts_equal_weights() -> None:
@@ -32,3 +32,13 @@ def test_khat_of_what_has_no_tail() -> None:
     assert pareto_khat(torch.zeros(100, 2)).tolist() == [0.0, 0.0]
     assert pareto_khat(torch.randn(FEWEST_DRAWS, 2)).isfinite().all()
     assert pareto_khat(torch.randn(FEWEST_DRAWS - 1, 2)).isnan().all()
+
+
+def test_a_tail_beyond_the_range_of_numbers_is_the_heaviest() -> None:
+    """Where a few draws lead all others by 700 nats k-hat is the largest there is, and not that of equal weights."""
+    one = torch.zeros(1000, 1, dtype=torch.float64)
+    one[0] = 1000.0
+    assert pareto_khat(one).tolist() == [HEAVIEST]
+    torch.manual_seed(0)
+    spreads = [pareto_khat(spread * torch.randn(5000, 4, dtype=torch.float64)).min().item() for spread in (50, 500)]
+    assert min(spreads) > 0.7

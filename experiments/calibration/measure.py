@@ -10,7 +10,7 @@ decompositions and annealing. For each key
 
 which is 1 for errors that are right, but for chance: of 24 repetitions 95% of the ratios lie between 0.72 and 1.28.
 Keys without a printed error are diagnostics. Errors that also hold the differences between images that are the same in
-every repetition (`generalization`) lie above the spread on purpose. `cover` names what an error is over. The table is
+every repetition (`generalization`) lie above the spread on purpose. `over` names what an error is over. The table is
 written to `experiments/calibration/DATA.csv`; finished repetitions are kept in `.cache/calibration`, so that the same
 command goes on.
 """
@@ -59,7 +59,7 @@ BUDGET: dict[str, dict[str, Any]] = {
     "mnist": {"train.epochs": 12, "train.batch_size": 100, "evaluate.decompose.queries": 100},
 }
 IMAGES = {"digits": None, "mnist": 100}  # of the test set
-OVER_IMAGES = ("generalization/",)
+OVER_IMAGES = ("generalization/", "ais/acceptance")
 
 
 def prepared(params: Params, folder: Path) -> Splits:

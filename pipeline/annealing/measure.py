@@ -8,7 +8,6 @@ them, so that their value is, in expectation, a lower bound of log p(x), and its
     ais                    mean over the given images of log mean w over the chains            nats / example
     ais/elbo, ais/iwae     elbo and L_k of the same images                                     nats / example
     ais/gain               ais - ais/iwae; clearly below 0, the chains are too short           nats / example
-    ais/last_doubling      ais less the same of half as many temperatures                      nats / example
     ais/temperatures       how many were used
     ais/from_posterior     1 where the chains start at q, 0 where they start at the prior
     bdmc/lower, bdmc/upper the same bound, and one from above, on images of the model, by as many temperatures
@@ -68,7 +67,7 @@ def annealed(
     temperatures in `settings` is the largest that may be used; the better one of `starts` takes the place of its start.
     """
     settings = settings or Settings()
-    before, last = lengthen(model, x, settings, starts)
+    last = lengthen(model, x, settings, starts)
     own = sandwich(model, simulated, last.settings)
     with seeded(settings.seed, "importance"), torch.no_grad():
         log_weight = torch.cat([many_draws(model, rows, draws).log_weight for rows in x.split(IMAGES)], dim=1)
@@ -78,7 +77,6 @@ def annealed(
         "ais/elbo": _over_draws(log_weight.mean(0), log_weight.var(0) / draws),
         "ais/iwae": iwae,
         "ais/gain": _difference(last.bound, iwae),
-        "ais/last_doubling": _difference(last.bound, before.bound),
         "ais/temperatures": Estimate(last.settings.temperatures, None),
         "ais/from_posterior": Estimate(float(last.settings.start == "posterior"), None),
         "ais/acceptance": _over_images(last.chains.acceptance),
@@ -91,8 +89,8 @@ def annealed(
 
 def lengthen(
     model: HierarchicalVAE, x: Float[Tensor, "batch units"], settings: Settings, starts: Sequence[str] = tuple(PATHS)
-) -> tuple[Run, Run]:
-    """Return a run of half the temperatures that are enough, and a new one of all of them."""
+) -> Run:
+    """Return new chains of as many temperatures as are enough, from the better start."""
 
     def run(start: str, temperatures: int, stream: str = "trial") -> Run:
         own = replace(settings, start=start, temperatures=temperatures)
@@ -102,11 +100,11 @@ def lengthen(
     first, *longer = doublings(settings.temperatures)
     last = max((run(start, first) for start in starts), key=lambda run: run.bound.value)
     for temperatures in longer:
-        before, last = last, run(last.settings.start, temperatures)
-        gain = _difference(last.bound, before.bound)
+        shorter, last = last, run(last.settings.start, temperatures)
+        gain = _difference(last.bound, shorter.bound)
         if gain.value + gain.error < TOLERANCE:
             break
-    return before, run(last.settings.start, last.settings.temperatures, "final")
+    return run(last.settings.start, last.settings.temperatures, "final")
 
 
 def doublings(most: int) -> list[int]:

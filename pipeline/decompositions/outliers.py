@@ -16,9 +16,9 @@ that L^{>k} is a lower bound of log p(x) in both cases; the bound of bottom-up i
 mixture by I_q(z_<=k; z_>k | x), at least 0.
 
 An AUROC is the probability that the score of an image from elsewhere is the higher one, one half where scores are
-equal: of -elbo (`outlier_auroc/elbo`), and of LLR^{>k} (`outlier_auroc/llr/z_k`). A value below one half says that
-images from elsewhere look more likely to the model than its own. Its standard error, over the images of both sets, is
-that of DeLong.
+equal: of -elbo (`outlier_auroc/elbo`), and of LLR^{>k} (`outlier_auroc/llr/z_k`). A value below one half
+says that images from elsewhere look more likely to the model than its own, or that levels 1 to k add fewer nats there.
+Its standard error, over the images of both sets, is that of DeLong.
 
 Havtorn, Frellsen, Hauberg, Maaløe, "Hierarchical VAEs Know What They Don't Know" (2021),
 https://arxiv.org/abs/2102.08248

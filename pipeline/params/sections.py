@@ -124,11 +124,6 @@ class ModelParams(Strict):
             return self.widths
         return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.depth))
 
-    @property
-    def measure(self) -> str:
-        """What p(x | z_1) is: a probability, or a density and of what."""
-        return MEASURES[self.likelihood]
-
 
 class TrainParams(Strict):
     """The objective, and how it is climbed."""

@@ -23,6 +23,7 @@ from pipeline.params.sections import (
     ReportParams,
     SweepParams,
     TrainParams,
+    measure_of,
 )
 from pipeline.params.space import check_fixed, check_space
 from pipeline.params.text import read_yaml
@@ -135,6 +136,11 @@ class Params(Strict):
                 + nearest(name, self.variants)
             )
         return self.override(self.variants[name], f"variants.{name}")
+
+    @property
+    def measure(self) -> str:
+        """What p(x | z_1) is: a probability, or a density and of what."""
+        return measure_of(self.model.likelihood, self.data.dequantization)
 
     @property
     def outliers(self) -> DataParams | None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["COMPARED", "Comparison", "Result", "build", "join"]
 
 COMPARED = ("nll", "elbo", "reconstruction", "kl", "gap")  # what every pair of variants is compared by
-SHOWN = 0.005  # nats of a bias that a table of two decimals shows
 FEW = 3  # variants of which every pair gets a sentence
 MANY = 5  # variants of which a page still shows every pair
 
@@ -37,7 +36,7 @@ class Result:
     seeds: tuple[int, ...]
     searched: int  # settings that its search had to choose
     metrics: Mapping[str, Interval]  # and `seconds`, of training
-    at_least: bool = False  # is `nll/bias` of a seed a lower estimate?
+    rough: bool = False  # has `nll/bias` of a seed no error?
 
     @property
     def depth(self) -> int:
@@ -51,11 +50,9 @@ class Result:
 
     @property
     def too_high(self) -> str:
-        """By how much nll exceeds -log p(x), in words; empty where that is small for every seed, or rounds to 0.00."""
+        """By how much nll exceeds -log p(x), in words; empty where that is small for every seed."""
         found = self.metrics.get("nll/bias")
-        if found and found.mean < SHOWN:
-            return ""
-        return bias(self.metrics["nll/believed"].mean == 1, found.mean if found else None, self.at_least)
+        return bias(self.metrics["nll/reliable"].mean == 1, found.mean if found else None, self.rough)
 
     def levels(self, metric: str) -> list[Interval]:
         """Return a metric that is split by level, from z_1 up."""
@@ -123,7 +120,7 @@ class Comparison:
         """Return the differences in nll from one variant, in the order of the variants."""
         return [d for d in self.differences if d.metric == "nll" and best.variant in (d.first, d.second)]
 
-    def _said(self, group: list[Result], best: Result) -> list[Difference]:
+    def _sentences(self, group: list[Result], best: Result) -> list[Difference]:
         """Return the differences in nll that get a sentence: those from the lowest, and of few variants the others."""
         first = self._against(best)
         if len(group) > FEW:
@@ -135,13 +132,13 @@ class Comparison:
     def _ranked(self, group: list[Result], *, of_all: bool = True) -> str:
         best = _lowest(group)
         if len(group) == 1:
-            return f"The nll of {best.variant} is {best.metrics['nll']} nats.{_beware(group)}"
+            return f"The nll of {best.variant} is {best.metrics['nll']} nats.{_bias_note(group)}"
         of = "" if of_all else f" of {join([result.variant for result in group])}"
         text = f"The lowest mean nll{of} is that of {best.variant}, {best.metrics['nll']} nats."
-        found = self._said(group, best)
+        found = self._sentences(group, best)
         if any(difference.half is None for difference in found):
             few = "One seed has no interval, so that no difference is shown to be more than chance."
-            return f"{text} {few}{_beware(group)}"
+            return f"{text} {few}{_bias_note(group)}"
         text = " ".join([text, *(difference.sentence for difference in found)])
         first = found[0]
         seeds = " or ".join(str(count) for count in sorted({n for d in found for n in d.seeds}))
@@ -151,10 +148,10 @@ class Comparison:
         text += f" Values of p are adjusted for {pairs} pairs (Holm)." if pairs > 1 else ""
         if min(n for d in found for n in d.seeds) < FEWEST_SEEDS:
             text += f" Fewer than {FEWEST_SEEDS} seeds decide nothing."
-        return f"{text}{_beware(group)}"
+        return f"{text}{_bias_note(group)}"
 
 
-def _beware(group: list[Result]) -> str:
+def _bias_note(group: list[Result]) -> str:
     """Say of which variants nll lies further above -log p(x) than its error says."""
     found = [f"that of {result.variant} {result.too_high}" for result in group if result.too_high]
     return f" nll is too high by more than its error says: {join(found)}." if found else ""
@@ -189,7 +186,7 @@ def _differences(
     return tuple(found)
 
 
-def _result(study: Study, variant: str, metrics: Mapping[str, Interval], at_least: bool) -> Result:
+def _result(study: Study, variant: str, metrics: Mapping[str, Interval], rough: bool) -> Result:
     seeds = study.params.variant(variant).train.seeds
     model = inputs.model(study, variant, seeds[0])
     return Result(
@@ -201,7 +198,7 @@ def _result(study: Study, variant: str, metrics: Mapping[str, Interval], at_leas
         seeds=seeds,
         searched=inputs.searched(study, variant),
         metrics=metrics,
-        at_least=at_least,
+        rough=rough,
     )
 
 

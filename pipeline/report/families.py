@@ -14,32 +14,34 @@ if TYPE_CHECKING:
 __all__ = ["FEWEST", "families", "level_term"]
 
 BETA = ("train.beta", "train.objective")
-FEWEST = 3  # models that make a curve
+BOUNDS = ("elbo", "stl", "beta")  # objectives that are the elbo but for the weight of the rate
+FEWEST = 3  # betas that make a curve
 
 
 def families(study: Study, results: Sequence[Result]) -> dict[str, list[TradeOff]]:
-    """Return by family the models of at least `FEWEST` betas; its name is what the names of its variants share."""
+    """Return the models that differ in beta alone, where there are at least `FEWEST`, by what their names share."""
+    groups: dict[tuple[object, ...], list[tuple[float, Result]]] = {}
+    for result in results:
+        train, overrides = study.params.variant(result.variant).train, study.params.variants[result.variant]
+        rest = tuple(sorted((path, repr(value)) for path, value in overrides.items() if path not in BETA))
+        if train.objective in BOUNDS:
+            groups.setdefault(rest, []).append((train.beta, result))
+    families = [models for models in groups.values() if len({beta for beta, _ in models}) >= FEWEST]
+    return {_shared([result.variant for _, result in models]): _curve(models) for models in families}
+
+
+def _curve(models: list[tuple[float, Result]]) -> list[TradeOff]:
     from pipeline.figures import TradeOff
 
-    groups: dict[tuple[object, ...], dict[float, Result]] = {}
-    for result in results:
-        overrides = study.params.variants[result.variant]
-        rest = tuple(sorted((path, repr(value)) for path, value in overrides.items() if path not in BETA))
-        groups.setdefault(rest, {})[study.params.variant(result.variant).train.beta] = result
-    found = {}
-    for models in groups.values():
-        if len(models) < FEWEST:
-            continue
-        found[_shared([result.variant for result in models.values()])] = [
-            TradeOff(
-                beta,
-                result.metrics["kl"].mean,
-                -result.metrics["reconstruction"].mean,
-                tuple(level.mean for level in result.levels(level_term(result))),
-            )
-            for beta, result in sorted(models.items())
-        ]
-    return found
+    return [
+        TradeOff(
+            beta,
+            result.metrics["kl"].mean,
+            -result.metrics["reconstruction"].mean,
+            tuple(level.mean for level in result.levels(level_term(result))),
+        )
+        for beta, result in sorted(models, key=lambda model: model[0])
+    ]
 
 
 def level_term(result: Result) -> str:
@@ -56,4 +58,4 @@ def _shared(names: list[str]) -> str:
     start = names[0]
     while start and not all(name.startswith(start) for name in names):
         start = start[:-1]
-    return start.rstrip("-_. ") or names[0]
+    return start.rstrip("-_. ") or " and ".join(names)

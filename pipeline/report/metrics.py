@@ -20,7 +20,7 @@ UNITS |= {
     "saturated": "share",
     "ess": "draws",
     "khat": "shape",
-    "believed": "0 or 1",
+    "reliable": "0 or 1",
 }
 UNITS |= {"from_posterior": "share", "outlier_auroc": "share", "temperatures": "count"}
 LEVEL = re.compile(r"/(z\d+)(?=/|$)")

@@ -99,10 +99,10 @@ class Difference:
     def needed(self) -> str:
         """How many seeds or images would decide a difference of this size, in words."""
         if self.needed_seeds:
-            return f"{self.needed_seeds} seeds each would decide a difference of this size"
+            return f"{self.needed_seeds} seeds each would decide a difference of this size in four of five cases"
         if self.needed_images:
-            return f"{self.needed_images:,} test images would decide a difference of this size"
-        return f"{MOST_SEEDS} seeds each would not decide a difference of this size"
+            return f"{self.needed_images:,} test images would decide a difference of this size in four of five cases"
+        return f"more than {MOST_SEEDS} seeds each are needed for a difference of this size"
 
 
 def spread(values: Values) -> Spread:

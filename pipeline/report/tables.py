@@ -94,7 +94,7 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _nll_error(result: Result) -> str:
-    return f"too high {result.too_high}" if result.too_high else "believed"
+    return f"too high {result.too_high}" if result.too_high else "reliable"
 
 
 def pairs(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -249,8 +249,8 @@ def _annealing(comparison: Comparison) -> list[str]:
     parts = [f"{r.variant} {fixed(r.metrics['ais/gain'].mean + r.metrics['bdmc/width'].mean)}" for r in both]
     text = (
         f"An independent estimate of what nll lies above -log p(x), by annealing, in nats: {', '.join(parts)}. It is"
-        " ais/gain, what annealing adds to L_k on the first test images, plus bdmc/width, what annealing itself may lack,"
-        " on images that the model draws; their errors are in the table of all terms."
+        " ais/gain, what annealing adds to L_k on the first test images, plus bdmc/width, what annealing itself may"
+        " lack, on images that the model draws; their errors are in the table of all terms."
     )
     gains = comparison.seeds[comparison.seeds["metric"] == "ais/gain"]
     short = dict.fromkeys(gains.loc[gains["value"] <= -2 * gains["se"], "variant"])

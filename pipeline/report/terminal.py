@@ -56,7 +56,7 @@ def _text(study: Study, rows: list[dict[str, str]]) -> str:
     table += [[key, *(row[key] for row in rows)] for key in ("depth", "widths", "likelihood")]
     table += [["measure", *(short_measure(row["measure"]) for row in rows)]]
     table += [[key, *(row[key] for row in rows)] for key in ("parameters", "searched", "seeds")]
-    if any(row["nll error"] != "believed" for row in rows):
+    if any(row["nll error"] != "reliable" for row in rows):
         table += [["nll error", *(row["nll error"] for row in rows)]]
     for column in rows[0]:
         name, bracket, unit = column.partition(" [")

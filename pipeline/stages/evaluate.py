@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -36,7 +37,7 @@ COMPARED = (
     "gap",
     "nll",
     "bpd",
-)  # what `dvc metrics` shows; bpd of discrete pixels
+)  # what `dvc metrics` shows
 
 
 def run(study: Study, variant: str) -> None:
@@ -138,8 +139,9 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     if settings.outliers is not None:
         measured |= _outliers(study, settings.outliers, model, splits, test, seed)
     fewer = settings.model_copy(update={"draws": settings.milestone_draws, "k": (1, settings.milestone_draws)})
-    # The weights that are kept may be a milestone's, measured with as many draws.
-    known = read_json(source / "model.json", "best_epoch")["best_epoch"] if fewer.draws == settings.draws else None
+    # The weights that are kept may be a milestone's, measured with as many draws and by the same L_k.
+    same = fewer.draws == settings.draws == settings.k[-1]
+    known = read_json(source / "model.json", "best_epoch")["best_epoch"] if same else None
     milestones = {
         epoch: bounds if epoch == known else _bounds(fewer, path, splits, test, seed).estimates
         for epoch, path in _milestones(source).items()
@@ -167,7 +169,7 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
     run.log_once("evaluation", digest([results, then]), metrics, files)
     wrong = _too_high(final)
-    run.set_tags({"nll_error": f"too high {wrong}" if wrong else "believed"})
+    run.set_tags({"nll_error": f"too high {wrong}" if wrong else "reliable"})
     run.finish(None)
     if run.missing:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
@@ -185,7 +187,7 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
 def _too_high(found: dict[str, Estimate]) -> str:
     """Say by how much nll exceeds -log p(x); nothing where that is known and small."""
     left = found.get("nll/bias")
-    return bias(found["nll/believed"].value == 1, left.value if left else None, left is not None and left.se is None)
+    return bias(found["nll/reliable"].value == 1, left.value if left else None, left is not None and left.se is None)
 
 
 def _milestones(source: Path) -> dict[int, Path]:
@@ -208,6 +210,8 @@ def _bounds(
     found = evaluate(model, test, splits.scale, settings, discrete=discrete, train=train, stream=f"seed {seed}")
     if splits.dequantized:
         found.estimates["bpd"] = bits_per_dimension(found.estimates["nll"], test.shape[1], splits.scale + 1)
+        bits = test.shape[1] * math.log(2)
+        found.images["bpd"] = (found.images["nll"] + test.shape[1] * math.log(splits.scale + 1)) / bits
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from dataclasses import asdict
@@ -35,10 +36,10 @@ def settings(study: Study, variant: str) -> Params:
     if not isinstance(found, dict):
         raise InputError(f"{best}: damaged, its params are no mapping")
     params = study.params.with_settings(variant, found, str(best))
-    if measure not in (None, params.model.measure):
+    if measure not in (None, params.measure):
         raise InputError(
             f"{best}: its trials were compared by a {measure}, but likelihood {params.model.likelihood} is a"
-            f" {params.model.measure}; search again"
+            f" {params.measure}; search again"
         )
     return params
 
@@ -125,7 +126,7 @@ def _match_time(study: Study, variant: str, params: Params, splits: data.Splits,
         if not path.exists():
             with reporting(f"{variant} timing"):
                 seconds = seconds_per_epoch(params, splits, params.train.seeds[0], launch.device())
-            write_json(path, {"epochs": max(1, round(limit / seconds)), "seconds_per_epoch": seconds})
+            write_json(path, {"epochs": max(1, math.floor(limit / seconds)), "seconds_per_epoch": seconds})
         fits = read_json(path, "epochs", "seconds_per_epoch")
     try:
         epochs, seconds = int(fits["epochs"]), float(fits["seconds_per_epoch"])

@@ -35,10 +35,10 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
             f"sweep {sweep.name}: no trial was completed, of {len(trials)}{first}; see the runs' tag 'reason' in MLflow"
         )
     top = max(complete, key=lambda trial: trial.values[0])
-    model = sweep.study.params.variant(sweep.variant).override(top.params).model
+    params = sweep.study.params.variant(sweep.variant).override(top.params)
     best = {"optuna_study": sweep.name, "trial": top.number, "params": top.params}
     best |= {"metric": sweep.metric, "value": top.value}
-    best["measure"] = model.measure  # of the likelihood that the trials were compared by
+    best["measure"] = params.measure  # of the likelihood that the trials were compared by
     write_json(folder / "best.json", best)
     write_json(
         folder / "mlflow.json",
