@@ -293,7 +293,13 @@ BOTH = {f"total_correlation/{side}" for side in SIDES} | {"approximation_gap/z2"
 UPPER = {f"{name}/z2/{side}" for name in ("mutual_information", "marginal_kl", "total_correlation") for side in SIDES}
 TWO = SUMS | INFERENCE | ANNEALED | BOTH | {"gap/z1", "gap/z2", "log_marginal/z0", "width/z0"}
 TWO |= {"mutual_information", "mutual_information/saturated", "marginal_kl"}
-WITHOUT_ERROR = {"mutual_information/saturated", "bias_unmeasured", "ais/temperatures", "ais/from_posterior"}
+WITHOUT_ERROR = {
+    "mutual_information/saturated",
+    "bias_unmeasured",
+    "gap_unconverged",
+    "ais/temperatures",
+    "ais/from_posterior",
+}
 LADDER = {"mutual_information/z2", "marginal_kl/z2", "total_correlation/z2", "width/z2"}
 KEYS = {
     (1, "nearest", "bottom_up"): ONE,

@@ -45,7 +45,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from pipeline.decompositions.estimates import PerImage, of_batches, of_draws
 from pipeline.decompositions.levels import level_terms, log_mean_exp
-from pipeline.evaluation import Measured, jackknife
+from pipeline.evaluation import Estimate, Measured, jackknife
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, stopped
 from pipeline.progress import note, watched
@@ -171,7 +171,11 @@ def measure_gaps(
 ) -> Measured:
     """Return every term of `gap_terms` over all images."""
     settings = {"steps": steps, "draws": draws, "k": k, "level_draws": level_draws, "inner": inner}
-    return of_batches([gap_terms(model, batch, rate=rate, **settings) for batch in x.split(BATCH)])
+    found = of_batches([gap_terms(model, batch, rate=rate, **settings) for batch in x.split(BATCH)])
+    unconverged = found.estimates[
+        "gap_unconverged"
+    ].value  # another search ends elsewhere, which no error of draws says
+    return found | Measured({"gap_unconverged": Estimate(unconverged, None)})
 
 
 def gap_terms(
