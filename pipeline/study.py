@@ -97,6 +97,10 @@ class Study:
         """The test results."""
         return self.out / "evaluate" / variant
 
+    def evaluation_time(self, variant: str, seed: int) -> Path:
+        """The seconds that a seed's evaluation took: no output, since outputs are the same whenever they are made."""
+        return self.cache / "evaluate" / self.place / ".seconds" / f"{variant}-{seed}.json"
+
     def curves(self, variant: str) -> Path:
         """The training curve, means over seeds, as DVC plots it."""
         return self.out / "curves" / f"{variant}.csv"

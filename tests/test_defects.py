@@ -50,7 +50,7 @@ DEFECTS = {
     ],
     "active units of level 2 from one draw of level 1": [
         "test_defects.py::test_one_draw_of_level_1_makes_units_of_level_2_active",
-        "test_evaluation.py::test_noise_of_the_level_below_is_no_activity",
+        "test_activity.py::test_noise_of_the_level_below_is_no_activity",
     ],
     "density uses variance + eps, sample uses variance": [
         "test_ladder.py::test_a_density_with_another_variance_than_the_draws_is_no_bound",

@@ -179,5 +179,6 @@ def test_a_study_measures_its_outliers(tmp_path: Path, monkeypatch: pytest.Monke
     params, own = made.params.evaluate.outliers, data.load(made.data)
     model, test = checkpoint.load(made.train("mhvae") / "seed-0"), torch.as_tensor(own.test)
     mixed = evaluate._outliers(made, params.model_copy(update={"data": "shuffled"}), model, own, test, 0)
-    assert set(mixed) == {"outlier_auroc/elbo", "outlier_auroc/llr/z1"}
-    assert mixed["outlier_auroc/elbo"].value > 0.9
+    assert set(mixed.estimates) == {"outlier_auroc/elbo", "outlier_auroc/llr/z1"}
+    assert mixed.estimates["outlier_auroc/elbo"].value > 0.9
+    assert set(mixed.images) == {"outlier_score/elbo", "outlier_score/llr/z1"}

@@ -43,6 +43,7 @@ SMALL = {
     "evaluate.active_draws": 20,
     "evaluate.milestone_draws": 50,
     "evaluate.decompose": QUICK["evaluate.decompose"],
+    "evaluate.outliers": {"data": "shuffled", "images": 10, "draws": 4},
     "report.images": 3,
 }
 ENVIRONMENT = os.environ | {

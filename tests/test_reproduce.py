@@ -232,7 +232,7 @@ def test_the_final_model_comes_out_equal_bit_for_bit(repository: Path, scratch: 
         rows(repository / "mlflow.db", "select * from tags"),
     ]
     told = run(repository, "pipeline", "reproduce", final(repository))
-    assert "equal bit for bit: all 9 metrics of all 2 epochs, and the weights (sha256 " in told
+    assert "equal bit for bit: all 10 metrics of all 2 epochs, and the weights (sha256 " in told
     assert "and its uncommitted changes" in told
     assert "changed since" not in told
     assert worktrees(repository) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.text import plural
 
 if TYPE_CHECKING:
     from pipeline.params.whole import Params
@@ -62,8 +63,8 @@ def _check_warmup(params: Params, name: str) -> None:
     end = train.warmup_end(depth)
     if params.sweep.epochs <= end:
         raise InputError(
-            f"sweep.epochs: {params.sweep.epochs} given, but the warm-up of variant '{name}' can last {end} epochs"
-            f" (train.warmup, train.stagger), and only later epochs count; allowed: {end + 1} or more"
+            f"sweep.epochs: {params.sweep.epochs} given, but the warm-up of variant '{name}' can last"
+            f" {plural(end, 'epoch')} (train.warmup, train.stagger), and only later epochs count; allowed: {end + 1} or more"
         )
 
 

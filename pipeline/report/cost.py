@@ -20,9 +20,9 @@ def seed_cost(study: Study) -> str:
         try:
             for seed in seeds:
                 model = read_json(study.train(variant) / f"seed-{seed}" / "model.json", "seconds")
-                tests = read_json(study.evaluate(variant) / f"seed-{seed}.json", "seconds")
+                seconds = read_json(study.evaluation_time(variant, seed))
                 training += float(model["seconds"]) / len(seeds)
-                evaluation += float(tests["seconds"]) / len(seeds)
+                evaluation += float(seconds) / len(seeds)
         except (InputError, TypeError, ValueError):
             return ""
     return (

@@ -16,7 +16,6 @@ from pipeline.study import Study
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from jaxtyping import Float
 
 __all__ = [
     "PICTURES",
@@ -60,8 +59,8 @@ def results(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def image_values(study: Study, variant: str) -> dict[str, Float[np.ndarray, "seeds images"]]:
-    """Return by metric the values of every seed's model on every test image; what some images lack is left out."""
+def image_values(study: Study, variant: str) -> dict[str, np.ndarray]:
+    """Return by metric the values [seeds, images] of all test images; what some images lack is left out."""
     import numpy as np
     import pandas as pd
 

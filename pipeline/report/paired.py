@@ -31,9 +31,6 @@ from pipeline.report.intervals import Interval
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float
-
-    Values = Float[np.ndarray, "seeds images"]
 
 __all__ = ["FEWEST_SEEDS", "MOST_SEEDS", "Difference", "Spread", "crossed_interval", "differences", "spread"]
 
@@ -105,8 +102,8 @@ class Difference:
         return f"more than {MOST_SEEDS} seeds each are needed for a difference of this size"
 
 
-def spread(values: Values) -> Spread:
-    """Return the variances of a matrix of at least two seeds and two images."""
+def spread(values: np.ndarray) -> Spread:
+    """Return the variances of a matrix [seeds, images] of at least two of each."""
     seeds, images = values.shape
     rows, columns = values.mean(1), values.mean(0)
     interaction = (values - rows[:, None] - columns + values.mean()) ** 2
@@ -114,8 +111,8 @@ def spread(values: Values) -> Spread:
     return Spread(seeds, images, max(0.0, float(rows.var(ddof=1)) - both / images), both)
 
 
-def crossed_interval(values: Values, confidence: float) -> Interval:
-    """Return the mean of a variant's values and the half width of its interval over seeds and images."""
+def crossed_interval(values: np.ndarray, confidence: float) -> Interval:
+    """Return the mean of a variant's values [seeds, images] and the half width of its interval over both."""
     mean = float(values.mean())
     if min(values.shape) < 2:
         return Interval(mean, None)
@@ -125,8 +122,8 @@ def crossed_interval(values: Values, confidence: float) -> Interval:
     return Interval(mean, _quantile(freedom, (1 + confidence) / 2) * math.sqrt(variance))
 
 
-def differences(metric: str, values: Mapping[str, Values], confidence: float) -> list[Difference]:
-    """Compare every pair of variants; the matrices have the same images in the same order."""
+def differences(metric: str, values: Mapping[str, np.ndarray], confidence: float) -> list[Difference]:
+    """Compare every pair of variants; their matrices [seeds, images] have the same images in the same order."""
     pairs = list(itertools.combinations(values, 2))
     found = [_compare(values[first], values[second]) for first, second in pairs]
     adjusted = _holm([p for _, _, p in found])
@@ -150,7 +147,7 @@ def differences(metric: str, values: Mapping[str, Values], confidence: float) ->
     return results
 
 
-def _compare(a: Values, b: Values) -> tuple[float, tuple[float, float] | None, float | None]:
+def _compare(a: np.ndarray, b: np.ndarray) -> tuple[float, tuple[float, float] | None, float | None]:
     """Return the difference of the means, its variance and degrees of freedom, and the p-value of no difference."""
     from scipy.special import stdtr
 
@@ -176,7 +173,7 @@ def _total(parts: list[Spread], columns: float) -> tuple[float, float]:
     return variance, variance**2 / squares if squares else math.inf
 
 
-def _needed(a: Values, b: Values, size: float, level: float) -> tuple[int | None, int | None]:
+def _needed(a: np.ndarray, b: np.ndarray, size: float, level: float) -> tuple[int | None, int | None]:
     """Return how many seeds each, or how many images, decide a difference of this size at this level."""
     parts, images = [spread(a), spread(b)], a.shape[1]
     columns = float((a.mean(0) - b.mean(0)).var(ddof=1))

@@ -116,7 +116,8 @@ def measure(study: Study, variant: str, piece: str) -> None:
         if all(path.exists() for path in parts):
             final = {key: value for path in parts for key, value in read_json(path, "final")["final"].items()}
             seconds = sum(float(read_json(path, "seconds")["seconds"]) for path in parts)
-            _tell(study, variant, int(seed), final, read_json(parts[0], "milestones")["milestones"], seconds)
+            _tell(study, variant, int(seed), final, read_json(parts[0], "milestones")["milestones"])
+            write_json(study.evaluation_time(variant, int(seed)), round(seconds, 2))
 
 
 def _annealed(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
@@ -153,13 +154,13 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     return {"final": {key: asdict(estimate) for key, estimate in measured.estimates.items()}, "milestones": then}
 
 
-def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: dict[str, Any], seconds: float) -> None:
-    """Write a seed's results, and how long it took to measure them, into its file, and the results into its run."""
+def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: dict[str, Any]) -> None:
+    """Write a seed's results into its file and its MLflow run."""
     source, folder = study.train(variant) / f"seed-{seed}", study.evaluate(variant)
     final = {key: Estimate(**estimate) for key, estimate in found.items()}
     milestones = {int(epoch): {key: Estimate(**e) for key, e in found.items()} for epoch, found in then.items()}
     results = {f"test/{key}": estimate for key, estimate in found.items()}
-    write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then, "seconds": round(seconds, 2)})
+    write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": then})
     drawn = DRAWINGS if seed == study.params.train.seeds[0] else ()
     pictures = [folder / f"{name}.png" for name in drawn]
     metrics = {0: _logged("test/", final)}
