@@ -179,6 +179,7 @@ def test_at_temperature_zero_nothing_is_weighed() -> None:
     assert torch.equal(weights.log_weight, torch.zeros(10, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parents", ["nearest", "every"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("way", [("prior", "sigmoid"), ("prior", "geometric"), ("posterior", "sigmoid")])
@@ -243,7 +244,7 @@ def test_a_single_temperature_from_the_posterior_gives_the_importance_bound(infe
 def test_the_sandwich_holds_the_truth(depth: int) -> None:
     """On linear-Gaussian chains the bounds hold log p(x) of simulated x, within 3 errors, 0.01 nats apart at most."""
     exact = linear(depth)
-    results = sandwich(exact.model, 24, settings(temperatures=300, chains=100))
+    results = sandwich(exact.model, 20, settings(temperatures=300, chains=100))
     evidence = exact.log_p(results.x)
     below, above = results.lower - evidence, results.upper - evidence
     assert below.mean() < 3 * error(below)
@@ -291,6 +292,7 @@ def by_quadrature(model: HierarchicalVAE, x: Tensor, units: int) -> Tensor:
     return torch.logsumexp(sum(PATHS["prior"](model, x).terms(grid)), 0) + units * math.log(16 / 400)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(1,), (2,), (1, 1)])
 def test_binary_images_agree_with_quadrature(widths: tuple[int, ...]) -> None:
     """On a non-linear model with 1 or 2 latent units the mean weight is p(x) by quadrature, within 3 errors."""
@@ -302,6 +304,7 @@ def test_binary_images_agree_with_quadrature(widths: tuple[int, ...]) -> None:
     assert (log_ratio.std(0) > 0.01).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", PATHS)
 @pytest.mark.parametrize("widths", [(2,), (1, 1)])
 def test_the_sandwich_of_simulated_images_holds_the_quadrature(widths: tuple[int, ...], start: str) -> None:
@@ -388,6 +391,7 @@ def test_chains_of_given_and_of_simulated_images_draw_from_different_streams(mon
     assert len(streams) == len(set(streams)) == 5  # two starts, a doubling, new chains, simulated images
 
 
+@pytest.mark.slow
 def test_temperatures_are_doubled_until_the_bound_stands_still() -> None:
     """From an exact posterior the first doubling is the last one; short chains from the prior use all there are."""
     exact = linear(2)
@@ -422,6 +426,7 @@ def test_chains_that_are_too_short_get_a_warning() -> None:
     assert warning({}) == warning({"ais/gain": Estimate(-0.1, 0.1)}) == ""
 
 
+@pytest.mark.slow
 def test_the_reported_error_is_the_spread_of_many_seeds() -> None:
     """Over 20 seeds the value of `ais` deviates by 0.6 to 1.6 of its reported standard error from the exact mean."""
     exact = linear(2)
@@ -448,6 +453,7 @@ def test_a_seed_gives_one_result_and_leaves_the_caller_alone() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_passes_of_few_rows_give_the_same_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Split into passes over examples and over chains, the shapes are the same and the mean weight still p(x)."""
     exact = linear(2)

@@ -176,6 +176,7 @@ def test_the_bound_and_the_rates_are_measured(depth: int, parents: Parents) -> N
         near(results[name], value.mean().item(), 0.02, name)
 
 
+@pytest.mark.slow
 @both
 @depths
 def test_both_decompositions_by_level_are_measured(depth: int, parents: Parents) -> None:
@@ -367,6 +368,7 @@ def test_the_surgery_of_a_chain_is_exact(case: int, depth: int) -> None:
     assert (information.diff() < 1e-10).all()
 
 
+@pytest.mark.slow
 @depths
 @torch.no_grad()
 def test_the_surgery_is_measured(depth: int) -> None:
@@ -388,6 +390,7 @@ def test_the_surgery_is_measured(depth: int) -> None:
         near(terms[name], value, 0.1, name)
 
 
+@pytest.mark.slow
 @depths
 @torch.no_grad()
 def test_the_divergence_of_the_first_level_is_met_from_above(depth: int) -> None:
@@ -496,6 +499,7 @@ def test_the_approximation_gap_has_a_closed_form(case: int, depth: int) -> None:
         equal(gap, level_gaps(linear).sum().expand(5))
 
 
+@pytest.mark.slow
 @depths
 def test_both_gaps_are_measured(depth: int) -> None:
     """From a q that is off by 0.2 sigmas or so, `gap_terms` finds each gap within 4 errors and 0.01 nats.

@@ -452,6 +452,7 @@ PERHAPS = {  # and such that may be sound by accident
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(SURELY))
 def test_a_broken_file_gets_its_line(project: Path, kind: str) -> None:
     """Every file with a value, key, section, tag or pair of values that cannot be gets one line and exit code 2."""
@@ -471,6 +472,7 @@ def test_a_broken_file_gets_its_line(project: Path, kind: str) -> None:
     assert not (project / "executed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(PERHAPS))
 def test_a_damaged_file_gets_its_line_or_is_sound(project: Path, kind: str) -> None:
     """A file damaged in its bytes gets one line and exit code 2; what is taken is YAML to another reader."""
@@ -552,6 +554,7 @@ def words(draw: st.DrawFn) -> str:
     return f"{path}={draw(st.sampled_from(bad))}"
 
 
+@pytest.mark.slow
 def test_a_broken_word_gets_its_line(project: Path) -> None:
     """Three hundred `--set` words that name nothing, mean nothing or are none get one line each."""
     (project / "params.yaml").write_bytes(TEXT)

@@ -124,6 +124,7 @@ def test_the_time_left_is_by_the_rate_so_far(done: int, total: int, seconds: flo
     assert left(done, total, seconds) == text
 
 
+@pytest.mark.slow
 def test_annealing_prints_its_temperatures(capsys: pytest.CaptureFixture[str]) -> None:
     """The chains of a piece of work that is reported say at which temperature they are."""
     model = build(model_params(), torch.full((16,), 0.5), (4, 4))

@@ -109,6 +109,7 @@ def trials(study: Study) -> int:
         return 0  # the tables are not there yet
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing(study: Study, nodes: Nodes) -> None:
     """After kill -9 of a worker process in a trial, the sweep finishes exactly its trials, in one run each."""
     nodes.add()

@@ -65,6 +65,7 @@ def test_what_a_study_is_told_apart_by_is_where_its_outputs_lie(sides: tuple[Stu
     assert Study.at(tmp_path / "moved" / "one").place == one.place
 
 
+@pytest.mark.slow
 def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, Study]) -> None:
     """While one holds the locks of its folder, the other does the same work, in runs of its own."""
     one, two = sides

@@ -64,7 +64,8 @@ def _check_warmup(params: Params, name: str) -> None:
     if params.sweep.epochs <= end:
         raise InputError(
             f"sweep.epochs: {params.sweep.epochs} given, but the warm-up of variant '{name}' can last"
-            f" {plural(end, 'epoch')} (train.warmup, train.stagger), and only later epochs count; allowed: {end + 1} or more"
+            f" {plural(end, 'epoch')} (train.warmup, train.stagger), and only later epochs count; allowed: {end + 1} or"
+            " more"
         )
 
 
