@@ -397,7 +397,10 @@ def test_the_divergence_of_the_first_level_is_met_from_above(depth: int) -> None
     """KL(q(z_1)||p(z_1)) is exact at depth 1; above, 4,000 inner draws leave it too high by less than 0.1 nats."""
     linear, model, x = small_chain(depth, 0)
     exact = Mixed(linear, model, x).marginal_kl[0]
-    found = surgery(model, x.repeat(240, 1), queries=600, paths=2, inner=4000, pairs=2)["marginal_kl/z1"]
+    queries = 600 if depth == 2 else 300  # at depth 2 the error of a query is the largest
+    found = surgery(model, x.repeat(queries * 2 // 5, 1), queries=queries, paths=2, inner=4000, pairs=2)[
+        "marginal_kl/z1"
+    ]
     assert found.se < 0.1
     assert -4 * found.se < found.value - exact < 4 * found.se + (0.1 if depth > 1 else 0.0)
 
