@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import launch
+from pipeline import processes
 from pipeline.errors import InputError
 from pipeline.files import read_json
+from pipeline.processes.signals import ignore_signals
 from pipeline.provenance import CAP, PATCHES, git, git_failure
-from pipeline.signals import undisturbed
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking import CHANGES, SETTINGS, Past, past
@@ -69,7 +69,9 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
             ended = then.status == "FINISHED" and tags.get("trial_state", "complete") == "complete"
             epochs = 0 if ended else max(then.epochs)
             words = [str(word) for word in (settings, out, kept, study.cache, epochs)]
-            launch.run([["pipeline.work", *words]], project, environment=_environment(tags, project), launcher="local")
+            processes.run(
+                [["pipeline.work", *words]], project, environment=_environment(tags, project), launcher="local"
+            )
         result = read_json(out / "result.json")
     if result.get("format") != FORMAT:
         raise InputError(f"run {run_id}: its code writes results of format {result.get('format')!r}, not {FORMAT}")
@@ -117,7 +119,7 @@ def _folder(keep: bool) -> Iterator[Path]:
         yield scratch
     finally:
         if not keep:
-            with undisturbed():
+            with ignore_signals():
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -142,7 +144,7 @@ def _worktree(root: Path, commit: str, scratch: Path, keep: bool) -> Iterator[Pa
             raise InputError(f"git cannot make a worktree of commit {commit[:12]} in {tree}: {reason}")
         yield tree
     finally:
-        with undisturbed():
+        with ignore_signals():
             if keep and tree.exists():
                 print(f"the code is kept in {tree}; `git worktree remove --force {tree}` removes it")
             else:

@@ -17,15 +17,17 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from pipeline import data, launch
-from pipeline.checkpoint import save_model
-from pipeline.errors import InputError, guarded
+from pipeline import data, processes
+from pipeline.errors import InputError
 from pipeline.files import read_json, write_json
 from pipeline.models import HierarchicalVAE, build
+from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, digest
+from pipeline.processes.entry import run_main
 from pipeline.progress import Reporter, reporting
 from pipeline.provenance import code_digest, machine
-from pipeline.training import Record, best_record, fit, seeded
+from pipeline.randomness import seeded
+from pipeline.training import Record, best_record, fit
 
 __all__ = ["FORMAT", "Work", "say"]
 
@@ -87,7 +89,7 @@ def again(work: Work, wanted: str, out: Path, kept: Path, cache: Path, epochs: i
     """Train once more, for so many epochs at most; return what came out, and what it was made with."""
     splits = _bring(work, wanted, out, kept, cache)
     try:
-        device = launch.device()
+        device = processes.device()
     except InputError as error:
         print(f"{error}; trained on the processor instead", flush=True)
         device = torch.device("cpu")
@@ -123,10 +125,10 @@ def _bring(work: Work, wanted: str, out: Path, kept: Path, cache: Path) -> data.
 
 def _main() -> None:
     settings, out, kept, cache, epochs = sys.argv[1:]
-    launch.become_worker()
+    processes.become_worker()
     work, wanted = Work.read(Path(settings))
     write_json(Path(out) / "result.json", again(work, wanted, Path(out), Path(kept), Path(cache), int(epochs)))
 
 
 if __name__ == "__main__":
-    guarded(_main)
+    run_main(_main)

@@ -122,8 +122,8 @@ def test_workers_run_the_code_of_their_stage(clones: tuple[Path, Path]) -> None:
     first, second = clones
     code = (
         "from pathlib import Path; from pipeline.location import use_project_code; use_project_code();"
-        " from pipeline import launch;"
-        " launch.run([['pipeline.stages.fetch']], Path('experiments/wide').resolve(), launcher='local')"
+        " from pipeline import processes;"
+        " processes.run([['pipeline.stages.fetch']], Path('experiments/wide').resolve(), launcher='local')"
     )
     done = run(second, first, "-P", "-c", code, PYTHONSAFEPATH="1")
     assert done.stderr.count(" is installed here; ") == 1

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from pipeline import progress
-from pipeline.annealing import Settings, annealed
 from pipeline.data import cave
+from pipeline.evaluation.annealing import Settings, annealed
 from pipeline.models import build
 from pipeline.progress import EVERY, Reporter, left, reporting, watched
 from pipeline.report.cost import seed_cost

@@ -370,7 +370,7 @@ def test_a_worktree_is_kept_if_wanted(
 ) -> None:
     """With `--keep`, the run's code stays where it is told, until it is removed by hand."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("pipeline.launch.run", lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.processes.run", lambda *_, **__: None)
     with pytest.raises(InputError):  # nothing was trained
         reproduce(repository, final(repository), keep=True)
     (tree,) = tmp_path.glob("cave-reproduce-*/tree")

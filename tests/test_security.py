@@ -42,14 +42,16 @@ import pytest
 import sqlalchemy
 import torch
 
-from pipeline import checkpoint, data
+from pipeline import data
 from pipeline.data import DATASETS, download
 from pipeline.data.formats import read_mat
-from pipeline.errors import InputError, guarded, one_line
+from pipeline.errors import InputError
 from pipeline.files import read_json
-from pipeline.models import build
+from pipeline.models import build, checkpoint
 from pipeline.params import Params, read_yaml
+from pipeline.processes.entry import run_main
 from pipeline.provenance import dvc_hashes
+from pipeline.redaction import one_line
 from pipeline.report import inputs, table_text
 from pipeline.report.milestones import milestones
 from pipeline.reproduce import reproduce
@@ -900,7 +902,7 @@ def test_no_chain_of_errors_tells_a_password(
         anew = url.render_as_string(hide_password=False)
         shown = [address, anew, {"password": f"={word}&"} if len(word) > 3 else url, json.dumps({"url": address})]
         with pytest.raises(SystemExit):
-            guarded(partial(fail, *shown))
+            run_main(partial(fail, *shown))
         told = capsys.readouterr().err
         assert "Traceback" in told
         assert leaks(told, word) == []

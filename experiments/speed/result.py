@@ -12,7 +12,7 @@ import torch
 
 from experiments.speed.ratio import Row
 from pipeline.files import read_json, write_json
-from pipeline.launch.machine import cores
+from pipeline.processes.machine import cores
 from pipeline.provenance import git, machine
 
 __all__ = ["Result", "change", "table"]

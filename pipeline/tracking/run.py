@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import faults
-from pipeline.errors import redacted
+from pipeline.redaction import redacted
 from pipeline.tracking.outbox import Op, Outbox, end, now
 from pipeline.tracking.sender import Sender
 from pipeline.training import Record

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
-from pipeline.errors import redacted
+from pipeline.redaction import redacted
 from pipeline.tracking.outbox import Op, Outbox
 from pipeline.tracking.store import Store
 

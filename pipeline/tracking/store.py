@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import stores
 from pipeline.artifacts import FOLDER, folder_fault, local_folder, own_database, relocate
-from pipeline.errors import InputError, redacted, without_password
+from pipeline.errors import InputError
 from pipeline.files import locked
-from pipeline.signals import later
+from pipeline.processes.signals import defer_interrupts
+from pipeline.redaction import redacted, without_password
 from pipeline.study import Study
 from pipeline.tracking.fresh import prepared
 
@@ -95,7 +96,7 @@ def ready(uri: str = "http") -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     searched = gc.isenabled() and "mlflow" not in sys.modules
-    with later(), ExitStack() as whole:
+    with defer_interrupts(), ExitStack() as whole:
         if searched:  # imports leave no garbage, and to search for it takes a quarter of their time
             gc.disable()
             whole.callback(gc.enable)

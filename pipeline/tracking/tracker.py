@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import faults, launch, provenance
+from pipeline import faults, processes, provenance
 from pipeline.data import Splits
-from pipeline.errors import InputError, one_line, redacted
+from pipeline.errors import InputError
 from pipeline.files import sha256
 from pipeline.params import digest
+from pipeline.redaction import one_line, redacted
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking.outbox import DamagedError, Op, Outbox, end, meant_for, now
@@ -116,7 +117,7 @@ class Tracker:
                     "anew": anew,
                     "again": work.stream is not None,
                     "tags": {tag: redacted(value) for tag, value in tags.items()},
-                    "origin": code.tags | provenance.machine(launch.device()) | {"data_digest": splits.digest},
+                    "origin": code.tags | provenance.machine(processes.device()) | {"data_digest": splits.digest},
                     "params": {
                         path: value if isinstance(value, str) else json.dumps(value)
                         for path, value in work.flat.items()
