@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.evaluation import Estimate
 from pipeline.evaluation.decompose import anneal, decompose
 from pipeline.evaluation.levels import level_terms, measure_levels, sandwich
@@ -348,7 +348,7 @@ def test_the_surgery_of_training_images_is_limited_by_their_number() -> None:
     with torch.no_grad():
         model.inference[0].network[-1].weight *= 8
         model.inference[0].network[-1].bias[4:] -= 5
-    test, train = torch.as_tensor(data.test), images(torch.as_tensor(data.train), data.scale)
+    test, train = torch.as_tensor(data.test), to_unit_interval(torch.as_tensor(data.train), data.scale)
     of_test, of_train = (
         decompose(model, test, data.scale, PARAMS, FEW, aggregate=aggregate).estimates for aggregate in (None, train)
     )

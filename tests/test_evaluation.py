@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pipeline.evaluation
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.evaluation.bounds import Estimate, evaluate, importance_bound, jackknife, many_draws
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
@@ -58,7 +58,7 @@ def bernoulli(depth: int = 2) -> tuple[HierarchicalVAE, Tensor]:
 def truth() -> dict[str, float]:
     """Return the exact value of each quantity of `linear`, L_50 from 2.4 million draws."""
     exact, model, test = linear()
-    x = images(test, SCALE)
+    x = to_unit_interval(test, SCALE)
     gap = kl_divergence(inferred(model, x), exact.posterior(x)).mean().item()
     evidence = exact.log_p(x).mean().item()
     groups = [importance_bound(many_draws(model, x, 10_000).log_weight, 50)[0].mean() for _ in range(20)]
@@ -122,7 +122,7 @@ def test_a_tight_posterior_has_no_gap_and_no_error() -> None:
     """With the exact posterior elbo, every L_k and -nll are log p(x), and their standard errors vanish."""
     exact, _, test = linear()
     results = evaluate(exact.model, test, SCALE, evaluate_params(), discrete=False).estimates
-    evidence = exact.log_p(images(test, SCALE)).mean().item()
+    evidence = exact.log_p(to_unit_interval(test, SCALE)).mean().item()
     for name in ("elbo", "iwae/1", "iwae/50", "iwae/500"):
         assert results[name].value == pytest.approx(evidence, abs=1e-9)
         assert results[name].se < 1e-9
@@ -176,7 +176,7 @@ def test_what_a_bound_lacks_stands_beside_its_error(size: float, reliable: bool)
     """The bias is what L_500 lacks, a lower estimate where the tail is heavy, and then the error is not reliable."""
     exact, _, test = linear()
     results = evaluate(exact.perturbed(size), test, SCALE, evaluate_params(), discrete=False).estimates
-    lack = exact.log_p(images(test, SCALE)).mean().item() + results["nll"].value
+    lack = exact.log_p(to_unit_interval(test, SCALE)).mean().item() + results["nll"].value
     assert results["nll/reliable"].value == reliable
     if reliable:
         assert abs(lack) < 4 * results["nll"].se
@@ -241,7 +241,7 @@ def test_many_draws_are_as_many_whatever_a_pass_holds(rows: int, monkeypatch: py
     """Passes of any size give all draws of every term, none twice, with the same mean within 5 standard errors."""
     monkeypatch.setattr(pipeline.evaluation, "ROWS", rows)
     _, model, test = linear()
-    x = images(test[:4], SCALE)
+    x = to_unit_interval(test[:4], SCALE)
     bound = many_draws(model, x, 501)
     assert bound.reconstruction.shape == (501, 4)
     assert bound.rate.shape == (2, 501, 4)
@@ -261,7 +261,7 @@ def test_a_pass_never_holds_more_rows_than_it_may(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pipeline.evaluation, "elbo", spy)
     monkeypatch.setattr(pipeline.evaluation, "ROWS", 100)
     model, test = bernoulli()
-    many_draws(model, images(test[:30], 1), 10)
+    many_draws(model, to_unit_interval(test[:30], 1), 10)
     assert passes == [90, 90, 90, 30]
 
 

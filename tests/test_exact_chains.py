@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal, kl_divergence
 
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.distributions import StandardNormal
 from pipeline.evaluation import Estimate, evaluate
 from pipeline.evaluation.activity import activity as unit_activity
@@ -166,7 +166,7 @@ def test_the_bound_and_the_rates_are_measured(depth: int, parents: Parents) -> N
     """`evaluate` gives elbo, kl, reconstruction, each rate and L_4000 = log p(x) within 4 errors below 0.02 nats."""
     linear = chain(random_widths(depth), parents)
     model, test = linear.perturbed(0.05 / depth), torch.randint(100, (10, linear.widths[0]), dtype=torch.uint8)
-    x = images(test, 100)
+    x = to_unit_interval(test, 100)
     closed = Exact(linear, model, x)
     expected = {"elbo": closed.elbo, "kl": closed.kl, "reconstruction": closed.elbo + closed.kl}
     expected |= {f"rate/z{t}": rate for t, rate in enumerate(closed.rates, start=1)}

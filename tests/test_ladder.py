@@ -10,7 +10,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from pipeline.distributions import StandardNormal, merge
 from pipeline.evaluation import evaluate
 from pipeline.models import HierarchicalVAE, build
-from pipeline.objectives import OBJECTIVES, elbo, stopped, top_down_kl
+from pipeline.objectives import OBJECTIVES, elbo, pathwise_terms, top_down_kl
 from pipeline.params import EvaluateParams
 from pipeline.training import fit
 from tests.linear_gaussian import Says
@@ -186,7 +186,7 @@ def test_factors_at_the_nodes_are_those_of_the_draw(depth: int, parents: str) ->
         built = build(model_params(depth=depth, parents=parents, inference=direction), torch.full((6,), 0.4))
         z, q = built.posterior(images(), draws=3)
         fixed = [node.detach() for node in z]
-        again = built.stopped_posterior(fixed)
+        again = built.detached_posterior(fixed)
         for t, (factor, other, node) in enumerate(zip(q, again, fixed[1:], strict=True), start=1):
             density = other.log_prob(node)
             torch.testing.assert_close(density.expand(3, 4), factor.log_prob(node))
@@ -203,7 +203,7 @@ def test_factors_at_the_nodes_are_those_of_the_draw(depth: int, parents: str) ->
 def test_gradients_reach_every_weight(objective: str, parents: str) -> None:
     """Every objective gives every weight of a ladder a finite gradient that is not all zero."""
     built = model(depth=3, parents=parents)
-    measure = stopped if objective in ("stl", "dreg") else elbo
+    measure = pathwise_terms if objective in ("stl", "dreg") else elbo
     OBJECTIVES[objective](measure(built, images(), 4), 0.5).mean().backward()
     for value in built.parameters():
         assert value.grad is not None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.models import HierarchicalVAE, build
-from pipeline.objectives import ELBO, OBJECTIVES, elbo, weight
+from pipeline.objectives import ELBO, OBJECTIVES, beta_at, elbo
 from pipeline.params import TrainParams
 from tests.small import model_params, train_params
 
@@ -129,6 +129,6 @@ def test_weights_far_apart_do_not_overflow() -> None:
 def test_the_weight_warms_up_linearly_from_zero() -> None:
     """Over `warmup` epochs the weight is beta * epoch / warmup, then beta; without warm-up it is beta at once."""
     params = train_params(objective="beta", beta=4.0, warmup=10)
-    assert [weight(params, epoch) for epoch in (0.0, 2.5, 5.0, 10.0, 11.0, 1000.0)] == [0, 1, 2, 4, 4, 4]
-    assert weight(train_params(objective="beta", beta=0.5), 0.0) == 0.5
-    assert weight(train_params(), 0.0) == 1
+    assert [beta_at(params, epoch) for epoch in (0.0, 2.5, 5.0, 10.0, 11.0, 1000.0)] == [0, 1, 2, 4, 4, 4]
+    assert beta_at(train_params(objective="beta", beta=0.5), 0.0) == 0.5
+    assert beta_at(train_params(), 0.0) == 1

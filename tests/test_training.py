@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable
@@ -15,10 +16,8 @@ import torch
 from torch import Tensor
 
 import pipeline.objectives
-import pipeline.training
-import pipeline.training.gradients
 from pipeline.data import Splits
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.errors import InputError
 from pipeline.models import HierarchicalVAE, build
 from pipeline.models.checkpoint import read_state
@@ -26,8 +25,10 @@ from pipeline.objectives import ELBO, elbo
 from pipeline.params import TrainParams
 from pipeline.randomness import seeded
 from pipeline.training import SCHEDULES, NonFiniteError, Record, best_record, fit, terms
-from pipeline.training.gradients import Chain
+from pipeline.training.manual import ManualGradient
 from tests.small import model_params, splits, train_params
+
+loop, step_module = importlib.import_module("pipeline.training.fit"), importlib.import_module("pipeline.training.step")
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "elbo": {"objective": "elbo", "draws": 2},
@@ -80,7 +81,7 @@ def clean(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) ->
 
 def between_record_and_state(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop in the fourth epoch, its record written, its state not."""
-    write = pipeline.training.write_state
+    write = loop.write_state
 
     def stop(path: Path, tensors: dict[str, Tensor], counters: list[Any]) -> None:
         if counters[0] == 4:
@@ -89,7 +90,7 @@ def between_record_and_state(folder: Path, params: TrainParams, monkeypatch: pyt
 
     data = splits()
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.training, "write_state", stop)
+        patch.setattr(loop, "write_state", stop)
         with pytest.raises(KeyboardInterrupt):
             list(fit(model(data), data, params, seed=0, folder=folder))
     assert len((folder / "records.jsonl").read_text().splitlines()) == 4
@@ -235,7 +236,7 @@ def test_the_model_ends_with_its_best_weights() -> None:
     bounds = [record.metrics["valid/elbo"] for record in records]
     data = splits(rows=8)
     with seeded(0, "valid"), torch.no_grad():
-        bound = elbo(built, images(torch.tensor(data.valid), data.scale), params.valid_draws)
+        bound = elbo(built, to_unit_interval(torch.tensor(data.valid), data.scale), params.valid_draws)
     assert bounds[-1] < max(bounds) - 0.1
     assert terms(bound)[0].item() == pytest.approx(max(bounds), rel=1e-6)
 
@@ -341,15 +342,15 @@ def watch(monkeypatch: pytest.MonkeyPatch, shown: list[list[Tensor]], training: 
         seen.append(x)
         return elbo(of, x, draws)
 
-    def step(self: Chain, x: Tensor, draws: int, at: float) -> tuple[ELBO, Tensor]:
+    def step(self: ManualGradient, x: Tensor, draws: int, at: float) -> tuple[ELBO, Tensor]:
         seen.append(x)
-        return Chain.__call__(self, x, draws, at)
+        return ManualGradient.__call__(self, x, draws, at)
 
     if training:
-        monkeypatch.setattr(pipeline.training.gradients, "Chain", type("Watched", (Chain,), {"__call__": step}))
+        monkeypatch.setattr(step_module, "ManualGradient", type("Watched", (ManualGradient,), {"__call__": step}))
     else:
         monkeypatch.undo()
-        monkeypatch.setattr(pipeline.training, "elbo", spy)
+        monkeypatch.setattr(loop, "elbo", spy)
 
 
 # --- Binarization
@@ -401,7 +402,7 @@ def test_the_weights_kept_are_those_of_the_objective_after_its_warm_up() -> None
         assert best.metrics["valid/objective"] == max(record.metrics["valid/objective"] for record in allowed)
         data = splits()
         with seeded(0, "valid"), torch.no_grad():
-            x = images(torch.as_tensor(data.valid), data.scale)
+            x = to_unit_interval(torch.as_tensor(data.valid), data.scale)
             bound = elbo(model, x, params.draws if objective == "iwae" else params.valid_draws)
         assert pipeline.objectives.OBJECTIVES[objective](bound, params.beta).mean().item() == pytest.approx(
             best.metrics["valid/objective"]
@@ -447,7 +448,7 @@ def test_the_size_of_a_pass_changes_no_mean(monkeypatch: pytest.MonkeyPatch) -> 
     results = []
     # 24 validation images at once, or 7 + 7 + 7 + 3; 56 training images at once, or 16 + 16 + 16 + 8
     for rows, batch_size in ((8192, 999), (14, 16)):
-        monkeypatch.setattr(pipeline.training, "VALID_ROWS", rows)
+        monkeypatch.setattr(loop, "VALID_ROWS", rows)
         built = model(data)
         for rung in built.inference:
             rung.network[-1].weight.data.zero_()

@@ -33,12 +33,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.evaluation.activity import activity
 from pipeline.evaluation.extrapolation import extrapolate, halved_bounds
 from pipeline.evaluation.weights import LARGEST_KHAT, effective_draws, pareto_khat
 from pipeline.models import HierarchicalVAE
-from pipeline.models.precision import products
+from pipeline.models.precision import linear_autocast
 from pipeline.objectives import ELBO, elbo, top_down_kl
 from pipeline.params import EvaluateParams
 from pipeline.progress import watched
@@ -112,7 +112,7 @@ def evaluate(
     results, values = measured.estimates, measured.images
     if params.precision != "float32":
         with seeded(params.seed, f"bounds {stream}"):
-            bound = many_draws(model, images(test[:IMAGES], scale), params.draws)
+            bound = many_draws(model, to_unit_interval(test[:IMAGES], scale), params.draws)
         exact, _ = importance_bound(bound.log_weight, params.k[-1])
         off = (values[f"iwae/{params.k[-1]}"][: len(exact)] - exact).abs()
         results["rounding"] = Estimate(off.max().item(), None)
@@ -159,7 +159,7 @@ def _bounds(
     diagnose: bool = True,
 ) -> Measured:
     """Return the terms of the bound, for each image and in the mean, and what diagnoses the error of nll."""
-    with seeded(params.seed, stream), products(model, params.precision):
+    with seeded(params.seed, stream), linear_autocast(model, params.precision):
         parts = [_reduce(many_draws(model, x, params.draws), params.k, diagnose) for x in _batches(pixels, scale)]
     values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
     variances = {name: torch.cat([part.variances[name] for part in parts]) for name in parts[0].variances}
@@ -217,7 +217,10 @@ def bits_per_dimension(nll: Estimate, units: int, levels: int = 1) -> Estimate:
 
 
 def _batches(test: Shaped[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
-    return (images(pixels, scale) for pixels in watched(test.split(IMAGES), "bounds", f"batches of {IMAGES} images"))
+    return (
+        to_unit_interval(pixels, scale)
+        for pixels in watched(test.split(IMAGES), "bounds", f"batches of {IMAGES} images")
+    )
 
 
 def _top_down(model: HierarchicalVAE, batches: Iterator[Float[Tensor, "batch units"]], draws: int) -> Measured:

@@ -17,13 +17,13 @@ log_scale = 0 is the trained q, where Adam starts. At the level drawn first this
 each example; at the others, how mu_t and sigma_t depend on the levels drawn before stays the network's, so that what
 that dependence lacks counts as approximation. The model is left as it is.
 
-Adam climbs L(q*) in rounds, each from `rate` down a cosine and each of twice as many steps as the one before, along the
-gradient through the draws alone: the score of q, of mean 0, is left out (`pipeline.objectives.stopped`). What a round
-leaves is the noise of its steps, which falls as one over their number, so that a doubling gains about what it leaves.
-After each round L(q*) is measured at the same random numbers as before. The best q* is kept, and the first doubling
-that gains less than 0.01 nats is the last one. `gap_unconverged` is what the last doubling gained, on average over
-images. Where `steps` ended the search it says by how much the approximation gap may still be too large and the
-amortization gap too small, and a line is printed. The sum of both gaps is not touched by it.
+Adam maximizes L(q*) in rounds, each from `rate` down a cosine and each of twice as many steps as the one before, along
+the gradient through the draws alone: the score of q, of mean 0, is left out (`pathwise_terms`). What a round leaves is
+the noise of its steps, which falls as one over their number, so that a doubling gains about what it leaves. After each
+round L(q*) is measured at the same random numbers as before. The best q* is kept, and the first doubling that gains
+less than 0.01 nats is the last one. `gap_unconverged` is what the last doubling gained, on average over images. Where
+`steps` ended the search it says by how much the approximation gap may still be too large and the amortization gap too
+small, and a line is printed. The sum of both gaps is not touched by it.
 
 log p(x) is the log mean of 2k weights, half of them at draws from q and half at draws from q*, whose proposal is the
 mixture of both: w = p(x, z) / (q(z) / 2 + q*(z) / 2). Where the best diagonal q is narrower than the posterior its own
@@ -47,7 +47,7 @@ from pipeline.evaluation.bounds import Estimate, Measured, jackknife
 from pipeline.evaluation.estimates import PerImage, of_batches, of_draws
 from pipeline.evaluation.levels import level_terms, log_mean_exp
 from pipeline.models import HierarchicalVAE
-from pipeline.objectives import elbo, stopped
+from pipeline.objectives import elbo, pathwise_terms
 from pipeline.progress import note, watched
 from pipeline.training import SCHEDULES
 
@@ -121,7 +121,7 @@ def refine(model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: in
             optimizer.param_groups[0]["lr"] = rate * SCHEDULES["cosine"](step / length)
             optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():
-                loss = -stopped(refined, x, draws).elbo.sum()
+                loss = -pathwise_terms(refined, x, draws).elbo.sum()
             loss.backward(inputs=free)
             optimizer.step()
         taken, after = taken + length, _bound(refined, x, seed)

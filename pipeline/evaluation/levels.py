@@ -24,7 +24,7 @@ the partial sums of (c) from z_1 up are upper bounds, those from z_T down lower 
 bound and kl_up/z2 a lower one. Each delta_j is extrapolated from the rise of L_K with K
 (`pipeline.evaluation.extrapolation`), and `kl_up_bias/z_t` and `gap_bias/z_t` are the biases that follow. Where the
 rise shows no limit the key is left out, and `bias_unmeasured` counts those that are. No upper bound of M_j is at hand
-at draws from q; at draws from the model there is one (`sandwich`).
+at draws from q; at draws from the model there is one (`two_sided_bound`).
 
 The images are fewer than those of `evaluate`, so that the sums have keys of their own, of the same images and draws:
 
@@ -49,12 +49,20 @@ from pipeline.evaluation.extrapolation import Extrapolation, extrapolate, halved
 from pipeline.models import HierarchicalVAE
 from pipeline.progress import note, watched
 
-__all__ = ["Evidence", "is_chain", "level_terms", "log_marginals", "log_mean_exp", "measure_levels", "sandwich"]
+__all__ = [
+    "LogMarginal",
+    "is_chain",
+    "level_terms",
+    "log_marginals",
+    "log_mean_exp",
+    "measure_levels",
+    "two_sided_bound",
+]
 
 ROWS = 8192  # rows of one pass, draws times nodes
 BATCH = 50  # images of one batch
 
-Evidence = tuple[Tensor, Tensor]
+LogMarginal = tuple[Tensor, Tensor]
 """log p(x) of each image and the variance of its error: [batch] each."""
 
 Halved = dict[str, Tensor]
@@ -102,7 +110,7 @@ def level_terms(
     draws: int,
     inner: int,
     outer: int,
-    evidence: Evidence | None = None,
+    evidence: LogMarginal | None = None,
 ) -> tuple[PerImage, Halved]:
     """Return `kl_up/`, `gap/`, their sums, and `log_marginal/` log p(x) and log p(z_1) of each image, in nats.
 
@@ -153,7 +161,7 @@ def _measured(model: HierarchicalVAE) -> dict[str, int]:
 
 
 @torch.no_grad()
-def sandwich(model: HierarchicalVAE, count: int, *, inner: int, outer: int) -> dict[str, Estimate]:
+def two_sided_bound(model: HierarchicalVAE, count: int, *, inner: int, outer: int) -> dict[str, Estimate]:
     """Return the mean width of a two-sided bound on M_j, j < T, over `count` draws of the model itself.
 
     Where the nodes come from the model, the levels that are left are one exact draw of the posterior given those

@@ -65,30 +65,30 @@ NEAR = 0.5  # nats from log N within which mutual information is saturated
 
 
 @dataclass(frozen=True)
-class _Sides:
+class Bounds:
     """A low and a high estimate at every query; one tensor, twice, where it is exact."""
 
     low: Float[Tensor, " queries"]
     high: Float[Tensor, " queries"]
 
     @classmethod
-    def exact(cls, value: Tensor) -> _Sides:
+    def point(cls, value: Tensor) -> Bounds:
         """Return a value that is both."""
         return cls(value, value)
 
     @property
-    def known(self) -> bool:
+    def exact(self) -> bool:
         """Are both sides one?"""
         return self.low is self.high
 
 
 @dataclass(frozen=True)
-class _Level:
+class LevelDensities:
     """log q(z_t | x_n), log q(z_t) and sum_j log q(z_tj) at every query."""
 
-    given: _Sides
-    marginal: _Sides
-    dimensions: _Sides
+    given: Bounds
+    marginal: Bounds
+    dimensions: Bounds
 
 
 @torch.no_grad()
@@ -119,8 +119,8 @@ def surgery(
         few = slice(pairs)
         given = torch.stack(own).sum(0)[few]
         joint = log_posteriors(model, x, [node[few] for node in nodes], chosen[few], given)
-    every = _Sides.exact(joint)
-    apart = _Sides(*(torch.stack([getattr(part, side)[few] for part in dimensions]).sum(0) for side in ("low", "high")))
+    every = Bounds.point(joint)
+    apart = Bounds(*(torch.stack([getattr(part, side)[few] for part in dimensions]).sum(0) for side in ("low", "high")))
     prior = torch.stack(log_p).sum(0)[few]
     information = _estimate(torch.stack(own).sum(0)[few] - joint)
     saturated = float(information.value > math.log(len(x)) - NEAR)
@@ -136,7 +136,7 @@ def surgery(
         results |= _terms(f"mutual_information/z{t}", level.given, level.marginal, results["mutual_information"])
         results |= _terms(f"total_correlation/z{t}", level.marginal, level.dimensions, correlation)
         if t == model.depth:
-            results |= _terms(f"marginal_kl/z{t}", level.marginal, _Sides.exact(log_p[-1]), results["marginal_kl"])
+            results |= _terms(f"marginal_kl/z{t}", level.marginal, Bounds.point(log_p[-1]), results["marginal_kl"])
         elif is_chain(model):
             below = [node[None] for node in nodes[:t]]
             log_z = log_mean_exp(log_marginals(model, x[chosen], below, inner)[t]).double()
@@ -154,16 +154,16 @@ def _levels(
     nodes: list[Tensor],
     q: list[Distribution],
     paths: int,
-) -> list[_Level]:
+) -> list[LevelDensities]:
     """Return what is known of each level's posteriors and of their mean, from z_1 up."""
     own = [_log_normal(node.double(), *_normal(q_t)) for node, q_t in zip(nodes, q, strict=True)]
     fresh = _posteriors(model, x)
     first = model.order[0]
     at_first = (nodes[first - 1].double(), *fresh[first - 1], chosen)
-    exact = _Level(
-        _Sides.exact(own[first - 1].sum(-1)),
-        _Sides.exact(log_mixture(*at_first, own[first - 1].sum(-1))),
-        _Sides.exact(log_dimensions(*at_first, own[first - 1]).sum(-1)),
+    exact = LevelDensities(
+        Bounds.point(own[first - 1].sum(-1)),
+        Bounds.point(log_mixture(*at_first, own[first - 1].sum(-1))),
+        Bounds.point(log_dimensions(*at_first, own[first - 1]).sum(-1)),
     )
     if model.depth == 1:
         return [exact]
@@ -171,7 +171,7 @@ def _levels(
     draws = watched(range(paths), "surgery", "draws")
     again = [_log_probs(model.posterior(x[chosen])[1], nodes) for _ in draws]
     groups = min(GROUPS, len(chosen))
-    parts: dict[int, list[_Level]] = {t: [] for t in model.order[1:]}
+    parts: dict[int, list[LevelDensities]] = {t: [] for t in model.order[1:]}
     for group in watched(range(groups), "surgery", "groups of queries"):
         rows = slice(group, None, groups)
         fresh = _posteriors(model, x) if group else fresh
@@ -182,10 +182,10 @@ def _levels(
             with_own = torch.cat([mine.sum(-1)[None], others[1:]])
             sides = (_log_normal(z_t, mean[index], sigma[index]), mine)
             levels.append(
-                _Level(
-                    _Sides(*(torch.logsumexp(each, 0) - math.log(paths) for each in (others, with_own))),
-                    _Sides(*(log_mixture(z_t, mean, sigma, index, side.sum(-1)) for side in sides)),
-                    _Sides(*(log_dimensions(z_t, mean, sigma, index, side).sum(-1) for side in sides)),
+                LevelDensities(
+                    Bounds(*(torch.logsumexp(each, 0) - math.log(paths) for each in (others, with_own))),
+                    Bounds(*(log_mixture(z_t, mean, sigma, index, side.sum(-1)) for side in sides)),
+                    Bounds(*(log_dimensions(z_t, mean, sigma, index, side).sum(-1) for side in sides)),
                 )
             )
     return [exact if t == first else _joined(parts[t]) for t in range(1, model.depth + 1)]
@@ -200,28 +200,28 @@ def _posteriors(model: HierarchicalVAE, x: Float[Tensor, "n units"]) -> list[tup
     ]
 
 
-def _joined(groups: list[_Level]) -> _Level:
+def _joined(groups: list[LevelDensities]) -> LevelDensities:
     """Return the level of all queries from those of the groups, which take the queries in turn."""
     queries = sum(len(group.given.low) for group in groups)
 
-    def join(name: str) -> _Sides:
+    def join(name: str) -> Bounds:
         sides = []
         for side in ("low", "high"):
             values = groups[0].given.low.new_empty(queries)
             for place, group in enumerate(groups):
                 values[place :: len(groups)] = getattr(getattr(group, name), side)
             sides.append(values)
-        return _Sides(*sides)
+        return Bounds(*sides)
 
-    return _Level(join("given"), join("marginal"), join("dimensions"))
+    return LevelDensities(join("given"), join("marginal"), join("dimensions"))
 
 
-def _terms(name: str, positive: _Sides, negative: _Sides, most: Estimate | None) -> dict[str, Estimate]:
+def _terms(name: str, positive: Bounds, negative: Bounds, most: Estimate | None) -> dict[str, Estimate]:
     """Return the mean difference under `name`, or both bounds of it under `name/lower` and `name/upper`.
 
     Bounds are cut to [0, `most`]. Nothing is returned where neither of them lies inside.
     """
-    if positive.known and negative.known:
+    if positive.exact and negative.exact:
         return {name: _estimate(positive.low - negative.low)}
     lower, upper = _of_groups(positive.low - negative.high), _of_groups(positive.high - negative.low)
     most = Estimate(math.inf, 0.0) if most is None else Estimate(max(0.0, most.value), most.se)

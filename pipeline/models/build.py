@@ -13,13 +13,13 @@ from torch.distributions import Distribution
 
 from pipeline.distributions import (
     LATENT,
+    BottomUpBlock,
     Conditional,
-    Evidence,
     Family,
     Mixture,
     StandardNormal,
     Vamp,
-    climb,
+    bottom_up_pass,
     likelihood,
 )
 from pipeline.models.hierarchy import HierarchicalVAE
@@ -65,7 +65,7 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: tuple[int, 
             body = network(t - 1, below, d, hidden, "input")
             body.append(ACTIVATIONS[params.activation]())
             head = NETWORKS["mlp"](d, LATENT.per_unit * widths[t], [], params.activation, params.batch_norm)
-            inference.append(Evidence(body, _at(head, LATENT, torch.zeros(widths[t]))))
+            inference.append(BottomUpBlock(body, _at(head, LATENT, torch.zeros(widths[t]))))
             below = d
     family = likelihood(params)
     generative: list[nn.Module] = [
@@ -110,7 +110,7 @@ def _vamp(params: ModelParams, mean: Tensor, inference: Sequence[nn.Module]) -> 
 
 
 def _ladder_top(inference: Sequence[nn.Module], x: Tensor) -> Distribution:
-    return climb(inference, x)[-1]
+    return bottom_up_pass(inference, x)[-1]
 
 
 def _call(rung: nn.Module, *parents: Tensor) -> Distribution:

@@ -9,7 +9,7 @@ is followed by
 
     y = gamma (u - mean) / sqrt(variance + 1e-5) + beta
 
-mean and variance being those of all rows (draws and batch) in training, and in evaluation those that `collect` took
+mean and variance being those of all rows (draws and batch) in training, and in evaluation those that `update_bn` took
 over the training set, so that one example's outputs depend on no other.
 Ioffe, Szegedy, "Batch Normalization" (2015), https://arxiv.org/abs/1502.03167
 """
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from pipeline.models.hierarchy import HierarchicalVAE
 
-__all__ = ["ACTIVATIONS", "NETWORKS", "BatchNorm", "Image", "collect", "conv", "mlp"]
+__all__ = ["ACTIVATIONS", "NETWORKS", "BatchNorm", "Image", "conv", "mlp", "update_bn"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 @torch.no_grad()
-def collect(model: HierarchicalVAE, batches: Iterable[Float[Tensor, "batch units"]]) -> None:
+def update_bn(model: HierarchicalVAE, batches: Iterable[Float[Tensor, "batch units"]]) -> None:
     """Make the model ready to evaluate: average the statistics of its batch normalizations, if any, over `batches`."""
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     if norms:

@@ -22,22 +22,22 @@ from torch import Tensor
 
 from pipeline import faults
 from pipeline.data import Splits
-from pipeline.data.images import Presented, frozen, images
+from pipeline.data.images import TrainingImages, frozen, to_unit_interval
 from pipeline.errors import InputError, RunError
 from pipeline.files import write_text
-from pipeline.models import HierarchicalVAE, collect
+from pipeline.models import HierarchicalVAE, update_bn
 from pipeline.models.checkpoint import read_state, write_state
-from pipeline.objectives import ELBO, climbed, elbo
+from pipeline.objectives import ELBO, elbo, training_objective
 from pipeline.params import TrainParams
 from pipeline.progress import watched
 from pipeline.randomness import seeded
-from pipeline.training.adam import Adam
-from pipeline.training.step import CompiledStep, Step, steps
+from pipeline.training.compiled import CompiledStep
+from pipeline.training.step import Adam, Step
 
 __all__ = ["SCHEDULES", "STATE", "NonFiniteError", "Record", "best_record", "fit", "milestones", "terms"]
 
 STATE, RECORDS, MILESTONE = "state.safetensors", "records.jsonl", "epoch-"
-SETTLE = 1.0  # seconds between two times that records are brought to the disk
+FSYNC_INTERVAL = 1.0  # seconds between two times that records are brought to the disk
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
 
 
@@ -76,29 +76,37 @@ def fit(
     """
     model.to(device)
     binarize = splits.binary and splits.binarization == "dynamic"
-    train = Presented(torch.as_tensor(splits.train, device=device), splits.scale, binarize, splits.dequantized)
+    train = TrainingImages(torch.as_tensor(splits.train, device=device), splits.scale, binarize, splits.dequantized)
     valid = torch.as_tensor(splits.valid, device=device)
     valid = frozen(valid, splits.scale, f"{splits.digest}/valid") if splits.dequantized else valid
-    valid = images(valid, splits.scale)
+    valid = to_unit_interval(valid, splits.scale)
     run = _Run(model, Adam(model, params), folder, params.ema)
     yield from run.resume()
-    step = steps(model, run.adam, params)
-    while run.epoch < params.epochs and not run.stale(params.patience):
+    step = make_step(model, run.adam, params)
+    while run.epoch < params.epochs and not run.should_stop(params.patience):
         start = time.perf_counter()
         with seeded(seed, f"epoch {run.epoch}"):
             metrics = _epoch(run, step, train, params)
-        with run.averaged(), torch.no_grad():
+        with run.ema_weights(), torch.no_grad():
             with seeded(seed, "statistics"):
-                collect(model, map(train.batch, torch.arange(len(train), device=train.device).split(params.batch_size)))
+                update_bn(
+                    model, map(train.batch, torch.arange(len(train), device=train.device).split(params.batch_size))
+                )
             with seeded(seed, "valid"):
                 metrics |= _validate(model, valid, params)
             _require_finite(metrics, run.epoch, run.step)
-            run.rank(metrics["valid/objective"], run.epoch > params.warmup_end(model.depth), params.keep)
+            run.update_best(metrics["valid/objective"], run.epoch > params.warmup_end(model.depth), params.keep)
             if run.epoch in params.milestones:
-                run.mark()
+                run.save_milestone()
         run.seconds += time.perf_counter() - start
-        yield run.keep(metrics)
-    model.load_state_dict(run.kept)
+        yield run.checkpoint(metrics)
+    model.load_state_dict(run.best_weights)
+
+
+def make_step(model: HierarchicalVAE, adam: Adam, params: TrainParams) -> Step | CompiledStep:
+    """Return the function that takes one step of training: compiled where `train.compile` asks for it and it can be."""
+    compiled = params.compile and CompiledStep.supports(model, params)
+    return (CompiledStep if compiled else Step)(model, adam, params)
 
 
 def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: TrainParams) -> dict[str, float]:
@@ -107,13 +115,13 @@ def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: T
     total = torch.zeros(model.depth + 5, device=valid.device)
     for x in valid.split(max(1, VALID_ROWS // draws)):
         bound = elbo(model, x, draws)
-        objective = climbed(bound, params, math.inf).mean()
+        objective = training_objective(bound, params, math.inf).mean()
         total += torch.cat([objective[None], bound.iwae.mean()[None], terms(bound)]) * (len(x) / len(valid))
     selected = {"valid/objective": total[0].item(), "valid/iwae": total[1].item()}
     return _named("valid/", total[2:], model.depth) | selected
 
 
-def _epoch(run: _Run, step: Step | CompiledStep, train: Presented, params: TrainParams) -> dict[str, float]:
+def _epoch(run: _Run, step: Step | CompiledStep, train: TrainingImages, params: TrainParams) -> dict[str, float]:
     """Run one epoch of updates and return its mean terms."""
     model = run.model
     horizon = params.horizon or params.epochs
@@ -131,7 +139,7 @@ def _epoch(run: _Run, step: Step | CompiledStep, train: Presented, params: Train
             if not math.isfinite(loss.item()):
                 _require_finite(_named("train/", terms(bound), model.depth), run.epoch + 1, run.step)
                 raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step}: the objective is {-loss.item()}")
-            run.follow()
+            run.update_ema()
             total.add_(_parts(bound), alpha=len(x) / len(train))
     run.epoch += 1
     return _named("train/", _whole(total), model.depth)
@@ -144,19 +152,19 @@ class _Run:
         self.model, self.adam, self.folder, self.decay = model, adam, folder, decay
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, -math.inf
-        self.unsettled: list[Record] = []  # are written, and may not be on the disk itself yet
-        self.settled = -math.inf
-        self.kept = _copy(model.state_dict())
+        self.unsynced: list[Record] = []  # are written, and may not be on the disk itself yet
+        self.synced_at = -math.inf
+        self.best_weights = _copy(model.state_dict())
         self.average = {} if decay is None else _copy(dict(model.named_parameters()))
 
-    def follow(self) -> None:
+    def update_ema(self) -> None:
         """Move the average of the weights towards them: decay * average + (1 - decay) * weights."""
         if self.decay is not None:
             for name, weights in self.model.named_parameters():
                 self.average[name].lerp_(weights.detach(), 1 - self.decay)
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def ema_weights(self) -> Iterator[None]:
         """Put the averaged weights, where there are any, into the model, and take them out again."""
         own = _copy(self.model.state_dict()) if self.average else {}
         self.model.load_state_dict(self.average, strict=False)
@@ -165,7 +173,7 @@ class _Run:
         finally:
             self.model.load_state_dict(own, strict=False)
 
-    def rank(self, value: float, eligible: bool, keep: str) -> None:
+    def update_best(self, value: float, eligible: bool, keep: str) -> None:
         """Note the weights that the model now holds if their validation objective is the highest so far.
 
         An epoch that is not eligible takes the place of the best, so that patience starts after the last of them.
@@ -175,18 +183,18 @@ class _Run:
         if best:
             self.best_epoch, self.best_value = self.epoch, value if eligible else -math.inf
         if best or keep == "last":
-            self.kept = _copy(self.model.state_dict())
+            self.best_weights = _copy(self.model.state_dict())
 
-    def mark(self) -> None:
+    def save_milestone(self) -> None:
         """Keep the weights that the model now holds as those of a milestone, if there is a folder."""
         if self.folder is not None:
             write_state(self.folder / f"{MILESTONE}{self.epoch}.safetensors", self.model.state_dict(), self.epoch)
 
-    def stale(self, patience: int | None) -> bool:
+    def should_stop(self, patience: int | None) -> bool:
         """Has `valid/objective` not risen for `patience` epochs?"""
         return patience is not None and self.epoch - self.best_epoch >= patience
 
-    def keep(self, metrics: dict[str, float]) -> Record:
+    def checkpoint(self, metrics: dict[str, float]) -> Record:
         """Write the state if there is a folder, and return the epoch's record."""
         record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
         if self.folder is not None:
@@ -194,25 +202,25 @@ class _Run:
             self._write(record, self.folder / RECORDS)
             faults.reached("state-between")
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-            tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
+            tensors |= {f"kept.{name}": value for name, value in self.best_weights.items()}
             tensors |= {f"average.{name}": value for name, value in self.average.items()}
             tensors |= {f"adam.{name}": value for name, value in self.adam.moments.items()}
             counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_value]
-            write_state(self.folder / STATE, tensors, [*counters, *map(asdict, self.unsettled)])
+            write_state(self.folder / STATE, tensors, [*counters, *map(asdict, self.unsynced)])
             faults.reached("state-after")
         return record
 
     def _write(self, record: Record, path: Path) -> None:
         """Add a record to the file, which is brought to the disk once a second: the state holds what came since."""
-        self.unsettled.append(record)
+        self.unsynced.append(record)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(asdict(record)) + "\n")
                 file.flush()
-                if time.monotonic() > self.settled + SETTLE:
+                if time.monotonic() > self.synced_at + FSYNC_INTERVAL:
                     os.fsync(file.fileno())
-                    self.unsettled, self.settled = [], time.monotonic()
+                    self.unsynced, self.synced_at = [], time.monotonic()
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -224,15 +232,15 @@ class _Run:
             return []
         tensors, counters = read_state(self.folder / STATE)
         try:
-            self.epoch, self.step, self.seconds, self.best_epoch, self.best_value, *unsettled = counters
+            self.epoch, self.step, self.seconds, self.best_epoch, self.best_value, *unsynced = counters
             self.model.load_state_dict(_part(tensors, "model."))
-            self.kept = {name: value.to(self.model_device) for name, value in _part(tensors, "kept.").items()}
+            self.best_weights = {name: value.to(self.model_device) for name, value in _part(tensors, "kept.").items()}
             self.average = {name: value.to(self.model_device) for name, value in _part(tensors, "average.").items()}
             self.adam.load(_part(tensors, "adam."))
             # A crash between the record and the state leaves one record too many, perhaps a torn one; the last ones may
             # be lost where the power has failed.
-            kept = (self.folder / RECORDS).read_bytes().decode(errors="replace").splitlines()
-            lines = kept[: self.epoch - len(unsettled)] + [json.dumps(record) for record in unsettled]
+            lines_on_disk = (self.folder / RECORDS).read_bytes().decode(errors="replace").splitlines()
+            lines = lines_on_disk[: self.epoch - len(unsynced)] + [json.dumps(record) for record in unsynced]
             records = [Record(**json.loads(line)) for line in lines]
             if [record.epoch for record in records] != list(range(1, self.epoch + 1)):
                 raise ValueError(f"{len(records)} records where epoch {self.epoch} was reached")
@@ -241,7 +249,7 @@ class _Run:
             raise InputError(
                 f"{self.folder}: not the state of this training; delete it to start anew: {reason}"
             ) from None
-        if kept != lines:
+        if lines_on_disk != lines:
             write_text(self.folder / RECORDS, "".join(line + "\n" for line in lines))
         return records
 

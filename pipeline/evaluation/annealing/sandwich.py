@@ -116,7 +116,7 @@ def simulate(model: HierarchicalVAE, count: int) -> tuple[Float[Tensor, "count _
     """Draw examples from (19) and return them with the eps they came from, an exact draw of each one's posterior."""
     levels = widths(model)
     eps = torch.randn(count, sum(levels)).to(model.sample(1)[0])
-    _, p = model.descend(eps.split(levels, dim=-1))
+    _, p = model.decode_noncentered(eps.split(levels, dim=-1))
     return p[0].sample(), eps
 
 
@@ -129,7 +129,7 @@ def _bound(
     up = _stack([anneal(path, path.draw(n), betas, steps, settings.leapfrog) for n in _passes(settings.chains)])
     if eps is None:
         return up, None
-    nodes, _ = model.descend(eps.split(widths(model), dim=-1))
+    nodes, _ = model.decode_noncentered(eps.split(widths(model), dim=-1))
     exact = path.locate(eps, nodes)
     back, slow = betas.flip(0), steps.flip(0)
     starts = [exact.expand(n, *exact.shape) for n in _passes(settings.chains)]
