@@ -262,7 +262,7 @@ def test_the_mean_of_every_level_is_the_exact_one(parents: str) -> None:
 @pytest.mark.parametrize("parents", ["nearest", "every"])
 @pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
 def test_every_model_is_measured(inference: str, parents: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of either direction and parents give finite scores of shadows at every level, probes at z0 too.
+    """Models of either direction and parents give finite scores of shadows at every level, probes of the image x too.
 
     The same seed gives the same numbers, and the caller's random state stays as it was.
     """
@@ -281,7 +281,7 @@ def test_every_model_is_measured(inference: str, parents: str, depth: int, monke
     kinds = ["mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"]
     probes = [f"probe/{name}" for name in FACTORS] + ["probe"]
     expected = {f"{kind}/{level}" for kind in kinds for level in levels}
-    assert set(found) == expected | {f"{kind}/{level}" for kind in probes for level in ["z0", *levels]}
+    assert set(found) == expected | {f"{kind}/{level}" for kind in probes for level in ["x", *levels]}
     assert all(math.isfinite(score.value) and score.se >= 0 for score in found.values())
     if depth == 1:
         assert measure(0) == found

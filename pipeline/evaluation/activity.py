@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.params import INFORMATIVE
 
@@ -60,11 +61,11 @@ def activity(
     for level in range(model.depth):
         mean, square = torch.cat(means[level], dim=1), torch.cat(squares[level], dim=1)  # [blocks, images, units]
         variance, error = _jackknife(_between, mean, square)
-        results[f"active/z{level + 1}"] = _count(variance, error, threshold)
+        results[str(Metric("active", level + 1))] = _count(variance, error, threshold)
         share, error = _jackknife(_share, mean, square)
-        results[f"informative/z{level + 1}"] = _count(share, error, INFORMATIVE)
+        results[str(Metric("informative", level + 1))] = _count(share, error, INFORMATIVE)
         information, error = _jackknife(_information, mean, square)
-        results[f"information/z{level + 1}"] = information.item(), error.item()
+        results[str(Metric("information", level + 1))] = information.item(), error.item()
     return results
 
 

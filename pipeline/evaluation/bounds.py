@@ -7,7 +7,7 @@ All of them are reductions of the terms of S draws per image (`pipeline.objectiv
     nll = -iwae/max k,  gap = iwae/max k - elbo (an under-estimate of log p(x) - elbo)
     bpd = nll / (D log 2)                 bits per dimension, discrete x; (nll + D log L) / (D log 2), an upper bound,
                                           of dequantized pixels of L grey levels (`pipeline.data.images`)
-    kl_down/z_t = E KL(q(z_t | .) || p(z_t | .))      top-down inference only; they sum to kl in the mean
+    kl/z_t = E KL(q(z_t | .) || p(z_t | .))      top-down inference only; they sum to kl in the mean
     rounding                              evaluate.precision other than float32 only: the largest error of an image's
                                           iwae/max k, of the first images at the same random numbers
     active/z_t, informative/z_t, information/z_t      see `pipeline.evaluation.activity`
@@ -37,6 +37,7 @@ from pipeline.data.images import to_unit_interval
 from pipeline.evaluation.activity import activity
 from pipeline.evaluation.extrapolation import extrapolate, halved_bounds
 from pipeline.evaluation.weights import LARGEST_KHAT, effective_draws, pareto_khat
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.models.precision import linear_autocast
 from pipeline.objectives import ELBO, elbo, top_down_kl
@@ -234,7 +235,7 @@ def _top_down(model: HierarchicalVAE, batches: Iterator[Float[Tensor, "batch uni
         variances.append(kl.var(1) / draws)
     mean, variance = torch.cat(means, dim=1), torch.cat(variances, dim=1)
     se = variance.sum(1).sqrt() / mean.shape[1]
-    names = [f"kl_down/z{t}" for t in range(1, model.depth + 1)]
+    names = [str(Metric("kl", t)) for t in range(1, model.depth + 1)]
     results = {name: Estimate(mean[level].mean().item(), se[level].item()) for level, name in enumerate(names)}
     return Measured(results, dict(zip(names, mean, strict=True)))
 
@@ -263,7 +264,7 @@ def _reduce(bound: ELBO, ks: tuple[int, ...], diagnose: bool) -> _Reduced:
     """Return each quantity's value and the variance of its error, per image."""
     draws, k, log_weight = len(bound.reconstruction), ks[-1], bound.log_weight
     terms = {"elbo": log_weight, "reconstruction": bound.reconstruction, "kl": bound.kl}
-    terms |= {f"rate/z{t}": rate for t, rate in enumerate(bound.rate, start=1)}
+    terms |= {str(Metric("rate", t)): rate for t, rate in enumerate(bound.rate, start=1)}
     results = {name: (term.mean(0), term.var(0) / draws) for name, term in terms.items()}
     for size in ks:
         results[f"iwae/{size}"] = importance_bound(log_weight, size)

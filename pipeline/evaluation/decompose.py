@@ -1,7 +1,7 @@
 """Every decomposition of one model on the frozen test set; those by annealing, half of the time, apart.
 
-    levels     `kl_up/z_t`, `gap/z_t`, their sums `levels/kl` and `levels/gap`, their `_bias`, `levels/elbo`,
-               `log_marginal/z1`; `width/z_t` on the model's own draws
+    levels     `chain_kl/z_t`, `gap/z_t`, their sums `levels/kl` and `levels/gap`, their `_bias`, `levels/elbo`,
+               `log_marginal/z1`; `bound_width/z_t` on the model's own draws
     surgery    `mutual_information`, `marginal_kl`, `total_correlation`, together and by level
     gaps       `approximation_gap`, `amortization_gap`, `inference_gap`, in all and by level; `gaps/elbo` and
                `gaps/log_marginal` of the same images, and `gap_unconverged`, how far from its optimum q* may be

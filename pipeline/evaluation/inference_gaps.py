@@ -46,6 +46,7 @@ from torch.distributions import Distribution, Independent, Normal
 from pipeline.evaluation.bounds import Estimate, Measured, jackknife
 from pipeline.evaluation.estimates import PerImage, of_batches, of_draws
 from pipeline.evaluation.levels import level_terms, log_mean_exp
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, pathwise_terms
 from pipeline.progress import note, watched
@@ -219,12 +220,12 @@ def gap_terms(
         "gaps/log_marginal": (log_p, error),
     }
     for t in model.order:
-        (gap, gap_error), (least, least_error) = ours[f"gap/z{t}"], theirs[f"gap/z{t}"]
+        (gap, gap_error), (least, least_error) = ours[str(Metric("gap", t))], theirs[str(Metric("gap", t))]
         assert gap_error is not None
         assert least_error is not None
         shared = error if t == model.order[0] else 0.0  # log p(x) is the same in both
-        results[f"approximation_gap/z{t}"] = (least, least_error)
-        results[f"amortization_gap/z{t}"] = (gap - least, gap_error + least_error - 2 * shared)
+        results[str(Metric("approximation_gap", t))] = (least, least_error)
+        results[str(Metric("amortization_gap", t))] = (gap - least, gap_error + least_error - 2 * shared)
     return results
 
 

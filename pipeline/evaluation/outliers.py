@@ -35,6 +35,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pipeline.evaluation.bounds import Estimate
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.progress import watched
 
@@ -68,7 +69,7 @@ def scores(model: HierarchicalVAE, x: Float[Tensor, "n units"], draws: int) -> d
         sums = [bounds_above(model, batch, size).sum(1) for size in sizes]
         means.append(torch.stack(sums).sum(0) / draws)
     elbo, *above = torch.cat(means, dim=1)
-    return {"elbo": -elbo} | {f"llr/z{k}": elbo - bound for k, bound in enumerate(above, start=1)}
+    return {"elbo": -elbo} | {str(Metric("llr", k)): elbo - bound for k, bound in enumerate(above, start=1)}
 
 
 def outliers(own: dict[str, Float[Tensor, " n"]], other: dict[str, Float[Tensor, " m"]]) -> dict[str, Estimate]:

@@ -36,7 +36,7 @@ q(z_1 | x), nothing was measured and both keys are left out: on digits the bound
 333 nats, where 1.9 is the most there can be.
 
 p(z_t) is exact at the top. Below it, in a chain, it is bounded from below by `inner` importance weights, so that
-marginal_kl/z1, where it is not the top, and marginal_kl/z_t/upper, 1 < t < T, are upper estimates; kl_up_bias/z1 is
+marginal_kl/z1, where it is not the top, and marginal_kl/z_t/upper, 1 < t < T, are upper estimates; chain_kl_bias/z1 is
 an estimate of the excess of the former. `dimension_kl` needs a prior without dependence.
 Every single log q(z | x_n) - log q(z) <= log N.
 """
@@ -44,7 +44,7 @@ Every single log q(z | x_n) - log q(z) <= log N.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -54,6 +54,7 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, No
 from pipeline.evaluation.bounds import Estimate
 from pipeline.evaluation.levels import is_chain, log_marginals, log_mean_exp
 from pipeline.evaluation.mixtures import log_dimensions, log_mixture, log_posteriors
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.progress import watched
 
@@ -126,24 +127,24 @@ def surgery(
     saturated = float(information.value > math.log(len(x)) - NEAR)
     results = {"mutual_information": information, "mutual_information/saturated": Estimate(saturated, None)}
     results["marginal_kl"] = _estimate(joint - prior)
-    results |= _terms("total_correlation", every, apart if model.depth > 1 else dimensions[0], None)
+    results |= _terms(Metric("total_correlation"), every, apart if model.depth > 1 else dimensions[0], None)
     if model.depth == 1 and not isinstance(p[-1], MixtureSameFamily):
         results["dimension_kl"] = _estimate(dimensions[0].low - prior)
-    correlation = results.get("total_correlation/upper")
+    correlation = results.get(str(Metric("total_correlation", side="upper")))
 
     # Level by level.
     for t, level in enumerate(levels, start=1):
-        results |= _terms(f"mutual_information/z{t}", level.given, level.marginal, results["mutual_information"])
-        results |= _terms(f"total_correlation/z{t}", level.marginal, level.dimensions, correlation)
+        results |= _terms(Metric("mutual_information", t), level.given, level.marginal, results["mutual_information"])
+        results |= _terms(Metric("total_correlation", t), level.marginal, level.dimensions, correlation)
         if t == model.depth:
-            results |= _terms(f"marginal_kl/z{t}", level.marginal, Bounds.point(log_p[-1]), results["marginal_kl"])
+            results |= _terms(Metric("marginal_kl", t), level.marginal, Bounds.point(log_p[-1]), results["marginal_kl"])
         elif is_chain(model):
             below = [node[None] for node in nodes[:t]]
             log_z = log_mean_exp(log_marginals(model, x[chosen], below, inner)[t]).double()
             if t == 1:
-                results["marginal_kl/z1"] = _estimate(level.marginal.high - log_z)
+                results[str(Metric("marginal_kl", 1))] = _estimate(level.marginal.high - log_z)
             elif (upper := _of_groups(level.marginal.high - log_z)).value < results["marginal_kl"].value:
-                results[f"marginal_kl/z{t}/upper"] = upper
+                results[str(Metric("marginal_kl", t, "upper"))] = upper
     return results
 
 
@@ -216,20 +217,20 @@ def _joined(groups: list[LevelDensities]) -> LevelDensities:
     return LevelDensities(join("given"), join("marginal"), join("dimensions"))
 
 
-def _terms(name: str, positive: Bounds, negative: Bounds, most: Estimate | None) -> dict[str, Estimate]:
-    """Return the mean difference under `name`, or both bounds of it under `name/lower` and `name/upper`.
+def _terms(metric: Metric, positive: Bounds, negative: Bounds, most: Estimate | None) -> dict[str, Estimate]:
+    """Return the mean difference as `metric`, or both bounds of it as its sides `lower` and `upper`.
 
     Bounds are cut to [0, `most`]. Nothing is returned where neither of them lies inside.
     """
     if positive.exact and negative.exact:
-        return {name: _estimate(positive.low - negative.low)}
+        return {str(metric): _estimate(positive.low - negative.low)}
     lower, upper = _of_groups(positive.low - negative.high), _of_groups(positive.high - negative.low)
     most = Estimate(math.inf, 0.0) if most is None else Estimate(max(0.0, most.value), most.se)
     if lower.value <= 0 and upper.value >= most.value:
         return {}
     return {
-        f"{name}/lower": lower if lower.value > 0 else Estimate(0.0, 0.0),
-        f"{name}/upper": upper if upper.value < most.value else most,
+        str(replace(metric, side="lower")): lower if lower.value > 0 else Estimate(0.0, 0.0),
+        str(replace(metric, side="upper")): upper if upper.value < most.value else most,
     }
 
 

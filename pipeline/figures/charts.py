@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures.style import GREY, blank, colour, facets, level_colours, line, plain
+from pipeline.metric import Metric
 
 __all__ = ["bounds", "curves", "rates_by_epoch", "rates_by_level"]
 
@@ -40,21 +41,23 @@ def curves(runs: Curves) -> Figure:
     return figure
 
 
-def rates_by_epoch(runs: Curves) -> Figure:
-    """Show the validation rate of each level, and their sum, by epoch; a panel is a variant, a line a seed."""
+def rates_by_epoch(runs: Curves, depths: Mapping[str, int]) -> Figure:
+    """Show the validation rate of each level, and their sum, by epoch; a panel is a variant, a line a seed.
+
+    `depths` holds the latent levels of each variant.
+    """
     caption = (
         "The rates of all levels sum to the KL of posterior to prior. Only that sum is a divergence: a rate below the"
         " top level may be negative. A top rate near 0 means that the level is not used. A line is a seed."
     )
     figure, panels = facets(len(runs), "What each level costs while training", caption)
-    palette = level_colours(max(_depth(rows[0]) for seeds in runs.values() for rows in seeds.values()))
+    palette = level_colours(max(depths[variant] for variant in runs))
     for axes, (variant, seeds) in zip(panels.flat, runs.items(), strict=False):
         for rows in seeds.values():
-            depth = _depth(rows[0])
-            if depth > 1:
+            if depths[variant] > 1:
                 axes.plot(_epochs(rows), [row["valid/kl"] for row in rows], color="black", lw=1.2, ls="--")
-            for level in range(depth):
-                rate = [row[f"valid/rate/z{level + 1}"] for row in rows]
+            for level in range(depths[variant]):
+                rate = [row[str(Metric("valid/rate", level + 1))] for row in rows]
                 axes.plot(_epochs(rows), rate, color=palette[level], lw=1.4)
         axes.axhline(0, color=GREY, lw=0.6)
         plain(axes, variant, "epoch", "validation rate (nats per example)" if axes in panels[:, 0] else "")
@@ -64,10 +67,11 @@ def rates_by_epoch(runs: Curves) -> Figure:
     return figure
 
 
-def rates_by_level(results: Mapping[str, Mapping[int, Row]]) -> Figure:
+def rates_by_level(results: Mapping[str, Mapping[int, Row]], depths: Mapping[str, int]) -> Figure:
     """Show the test bound taken apart: rates stacked by level (means over seeds), distortion, and -log p(x).
 
-    `results` holds by variant and seed the values of `test/rate/z1`.., `test/reconstruction` and `test/nll`.
+    `results` holds by variant and seed the values of `test/rate/z1`.., `test/reconstruction` and `test/nll`, `depths`
+    the latent levels of each variant.
     """
     caption = (
         "Bars: means over seeds; dots: seeds. Distortion + KL = -ELBO, which lies above the NLL by the bound's gap."
@@ -76,13 +80,13 @@ def rates_by_level(results: Mapping[str, Mapping[int, Row]]) -> Figure:
     title = "Where the nats go: rate by level, distortion, and negative log-likelihood on the test set"
     figure = blank(9.6, 0.62 * len(results) + 2.4, title, caption)
     bars, distortion, nll = figure.subplots(1, 3, sharey=True, width_ratios=[2.2, 1, 1])
-    palette = level_colours(max(_depth(row, "test") for seeds in results.values() for row in seeds.values()))
+    palette = level_colours(max(depths[variant] for variant in results))
     places = np.arange(len(results))[::-1]
     for place, (variant, seeds) in zip(places, results.items(), strict=True):
         ends = {True: 0.0, False: 0.0}
         means = [
-            float(np.mean([row[f"test/rate/z{level}"] for row in seeds.values()]))
-            for level in range(1, _depth(next(iter(seeds.values())), "test") + 1)
+            float(np.mean([row[str(Metric("test/rate", level))] for row in seeds.values()]))
+            for level in range(1, depths[variant] + 1)
         ]
         for rate, tone in zip(means, palette, strict=False):
             bars.barh(place, rate, left=ends[rate >= 0], height=0.62, color=tone, edgecolor="white", lw=0.8)
@@ -114,7 +118,10 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
 
     `results` holds by variant the intervals of `elbo` (in nats) and of `iwae/k` for each k that was measured.
     """
-    names = ["elbo", *sorted({key for row in results.values() for key in row if key.startswith("iwae/")}, key=_k)]
+    names = [
+        "elbo",
+        *sorted({key for row in results.values() for key in row if Metric.parse(key).family == "iwae"}, key=_k),
+    ]
     names = [name for name in names if name != "iwae/1"]  # the same quantity as elbo
     single = all(half is None for row in results.values() for _, half in row.values())
     bars = "One seed: no interval." if single else f"Bars: {confidence:.0%} intervals over seeds (Student t)."
@@ -148,10 +155,6 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
 
 def _epochs(rows: Sequence[Row]) -> list[float]:
     return [row["epoch"] for row in rows]
-
-
-def _depth(row: Row, split: str = "valid") -> int:
-    return sum(key.startswith(f"{split}/rate/z") for key in row)
 
 
 def _k(name: str) -> int:

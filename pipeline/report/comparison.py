@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pipeline.metric import Metric
 from pipeline.params import measure_of
 from pipeline.report import inputs
 from pipeline.report.intervals import Interval, interval
@@ -56,7 +57,7 @@ class Result:
 
     def levels(self, metric: str) -> list[Interval]:
         """Return a metric that is split by level, from z_1 up."""
-        return [self.metrics[f"{metric}/z{level}"] for level in range(1, self.depth + 1)]
+        return [self.metrics[str(Metric(metric, level))] for level in range(1, self.depth + 1)]
 
 
 @dataclass(frozen=True)

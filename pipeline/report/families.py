@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.metric import Metric
 from pipeline.report.comparison import Result
 from pipeline.study import Study
 
@@ -46,7 +47,7 @@ def _curve(models: list[tuple[float, Result]]) -> list[TradeOff]:
 
 def level_term(result: Result) -> str:
     """Return the term that splits the rate by level: a true divergence where there is one, else the rates."""
-    return next(term for term in ("kl_down", "kl_up", "rate") if f"{term}/z1" in result.metrics)
+    return next(term for term in ("kl", "chain_kl", "rate") if str(Metric(term, 1)) in result.metrics)
 
 
 def _shared(names: list[str]) -> str:

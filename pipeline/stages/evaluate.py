@@ -17,6 +17,7 @@ from pipeline.data.images import TrainingImages, frozen, to_unit_interval
 from pipeline.evaluation import Estimate, Measured, annealing, bits_per_dimension, evaluate, outliers
 from pipeline.evaluation.decompose import anneal, decompose
 from pipeline.files import alone, locked, read_json, write_csv, write_json, write_parquet
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE, checkpoint
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, OutlierParams, digest
 from pipeline.processes.entry import run_main
@@ -135,7 +136,9 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     model = checkpoint.load(source).to(processes.device())
     seen = _training_images(settings, splits, test, len(test), f"seen images {seed}")
     measured = _bounds(settings, source, splits, test, seed, train=seen)
-    bounds = {name: value for name, value in measured.estimates.items() if not name.startswith("generalization/")}
+    bounds = {
+        name: value for name, value in measured.estimates.items() if Metric.parse(name).family != "generalization"
+    }
     measured |= _taken_apart(settings, model, splits, test, seed)
     if settings.outliers is not None:
         measured |= _outliers(study, settings.outliers, model, splits, test, seed)

@@ -25,6 +25,7 @@ from pipeline.data import Splits
 from pipeline.data.images import TrainingImages, frozen, to_unit_interval
 from pipeline.errors import InputError, RunError
 from pipeline.files import write_text
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE, update_bn
 from pipeline.models.checkpoint import read_state, write_state
 from pipeline.objectives import ELBO, elbo, training_objective
@@ -267,11 +268,10 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def best_record(records: Sequence[Record], params: TrainParams) -> Record:
-    """Return the record of the epoch whose weights `fit` leaves in the model."""
+def best_record(records: Sequence[Record], params: TrainParams, depth: int) -> Record:
+    """Return the record of the epoch whose weights `fit` leaves in a model of `depth` levels."""
     if params.keep == "last":
         return records[-1]
-    depth = sum(name.startswith("valid/rate/") for name in records[0].metrics)
     after = [record for record in records if record.epoch > params.warmup_end(depth)]
     return max(after, key=lambda record: record.metrics["valid/objective"]) if after else records[-1]
 
@@ -298,7 +298,7 @@ def _whole(parts: Float[Tensor, " depth_and_one"]) -> Float[Tensor, " depth_and_
 
 
 def _named(prefix: str, values: Tensor, depth: int) -> dict[str, float]:
-    names = ["elbo", "reconstruction", "kl", *(f"rate/z{t}" for t in range(1, depth + 1))]
+    names = ["elbo", "reconstruction", "kl", *(str(Metric("rate", t)) for t in range(1, depth + 1))]
     return dict(zip([prefix + name for name in names], values.tolist(), strict=True))
 
 

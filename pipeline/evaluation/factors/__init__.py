@@ -10,7 +10,7 @@ The representation of level t is z_t ~ q(z_t | x) and its mean E_q[z_t | x], `re
     probe/z_t                 their mean over factors
 
 `information` says how the first is measured, `importances` the next three, `probes` the last two. z_0 = x: at level
-`z0`, the pixels, there is the probe alone, as what can be read linearly without any model. All scores are 1 at best and
+0, the pixels, there is the probe alone, as what can be read linearly without any model. All scores are 1 at best and
 about 0 where the level knows nothing; probes and informativeness are below 0 where a fit does worse than a constant.
 
 The first factor is a category, the others are numbers. A number is its own target, angles included: over the ranges of
@@ -42,6 +42,7 @@ from pipeline.evaluation.factors.importances import dci
 from pipeline.evaluation.factors.information import mutual_information_gap
 from pipeline.evaluation.factors.probes import probe, standardized
 from pipeline.evaluation.factors.representation import represent
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.randomness import seeded
 
@@ -70,12 +71,14 @@ def factor_scores(
         train, test = represent(model, train_x, draws), represent(model, test_x, draws)
         random = np.random.default_rng(int(torch.randint(2**31, ())))
     pixels, new_pixels = (x.double().cpu().numpy() for x in (train_x, test_x))
-    results = probe(pixels, new_pixels, train_v, test_v, names, "z0")
+    results = probe(pixels, new_pixels, train_v, test_v, names, 0)
     for t, (known, new) in enumerate(zip(train, test, strict=True), start=1):
-        results[f"mig/z{t}"] = mutual_information_gap(known.draws, new.draws, train_v, test_v, random)
+        results[str(Metric("mig", t))] = mutual_information_gap(known.draws, new.draws, train_v, test_v, random)
         scaled = standardized(known.mean, new.mean)
-        results |= {f"dci_{name}/z{t}": score for name, score in dci(*scaled, train_v, test_v, random).items()}
-        results |= probe(*scaled, train_v, test_v, names, f"z{t}")
+        results |= {
+            str(Metric(f"dci_{name}", t)): score for name, score in dci(*scaled, train_v, test_v, random).items()
+        }
+        results |= probe(*scaled, train_v, test_v, names, t)
     return results
 
 

@@ -21,6 +21,7 @@ from sklearn.model_selection import GridSearchCV
 from pipeline.evaluation.bounds import Estimate
 from pipeline.evaluation.factors.jackknife import summarize
 from pipeline.evaluation.factors.skill import skill
+from pipeline.metric import Metric
 
 __all__ = ["probe", "standardized"]
 
@@ -36,7 +37,7 @@ def probe(
     train_v: Float[np.ndarray, "n factors"],
     test_v: Float[np.ndarray, "m factors"],
     names: Sequence[str],
-    level: str,
+    level: int,
 ) -> dict[str, Estimate]:
     """Return `probe/<factor>/<level>` and the mean over factors `probe/<level>`."""
     numbers = RidgeCV(RIDGE, alpha_per_target=True).fit(train_z, train_v[:, 1:])
@@ -44,8 +45,10 @@ def probe(
     category = GridSearchCV(classifier, LOGISTIC, scoring="neg_log_loss", cv=FOLDS).fit(train_z, train_v[:, 0])
     predicted = np.column_stack([category.predict(test_z), numbers.predict(test_z)])
     scores = skill(predicted, test_v, train_v)
-    results = {f"probe/{name}/{level}": summarize(column) for name, column in zip(names, scores.T, strict=True)}
-    return results | {f"probe/{level}": summarize(scores.mean(1))}
+    results = {
+        str(Metric(f"probe/{name}", level)): summarize(column) for name, column in zip(names, scores.T, strict=True)
+    }
+    return results | {str(Metric("probe", level)): summarize(scores.mean(1))}
 
 
 def standardized(
