@@ -17,7 +17,7 @@ from pipeline.models import build
 from pipeline.objectives import ELBO
 from pipeline.stages import fetch, prepare
 from pipeline.training.compiled import CompiledStep
-from pipeline.training.fit import make_step
+from pipeline.training.loop import make_step
 from pipeline.training.loss import Loss
 from pipeline.training.step import Adam, Step
 from tests.small import ROOT, model_params, train_params

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Callable
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor
 
 import pipeline.objectives
+import pipeline.training.loop
+import pipeline.training.step
 from pipeline.data import Splits
 from pipeline.data.images import to_unit_interval
 from pipeline.errors import InputError
@@ -27,8 +28,6 @@ from pipeline.randomness import seeded
 from pipeline.training import SCHEDULES, NonFiniteError, Record, best_record, fit, terms
 from pipeline.training.manual import ManualGradient
 from tests.small import model_params, splits, train_params
-
-loop, step_module = importlib.import_module("pipeline.training.fit"), importlib.import_module("pipeline.training.step")
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "elbo": {"objective": "elbo", "draws": 2},
@@ -81,7 +80,7 @@ def clean(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) ->
 
 def between_record_and_state(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop in the fourth epoch, its record written, its state not."""
-    write = loop.write_state
+    write = pipeline.training.loop.write_state
 
     def stop(path: Path, tensors: dict[str, Tensor], counters: list[Any]) -> None:
         if counters[0] == 4:
@@ -90,7 +89,7 @@ def between_record_and_state(folder: Path, params: TrainParams, monkeypatch: pyt
 
     data = splits()
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "write_state", stop)
+        patch.setattr(pipeline.training.loop, "write_state", stop)
         with pytest.raises(KeyboardInterrupt):
             list(fit(model(data), data, params, seed=0, folder=folder))
     assert len((folder / "records.jsonl").read_text().splitlines()) == 4
@@ -347,10 +346,12 @@ def watch(monkeypatch: pytest.MonkeyPatch, shown: list[list[Tensor]], training: 
         return ManualGradient.__call__(self, x, draws, at)
 
     if training:
-        monkeypatch.setattr(step_module, "ManualGradient", type("Watched", (ManualGradient,), {"__call__": step}))
+        monkeypatch.setattr(
+            pipeline.training.step, "ManualGradient", type("Watched", (ManualGradient,), {"__call__": step})
+        )
     else:
         monkeypatch.undo()
-        monkeypatch.setattr(loop, "elbo", spy)
+        monkeypatch.setattr(pipeline.training.loop, "elbo", spy)
 
 
 # --- Binarization
@@ -448,7 +449,7 @@ def test_the_size_of_a_pass_changes_no_mean(monkeypatch: pytest.MonkeyPatch) -> 
     results = []
     # 24 validation images at once, or 7 + 7 + 7 + 3; 56 training images at once, or 16 + 16 + 16 + 8
     for rows, batch_size in ((8192, 999), (14, 16)):
-        monkeypatch.setattr(loop, "VALID_ROWS", rows)
+        monkeypatch.setattr(pipeline.training.loop, "VALID_ROWS", rows)
         built = model(data)
         for rung in built.inference:
             rung.network[-1].weight.data.zero_()

@@ -14,7 +14,7 @@ from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from pipeline.randomness import seeded
 from pipeline.training import Record, best_record, fit, milestones, terms
-from pipeline.training.fit import _Run
+from pipeline.training.loop import _Run
 from tests.small import model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")

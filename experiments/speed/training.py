@@ -15,8 +15,7 @@ from experiments.speed.models import BATCHES, CHAINS, Chain, pixels
 from experiments.speed.ratio import Row, alternate, row
 from pipeline.data.images import TrainingImages
 from pipeline.models.precision import Precision
-from pipeline.training import _epoch, _Run
-from pipeline.training.fit import make_step
+from pipeline.training.loop import _epoch, _Run, make_step
 from pipeline.training.loss import Loss
 from pipeline.training.step import Adam, AutogradGradient
 
