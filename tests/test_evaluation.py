@@ -13,7 +13,9 @@ from torch.distributions import kl_divergence
 
 import pipeline.evaluation.bounds
 from pipeline.data.images import to_unit_interval
-from pipeline.evaluation.bounds import Estimate, evaluate, importance_bound, jackknife, many_draws
+from pipeline.evaluation.bounds import evaluate, importance_bound, many_draws
+from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.jackknife import log_mean_variance
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from pipeline.params import EvaluateParams
@@ -239,7 +241,7 @@ def test_the_error_shrinks_as_the_root_of_the_draws() -> None:
 @pytest.mark.parametrize("rows", [1, 50, 64, 10_000])
 def test_many_draws_are_as_many_whatever_a_pass_holds(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes of any size give all draws of every term, none twice, with the same mean within 5 standard errors."""
-    monkeypatch.setattr(pipeline.evaluation.bounds, "ROWS", rows)
+    monkeypatch.setattr(pipeline.evaluation.bounds, "DECODED_ROWS", rows)
     _, model, test = linear()
     x = to_unit_interval(test[:4], SCALE)
     bound = many_draws(model, x, 501)
@@ -259,7 +261,7 @@ def test_a_pass_never_holds_more_rows_than_it_may(monkeypatch: pytest.MonkeyPatc
         return elbo(model, x, draws)
 
     monkeypatch.setattr(pipeline.evaluation.bounds, "elbo", spy)
-    monkeypatch.setattr(pipeline.evaluation.bounds, "ROWS", 100)
+    monkeypatch.setattr(pipeline.evaluation.bounds, "DECODED_ROWS", 100)
     model, test = bernoulli()
     many_draws(model, to_unit_interval(test[:30], 1), 10)
     assert passes == [90, 90, 90, 30]
@@ -274,7 +276,7 @@ def test_the_importance_bound_is_the_mean_over_whole_groups() -> None:
     torch.testing.assert_close(variance, groups.var(0) / 5)
     value, variance = importance_bound(log_weight, 11)
     torch.testing.assert_close(value, log_weight.exp().mean(0).log())
-    torch.testing.assert_close(variance, jackknife(log_weight))
+    torch.testing.assert_close(variance, log_mean_variance(log_weight))
 
 
 @pytest.mark.parametrize("above_mean", [False, True])
@@ -287,7 +289,7 @@ def test_the_jackknife_leaves_out_a_block_at_a_time(above_mean: bool) -> None:
         estimates.append(rest.exp().mean(0).log() - (rest.mean(0) if above_mean else 0))
     values = torch.stack(estimates)
     expected = 20 / 23 * 0.9 * (values - values.mean(0)).square().sum(0)
-    torch.testing.assert_close(jackknife(log_weight, log_weight if above_mean else None), expected)
+    torch.testing.assert_close(log_mean_variance(log_weight, log_weight if above_mean else None), expected)
 
 
 @pytest.mark.parametrize("above_mean", [False, True])
@@ -298,7 +300,7 @@ def test_the_jackknife_holds_where_few_draws_carry_the_weight(above_mean: bool) 
         log_weight = 4 * torch.randn(5000, 20)
         mean_log = log_weight.mean(0) if above_mean else 0
         values.append((torch.logsumexp(log_weight, 0) - math.log(5000) - mean_log).mean())
-        errors.append(jackknife(log_weight, log_weight if above_mean else None).sum() / 20**2)
+        errors.append(log_mean_variance(log_weight, log_weight if above_mean else None).sum() / 20**2)
         influence = torch.softmax(log_weight, 0) * 5000 - (log_weight if above_mean else 0)
         first_order.append((influence.var(0) / 5000).sum() / 20**2)
     spread = torch.stack(values).std()

@@ -31,13 +31,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.evaluation.jackknife import BLOCKS, variance
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.params import INFORMATIVE
 
 __all__ = ["activity"]
-
-BLOCKS = 10  # of draws, for the jackknife
 
 
 @torch.no_grad()
@@ -55,13 +54,13 @@ def activity(
         blocks = [model.posterior(x, draws // BLOCKS)[1] for _ in range(BLOCKS)]
         for level in range(model.depth):
             moments = [(q[level].mean.double(), q[level].variance.double()) for q in blocks]
-            means[level].append(torch.stack([mean.mean(0) for mean, _ in moments]))
-            squares[level].append(torch.stack([(mean**2 + variance).mean(0) for mean, variance in moments]))
+            means[level].append(torch.stack([mu.mean(0) for mu, _ in moments]))
+            squares[level].append(torch.stack([(mu**2 + var).mean(0) for mu, var in moments]))
     results: dict[str, tuple[float, float]] = {}
     for level in range(model.depth):
         mean, square = torch.cat(means[level], dim=1), torch.cat(squares[level], dim=1)  # [blocks, images, units]
-        variance, error = _jackknife(_between, mean, square)
-        results[str(Metric("active", level + 1))] = _count(variance, error, threshold)
+        between, error = _jackknife(_between, mean, square)
+        results[str(Metric("active", level + 1))] = _count(between, error, threshold)
         share, error = _jackknife(_share, mean, square)
         results[str(Metric("informative", level + 1))] = _count(share, error, INFORMATIVE)
         information, error = _jackknife(_information, mean, square)
@@ -93,7 +92,7 @@ def _jackknife(statistic: Callable[[Tensor, Tensor], Tensor], mean: Tensor, squa
     left_out = torch.stack(
         [statistic(*(torch.cat([part[:b], part[b + 1 :]]) for part in (mean, square))) for b in range(BLOCKS)]
     )
-    return statistic(mean, square), (left_out.var(0, correction=0) * (BLOCKS - 1)).sqrt()
+    return statistic(mean, square), variance(left_out).sqrt()
 
 
 def _count(value: Float[Tensor, " units"], error: Float[Tensor, " units"], threshold: float) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.data.images import to_unit_interval
 from pipeline.evaluation import annealing
-from pipeline.evaluation.bounds import Estimate, Measured
+from pipeline.evaluation.estimates import Estimate, Measured
 from pipeline.evaluation.inference_gaps import measure_gaps
 from pipeline.evaluation.levels import measure_levels, two_sided_bound
 from pipeline.evaluation.surgery import surgery

@@ -25,12 +25,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.evaluation.jackknife import BLOCKS, variance
+
 __all__ = ["DOUBLINGS", "Extrapolation", "extrapolate", "halved_bounds"]
 
 DOUBLINGS = 4  # J: of k, up to k itself
 LARGEST_RATIO = 0.9  # of two successive rises, beyond which no limit is extrapolated
-NEGLIGIBLE = 0.005  # nats; a smaller rise over all doublings needs no ratio
-BLOCKS = 10  # of images, for the jackknife
+FLAT = 0.005  # nats; a smaller rise over all doublings needs no ratio
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ def extrapolate(bounds: Float[Tensor, "levels *draws batch"]) -> Extrapolation:
     if count > 1:
         leaving_out = (parts.sum(1, keepdim=True) - parts).T / (count - 1)
         limits = torch.tensor([(*_limit(mean), mean[0]) for mean in leaving_out], dtype=torch.float64)
-        left_se, ratio_se, last_se = ((count - 1) * limits.var(0, correction=0)).sqrt().tolist()
+        left_se, ratio_se, last_se = variance(limits).sqrt().tolist()
     else:
         left_se = ratio_se = last_se = math.nan
     if math.isnan(left):
         return Extrapolation(whole[0].item(), last_se, left, math.nan, ratio, False)
-    measurable = whole.sum().item() < NEGLIGIBLE or (ratio <= LARGEST_RATIO and ratio + 2 * ratio_se < 1)
+    measurable = whole.sum().item() < FLAT or (ratio <= LARGEST_RATIO and ratio + 2 * ratio_se < 1)
     return Extrapolation(whole[0].item(), last_se, left, left_se, ratio, measurable)
 
 
@@ -107,7 +108,7 @@ def _limit(rises: Float[Tensor, " doublings"]) -> tuple[float, float]:
     before, after = rises[1:].sum().item(), rises[:-1].sum().item()
     if len(rises) < 2 or before <= 0:
         total = rises.sum().item()
-        return (max(0.0, total) if total < NEGLIGIBLE else math.nan), 1.0
+        return (max(0.0, total) if total < FLAT else math.nan), 1.0
     ratio = max(0.0, after / before)
     share = min(ratio, LARGEST_RATIO) ** len(rises)
     return max(0.0, rises.sum().item()) * share / (1 - share), ratio

@@ -43,9 +43,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from pipeline.evaluation.bounds import Estimate, Measured, jackknife
-from pipeline.evaluation.estimates import PerImage, of_batches, of_draws
+from pipeline.evaluation.estimates import Estimate, Measured, PerImage, of_batches, of_draws
+from pipeline.evaluation.jackknife import log_mean_variance
 from pipeline.evaluation.levels import level_terms, log_mean_exp
+from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, pathwise_terms
@@ -54,7 +55,6 @@ from pipeline.training import SCHEDULES
 
 __all__ = ["gap_terms", "measure_gaps", "refine"]
 
-ROWS = 2000  # rows of one pass, draws times images
 BATCH = 50  # images of one batch
 FEWEST = 30  # steps of the first round, at least, where the others allow it
 CONVERGED = 0.01  # nats: the search ends after a doubling that gains less
@@ -154,8 +154,7 @@ def _bound(model: HierarchicalVAE, x: Float[Tensor, "batch units"], seed: int) -
     """Return the log-weights of draws that depend on the seed and on q alone."""
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        per_pass = max(1, ROWS // len(x))
-        sizes = [min(per_pass, COMPARED - done) for done in range(0, COMPARED, per_pass)]
+        sizes = passes(COMPARED, len(x), DECODED_ROWS)
         return torch.cat([elbo(model, x, size).log_weight for size in sizes])
 
 
@@ -203,11 +202,11 @@ def gap_terms(
         note(f"q* has not converged in {search.steps} steps: {gained}; raise evaluate.decompose.gap_steps")
     with torch.no_grad():
         trained, best, pooled = _weights(model, refined, x, k)
-        log_p, error = evidence = log_mean_exp(pooled), jackknife(pooled)
+        log_p, error = evidence = log_mean_exp(pooled), log_mean_variance(pooled)
         before, before_error = of_draws(trained)
         after, after_error = of_draws(best)
         # log p(x) shares its draws with the bound that it is compared with.
-        above_best, above_trained = (jackknife(pooled, bound) for bound in (best, trained))
+        above_best, above_trained = (log_mean_variance(pooled, bound) for bound in (best, trained))
         ours, theirs = (
             level_terms(q, x, draws=level_draws, inner=inner, outer=k, evidence=evidence)[0] for q in (model, refined)
         )
@@ -236,12 +235,11 @@ def _weights(
 
     Of the latter each is the mean of a pair: the weights of one draw from q and of one from q*.
     """
-    per_pass = max(1, ROWS // len(x))
     parts: list[list[Tensor]] = [[], [], []]
-    for done in range(0, k, per_pass):
+    for size in passes(k, len(x), DECODED_ROWS):
         mixed = []
         for side, (source, other) in enumerate(((model, refined), (refined, model))):
-            z, q = source.posterior(x, min(per_pass, k - done))
+            z, q = source.posterior(x, size)
             own, across = (_log_density(factors, z[1:]) for factors in (q, other.posterior_at(z)))
             log_p = _log_density(source.joint(z), z)
             parts[side].append(log_p - own)

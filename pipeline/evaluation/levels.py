@@ -43,9 +43,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.evaluation.bounds import Estimate, Measured, jackknife
-from pipeline.evaluation.estimates import PerImage, mean_over_images, of_batches, of_draws
+from pipeline.evaluation.estimates import Estimate, Measured, PerImage, of_batches, of_draws, over_images
 from pipeline.evaluation.extrapolation import Extrapolation, extrapolate, halved_bounds
+from pipeline.evaluation.jackknife import log_mean_variance
+from pipeline.evaluation.passes import LATENT_ROWS, passes
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.progress import note, watched
@@ -60,7 +61,6 @@ __all__ = [
     "two_sided_bound",
 ]
 
-ROWS = 8192  # rows of one pass, draws times nodes
 BATCH = 50  # images of one batch
 
 LogMarginal = tuple[Tensor, Tensor]
@@ -126,7 +126,7 @@ def level_terms(
     halved: Halved = {}
     if evidence is None:
         weights = log_marginals(model, x, [], outer)[0]
-        evidence = log_mean_exp(weights), jackknife(weights)
+        evidence = log_mean_exp(weights), log_mean_variance(weights)
         halved[str(Metric("gap", 0))] = halved_bounds(weights)
     log_x, error = evidence
     # (c) and (d) in one: [2, draws, batch] of M_j from j = 0 up.
@@ -182,7 +182,7 @@ def two_sided_bound(model: HierarchicalVAE, count: int, *, inner: int, outer: in
         exact = log_p - torch.stack([log_q[t - 1] for t in left]).sum(0)
         upper = torch.logsumexp(torch.cat([exact, weights[1:]]), 0)
         results[str(Metric("bound_width", drawn[-1] if drawn else 0))] = (upper - torch.logsumexp(weights, 0), None)
-    return mean_over_images([results])
+    return over_images([results])
 
 
 def is_chain(model: HierarchicalVAE) -> bool:
@@ -200,9 +200,7 @@ def log_marginals(
     them, and so on. The draws are of the levels that are left, from q given x and those `drawn` (in that order);
     where none is left there is one exact weight.
     """
-    per_pass = max(1, ROWS // len(x))
-    left = len(drawn) < model.depth
-    sizes = [min(per_pass, draws - done) for done in range(0, draws, per_pass)] if left else [1]
+    sizes = passes(draws, len(x), LATENT_ROWS) if len(drawn) < model.depth else [1]
     parts = []
     for size in watched(sizes, "inner bounds", "passes"):
         z, q = model.posterior(x, size, drawn)

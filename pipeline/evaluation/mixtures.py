@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.evaluation.passes import LATENT_ROWS
 from pipeline.models import HierarchicalVAE
 from pipeline.progress import watched
 
 __all__ = ["log_dimensions", "log_mixture", "log_posteriors"]
 
 CELLS = 2**19  # of one block, queries times components: 4 MB
-ROWS = 8192  # rows of one pass through a network, examples times queries
 QUERIES = 64  # of those at most
 
 
@@ -89,7 +89,7 @@ def log_posteriors(
     for start in watched(range(0, len(own), QUERIES), "surgery", f"blocks of {QUERIES} queries"):
         block = slice(start, start + QUERIES)
         nodes = [level[None, block] for level in z]
-        log_q = torch.cat([_pairs(model, rows, nodes) for rows in x.split(max(1, ROWS // nodes[0].shape[1]))])
+        log_q = torch.cat([_pairs(model, rows, nodes) for rows in x.split(max(1, LATENT_ROWS // nodes[0].shape[1]))])
         log_q[own[block], torch.arange(log_q.shape[1], device=x.device)] = -math.inf
         sums.append(torch.logsumexp(log_q, 0))
     return torch.logaddexp(torch.cat(sums), log_own) - math.log(len(x))

@@ -34,7 +34,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from pipeline.evaluation.bounds import Estimate
+from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.progress import watched
@@ -42,7 +43,6 @@ from pipeline.progress import watched
 __all__ = ["auroc", "bounds_above", "outliers", "scores", "shuffled"]
 
 IMAGES = 20  # a batch
-ROWS = 2000  # rows of one pass, draws times images
 
 
 @torch.no_grad()
@@ -64,9 +64,7 @@ def scores(model: HierarchicalVAE, x: Float[Tensor, "n units"], draws: int) -> d
     """Return -elbo and LLR^{>k} of each image, k from 1 to T - 1, by the names that their AUROC has."""
     means = []
     for batch in watched(x.split(IMAGES), "likelihood ratios", f"batches of {IMAGES} images"):
-        per_pass = max(1, ROWS // len(batch))
-        sizes = [min(per_pass, draws - done) for done in range(0, draws, per_pass)]
-        sums = [bounds_above(model, batch, size).sum(1) for size in sizes]
+        sums = [bounds_above(model, batch, size).sum(1) for size in passes(draws, len(batch), DECODED_ROWS)]
         means.append(torch.stack(sums).sum(0) / draws)
     elbo, *above = torch.cat(means, dim=1)
     return {"elbo": -elbo} | {str(Metric("llr", k)): elbo - bound for k, bound in enumerate(above, start=1)}

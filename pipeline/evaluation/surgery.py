@@ -51,16 +51,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
-from pipeline.evaluation.bounds import Estimate
+from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.levels import is_chain, log_marginals, log_mean_exp
 from pipeline.evaluation.mixtures import log_dimensions, log_mixture, log_posteriors
+from pipeline.evaluation.passes import LATENT_ROWS
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.progress import watched
 
 __all__ = ["surgery"]
 
-ROWS = 8192  # rows of one pass through a network
 GROUPS = 20  # of queries, each with draws of its own of the levels drawn before
 NEAR = 0.5  # nats from log N within which mutual information is saturated
 
@@ -123,13 +123,13 @@ def surgery(
     every = Bounds.point(joint)
     apart = Bounds(*(torch.stack([getattr(part, side)[few] for part in dimensions]).sum(0) for side in ("low", "high")))
     prior = torch.stack(log_p).sum(0)[few]
-    information = _estimate(torch.stack(own).sum(0)[few] - joint)
+    information = Estimate.mean(torch.stack(own).sum(0)[few] - joint)
     saturated = float(information.value > math.log(len(x)) - NEAR)
     results = {"mutual_information": information, "mutual_information/saturated": Estimate(saturated, None)}
-    results["marginal_kl"] = _estimate(joint - prior)
+    results["marginal_kl"] = Estimate.mean(joint - prior)
     results |= _terms(Metric("total_correlation"), every, apart if model.depth > 1 else dimensions[0], None)
     if model.depth == 1 and not isinstance(p[-1], MixtureSameFamily):
-        results["dimension_kl"] = _estimate(dimensions[0].low - prior)
+        results["dimension_kl"] = Estimate.mean(dimensions[0].low - prior)
     correlation = results.get(str(Metric("total_correlation", side="upper")))
 
     # Level by level.
@@ -142,7 +142,7 @@ def surgery(
             below = [node[None] for node in nodes[:t]]
             log_z = log_mean_exp(log_marginals(model, x[chosen], below, inner)[t]).double()
             if t == 1:
-                results[str(Metric("marginal_kl", 1))] = _estimate(level.marginal.high - log_z)
+                results[str(Metric("marginal_kl", 1))] = Estimate.mean(level.marginal.high - log_z)
             elif (upper := _of_groups(level.marginal.high - log_z)).value < results["marginal_kl"].value:
                 results[str(Metric("marginal_kl", t, "upper"))] = upper
     return results
@@ -194,7 +194,7 @@ def _levels(
 
 def _posteriors(model: HierarchicalVAE, x: Float[Tensor, "n units"]) -> list[tuple[Tensor, Tensor]]:
     """Return mean and sigma of every level's factor of q at each example, given one draw of the levels before it."""
-    passes = [[_normal(q_t) for q_t in model.posterior(rows)[1]] for rows in x.split(ROWS)]
+    passes = [[_normal(q_t) for q_t in model.posterior(rows)[1]] for rows in x.split(LATENT_ROWS)]
     return [
         (torch.cat([mean for mean, _ in level]), torch.cat([sigma for _, sigma in level]))
         for level in zip(*passes, strict=True)
@@ -223,7 +223,7 @@ def _terms(metric: Metric, positive: Bounds, negative: Bounds, most: Estimate | 
     Bounds are cut to [0, `most`]. Nothing is returned where neither of them lies inside.
     """
     if positive.exact and negative.exact:
-        return {str(metric): _estimate(positive.low - negative.low)}
+        return {str(metric): Estimate.mean(positive.low - negative.low)}
     lower, upper = _of_groups(positive.low - negative.high), _of_groups(positive.high - negative.low)
     most = Estimate(math.inf, 0.0) if most is None else Estimate(max(0.0, most.value), most.se)
     if lower.value <= 0 and upper.value >= most.value:
@@ -248,11 +248,6 @@ def _normal(q: Distribution) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]
 def _log_normal(z: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
     log_q: Tensor = Normal(mean, sigma, validate_args=False).log_prob(z)
     return log_q
-
-
-def _estimate(term: Float[Tensor, " queries"]) -> Estimate:
-    """Return the mean over queries with independent errors."""
-    return Estimate(term.mean().item(), term.std().item() / math.sqrt(len(term)))
 
 
 def _of_groups(term: Float[Tensor, " queries"]) -> Estimate:

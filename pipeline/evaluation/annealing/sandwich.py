@@ -13,7 +13,6 @@ https://arxiv.org/abs/1611.04273
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from pipeline.evaluation.annealing.chains import SCHEDULES, Weights, anneal, tune
 from pipeline.evaluation.annealing.paths import PATHS, widths
+from pipeline.evaluation.passes import passes
 from pipeline.models import HierarchicalVAE
 from pipeline.randomness import seeded
 
@@ -126,18 +126,14 @@ def _bound(
     path = PATHS[settings.start](model, x)
     betas = SCHEDULES[settings.schedule](settings.temperatures).to(x.device)
     steps = tune(path, path.draw(TUNERS), betas, settings.leapfrog)  # of f alone: tuning never sees `eps`
-    up = _stack([anneal(path, path.draw(n), betas, steps, settings.leapfrog) for n in _passes(settings.chains)])
+    up = _stack([anneal(path, path.draw(n), betas, steps, settings.leapfrog) for n in passes(settings.chains, 1, ROWS)])
     if eps is None:
         return up, None
     nodes, _ = model.decode_noncentered(eps.split(widths(model), dim=-1))
     exact = path.locate(eps, nodes)
     back, slow = betas.flip(0), steps.flip(0)
-    starts = [exact.expand(n, *exact.shape) for n in _passes(settings.chains)]
+    starts = [exact.expand(n, *exact.shape) for n in passes(settings.chains, 1, ROWS)]
     return up, _stack([anneal(path, start, back, slow, settings.leapfrog) for start in starts])
-
-
-def _passes(chains: int) -> Iterator[int]:
-    return (min(ROWS, chains - done) for done in range(0, chains, ROWS))
 
 
 def _stack(parts: list[Weights]) -> Weights:

@@ -1,6 +1,15 @@
 """What each level knows of the factors that images were made from, where those are known.
 
-The representation of level t is z_t ~ q(z_t | x) and its mean E_q[z_t | x], `representation`. With v_k the factors,
+The representation of level t is z_t ~ q(z_t | x) and its mean E_q[z_t | x]. The factor q(z_t | .) of (20) or of the
+ladder depends on draws of other levels, except at the level that the posterior starts with (z_1 bottom-up, z_T
+top-down), whose mean is exact. Elsewhere the mean is averaged over S draws of the levels that come before it,
+
+    E_q[z_t | x] = E[E[z_t | its parents] | x]  ~  (1/S) sum_s E[z_t | parents_s],
+
+whose error has the variance of the conditional mean, at most Var_q(z_t | x), over S. To a reader of the mean it is
+noise.
+
+With v_k the factors,
 
     mig/z_t                   mean over k of [I(z_j; v_k) - I(z_i; v_k)] / H(v_k), j and i the best and the second unit
     dci_disentanglement/z_t   does a unit speak of one factor alone?       importances of the units to a forest
@@ -9,8 +18,8 @@ The representation of level t is z_t ~ q(z_t | x) and its mean E_q[z_t | x], `re
     probe/<factor>/z_t        1 - (loss of a linear map) / (loss of a constant), factor by factor
     probe/z_t                 their mean over factors
 
-`information` says how the first is measured, `importances` the next three, `probes` the last two. z_0 = x: at level
-0, the pixels, there is the probe alone, as what can be read linearly without any model. All scores are 1 at best and
+`information` says how the first is measured, `prediction` the others. At level x, the pixels,
+there is the probe alone, as what can be read linearly without any model. All scores are 1 at best and
 about 0 where the level knows nothing; probes and informativeness are below 0 where a fit does worse than a constant.
 
 The first factor is a category, the others are numbers. A number is its own target, angles included: over the ranges of
@@ -30,6 +39,7 @@ thread; at 4200 and 1200 images 25 s. The trees take most of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,16 +47,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.evaluation.bounds import Estimate
-from pipeline.evaluation.factors.importances import dci
+from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.factors.information import mutual_information_gap
-from pipeline.evaluation.factors.probes import probe, standardized
-from pipeline.evaluation.factors.representation import represent
+from pipeline.evaluation.factors.prediction import dci, probe, standardized
+from pipeline.evaluation.passes import LATENT_ROWS
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.randomness import seeded
 
-__all__ = ["factor_scores"]
+__all__ = ["Representation", "factor_scores", "represent"]
+
+
+@dataclass(frozen=True)
+class Representation:
+    """One level's z of n images."""
+
+    mean: Float[np.ndarray, "n units"]
+    draws: Float[np.ndarray, "draws n units"]
 
 
 def factor_scores(
@@ -98,3 +115,16 @@ def _checked(train: np.ndarray, test: np.ndarray, names: Sequence[str]) -> tuple
         raise InputError(f"factor {names[0]} has categories in the test set that are not in the train set")
     coded = [np.column_stack([np.searchsorted(classes, v[:, 0]), v[:, 1:]]).astype(np.float64) for v in (train, test)]
     return coded[0], coded[1]
+
+
+@torch.no_grad()
+def represent(model: HierarchicalVAE, x: Float[Tensor, "n units"], draws: int) -> list[Representation]:
+    """Return the representation of each level, the lowest first, in float64."""
+    passes = [model.posterior(rows, draws) for rows in x.split(max(1, LATENT_ROWS // draws))]
+    return [
+        Representation(
+            mean=torch.cat([q[t].mean.double().mean(0) for _, q in passes]).cpu().numpy(),
+            draws=torch.cat([z[t + 1].double() for z, _ in passes], dim=1).cpu().numpy(),
+        )
+        for t in range(model.depth)
+    ]

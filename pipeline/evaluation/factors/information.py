@@ -27,8 +27,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from pipeline.evaluation.bounds import Estimate
-from pipeline.evaluation.factors.jackknife import GROUPS, leave_out, summarize
+from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.jackknife import GROUPS, leave_out, summarize
 
 __all__ = ["adjusted_information", "bin_edges", "bin_shares", "discretize", "information", "mutual_information_gap"]
 

@@ -1,6 +1,24 @@
-"""Disentanglement, completeness and informativeness, from forests that predict each factor from a level's mean.
+"""What can be predicted of the factors from a representation: by linear probes, and by forests of its units.
 
-With R_jk >= 0 the importance of unit j to the forest of factor k, sum_j R_jk = 1, and d units and K factors,
+How much of a factor a prediction explains is its
+
+    skill = 1 - (mean loss of the prediction) / (mean loss of the best constant of the training set)
+
+with squared error for a number, which is R^2, and the share of wrong answers for the category, which is
+(accuracy - chance) / (1 - chance), chance being the accuracy of always naming the commonest class. Both are 1 at best
+and 0 for the constant, so that their mean over factors makes sense. A fit that does worse than the constant is below 0.
+
+Linear probes say what a linear map reads from a representation, on images it was not fitted to. A number is read by
+ridge regression, its penalty chosen by leave-one-out error on the training images; the category by multinomial logistic
+regression, its penalty chosen by cross-validation there. The score is `skill`. Alain, Bengio, "Understanding
+intermediate layers using linear classifier probes" (2016), https://arxiv.org/abs/1610.01644
+
+Units are scaled to deviation 1, as the scale of a level is the model's own choice; pixels are not, so that a rare pixel
+does not get a large weight. A probe reads the mean, also of a unit whose posterior is much wider than its mean moves: a
+level that carries a fraction of a nat can have a high probe, and the MIG beside it says so.
+
+Disentanglement, completeness and informativeness come from forests that predict each factor from a level's mean. With
+R_jk >= 0 the importance of unit j to the forest of factor k, sum_j R_jk = 1, and d units and K factors,
 
     disentanglement = sum_j rho_j [1 - H_K(R_j. / sum_k R_jk)],     rho_j = sum_k R_jk / K
     completeness    = 1/K sum_k [1 - H_d(R_.k)]
@@ -23,21 +41,79 @@ complete by definition.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV
 from sklearn.tree import ExtraTreeRegressor
 
-from pipeline.evaluation.bounds import Estimate
-from pipeline.evaluation.factors.jackknife import spread, summarize
-from pipeline.evaluation.factors.skill import skill
+from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.jackknife import GROUPS, leave_out, standard_error, summarize
+from pipeline.metric import Metric
 
-__all__ = ["concentration", "dci"]
+__all__ = ["concentration", "dci", "probe", "skill", "standardized"]
 
+RIDGE = np.logspace(-2, 5, 15)
+LOGISTIC = {"C": np.logspace(-4, 2, 7)}
+FOLDS = 3
+TOLERANCE = 1e-2  # of the logistic regression's gradient
 FIFTHS = 5
 TREES = 20  # grown without each fifth
 LEAF = 5  # images, at least
 
 Forest = list[ExtraTreeRegressor]
+
+
+def skill(
+    predicted: Float[np.ndarray, "m factors"],
+    v: Float[np.ndarray, "m factors"],
+    train_v: Float[np.ndarray, "n factors"],
+) -> Float[np.ndarray, "subsets factors"]:
+    """Return the skill by factor, of all images and of all but one group of them."""
+    constant = train_v.mean(0)
+    constant[0] = np.bincount(train_v[:, 0].astype(np.int64)).argmax()
+    losses = np.stack([_loss(predicted, v), _loss(constant, v)], axis=1)  # [m, 2, factors]
+    groups = min(GROUPS, len(v))
+    sums = leave_out(np.stack([losses[g::groups].sum(0) for g in range(groups)]))
+    return np.asarray(1 - sums[:, 0] / sums[:, 1])
+
+
+def _loss(predicted: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return the loss of each image and factor, the first of which is the category."""
+    loss = np.square(predicted - v)
+    loss[:, 0] = predicted[..., 0] != v[:, 0]
+    return np.asarray(loss)
+
+
+def probe(
+    train_z: Float[np.ndarray, "n units"],
+    test_z: Float[np.ndarray, "m units"],
+    train_v: Float[np.ndarray, "n factors"],
+    test_v: Float[np.ndarray, "m factors"],
+    names: Sequence[str],
+    level: int,
+) -> dict[str, Estimate]:
+    """Return `probe/<factor>/<level>` and the mean over factors `probe/<level>`."""
+    numbers = RidgeCV(RIDGE, alpha_per_target=True).fit(train_z, train_v[:, 1:])
+    classifier = LogisticRegression(max_iter=1000, tol=TOLERANCE)
+    category = GridSearchCV(classifier, LOGISTIC, scoring="neg_log_loss", cv=FOLDS).fit(train_z, train_v[:, 0])
+    predicted = np.column_stack([category.predict(test_z), numbers.predict(test_z)])
+    scores = skill(predicted, test_v, train_v)
+    results = {
+        str(Metric(f"probe/{name}", level)): summarize(column) for name, column in zip(names, scores.T, strict=True)
+    }
+    return results | {str(Metric("probe", level)): summarize(scores.mean(1))}
+
+
+def standardized(
+    train_z: Float[np.ndarray, "n units"], test_z: Float[np.ndarray, "m units"]
+) -> tuple[Float[np.ndarray, "n units"], Float[np.ndarray, "m units"]]:
+    """Return both with the training set's mean 0 and deviation 1; a constant unit stays 0."""
+    centre, scale = train_z.mean(0), train_z.std(0)
+    scale[scale == 0] = 1.0
+    return (train_z - centre) / scale, (test_z - centre) / scale
 
 
 def dci(
@@ -77,7 +153,7 @@ def _above_chance(importance: np.ndarray, chance: np.ndarray) -> Estimate:
         s, s_0 = concentration(r), concentration(r_0)
         return np.asarray((s - s_0) / (1 - s_0))
 
-    return Estimate(float(score(importance.mean(0), chance.mean(0))), spread(score(importance, chance)))
+    return Estimate(float(score(importance.mean(0), chance.mean(0))), standard_error(score(importance, chance)))
 
 
 def _grow(
