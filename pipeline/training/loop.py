@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,19 +23,20 @@ from torch import Tensor
 from pipeline import faults
 from pipeline.data import Splits
 from pipeline.data.images import TrainingImages, frozen, to_unit_interval
-from pipeline.errors import InputError, RunError
+from pipeline.errors import InputError
 from pipeline.files import write_text
-from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE, update_bn
 from pipeline.models.checkpoint import read_state, write_state
-from pipeline.objectives import ELBO, elbo, training_objective
+from pipeline.objectives import elbo, training_objective
 from pipeline.params import TrainParams
 from pipeline.progress import watched
 from pipeline.randomness import seeded
 from pipeline.training.compiled import CompiledStep
+from pipeline.training.schedules import SCHEDULES
 from pipeline.training.step import Adam, Step
+from pipeline.training.terms import NonFiniteError, mean_parts, named, require_finite, terms, with_sums
 
-__all__ = ["SCHEDULES", "STATE", "NonFiniteError", "Record", "best_record", "fit", "milestones", "terms"]
+__all__ = ["STATE", "Record", "best_record", "fit", "make_step", "milestones"]
 
 STATE, RECORDS, MILESTONE = "state.safetensors", "records.jsonl", "epoch-"
 FSYNC_INTERVAL = 1.0  # seconds between two times that records are brought to the disk
@@ -51,10 +52,6 @@ class Record:
     seconds: float  # of training and validation so far
     timestamp: int  # milliseconds since 1970, kept so that sending a record again changes nothing
     metrics: dict[str, float]
-
-
-class NonFiniteError(RunError):
-    """A bound that is not finite, with the epoch, the step and the term that broke."""
 
 
 def fit(
@@ -95,7 +92,7 @@ def fit(
                 )
             with seeded(seed, "valid"):
                 metrics |= _validate(model, valid, params)
-            _require_finite(metrics, run.epoch, run.step)
+            require_finite(metrics, run.epoch, run.step)
             run.update_best(metrics["valid/objective"], run.epoch > params.warmup_end(model.depth), params.keep)
             if run.epoch in params.milestones:
                 run.save_milestone()
@@ -119,7 +116,7 @@ def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: T
         objective = training_objective(bound, params, math.inf).mean()
         total += torch.cat([objective[None], bound.iwae.mean()[None], terms(bound)]) * (len(x) / len(valid))
     selected = {"valid/objective": total[0].item(), "valid/iwae": total[1].item()}
-    return _named("valid/", total[2:], model.depth) | selected
+    return named("valid/", total[2:], model.depth) | selected
 
 
 def _epoch(run: _Run, step: Step | CompiledStep, train: TrainingImages, params: TrainParams) -> dict[str, float]:
@@ -138,12 +135,12 @@ def _epoch(run: _Run, step: Step | CompiledStep, train: TrainingImages, params: 
             bound, loss = step(x, at, params.learning_rate * SCHEDULES[params.schedule](at / horizon))
             run.step += 1
             if not math.isfinite(loss.item()):
-                _require_finite(_named("train/", terms(bound), model.depth), run.epoch + 1, run.step)
+                require_finite(named("train/", terms(bound), model.depth), run.epoch + 1, run.step)
                 raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step}: the objective is {-loss.item()}")
             run.update_ema()
-            total.add_(_parts(bound), alpha=len(x) / len(train))
+            total.add_(mean_parts(bound), alpha=len(x) / len(train))
     run.epoch += 1
-    return _named("train/", _whole(total), model.depth)
+    return named("train/", with_sums(total), model.depth)
 
 
 class _Run:
@@ -280,47 +277,3 @@ def milestones(folder: Path) -> dict[int, dict[str, Tensor]]:
     """Return by epoch the weights that `fit` kept in `folder`."""
     found = [read_state(path) for path in folder.glob(f"{MILESTONE}*.safetensors")]
     return {epoch: weights for weights, epoch in sorted(found, key=lambda item: int(item[1]))}
-
-
-def terms(bound: ELBO) -> Float[Tensor, " depth_and_three"]:
-    """Return the batch's mean elbo, reconstruction, kl and rates, in this order."""
-    return _whole(_parts(bound))
-
-
-def _parts(bound: ELBO) -> Float[Tensor, " depth_and_one"]:
-    return torch.cat([bound.reconstruction[None], bound.rate]).mean((1, 2))
-
-
-def _whole(parts: Float[Tensor, " depth_and_one"]) -> Float[Tensor, " depth_and_three"]:
-    reconstruction, rates = parts[0], parts[1:]
-    kl = rates.sum()
-    return torch.cat([torch.stack([reconstruction - kl, reconstruction, kl]), rates])
-
-
-def _named(prefix: str, values: Tensor, depth: int) -> dict[str, float]:
-    names = ["elbo", "reconstruction", "kl", *(str(Metric("rate", t)) for t in range(1, depth + 1))]
-    return dict(zip([prefix + name for name in names], values.tolist(), strict=True))
-
-
-def _require_finite(metrics: dict[str, float], epoch: int, step: int) -> None:
-    # What is made of other terms breaks with them: name the part.
-    for name in sorted(metrics, key=lambda name: name.endswith(("objective", "elbo", "kl"))):
-        if not math.isfinite(metrics[name]):
-            raise NonFiniteError(
-                f"epoch {epoch}, step {step}: {name} is {metrics[name]};"
-                " a lower train.learning_rate or train.clip may help"
-            )
-
-
-def _staged(progress: float) -> float:
-    """10^(-i/7) over the i-th of 8 stages whose lengths are as 3^i: 1 + 3 + ... + 3^7 = 3280."""
-    stage = math.floor(math.log(2 * 3280 * min(max(progress, 0.0), 1.0) + 1, 3) + 1e-9)
-    return math.pow(10, -min(stage, 7) / 7)
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))),
-    "staged": _staged,
-}
-"""Factor of the learning rate at a fraction of the horizon. `staged`: Burda et al. (2016), section 5."""
