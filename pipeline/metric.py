@@ -1,4 +1,4 @@
-"""The names of metrics: one place writes them and reads them."""
+"""The names of metrics, written and read by `Metric` alone."""
 
 from __future__ import annotations
 

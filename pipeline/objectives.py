@@ -1,4 +1,4 @@
-"""The evidence lower bound, taken apart, and what training climbs.
+"""The evidence lower bound, taken apart, and the objectives of training.
 
 Everything is a reduction of the log-weights of the draws z_1:T ~ q(z_1:T | x), in nats:
 
@@ -99,13 +99,15 @@ def elbo(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1
 
 
 def pathwise_terms(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1) -> ELBO:
-    """Return the same terms as `elbo`, the encoder's weights in log q held constant and the nodes kept.
+    """Return the same terms as `elbo`, with the encoder's weights in log q held constant, and the nodes.
 
     A gradient that reaches `nodes` goes on to the encoder alone; the path through the weights of p that a ladder's q
     shares passes them by.
     """
     drawn, shared = model.pathwise_draws(x, draws)
-    nodes = [z_t.view_as(z_t) for z_t in drawn]  # what the terms see of a draw, apart from what other draws see of it
+    nodes = [
+        z_t.view_as(z_t) for z_t in drawn
+    ]  # a gradient hook on these sees the terms alone, and not the draws of other levels
     z = [x[None], *nodes]
     if shared:  # adds 0, and the gradient through the weights that q shares with p, which hooks on `nodes` do not see
         z[1:] = [z_t + (s_t - s_t.detach()) for z_t, s_t in zip(nodes, shared, strict=True)]
@@ -152,7 +154,7 @@ OBJECTIVES: dict[str, Callable[[ELBO, float], Float[Tensor, " batch"]]] = {
     "dreg": lambda bound, _: _dreg(bound),
 }
 PATHWISE = {"stl", "dreg"}
-"""Objectives of the terms that `pathwise_terms` gives, once each; at those of `elbo` they are elbo and iwae."""
+"""Objectives of the terms of `pathwise_terms`, to be used once each; at those of `elbo` they are elbo and iwae."""
 
 
 def beta_at(params: TrainParams, epoch: float) -> float:
@@ -161,7 +163,7 @@ def beta_at(params: TrainParams, epoch: float) -> float:
 
 
 def training_objective(bound: ELBO, params: TrainParams, epoch: float) -> Float[Tensor, " batch"]:
-    """Return what training climbs at `epoch`: the objective, with free bits and each level's own warm-up.
+    """Return the objective that training maximizes at `epoch`, with free bits and each level's own warm-up.
 
     A level whose rate, a mean over draws and batch, is below `free_bits` counts as that constant. Level t
     warms up `stagger` epochs after level t - 1.

@@ -43,7 +43,7 @@ class Conditional(nn.Module):
 
 
 class BottomUpBlock(nn.Module):
-    """What x says of one level, from the deterministic unit d below it."""
+    """One step of the bottom-up pass: the evidence of x on one level, from the deterministic unit d below it."""
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
         super().__init__()

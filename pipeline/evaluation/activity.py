@@ -1,4 +1,4 @@
-"""How many units of each level the image has something to say to, and how much.
+"""How many units of each level depend on the image, and how much.
 
 With means and variances over the posterior q of a unit z, and over the images x of the test set,
 
@@ -18,9 +18,9 @@ images and units really share, where that can be measured.
 
 Above the level that q draws first, E[z|x] and Var[z|x] are themselves averages over draws of the levels drawn before.
 The Monte Carlo variance of the average is subtracted from the variance over images and added to that within (one draw
-would count noise as activity), so that a unit that knows nothing has a share around 0, also just below it. Standard
-errors are jackknives over ten blocks of draws, the images held fixed; that of a count is what units near the threshold
-add. The subtraction is this project's.
+would count noise as activity), so that a unit that does not depend on the image has a share around 0, also just below
+it. Standard errors are jackknives over ten blocks of draws, the images held fixed; that of a count is what units near
+the threshold add. The subtraction is this project's.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def evaluate(
         results |= kl.estimates
         values |= kl.images
     with seeded(params.seed, f"active {stream}"):
-        found = activity(model, _batches(test, scale), params.active_draws, params.active_threshold)
-    results |= {name: Estimate(*value) for name, value in found.items()}
+        measured_activity = activity(model, _batches(test, scale), params.active_draws, params.active_threshold)
+    results |= {name: Estimate(*value) for name, value in measured_activity.items()}
     return measured
 
 

@@ -13,8 +13,8 @@ q* and the search for it are those of `pipeline.evaluation.refinement`.
 log p(x) is the log mean of 2k weights, half of them at draws from q and half at draws from q*, whose proposal is the
 mixture of both: w = p(x, z) / (q(z) / 2 + q*(z) / 2). Where the best diagonal q is narrower than the posterior its own
 weights may have no variance; those of the mixture are at most twice those of q. The estimate is from below, and the
-approximation and inference gap with it. Standard errors are those of the draws at the q* that was found; another
-optimization finds another.
+approximation and inference gap with it. Standard errors are those of the draws at this q*; another optimization
+finds another.
 """
 
 from __future__ import annotations
@@ -54,11 +54,10 @@ def measure_gaps(
 ) -> Measured:
     """Return every term of `gap_terms` over all images."""
     settings = {"steps": steps, "draws": draws, "k": k, "level_draws": level_draws, "inner": inner}
-    found = of_batches([gap_terms(model, batch, rate=rate, **settings) for batch in x.split(BATCH)])
-    unconverged = found.estimates[
-        "gap_unconverged"
-    ].value  # another search ends elsewhere, which no error of draws says
-    return found | Measured({"gap_unconverged": Estimate(unconverged, None)})
+    measured = of_batches([gap_terms(model, batch, rate=rate, **settings) for batch in x.split(BATCH)])
+    # Another search ends elsewhere, which no error of the draws covers.
+    unconverged = Estimate(measured.estimates["gap_unconverged"].value, None)
+    return measured | Measured({"gap_unconverged": unconverged})
 
 
 def gap_terms(
@@ -85,13 +84,14 @@ def gap_terms(
         note(f"q* has not converged in {search.steps} steps: {gained}; raise evaluate.decompose.gap_steps")
     with torch.no_grad():
         trained, best, pooled = _weights(model, refined, x, k)
-        log_p, error = evidence = log_mean_exp(pooled), log_mean_variance(pooled)
+        log_p, error = log_marginal = log_mean_exp(pooled), log_mean_variance(pooled)
         before, before_error = of_draws(trained)
         after, after_error = of_draws(best)
         # log p(x) shares its draws with the bound that it is compared with.
         above_best, above_trained = (log_mean_variance(pooled, bound) for bound in (best, trained))
-        ours, theirs = (
-            level_terms(q, x, draws=level_draws, inner=inner, outer=k, evidence=evidence)[0] for q in (model, refined)
+        trained_levels, best_levels = (
+            level_terms(q, x, draws=level_draws, inner=inner, outer=k, log_marginal=log_marginal)[0]
+            for q in (model, refined)
         )
     results: PerImage = {
         "approximation_gap": (log_p - after, above_best),
@@ -102,7 +102,10 @@ def gap_terms(
         "gaps/log_marginal": (log_p, error),
     }
     for t in model.order:
-        (gap, gap_error), (least, least_error) = ours[str(Metric("gap", t))], theirs[str(Metric("gap", t))]
+        (gap, gap_error), (least, least_error) = (
+            trained_levels[str(Metric("gap", t))],
+            best_levels[str(Metric("gap", t))],
+        )
         assert gap_error is not None
         assert least_error is not None
         shared = error if t == model.order[0] else 0.0  # log p(x) is the same in both

@@ -23,7 +23,7 @@ E L_K = M_j - delta_j, delta_j >= 0 (Burda et al. 2016), hence
 the partial sums of (c) from z_1 up are upper bounds, those from z_T down lower bounds; at T = 2, chain_kl/z1 is an
 upper bound and chain_kl/z2 a lower one. Each delta_j is extrapolated from the rise of L_K with K
 (`pipeline.evaluation.extrapolation`), and `chain_kl_bias/z_t` and `gap_bias/z_t` are the biases that follow. Where the
-rise shows no limit the key is left out, and `bias_unmeasured` counts those that are. No upper bound of M_j is at hand
+rise shows no limit the key is left out, and `bias_unmeasured` counts those that are. No upper bound of M_j is known
 at draws from q; at draws from the model there is one (`two_sided_bound`).
 
 The images are fewer than those of `evaluate`, so that the sums have keys of their own, of the same images and draws:
@@ -93,7 +93,7 @@ def _biases(model: HierarchicalVAE, halved: Mapping[str, Tensor]) -> dict[str, E
         for t in model.order:
             after = lacks.get(str(Metric(name, t)), exact)
             if before.measurable and after.measurable:
-                bias = Estimate(after.left - before.left, math.hypot(after.left_se, before.left_se))
+                bias = Estimate(after.remaining - before.remaining, math.hypot(after.remaining_se, before.remaining_se))
                 results[str(Metric(f"{name}_bias", t))] = bias
             else:
                 missing.append(str(Metric(f"{name}_bias", t)))
@@ -111,12 +111,13 @@ def level_terms(
     draws: int,
     inner: int,
     outer: int,
-    evidence: LogMarginal | None = None,
+    log_marginal: LogMarginal | None = None,
 ) -> tuple[PerImage, Halved]:
     """Return `chain_kl/`, `gap/`, their sums, and `log_marginal/` log p(x) and log p(z_1) of each image, in nats.
 
     `draws` (at least 2) of the posterior stand behind each mean, `inner` (at least 2) of the levels that are left
-    behind each M_j, `outer` (at least 2) behind log p(x), unless it is given. What stands for M_j comes beside them.
+    behind each M_j, `outer` (at least 2) behind log p(x), unless `log_marginal` has it. The estimates of M_j are
+    returned beside the terms.
     """
     z, q = model.posterior(x, draws)
     log_q = [q_t.log_prob(z_t) for q_t, z_t in zip(q, z[1:], strict=True)]
@@ -124,11 +125,11 @@ def level_terms(
     kl = torch.stack(log_q).sum(0) - torch.stack(log_p[1:]).sum(0)
     measured = _measured(model)
     halved: Halved = {}
-    if evidence is None:
+    if log_marginal is None:
         weights = log_marginals(model, x, [], outer)[0]
-        evidence = log_mean_exp(weights), log_mean_variance(weights)
+        log_marginal = log_mean_exp(weights), log_mean_variance(weights)
         halved[str(Metric("gap", 0))] = halved_bounds(weights)
-    log_x, error = evidence
+    log_x, error = log_marginal
     # (c) and (d) in one: [2, draws, batch] of M_j from j = 0 up.
     marginal = [torch.stack([torch.zeros_like(log_x), log_x])[:, None]]
     rows = x.expand(draws, -1, -1).flatten(0, 1)
@@ -157,7 +158,7 @@ def level_terms(
 
 
 def _measured(model: HierarchicalVAE) -> dict[str, int]:
-    """Return the decompositions that the model has, (c) and (d), with their places among the rows of log-weights."""
+    """Return the decompositions that the model has, (c) and (d), with their indices among the rows of log-weights."""
     return {"chain_kl": 0, "gap": 1} if is_chain(model) else {"gap": 1}
 
 
@@ -177,16 +178,16 @@ def two_sided_bound(model: HierarchicalVAE, count: int, *, inner: int, outer: in
     log_q = [q_t.log_prob(z_t) for q_t, z_t in zip(model.posterior_at(nodes), nodes[1:], strict=True)]
     results: PerImage = {}
     for j in range(model.depth):
-        drawn, left = model.order[:j], model.order[j:]
+        drawn, undrawn = model.order[:j], model.order[j:]
         weights = log_marginals(model, nodes[0][0], [nodes[t] for t in drawn], inner if drawn else outer)[0]
-        exact = log_p - torch.stack([log_q[t - 1] for t in left]).sum(0)
+        exact = log_p - torch.stack([log_q[t - 1] for t in undrawn]).sum(0)
         upper = torch.logsumexp(torch.cat([exact, weights[1:]]), 0)
         results[str(Metric("bound_width", drawn[-1] if drawn else 0))] = (upper - torch.logsumexp(weights, 0), None)
     return over_images([results])
 
 
 def is_chain(model: HierarchicalVAE) -> bool:
-    """Is the posterior of a level that of the level below it alone, as in (20)? At depth 1 always."""
+    """Return whether the posterior of a level depends on the level below it alone, as in (20); at depth 1 always."""
     return model.depth == 1 or (model.direction == "bottom_up" and model.parents == "nearest")
 
 

@@ -4,7 +4,7 @@
     log_dimensions    log (1/n) sum_n N(z_j; mean_nj, sigma_nj^2), each dimension by itself
     log_posteriors    log (1/n) sum_n q(z_1:T | x_n), all levels together
 
-Each query has one component of its own, the one that it was drawn from, whose log-density may be given from elsewhere.
+Each query has one component of its own, the one that it was drawn from, whose log-density is an argument.
 """
 
 from __future__ import annotations

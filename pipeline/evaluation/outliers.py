@@ -1,4 +1,4 @@
-"""What each level knows of images from elsewhere: likelihood ratios by level, and their AUROC between two data sets.
+"""Out-of-distribution images: likelihood ratios by level, and their AUROC between two data sets.
 
 The bound with the levels up to k drawn from the generative model in place of the posterior is
 
@@ -6,8 +6,9 @@ The bound with the levels up to k drawn from the generative model in place of th
              z_>k from q(. | x), z_k, ..., z_1 from p(. | the levels above),                    L^{>0} = elbo
     LLR^{>k} = elbo - L^{>k}
 
-the nats that levels 1 to k say of x beyond what the levels above them imply. They are many for an image whose details
-q describes well and whose upper levels mean little to the model: the ratio is higher outside of the training data.
+the nats that levels 1 to k add to the bound beyond what the levels above them imply. They are many for an image whose
+details q describes well and whose upper levels mean little to the model: the ratio is higher outside of the training
+data.
 
 Top-down inference draws z_>k before the levels below, so that q(z_>k | x) is the product of its factors. Bottom-up
 inference draws z_>k through z_1, ..., z_k, and its q(z_>k | x) is an intractable mixture. Here the factors given the

@@ -75,12 +75,12 @@ def nll_bias(halved: Float[Tensor, "levels images"], nll: Estimate, heavy: float
         return {"nll/reliable": Estimate(0.0, None)}
     limit = extrapolate(halved)
     results = {"nll/last_doubling": Estimate(limit.last_doubling, _finite(limit.last_doubling_se))}
-    if math.isnan(limit.left):
+    if math.isnan(limit.remaining):
         return results | {"nll/reliable": Estimate(0.0, None)}
     certain = limit.measurable and heavy <= LARGEST_HEAVY_SHARE
-    worst = limit.left + limit.left_se if certain else SAFETY * limit.left
+    worst = limit.remaining + limit.remaining_se if certain else SAFETY * limit.remaining
     return results | {
-        "nll/bias": Estimate(limit.left, _finite(limit.left_se) if certain else None),
+        "nll/bias": Estimate(limit.remaining, _finite(limit.remaining_se) if certain else None),
         "nll/reliable": Estimate(float(worst <= max(2 * nll.error, SMALL_BIAS)), None),
     }
 

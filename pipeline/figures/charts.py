@@ -81,26 +81,26 @@ def rates_by_level(results: Mapping[str, Mapping[int, Row]], depths: Mapping[str
     figure = blank(9.6, 0.62 * len(results) + 2.4, title, caption)
     bars, distortion, nll = figure.subplots(1, 3, sharey=True, width_ratios=[2.2, 1, 1])
     palette = level_colours(max(depths[variant] for variant in results))
-    places = np.arange(len(results))[::-1]
-    for place, (variant, seeds) in zip(places, results.items(), strict=True):
+    positions = np.arange(len(results))[::-1]
+    for position, (variant, seeds) in zip(positions, results.items(), strict=True):
         ends = {True: 0.0, False: 0.0}
         means = [
             float(np.mean([row[str(Metric("test/rate", level))] for row in seeds.values()]))
             for level in range(1, depths[variant] + 1)
         ]
         for rate, tone in zip(means, palette, strict=False):
-            bars.barh(place, rate, left=ends[rate >= 0], height=0.62, color=tone, edgecolor="white", lw=0.8)
+            bars.barh(position, rate, left=ends[rate >= 0], height=0.62, color=tone, edgecolor="white", lw=0.8)
             ends[rate >= 0] += rate
-        bars.plot(sum(means), place, "D", ms=7, color="white", mec="black", zorder=3)
+        bars.plot(sum(means), position, "D", ms=7, color="white", mec="black", zorder=3)
         for axes, key, sign in ((distortion, "test/reconstruction", -1), (nll, "test/nll", 1)):
             values = [sign * row[key] for row in seeds.values()]
-            axes.plot(values, [place] * len(values), "o", ms=5, alpha=0.7, color=colour(variant, results))
-            axes.plot(np.mean(values), place, "|", ms=18, mew=2, color="black")
+            axes.plot(values, [position] * len(values), "o", ms=5, alpha=0.7, color=colour(variant, results))
+            axes.plot(np.mean(values), position, "|", ms=18, mew=2, color="black")
     bars.axvline(0, color=GREY, lw=0.8)
     plain(bars, "rate by level", "nats per example")
     plain(distortion, "distortion", "-log p(x | z$_1$) (nats)")
     plain(nll, "NLL", "-log p(x) (nats)")
-    bars.set_yticks(places, list(results), fontsize=11)
+    bars.set_yticks(positions, list(results), fontsize=11)
     for axes in (distortion, nll):
         axes.xaxis.set_major_locator(MaxNLocator(4))
     handles = [line(f"$z_{{{level}}}$", tone, lw=7) for level, tone in enumerate(palette, start=1)]
@@ -131,17 +131,17 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
     )
     figure = blank(8.5, 0.75 * len(results) + 1.9, "How tight the bound is on the test set", caption)
     axes = figure.subplots()
-    places = np.arange(len(results))[::-1]
-    for place, (variant, row) in zip(places, results.items(), strict=True):
+    positions = np.arange(len(results))[::-1]
+    for position, (variant, row) in zip(positions, results.items(), strict=True):
         shown = [name for name in names if name in row]
         means = [row[name][0] for name in shown]
-        axes.plot([min(means), max(means)], [place, place], color=colour(variant, results), lw=6, alpha=0.25)
+        axes.plot([min(means), max(means)], [position, position], color=colour(variant, results), lw=6, alpha=0.25)
         for name, mean in zip(shown, means, strict=True):
             # An interval as wide as the gap would hide another that shares its line.
-            at = place + 0.32 * (names.index(name) / max(1, len(names) - 1) - 0.5)
+            at = position + 0.32 * (names.index(name) / max(1, len(names) - 1) - 0.5)
             tone, marker = colour(variant, results), MARKERS[names.index(name) % len(MARKERS)]
             axes.errorbar(mean, at, xerr=row[name][1], fmt=marker, color=tone, ms=7, capsize=3, lw=1.2, mec="white")
-    axes.set_yticks(places, list(results), fontsize=11)
+    axes.set_yticks(positions, list(results), fontsize=11)
     axes.set_ylim(-0.5, len(results) - 0.5)
     plain(axes, "", "bound on log p(x) (nats per example); higher is better")
     labels = {name: "ELBO" if name == "elbo" else f"$L_{{{_k(name)}}}$" for name in names}

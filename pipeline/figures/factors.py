@@ -1,4 +1,4 @@
-"""What the levels know of the factors that made the images: scores from about 0 (nothing) to 1 (all)."""
+"""How well the factors that made the images can be read from each level: scores from about 0 (nothing) to 1 (all)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def factors(results: Means, error: str) -> Figure:
     )
     columns = [*names, "mean", None, *SCORES]
     heights = [len(_levels(row)) for row in results.values()]
-    title = "What each level knows of the factors behind the images"
+    title = "How well the factors behind the images can be read from each level"
     size = (max(7.5, 0.5 * len(columns) + 1.8), 0.3 * sum(heights) + 0.35 * len(results) + 1.9)
     figure = blank(*size, title, caption)
     panels = figure.subplots(len(results), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
@@ -78,8 +78,10 @@ def _heat(axes: Any, row: Mapping[str, tuple[float, float]], columns: list[Any],
             text = f"{value:.2f}".replace("-0.00", "0.00")
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if value < 0.6 else "black")
     axes.set_yticks(range(len(levels)), [f"$z_{{{level}}}$" if level else "pixels" for level in levels], fontsize=10)
-    shown = [(place, SCORES.get(name, name)) for place, name in enumerate(columns) if name]
-    axes.set_xticks([place for place, _ in shown], [name for _, name in shown], rotation=40, ha="right", fontsize=8.5)
+    shown = [(position, SCORES.get(name, name)) for position, name in enumerate(columns) if name]
+    axes.set_xticks(
+        [position for position, _ in shown], [name for _, name in shown], rotation=40, ha="right", fontsize=8.5
+    )
     axes.set_xticks(np.arange(-0.5, len(columns)), minor=True)
     axes.set_yticks(np.arange(-0.5, len(levels)), minor=True)
     axes.grid(which="minor", color="white", lw=1.5)

@@ -10,8 +10,8 @@ The parents of a rung are its nearest neighbour on the side it is conditioned on
 of the MHVAE) or every node on that side (`every`, the HVAE); at depth 1 both are the VAE. A node is a tensor
 [draws, batch, units]; x enters as [1, batch, units] and broadcasts.
 
-The ladder climbs from x to the evidence N(mu_hat_t, sigma_hat_t^2) of every level without drawing anything. On the
-way down, q(z_t | .) is that evidence merged with the generative p(z_t | parents), whose networks it shares.
+The ladder's bottom-up pass computes from x the evidence N(mu_hat_t, sigma_hat_t^2) of every level without drawing
+anything. Top-down, q(z_t | .) is that evidence merged with the generative p(z_t | parents), whose networks it shares.
 
 Luo, "Understanding Diffusion Models: A Unified Perspective" (2022), https://arxiv.org/abs/2208.11970
 Sønderby et al., "Ladder Variational Autoencoders" (2016), https://arxiv.org/abs/1602.02282

@@ -100,8 +100,8 @@ class CompiledStep:
 
 
 def _compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Return a function that is compiled at its first call, which says so in one line where that cannot be."""
-    from torch._dynamo.exc import TorchDynamoException  # these take seconds
+    """Return the function, compiled at its first call, which raises `InputError` where that cannot be done."""
+    from torch._dynamo.exc import TorchDynamoException  # these imports take seconds
     from torch._inductor import config
 
     config.compile_threads = 1  # no process that would outlive this one

@@ -1,8 +1,8 @@
-"""Training: `fit` climbs an objective and yields a `Record` after every epoch; there are no callbacks.
+"""Training: `fit` maximizes an objective and yields a `Record` after every epoch; there are no callbacks.
 
 The data set lies on the device as uint8 and is binarized anew at each presentation. Every random number of
 epoch e is drawn from a stream that (seed, e) alone determines, so a resumed training needs no generator's
-state and goes on exactly as if it had never stopped; the caller's own random state is left alone.
+state and is, bit for bit, the one that was never interrupted; the caller's own random state is left alone.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from pipeline.training.terms import NonFiniteError, mean_parts, named, require_f
 __all__ = ["STATE", "Record", "best_record", "fit", "make_step", "milestones"]
 
 STATE, RECORDS, MILESTONE = "state.safetensors", "records.jsonl", "epoch-"
-FSYNC_INTERVAL = 1.0  # seconds between two times that records are brought to the disk
+FSYNC_INTERVAL = 1.0  # seconds between two fsyncs of the records
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one epoch gave: `train/` terms are means over its steps, `valid/` ones a bound on the validation set."""
+    """The results of one epoch: `train/` terms are means over steps, `valid/` ones a bound on the validation set."""
 
     epoch: int
     step: int  # updates so far
     seconds: float  # of training and validation so far
-    timestamp: int  # milliseconds since 1970, kept so that sending a record again changes nothing
+    timestamp: int  # milliseconds since 1970, stored so that logging a record twice changes nothing
     metrics: dict[str, float]
 
 
@@ -66,8 +66,8 @@ def fit(
     """Train `model` in place and yield a record an epoch; at the end the model holds its best weights, or the last.
 
     Best means the highest `valid/objective`, of the epochs after the warm-up. With a `folder`, every epoch's
-    state is kept there before its record is yielded, and a call that finds a state yields the records that were
-    there and goes on; the weights of the milestones are kept there too (`milestones`).
+    state is saved there before its record is yielded, and a call that finds a state yields its records and resumes;
+    the weights of the milestones are saved there too (`milestones`).
 
     Raises:
         NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`, the weights are lost.
@@ -144,38 +144,38 @@ def _epoch(run: _Run, step: Step | CompiledStep, train: TrainingImages, params: 
 
 
 class _Run:
-    """Where a training stands: weights, their average, optimizer, counters, and the weights that are to be kept."""
+    """The state of a training: weights, their average, optimizer, counters, and the best weights so far."""
 
     def __init__(self, model: HierarchicalVAE, adam: Adam, folder: Path | None, decay: float | None) -> None:
         self.model, self.adam, self.folder, self.decay = model, adam, folder, decay
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, -math.inf
-        self.unsynced: list[Record] = []  # are written, and may not be on the disk itself yet
+        self.unsynced: list[Record] = []  # written since the last fsync
         self.synced_at = -math.inf
         self.best_weights = _copy(model.state_dict())
         self.average = {} if decay is None else _copy(dict(model.named_parameters()))
 
     def update_ema(self) -> None:
-        """Move the average of the weights towards them: decay * average + (1 - decay) * weights."""
+        """Update the exponential moving average of the weights: decay * average + (1 - decay) * weights."""
         if self.decay is not None:
             for name, weights in self.model.named_parameters():
                 self.average[name].lerp_(weights.detach(), 1 - self.decay)
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Put the averaged weights, where there are any, into the model, and take them out again."""
-        own = _copy(self.model.state_dict()) if self.average else {}
+        """Use the averaged weights, where there are any, as the model's within this context."""
+        current = _copy(self.model.state_dict()) if self.average else {}
         self.model.load_state_dict(self.average, strict=False)
         try:
             yield
         finally:
-            self.model.load_state_dict(own, strict=False)
+            self.model.load_state_dict(current, strict=False)
 
     def update_best(self, value: float, eligible: bool, keep: str) -> None:
-        """Note the weights that the model now holds if their validation objective is the highest so far.
+        """Save the model's weights as the best if their validation objective is the highest so far.
 
-        An epoch that is not eligible takes the place of the best, so that patience starts after the last of them.
-        The weights that are kept are the best, or, for keep `last`, those of every epoch in turn.
+        An epoch that is not eligible counts as the best, so that patience starts after the last of them. For keep
+        `last` the weights of every epoch are saved in turn.
         """
         best = not eligible or value > self.best_value
         if best:
@@ -184,16 +184,16 @@ class _Run:
             self.best_weights = _copy(self.model.state_dict())
 
     def save_milestone(self) -> None:
-        """Keep the weights that the model now holds as those of a milestone, if there is a folder."""
+        """Save the model's weights as those of a milestone, if there is a folder."""
         if self.folder is not None:
             write_state(self.folder / f"{MILESTONE}{self.epoch}.safetensors", self.model.state_dict(), self.epoch)
 
     def should_stop(self, patience: int | None) -> bool:
-        """Has `valid/objective` not risen for `patience` epochs?"""
+        """Return whether `valid/objective` has not risen for `patience` epochs."""
         return patience is not None and self.epoch - self.best_epoch >= patience
 
     def checkpoint(self, metrics: dict[str, float]) -> Record:
-        """Write the state if there is a folder, and return the epoch's record."""
+        """Save the state if there is a folder, and return the epoch's record."""
         record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
         if self.folder is not None:
             faults.reached("state-before")
@@ -209,7 +209,7 @@ class _Run:
         return record
 
     def _write(self, record: Record, path: Path) -> None:
-        """Add a record to the file, which is brought to the disk once a second: the state holds what came since."""
+        """Append a record to the file, with an fsync once a second: the state holds the records since the last one."""
         self.unsynced.append(record)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ class _Run:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
     def resume(self) -> list[Record]:
-        """Take up the state in the folder, if there is one, and return the records up to it."""
+        """Load the state in the folder, if there is one, and return the records up to it."""
         if self.folder is None or not (self.folder / STATE).exists():
             if self.folder is not None:
                 (self.folder / RECORDS).unlink(missing_ok=True)
@@ -253,7 +253,7 @@ class _Run:
 
     @property
     def model_device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
 
@@ -274,6 +274,6 @@ def best_record(records: Sequence[Record], params: TrainParams, depth: int) -> R
 
 
 def milestones(folder: Path) -> dict[int, dict[str, Tensor]]:
-    """Return by epoch the weights that `fit` kept in `folder`."""
-    found = [read_state(path) for path in folder.glob(f"{MILESTONE}*.safetensors")]
-    return {epoch: weights for weights, epoch in sorted(found, key=lambda item: int(item[1]))}
+    """Return by epoch the weights of the milestones that `fit` saved in `folder`."""
+    states = [read_state(path) for path in folder.glob(f"{MILESTONE}*.safetensors")]
+    return {epoch: weights for weights, epoch in sorted(states, key=lambda item: int(item[1]))}

@@ -28,14 +28,14 @@ __all__ = ["Adam", "AutogradGradient", "Step", "gradient"]
 
 
 class Step:
-    """Operator by operator."""
+    """A step of one torch operator after another."""
 
     def __init__(self, model: HierarchicalVAE, adam: Adam, params: TrainParams) -> None:
         self.adam, self.params, self.gradient = adam, params, gradient(model, params)
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
-        """Take an epoch's steps within this."""
+        """Return the context that an epoch's steps run in."""
         yield
 
     def __call__(self, x: Float[Tensor, "batch units"], at: float, rate: float) -> tuple[ELBO, Float[Tensor, ""]]:
@@ -123,6 +123,6 @@ class Adam:
         self.excess = None
 
     def load(self, moments: dict[str, Tensor]) -> None:
-        """Take up moments that were kept."""
-        for name, kept in self.moments.items():
-            kept.copy_(moments[name])
+        """Copy saved moments in, by their names."""
+        for name, moment in self.moments.items():
+            moment.copy_(moments[name])

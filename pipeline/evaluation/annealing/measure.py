@@ -1,4 +1,4 @@
-"""What annealing says of a model: chains that are lengthened until their bound stops moving, and how exact they are.
+"""Bounds on log p(x) by annealing: chains that are lengthened until their bound stops moving, and how exact they are.
 
 The shortest chains are run from every start of `PATHS`; the start whose bound is higher is used from then on. The
 number of temperatures is doubled until the bound rises by less than 0.05 nats, its standard error included, or until
@@ -64,7 +64,7 @@ def annealed(
     """Bound log p(x) of the examples from below, and of `simulated` ones of the model from both sides.
 
     Beside the chains' bound stand `elbo` and L_k of the same examples at k = `draws` of the posterior. The number of
-    temperatures in `settings` is the largest that may be used; the better one of `starts` takes the place of its start.
+    temperatures in `settings` is the largest that may be used; the better one of `starts` replaces its start.
     """
     settings = settings or Settings()
     last = lengthen(model, x, settings, starts)
@@ -125,7 +125,7 @@ def doublings(most: int) -> list[int]:
 
 
 def warning(results: Mapping[str, Estimate]) -> str:
-    """Return a line that says that `ais` lies below L_k of the same images by twice the error or more, else nothing."""
+    """Return a warning where `ais` lies below L_k of the same images by twice its error or more, else an empty text."""
     gain = results.get("ais/gain")
     if gain is None or gain.value > -2 * gain.error:
         return ""

@@ -72,7 +72,7 @@ class Sandwich:
             ValueError: the examples are real, so that no exact draw of their posterior is known.
         """
         if self.down is None:
-            raise ValueError("an upper bound needs simulated examples: give their number in place of x")
+            raise ValueError("an upper bound needs simulated examples: pass their number instead of x")
         return -self.down.log_mean
 
     @property
@@ -95,7 +95,7 @@ def sandwich(
     *,
     stream: str = "",
 ) -> Sandwich:
-    """Bound log p(x) of the examples given, from below; or of as many simulated examples, from both sides.
+    """Bound log p(x) of the examples in `data`, from below; or of as many simulated examples, from both sides.
 
     The examples, and the chains, are taken in passes of bounded memory. The caller's random state is left alone.
     Chains of given and of simulated examples, of another start, another number of temperatures or another `stream` draw

@@ -1,4 +1,4 @@
-"""What each level knows of the factors that images were made from, where those are known.
+"""Scores of how well the factors that images were made from can be read from each level.
 
 The representation of level t is z_t ~ q(z_t | x) and its mean E_q[z_t | x]. The factor q(z_t | .) of (20) or of the
 ladder depends on draws of other levels, except at the level that the posterior starts with (z_1 bottom-up, z_T
@@ -6,8 +6,7 @@ top-down), whose mean is exact. Elsewhere the mean is averaged over S draws of t
 
     E_q[z_t | x] = E[E[z_t | its parents] | x]  ~  (1/S) sum_s E[z_t | parents_s],
 
-whose error has the variance of the conditional mean, at most Var_q(z_t | x), over S. To a reader of the mean it is
-noise.
+whose error has the variance of the conditional mean, at most Var_q(z_t | x), over S. In the mean it is noise.
 
 With v_k the factors,
 
@@ -18,9 +17,9 @@ With v_k the factors,
     probe/<factor>/z_t        1 - (loss of a linear map) / (loss of a constant), factor by factor
     probe/z_t                 their mean over factors
 
-`information` says how the first is measured, `prediction` the others. At level x, the pixels,
-there is the probe alone, as what can be read linearly without any model. All scores are 1 at best and
-about 0 where the level knows nothing; probes and informativeness are below 0 where a fit does worse than a constant.
+`information` says how the first is measured, `prediction` the others. At level x, the pixels, there is the probe alone,
+as what can be read linearly without any model. All scores are 1 at best and about 0 where the level holds nothing of a
+factor; probes and informativeness are below 0 where a fit does worse than a constant.
 
 The first factor is a category, the others are numbers. A number is its own target, angles included: over the ranges of
 `cave` none of them wraps around (the widest, `roll`, spans 2/3 of a half turn), so that neighbouring angles are
@@ -78,7 +77,7 @@ def factor_scores(
     seed: int,
     stream: str = "",
 ) -> dict[str, Estimate]:
-    """Measure what every level of `model` knows of the factors, from `draws` draws of the posterior per image.
+    """Score how well the factors can be read from every level of `model`, from `draws` posterior draws per image.
 
     Raises:
         InputError: there are not two factors or more, one is constant, or a category occurs in the test set alone.
@@ -89,9 +88,9 @@ def factor_scores(
         random = np.random.default_rng(int(torch.randint(2**31, ())))
     pixels, new_pixels = (x.double().cpu().numpy() for x in (train_x, test_x))
     results = probe(pixels, new_pixels, train_v, test_v, names, 0)
-    for t, (known, new) in enumerate(zip(train, test, strict=True), start=1):
-        results[str(Metric("mig", t))] = mutual_information_gap(known.draws, new.draws, train_v, test_v, random)
-        scaled = standardized(known.mean, new.mean)
+    for t, (seen, new) in enumerate(zip(train, test, strict=True), start=1):
+        results[str(Metric("mig", t))] = mutual_information_gap(seen.draws, new.draws, train_v, test_v, random)
+        scaled = standardized(seen.mean, new.mean)
         results |= {
             str(Metric(f"dci_{name}", t)): score for name, score in dci(*scaled, train_v, test_v, random).items()
         }
@@ -103,7 +102,7 @@ def _checked(train: np.ndarray, test: np.ndarray, names: Sequence[str]) -> tuple
     """Return the factors with the category as numbers 0, 1, ... of the classes of the training set."""
     if len(names) < 2 or train.shape[1] != len(names):
         raise InputError(
-            f"factor scores need ground-truth factors, a category and numbers: {len(names)} names were given"
+            f"factor scores need ground-truth factors, a category and numbers: got {len(names)} names"
             f" for {train.shape[1]} columns; data.name=cave has them"
         )
     for split, factors in (("train", train), ("test", test)):

@@ -15,7 +15,7 @@ intermediate layers using linear classifier probes" (2016), https://arxiv.org/ab
 
 Units are scaled to deviation 1, as the scale of a level is the model's own choice; pixels are not, so that a rare pixel
 does not get a large weight. A probe reads the mean, also of a unit whose posterior is much wider than its mean moves: a
-level that carries a fraction of a nat can have a high probe, and the MIG beside it says so.
+level that carries a fraction of a nat can have a high probe, and the MIG beside it shows that.
 
 Disentanglement, completeness and informativeness come from forests that predict each factor from a level's mean. With
 R_jk >= 0 the importance of unit j to the forest of factor k, sum_j R_jk = 1, and d units and K factors,
@@ -173,12 +173,12 @@ def _forest(z: np.ndarray, target: np.ndarray, random: np.random.Generator) -> F
 
 
 def _importance(forests: list[list[Forest]]) -> Float[np.ndarray, "fifths units factors"]:
-    """Return R without each fifth; a forest that found nothing to split by is indifferent to all units."""
-    found = np.array(
+    """Return R without each fifth; a forest without a split is indifferent to all units."""
+    raw = np.array(
         [[np.mean([tree.feature_importances_ for tree in trees], 0) for trees in grown] for grown in forests]
     )
-    total = found.sum(-1, keepdims=True)
-    return np.where(total > 0, found / np.where(total > 0, total, 1), 1 / found.shape[-1]).transpose(1, 2, 0)
+    total = raw.sum(-1, keepdims=True)
+    return np.where(total > 0, raw / np.where(total > 0, total, 1), 1 / raw.shape[-1]).transpose(1, 2, 0)
 
 
 def _predict(forests: list[list[Forest]], z: Float[np.ndarray, "m units"]) -> Float[np.ndarray, "m factors"]:
