@@ -155,7 +155,7 @@ class Study:
 
         All is checked first, and `fill`, which may bring data, is called while the new folder still has a hidden name:
         where anything fails, nothing is left. In a folder that is there, other parameters are an `InputError`; a budget
-        of trials may change.
+        of searches and trials may change.
         """
         folder, params = cls._plan(root, name, overrides)
         with locked(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
@@ -190,7 +190,7 @@ class Study:
         # The budget's values are in place already, and what `overrides` set is not to be set back.
         params = params.override({"root": "../..", "out": ".", "budget": "default", "budgets": {"default": {}}})
         if (folder / "params.yaml").exists():
-            budget = {"sweep.trials": params.sweep.trials, "sweep.failures": params.sweep.failures}
+            budget = {f"sweep.{name}": getattr(params.sweep, name) for name in ("searches", "trials", "failures")}
             if Params.read(folder / "params.yaml").override(budget) != params:
                 raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
         return folder, params

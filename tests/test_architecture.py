@@ -25,6 +25,7 @@ LINE = [
     "location",
     "params",
     "study",
+    "searches",
     "stores",
     "artifacts",
     "data",

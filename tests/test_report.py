@@ -621,14 +621,15 @@ def test_variants_that_differ_in_beta_are_a_curve(tmp_path):
     made = fake(tmp_path)
     text = (tmp_path / "params.yaml").read_text()
     for variant, old in (("vae", "{model.depth: 1, model.z_ratio: 1.0}"), ("hvae", "{model.parents: every}")):
-        assert families(made, report.build(made).results) == {}
+        assert families(made, report.build(made).results, report.build(made).seeds) == {}
         beta = {"vae": 2.0, "hvae": 0.5}[variant]
         text = text.replace(f"{variant}: {old}", f"{variant}: {{model.parents: nearest, train.beta: {beta}}}")
     text = text.replace("mhvae: {model.parents: nearest}", "mhvae: {model.parents: nearest, train.beta: 1.0}")
     (tmp_path / "params.yaml").write_text(text.replace("objective: elbo ", "objective: beta "))
     made = Study.at(tmp_path)
-    results = report.build(made).results
-    (models,) = families(made, results).values()
+    built = report.build(made)
+    results = built.results
+    (models,) = families(made, results, built.summed).values()
     assert [model.beta for model in models] == [0.5, 1.0, 2.0]
     assert [model.rate for model in models] == [results[place].metrics["kl"].mean for place in (1, 2, 0)]
     assert [len(model.levels) for model in models] == [2, 3, 1]

@@ -25,7 +25,7 @@ from pipeline.params.sections import (
     TrainParams,
     measure_of,
 )
-from pipeline.params.space import check_fixed, check_space
+from pipeline.params.space import check_fixed, check_searches, check_space
 from pipeline.params.text import read_yaml
 
 __all__ = ["Params", "dump_yaml"]
@@ -190,6 +190,7 @@ class Params(Strict):
                     + nearest(name, self.variants)
                 )
         check_space(self)
+        check_searches(self)
         check_metric(self)
 
 
