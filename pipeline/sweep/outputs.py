@@ -105,11 +105,10 @@ def write(outcome: Outcome) -> None:
     for found in outcomes:
         if not _is_drawn(found):
             _figures(found)  # another host has published it
-    for path in (folder / "figures").iterdir():
-        if not any(path.name.startswith(_prefix(found.sweep)) for found in outcomes) or (
-            len(outcomes) == 1 and path.name.startswith("search-")
-        ):
-            path.unlink()  # of another number of searches
+    for path in (folder / "figures").iterdir():  # those of another number of searches go
+        prefixes = tuple(_prefix(found.sweep) for found in outcomes)
+        if not path.name.startswith(prefixes) or (len(outcomes) == 1 and path.name.startswith("search-")):
+            path.unlink(missing_ok=True)
 
 
 def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:

@@ -92,10 +92,10 @@ class Sweep:
     patience: float = 0.0  # seconds for which a database that is away is waited for
     search: int = 0  # its number, below `sweep.searches`
 
-    def searches(self) -> list[Sweep]:
-        """Return all searches of the variant, this one among them."""
-        numbers = range(self.study.params.sweep.searches)
-        return [self if number == self.search else replace(self, search=number) for number in numbers]
+    def searches(self) -> Iterator[Sweep]:
+        """Give all searches of the variant, this one among them; each of the others opens its own connections."""
+        for number in range(self.study.params.sweep.searches):
+            yield self if number == self.search else replace(self, search=number)
 
     @property
     def is_last(self) -> bool:
