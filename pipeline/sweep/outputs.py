@@ -103,9 +103,9 @@ def write(outcome: Outcome) -> None:
     write_json(folder / "best.json", {"searches": [found.best for found in outcomes]})
     write_json(folder / "mlflow.json", {"searches": [found.tracked for found in outcomes]})
     for found in outcomes:
-        if not _is_drawn(found):
+        if found is not outcome and not _is_drawn(found):
             _figures(found)  # another host has published it
-    for path in (folder / "figures").iterdir():  # those of another number of searches go
+    for path in (folder / "figures").glob("*"):  # those of another number of searches go
         prefixes = tuple(_prefix(found.sweep) for found in outcomes)
         if not path.name.startswith(prefixes) or (len(outcomes) == 1 and path.name.startswith("search-")):
             path.unlink(missing_ok=True)
