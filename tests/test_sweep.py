@@ -511,7 +511,7 @@ def test_an_empty_space_is_not_searched(study: Study) -> None:
     assert trials(nothing) == []
     assert read_json(nothing.sweep("mhvae") / "best.json") == {"searches": [best]}
     assert rows(nothing.store / "mlflow.db", "select count(*) from runs") == [(0,)]
-    assert settings(nothing, "mhvae") == nothing.params.variant("mhvae")
+    assert settings(nothing, "mhvae", 0) == nothing.params.variant("mhvae")
 
 
 def test_milestones_are_no_setting_of_a_trial(study: Study) -> None:
