@@ -150,7 +150,7 @@ def same(one: Study, two: Study) -> None:
     """Assert that two folders have the same results of a sweep."""
     for name in ("best.json", "trials.csv", "mlflow.json"):
         assert (one.sweep(VARIANT) / name).read_bytes() == (two.sweep(VARIANT) / name).read_bytes()
-    assert read_json(one.sweep(VARIANT) / "best.json")["trial"] is not None
+    assert read_json(one.sweep(VARIANT) / "best.json")["searches"][0]["trial"] is not None
 
 
 def test_states_of_trials_stay_as_long_as_a_trial_runs(sides: tuple[Study, Study]) -> None:
