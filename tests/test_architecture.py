@@ -16,7 +16,7 @@ from tests.small import ROOT
 # From the bottom to the top: a module imports only modules of its own room and of rooms before it in the list.
 BASE = ["faults", "redaction", "errors", "text", "progress", "files", "location", "randomness"]
 SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures"]
-RESULTS = ["study", "report"]  # what is written where, and the comparison made of it
+RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
 MACHINERY = ["processes", "stores", "artifacts", "provenance", "work", "tracking", "links", "sweep", "stages"]
 COMMANDS = ["reproduce", "removal", "doctor", "cli", "__main__"]
 LINE = [*BASE, *SCIENCE, *RESULTS, *MACHINERY, *COMMANDS]

@@ -25,7 +25,9 @@ def rows(depth: int, epochs: int = 12) -> list[dict[str, float]]:
 def test_rates_are_stacked_by_sign():
     """A bar stands for each rate, a negative one to the left of 0, and the diamond for their sum."""
     row = {f"test/rate/z{t}": rate for t, rate in enumerate((12.0, -1.5, 2.0), start=1)}
-    figure = figures.rates_by_level({"mhvae": {0: row | {"test/reconstruction": -9.0, "test/nll": 21.0}}}, {"mhvae": 3})
+    figure = figures.rates_by_level(
+        {"mhvae": {0: row | {"test/reconstruction": -9.0, "test/nll": 21.0}}}, {"mhvae": {0: 3}}
+    )
     axes = figure.axes[0]
     bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
     assert bars == [(0.0, 12.0), (0.0, -1.5), (12.0, 2.0)]
@@ -55,7 +57,7 @@ FIGURES = {
     "constant levels": lambda: figures.levels(IMAGES[:1], np.zeros((1, 1, 1, 8, 6)), "vae"),
     "curves": lambda: figures.curves({"vae": {0: rows(1)}, "mhvae": {0: rows(3), 1: rows(3, epochs=1)}}),
     "rates by epoch": lambda: figures.rates_by_epoch(
-        {f"v{i}": {0: rows(i)} for i in range(1, 6)}, {f"v{i}": i for i in range(1, 6)}
+        {f"v{i}": {0: rows(i)} for i in range(1, 6)}, {f"v{i}": {0: i} for i in range(1, 6)}
     ),
     "bounds": lambda: figures.bounds(
         {"vae": {"elbo": (-23.0, 0.1), "iwae/1": (-23.0, 0.1), "iwae/9": (-22.0, 0)}}, 0.9

@@ -19,7 +19,7 @@ from pipeline.study import Study, find_root, is_name
 
 __all__ = ["bring_data", "by_hand"]
 
-BUDGET = ("sweep.trials", "sweep.failures")  # what may change in a study that is there
+BUDGET = ("sweep.searches", "sweep.trials", "sweep.failures")  # what may change in a study that is there
 
 
 @contextmanager
@@ -34,7 +34,9 @@ def by_hand(command: str, name: str | None, variant: str, overrides: Mapping[str
     processes.workers(1)  # what is wrong with the environment is said before anything is made
     params, file, complete = _settings(root, variant, overrides)
     settings = params.model_dump()
-    del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
+    for path in BUDGET:
+        del settings["sweep"][path.removeprefix("sweep.")]
+    del settings["root"], settings["out"]
     own_name = name or f"{command}-{variant}-{digest(settings, 8)}"
     folder = root / "experiments" / own_name
     fresh = not is_name(own_name) or not (folder / "params.yaml").exists()
@@ -89,7 +91,9 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
         print(f"study {study.name} goes on with its own params.yaml, which differs from the root's in {few}")
     budget: dict[str, Any] = {path: wanted[path] for path in BUDGET if path in given and wanted[path] != own[path]}
     if budget:
-        write_text(folder / "params.yaml", dump_yaml(study.params.override(budget)))
+        changed = study.params.override(budget)
+        changed.check()
+        write_text(folder / "params.yaml", dump_yaml(changed))
         study = Study.at(folder)
     bring_data(study)
     return study

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ __all__ = ["bounds", "curves", "rates_by_epoch", "rates_by_level"]
 
 Row = Mapping[str, float]
 Curves = Mapping[str, Mapping[int, Sequence[Row]]]  # variant: seed: a row an epoch
+Depths = Mapping[str, Mapping[int, int]]  # variant: seed: latent levels
 Interval = tuple[float, float | None]  # mean over seeds and half width; None where there is one seed
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -41,22 +42,23 @@ def curves(runs: Curves) -> Figure:
     return figure
 
 
-def rates_by_epoch(runs: Curves, depths: Mapping[str, int]) -> Figure:
+def rates_by_epoch(runs: Curves, depths: Depths) -> Figure:
     """Show the validation rate of each level, and their sum, by epoch; a panel is a variant, a line a seed.
 
-    `depths` holds the latent levels of each variant.
+    `depths` holds the number of latent levels by variant and seed.
     """
     caption = (
         "The rates of all levels sum to the KL of posterior to prior. Only that sum is a divergence: a rate below the"
         " top level may be negative. A top rate near 0 means that the level is not used. A line is a seed."
     )
     figure, panels = facets(len(runs), "What each level costs while training", caption)
-    palette = level_colours(max(depths[variant] for variant in runs))
+    palette = level_colours(_deepest(depths, runs))
     for axes, (variant, seeds) in zip(panels.flat, runs.items(), strict=False):
-        for rows in seeds.values():
-            if depths[variant] > 1:
+        for seed, rows in seeds.items():
+            depth = depths[variant][seed]
+            if depth > 1:
                 axes.plot(_epochs(rows), [row["valid/kl"] for row in rows], color="black", lw=1.2, ls="--")
-            for level in range(depths[variant]):
+            for level in range(depth):
                 rate = [row[str(Metric("valid/rate", level + 1))] for row in rows]
                 axes.plot(_epochs(rows), rate, color=palette[level], lw=1.4)
         axes.axhline(0, color=GREY, lw=0.6)
@@ -67,26 +69,28 @@ def rates_by_epoch(runs: Curves, depths: Mapping[str, int]) -> Figure:
     return figure
 
 
-def rates_by_level(results: Mapping[str, Mapping[int, Row]], depths: Mapping[str, int]) -> Figure:
+def rates_by_level(results: Mapping[str, Mapping[int, Row]], depths: Depths) -> Figure:
     """Show the test bound taken apart: rates stacked by level (means over seeds), distortion, and -log p(x).
 
     `results` holds by variant and seed the values of `test/rate/z1`.., `test/reconstruction` and `test/nll`, `depths`
-    the latent levels of each variant.
+    the number of latent levels by variant and seed.
     """
     caption = (
         "Bars: means over seeds; dots: seeds. Distortion + KL = -ELBO, which lies above the NLL by the bound's gap."
         " Negative rates are stacked to the left of 0; the diamond marks the sum, the KL."
     )
     title = "Where the nats go: rate by level, distortion, and negative log-likelihood on the test set"
+    if any(len(set(depths[variant].values())) > 1 for variant in results):
+        caption += " Seeds of a variant differ in depth: a level that one lacks adds 0 to the mean."
     figure = blank(9.6, 0.62 * len(results) + 2.4, title, caption)
     bars, distortion, nll = figure.subplots(1, 3, sharey=True, width_ratios=[2.2, 1, 1])
-    palette = level_colours(max(depths[variant] for variant in results))
+    palette = level_colours(_deepest(depths, results))
     positions = np.arange(len(results))[::-1]
     for position, (variant, seeds) in zip(positions, results.items(), strict=True):
         ends = {True: 0.0, False: 0.0}
         means = [
-            float(np.mean([row[str(Metric("test/rate", level))] for row in seeds.values()]))
-            for level in range(1, depths[variant] + 1)
+            float(np.mean([row.get(str(Metric("test/rate", level)), 0.0) for row in seeds.values()]))
+            for level in range(1, max(depths[variant].values()) + 1)
         ]
         for rate, tone in zip(means, palette, strict=False):
             bars.barh(position, rate, left=ends[rate >= 0], height=0.62, color=tone, edgecolor="white", lw=0.8)
@@ -151,6 +155,10 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
     ]
     figure.legend(handles=handles, loc="outside right center", fontsize=10, frameon=False)
     return figure
+
+
+def _deepest(depths: Depths, variants: Iterable[str]) -> int:
+    return max(depth for variant in variants for depth in depths[variant].values())
 
 
 def _epochs(rows: Sequence[Row]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Stage `sweep`: search a variant's space. `--worker` is what the coordinator starts."""
+"""Stage `sweep`: search a variant's space. `--search=N --worker` is what the coordinator of search N starts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ __all__ = ["main", "run"]
 
 
 def run(study: Study, variant: str) -> None:
-    """Run the search with as many workers as there are cores, or CAVE_WORKERS."""
+    """Run the searches one after the other, with as many workers as there are cores, or CAVE_WORKERS."""
     count = processes.workers(study.params.sweep.trials)
-    best = sweep.run(sweep.Sweep(study, variant), count)
+    searches = study.params.sweep.searches
+    found = sweep.run(sweep.Sweep(study, variant), count)
     tracking.mark_current(study)
-    if best["trial"] is None:
-        print(f"{variant}: its space is empty, so that its settings are taken as they are")
+    if found[0]["trial"] is None:
+        unused = f", and sweep.searches ({searches}) is not used" if searches > 1 else ""
+        print(f"{variant}: its space is empty, so that its settings are taken as they are{unused}")
         return
-    print(f"{variant}: best trial {best['trial']}, {best['metric']} {best['value']:.3f}, {best['params']}")
+    for number, best in enumerate(found):
+        label = f"{variant} search {number}" if searches > 1 else variant
+        print(f"{label}: best trial {best['trial']}, {best['metric']} {best['value']:.3f}, {best['params']}")
 
 
 def main() -> None:
@@ -30,8 +34,9 @@ def main() -> None:
     study = Study.at(Path.cwd())
     if "--worker" in words:
         processes.become_worker()
+        search = next(int(word.removeprefix("--search=")) for word in words if word.startswith("--search="))
         try:
-            sweep.work(sweep.Sweep(study, variant, sweep.PATIENCE))
+            sweep.work(sweep.Sweep(study, variant, sweep.PATIENCE, search))
         except DisconnectedError as error:
             print(f"{variant}: a worker starts again: {error}", file=sys.stderr, flush=True)
             sys.exit(EXIT_RESTART)
