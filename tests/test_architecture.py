@@ -14,8 +14,8 @@ from pipeline.provenance import PACKAGE, code_digest, module_files
 from tests.small import ROOT
 
 # From the bottom to the top: a module imports only modules of its own room and of rooms before it in the list.
-BASE = ["faults", "redaction", "errors", "text", "progress", "files", "location", "randomness"]
-SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures"]
+BASE = ["faults", "metric", "redaction", "errors", "text", "progress", "files", "location", "randomness"]
+SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures", "testing"]
 RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
 MACHINERY = ["processes", "stores", "artifacts", "provenance", "work", "tracking", "links", "sweep", "stages"]
 COMMANDS = ["reproduce", "removal", "doctor", "cli", "__main__"]

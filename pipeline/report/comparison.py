@@ -127,8 +127,8 @@ class Comparison:
             for row in [group.iloc[0].to_dict()]
             for (variant, seed), depth in depths.items()
             if variant == row["variant"]
-            and depth < int(row["level"][1:])
-            and (variant, seed, f"{row['term']}/z1") in have
+            and depth < (Metric.parse(row["metric"]).level or 0)
+            and (variant, seed, str(Metric(row["term"], 1))) in have
         ]
         return pd.concat([self.seeds, pd.DataFrame(rows)], ignore_index=True) if rows else self.seeds
 
