@@ -18,8 +18,8 @@ from typing import Any
 from pipeline.errors import InputError
 
 __all__ = [
-    "alone",
-    "locked",
+    "exclusive",
+    "file_lock",
     "read_csv",
     "read_json",
     "sha256",
@@ -126,7 +126,7 @@ def sha256(parts: Iterable[bytes]) -> str:
 
 
 @contextmanager
-def locked(path: Path, patience: float = math.inf) -> Iterator[None]:
+def file_lock(path: Path, patience: float = math.inf) -> Iterator[None]:
     """Hold the lock file `path`; `BlockingIOError` where another process holds it for more than `patience` seconds.
 
     The kernel drops the lock when its holder dies, so a killed process leaves none behind.
@@ -168,14 +168,14 @@ def _is(path: Path, handle: int) -> bool:
 
 
 @contextmanager
-def alone(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
+def exclusive(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path`; where another process holds it, say which, and wait for its end.
 
     With `wait=False` that is an `InputError` instead.
     """
     with ExitStack() as held:
         try:
-            held.enter_context(locked(path, 0.0))
+            held.enter_context(file_lock(path, 0.0))
         except BlockingIOError:
             holder = "another process"
             with suppress(OSError):  # who held it may have removed the file
@@ -183,6 +183,6 @@ def alone(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
             if not wait:
                 raise InputError(f"{what}: {holder} is at work in this folder") from None
             print(f"{what}: {holder} is at work in this folder; waits for its end", flush=True)
-            held.enter_context(locked(path))
+            held.enter_context(file_lock(path))
         path.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
         yield

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pipeline.addresses import address, sqlite_file
 from pipeline.errors import InputError
 from pipeline.redaction import one_line, without_password
-from pipeline.stores import given, sqlite_file
 from pipeline.study import Study
 
 __all__ = ["Experiment", "experiment", "free_port", "report_line", "runs_line", "runs_link"]
@@ -62,7 +62,7 @@ def report_line(study: Study) -> str:
 
 def runs_line(study: Study, port: int = PORT) -> str:
     """Say at which address the runs are shown, or why there is none."""
-    store = given("mlflow", study.store)
+    store = address("mlflow", study.shared_root)
     server = _is_server(store)
     told = one_line(without_password(store).rstrip("/"))
     try:
@@ -91,8 +91,8 @@ def experiment(study: Study) -> Experiment | None:
     Raises:
         InputError: the store does not answer.
     """
-    store, name = given("mlflow", study.store), f"platos-cave/{study.name}"
-    if (file := sqlite_file(store, study.store)) is not None:
+    store, name = address("mlflow", study.shared_root), f"platos-cave/{study.name}"
+    if (file := sqlite_file(store, study.shared_root)) is not None:
         return _in_file(file, name)
     return _on_server(store.rstrip("/"), name) if _is_server(store) else _by_mlflow(study, name)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import InputError
-from pipeline.files import alone, locked
+from pipeline.files import exclusive, file_lock
 from pipeline.provenance import git
 from pipeline.study import Study, is_name
 from pipeline.text import plural
@@ -78,9 +78,9 @@ class Removal:
 
         study, searches = self.study, Searches(self.study)
         with ExitStack() as held:
-            held.enter_context(locked(study.cache / "locks" / f"new-{study.name}"))
+            held.enter_context(file_lock(study.cache / "locks" / f"new-{study.name}"))
             for path in self._locks():
-                held.enter_context(alone(path, f"study {study.name}", wait=False))
+                held.enter_context(exclusive(path, f"study {study.name}", wait=False))
             none: list[str] = []
             busy, reason = _tried(searches.at_work, none)
             if busy:
@@ -125,7 +125,7 @@ class Removal:
 def _states(study: Study) -> list[Path]:
     """Return the folders of a study's unfinished trainings, evaluations and trials."""
     cache = study.cache
-    return [cache / "train" / study.place, cache / "evaluate" / study.place, cache / "sweeps" / study.name]
+    return [cache / "train" / study.unique_name, cache / "evaluate" / study.unique_name, cache / "sweeps" / study.name]
 
 
 def _tried(act: Callable[[], T], instead: T) -> tuple[T, str]:

@@ -17,7 +17,7 @@ from tests.small import ROOT
 BASE = ["faults", "redaction", "errors", "text", "progress", "files", "location", "randomness"]
 SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures"]
 RESULTS = ["study", "report"]  # what is written where, and the comparison made of it
-MACHINERY = ["processes", "stores", "artifacts", "provenance", "work", "tracking", "links", "sweep", "stages"]
+MACHINERY = ["processes", "addresses", "artifacts", "provenance", "work", "tracking", "links", "sweep", "stages"]
 COMMANDS = ["reproduce", "removal", "doctor", "cli", "__main__"]
 LINE = [*BASE, *SCIENCE, *RESULTS, *MACHINERY, *COMMANDS]
 DOORS = {"mlflow": "tracking", "optuna": "sweep", "pandas": "report", "matplotlib": "figures", "ray": "processes"}

@@ -19,16 +19,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import stores
+from pipeline import addresses
 from pipeline.doctor import CHECKS, Finding, Place, disk, examine, place, table
 from pipeline.doctor.finding import Check
 from pipeline.errors import InputError
-from pipeline.files import locked, write_bytes
+from pipeline.files import file_lock, write_bytes
 from pipeline.provenance import dvc_starts
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep
-from pipeline.sweep import store as sweep_store
+from pipeline.sweep import database as sweep_database
 from pipeline.tracking import Tracker, tracking_uri
 from tests.small import ROOT
 from tests.workshop import make_study
@@ -49,7 +49,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     study = make_study(tmp_path / "project")
     for name in ("pyproject.toml", "constraints.txt", ".gitignore"):
         shutil.copy(ROOT / name, study.root / name)
-    optuna_database(study.store / "optuna.db")
+    optuna_database(study.shared_root / "optuna.db")
     git(study.root, "init", "-q")
     git(study.root, "add", "-A")
     git(study.root, *IDENTITY, "commit", "-qm", "all")
@@ -138,7 +138,7 @@ def test_the_command_ends_with_1_for_a_fault_alone(study: Study) -> None:
     done = cave(study.root, "doctor")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert {line.split()[0] for line in done.stdout.splitlines()} <= {"ok", "warning"}
-    (study.store / "mlflow.db").write_bytes(b"no database" * 1000)
+    (study.shared_root / "mlflow.db").write_bytes(b"no database" * 1000)
     done = cave(study.root, "doctor")
     assert (done.returncode, done.stderr) == (1, "")
     assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("fault")] == ["databases"]
@@ -338,7 +338,7 @@ def test_what_a_killed_writer_left_is_found(study: Study) -> None:
 
 def test_a_damaged_database_is_found(study: Study) -> None:
     """A database with a torn page in its middle, and one that is none, are faults."""
-    path = study.store / "mlflow.db"
+    path = study.shared_root / "mlflow.db"
     content = bytearray(path.read_bytes())
     content[4096:12288] = b"\xff" * 8192
     path.write_bytes(content)
@@ -351,7 +351,12 @@ def test_a_locked_database_is_found(study: Study, monkeypatch: pytest.MonkeyPatc
     """A database that another process keeps locked is a fault that names the process; to end it is what mends."""
     monkeypatch.setattr("pipeline.doctor.databases.PATIENCE", 0.3)
     code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('begin immediate')"
-    command = [sys.executable, "-c", code + "; print(1, flush=True); sys.stdin.read()", str(study.store / "optuna.db")]
+    command = [
+        sys.executable,
+        "-c",
+        code + "; print(1, flush=True); sys.stdin.read()",
+        str(study.shared_root / "optuna.db"),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"1\n"
@@ -365,7 +370,7 @@ def test_a_locked_database_is_found(study: Study, monkeypatch: pytest.MonkeyPatc
 
 def test_one_database_for_both_is_found(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow and Optuna in one file is a fault: each counts its migrations in a table of the same name."""
-    monkeypatch.setenv("CAVE_OPTUNA_URL", f"sqlite:///{study.store / 'mlflow.db'}")
+    monkeypatch.setenv("CAVE_OPTUNA_URL", f"sqlite:///{study.shared_root / 'mlflow.db'}")
     assert "share" in only(study, "databases", "fault").found
 
 
@@ -410,7 +415,7 @@ def test_two_databases_are_no_fault(study: Study, first: str, second: str, monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
     monkeypatch.setenv("CAVE_OPTUNA_URL", second)
     assert not found(study, "databases", "fault")
-    stores.apart(study.store)
+    addresses.require_separate(study.shared_root)
 
 
 def test_a_relative_database_starts_at_the_root(study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -418,10 +423,10 @@ def test_a_relative_database_starts_at_the_root(study: Study, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CAVE_OPTUNA_URL", "sqlite:///an%20other.db?x=1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    (study.store / "an other.db").write_bytes(b"no database" * 1000)
+    (study.shared_root / "an other.db").write_bytes(b"no database" * 1000)
     assert "an other.db is damaged" in only(study, "databases", "fault").found
-    assert sweep_store.Store.of(study).file == study.store / "an other.db"
-    assert tracking_uri(study) == f"sqlite:///{study.store / 'mlflow.db'}"
+    assert sweep_database.Database.of(study).file == study.shared_root / "an other.db"
+    assert tracking_uri(study) == f"sqlite:///{study.shared_root / 'mlflow.db'}"
 
 
 def execute(path: Path, *statements: str) -> None:
@@ -438,7 +443,7 @@ def test_an_old_schema_is_found_and_mended(study: Study) -> None:
     from alembic import command
     from mlflow.store.db.utils import _get_alembic_config
 
-    url = f"sqlite:///{study.store / 'mlflow.db'}"
+    url = f"sqlite:///{study.shared_root / 'mlflow.db'}"
     with contextlib.suppress(NotImplementedError):
         command.downgrade(_get_alembic_config(url), "-1")
     if not found(study, "schema", "fault"):
@@ -451,7 +456,7 @@ def test_an_old_schema_is_found_and_mended(study: Study) -> None:
 
 def test_an_old_optuna_schema_is_found_and_mended(study: Study) -> None:
     """Optuna's database at a revision before the last is a fault, and what is said mends it."""
-    path = study.store / "optuna.db"
+    path = study.shared_root / "optuna.db"
     execute(path, "update alembic_version set version_num = 'v3.0.0.d'", "update version_info set schema_version = 11")
     finding = only(study, "schema", "fault")
     assert "optuna.db is at v3.0.0.d" in finding.found
@@ -462,7 +467,7 @@ def test_an_old_optuna_schema_is_found_and_mended(study: Study) -> None:
 @pytest.mark.parametrize("name", ["mlflow", "optuna"])
 def test_a_newer_schema_is_found(study: Study, name: str) -> None:
     """A revision that the installed version does not know was made by a newer one."""
-    execute(study.store / f"{name}.db", "update alembic_version set version_num = 'v9.9'")
+    execute(study.shared_root / f"{name}.db", "update alembic_version set version_num = 'v9.9'")
     finding = only(study, "schema", "fault")
     assert "a newer one made it" in finding.found
     assert finding.mend == f"pip install --upgrade {name}"
@@ -472,7 +477,7 @@ def test_a_deleted_experiment_is_found(study: Study) -> None:
     """An experiment deleted in MLflow is a warning, and what is said brings it back."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{study.store / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{study.shared_root / 'mlflow.db'}")
     number = client.create_experiment(f"platos-cave/{study.name}")
     assert found(study, "experiment", "ok")
     client.delete_experiment(number)
@@ -669,7 +674,7 @@ def test_rows_that_wait_are_found(study: Study) -> None:
     assert not found(study, "outbox", "warning")
     (waiting / "ops.jsonl").touch()
     assert only(study, "outbox", "warning").mend == "cave sync"
-    with locked(waiting / "lock"):
+    with file_lock(waiting / "lock"):
         assert not found(study, "outbox", "warning")
 
 
@@ -678,14 +683,14 @@ def test_a_trial_without_a_worker_is_found(study: Study) -> None:
     import optuna
 
     name = f"{study.name}/vae-0123456789"
-    made = optuna.create_study(storage=f"sqlite:///{study.store / 'optuna.db'}", study_name=name)
+    made = optuna.create_study(storage=f"sqlite:///{study.shared_root / 'optuna.db'}", study_name=name)
     assert found(study, "trials", "ok")
     trial = made.ask()
     trial.set_user_attr("worker", "token")
     finding = only(study, "trials", "warning")
     assert f"{name} 0" in finding.found
     assert finding.mend.startswith("the same `cave sweep`") or finding.mend == "dvc repro"
-    with locked(Path(f"{study.store / 'optuna.db'}.locks") / name / "workers" / "token"):
+    with file_lock(Path(f"{study.shared_root / 'optuna.db'}.locks") / name / "workers" / "token"):
         assert only(study, "trials", "ok").found == "1 trial at work now"
 
 
@@ -693,7 +698,7 @@ def test_a_run_that_says_running_is_found(study: Study) -> None:
     """A run that was killed says RUNNING in MLflow until its work goes on."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{study.store / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{study.shared_root / 'mlflow.db'}")
     number = client.create_experiment(f"platos-cave/{study.name}")
     run = client.create_run(number, run_name="vae seed 0")
     assert "vae seed 0" in only(study, "runs", "warning").found
@@ -708,9 +713,9 @@ def test_what_nothing_goes_on_with_is_not_said_to_go_on(study: Study) -> None:
 
     fetch.run(study)
     prepare.run(study)
-    database = f"sqlite:///{study.store / 'optuna.db'}"
+    database = f"sqlite:///{study.shared_root / 'optuna.db'}"
     today, older = Sweep(study, "vae").name, f"{study.name}/vae-0123456789"
-    client = MlflowClient(f"sqlite:///{study.store / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{study.shared_root / 'mlflow.db'}")
     number = client.create_experiment(f"platos-cave/{study.name}")
 
     def begin(name: str) -> None:
@@ -776,7 +781,7 @@ def test_writing_on_a_full_disk_gets_one_line(study: Study, small_disk: Path) ->
 
 
 def take(path: Path) -> None:
-    with locked(path):
+    with file_lock(path):
         pass
 
 
@@ -795,18 +800,18 @@ def test_artifacts_that_are_gone_or_outside_are_found(study: Study, tmp_path: Pa
     """Runs whose artifacts are gone are counted; a folder outside the project is named, and a fault where it fails."""
     tracker = Tracker(study).require()
     tracker.store.experiment(tracker.experiment)
-    with contextlib.closing(sqlite3.connect(study.store / "mlflow.db")) as connection, connection:
+    with contextlib.closing(sqlite3.connect(study.shared_root / "mlflow.db")) as connection, connection:
         connection.execute(
             "insert into runs (run_uuid, status, lifecycle_stage, artifact_uri, experiment_id)"
             " values ('a', 'FINISHED', 'active', ?, 1)",
-            ((study.store / "mlartifacts/default/a/artifacts").as_uri(),),
+            ((study.shared_root / "mlartifacts/default/a/artifacts").as_uri(),),
         )
     finding = only(study, "artifacts", "warning")
     assert finding.found.startswith("the artifacts of 1 run are gone, such as ")
-    (study.store / "mlartifacts/default/a/artifacts").mkdir(parents=True)
+    (study.shared_root / "mlartifacts/default/a/artifacts").mkdir(parents=True)
     assert only(study, "artifacts", "ok").found == "artifacts of 1 run are there"
     (tmp_path / "disk" / "mlartifacts").mkdir(parents=True)
-    with contextlib.closing(sqlite3.connect(study.store / "mlflow.db")) as connection, connection:
+    with contextlib.closing(sqlite3.connect(study.shared_root / "mlflow.db")) as connection, connection:
         location = (tmp_path / "disk/mlartifacts/default").as_uri()
         connection.execute("update experiments set artifact_location = ? where experiment_id = 1", (location,))
     assert any("outside of the project, in " in finding.found for finding in found(study, "artifacts", "ok"))

@@ -141,7 +141,7 @@ def goes_on(study: Study, whole: Study, workers: int = 1) -> None:
     """Assert that the same command ends well, with an uninterrupted run's curves and weights, in one run a seed."""
     assert ended(start(study.folder, *TRAIN, workers=workers)) == (0, "")
     assert results(study) == results(whole)
-    runs = rows(study.store / "mlflow.db", "select status from runs where lifecycle_stage = 'active'")
+    runs = rows(study.shared_root / "mlflow.db", "select status from runs where lifecycle_stage = 'active'")
     assert runs == [("FINISHED",)] * 2
 
 
@@ -172,7 +172,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: sign
     """Stopped between two seeds, it measures the same when it is called again."""
     shutil.copytree(whole.folder, tmp_path / "copy")
     study = Study.at(tmp_path / "copy")
-    relocate(study.store)
+    relocate(study.shared_root)
     shutil.rmtree(study.evaluate("mhvae"))
     words = ["pipeline.stages.evaluate", "mhvae"]
     process = start(study.folder, *words)

@@ -100,11 +100,11 @@ def workers(study: Study) -> list[psutil.Process]:
 
 def trials(study: Study) -> int:
     """Count the trials that are at work and have finished an epoch."""
-    if not (study.store / "optuna.db").exists():
+    if not (study.shared_root / "optuna.db").exists():
         return 0
     query = "select count(distinct trial_id) from trials join trial_intermediate_values using (trial_id)"
     try:
-        return int(rows(study.store / "optuna.db", f"{query} where state = 'RUNNING'")[0][0])
+        return int(rows(study.shared_root / "optuna.db", f"{query} where state = 'RUNNING'")[0][0])
     except Exception:
         return 0  # the tables are not there yet
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import alone, read_json
+from pipeline.files import exclusive, read_json
 from pipeline.params import Params, dump_yaml
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.study import Study
@@ -70,7 +70,10 @@ def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, S
     """While one holds the locks of its folder, the other does the same work, in runs of its own."""
     one, two = sides
     train.run(one, "vae")
-    with alone(one.locks / "train" / "vae" / "all", "one"), alone(one.locks / "evaluate" / "vae" / "all", "one"):
+    with (
+        exclusive(one.locks / "train" / "vae" / "all", "one"),
+        exclusive(one.locks / "evaluate" / "vae" / "all", "one"),
+    ):
         train.run(two, "vae")
         evaluate.run(two, "vae")
     names = [read_json(study.train("vae") / "seed-0" / "mlflow.json") for study in sides]
@@ -107,7 +110,7 @@ def test_a_second_command_in_one_folder_waits(sides: tuple[Study, Study], capsys
     """It says who is at work, and goes on when that has ended."""
     one, _ = sides
     waiting = threading.Thread(target=train.run, args=(one, "vae"))
-    with alone(one.locks / "train" / "vae" / "all", "one"):
+    with exclusive(one.locks / "train" / "vae" / "all", "one"):
         waiting.start()
         time.sleep(0.5)
         assert waiting.is_alive()

@@ -83,7 +83,7 @@ def test_a_trial_is_worth_what_its_kept_weights_are(study: Study) -> None:
         assert best["params"]["model.z_dim"] == max(values, key=lambda units: values[units])
         assert best["metric"] == overrides.get("sweep.metric", "valid/objective")
         assert best["value"] == max(values.values())
-        reported.append(dict(rows(study.store / "optuna.db", query, best["optuna_study"])))
+        reported.append(dict(rows(study.shared_root / "optuna.db", query, best["optuna_study"])))
     assert reported[0] == {1: -9.0, 2: -8.0, 3: -8.0}
     assert reported[2] == {1: -1.0, 2: -5.0, 3: -5.0}
     assert reported[4] == {3: -8.5}

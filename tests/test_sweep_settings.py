@@ -73,7 +73,7 @@ def trials(study: Study) -> list[dict[str, str]]:
 def tags(study: Study, key: str) -> dict[str, str]:
     """Return a tag of the runs of trials that have it, by the runs' names."""
     query = "select r.name, t.value from runs r join tags t using (run_uuid) where t.key = ? order by 1"
-    return dict(rows(study.store / "mlflow.db", query, key))
+    return dict(rows(study.shared_root / "mlflow.db", query, key))
 
 
 def test_the_given_settings_are_the_first_trial(study: Study) -> None:
@@ -92,9 +92,9 @@ def test_a_first_trial_is_known_as_tried_from_the_beginning(study: Study) -> Non
     """Another worker that claims before the first has drawn its values is given another setting of a small space."""
     sweep = Sweep(again(study, **SIX | {"sweep.trials": 6}), VARIANT)
     sweep.tracker.require()
-    with sweep.together():
+    with sweep.transaction():
         sweep.ask([])
-    with sweep.together():
+    with sweep.transaction():
         sweep.ask(sweep.trials())
     keys = [trial.user_attrs["training"] for trial in sweep.trials()]
     assert len(set(keys)) == 2
@@ -110,13 +110,13 @@ def test_a_search_that_was_killed_tries_the_given_settings_once(study: Study) ->
     """What asks for the first trial is one transaction: nothing waits in the database, whatever is killed."""
     sweep = Sweep(study, VARIANT)
     sweep.tracker.require()
-    with pytest.raises(KeyboardInterrupt), sweep.together():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), sweep.transaction():  # noqa: PT012
         sweep.ask([])
         raise KeyboardInterrupt
-    assert rows(study.store / "optuna.db", "select count(*) from trials") == [(0,)]
+    assert rows(study.shared_root / "optuna.db", "select count(*) from trials") == [(0,)]
     run(Sweep(study, VARIANT), 1)
     assert [row["number"] for row in trials(study) if row["model.z_dim"] == "16"] == ["0"]
-    assert rows(study.store / "optuna.db", "select count(*) from trials where state = 'WAITING'") == [(0,)]
+    assert rows(study.shared_root / "optuna.db", "select count(*) from trials where state = 'WAITING'") == [(0,)]
     check_sweep(study, VARIANT, 4)
 
 
@@ -200,8 +200,8 @@ def test_a_repeat_waits_for_a_trial_that_runs_as_long_as_its_worker_lives(
     first, second = Sweep(one, VARIANT), Sweep(one, VARIANT)
     first.tracker.require()
     _parent(first).finish(None)
-    held = first.locks.live(f"{first.name}/workers/first")
-    other = second.locks.live(f"{second.name}/workers/second")
+    held = first.locks.announce(f"{first.name}/workers/first")
+    other = second.locks.announce(f"{second.name}/workers/second")
     with held, other:
         begun = _claim(first, "first")
         assert begun is not None

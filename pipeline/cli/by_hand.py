@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import data, processes
 from pipeline.cli.new_study import create_study
 from pipeline.errors import InputError
-from pipeline.files import locked, write_text
+from pipeline.files import file_lock, write_text
 from pipeline.params import Params, digest, dump_yaml, notes
 from pipeline.processes.signals import ignore_signals
 from pipeline.removal import discard, was_begun
@@ -70,7 +70,7 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
     Other settings of the root's `params.yaml` change nothing in it, and one line says so.
     """
     study = Study.at(folder)
-    if not study.by_hand:
+    if not study.is_standalone:
         command = study.command("report")
         raise InputError(f"study: {study.name} is run by DVC (`{command}`); choose another name for one by hand")
     study.params.variant(variant)
@@ -97,7 +97,7 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
 
 def bring_data(study: Study) -> None:
     """Fetch and prepare a study's data where they are not here yet; processes that start at once do it once."""
-    with locked(study.locks / "data"):
+    with file_lock(study.locks / "data"):
         try:
             data.load(study.data)
             if study.params.outliers is not None:

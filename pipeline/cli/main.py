@@ -16,7 +16,7 @@ from pipeline.params import Params, notes, parse_assignments
 from pipeline.processes.entry import run_main
 from pipeline.processes.signals import raise_if_interrupted
 from pipeline.study import Study, activate, existing_studies, find_root, is_name
-from pipeline.text import nearest
+from pipeline.text import did_you_mean
 
 __all__ = ["main"]
 
@@ -46,14 +46,14 @@ Help = Annotated[str | None, typer.Option("--study", help="A study's name; defau
 @app.command()
 def check(assignments: Set = None) -> None:
     """Check params.yaml, and that DVC would start; say in one line what is wrong."""
-    from pipeline import data, stores
+    from pipeline import addresses, data
     from pipeline.provenance import dvc_starts
     from pipeline.report.cost import seed_cost
 
     root, overrides = find_root(Path.cwd()), parse_assignments(assignments or [])
     params, file = Params.read_with_file(root / "params.yaml", overrides)
     data.check(params.data)
-    stores.apart(Path(os.environ.get("DVC_ROOT") or root).resolve())
+    addresses.require_separate(Path(os.environ.get("DVC_ROOT") or root).resolve())
     if (root / ".dvc").is_dir() and not dvc_starts(root):
         raise InputError(
             f"{root} is not a git repository, without which DVC does not start; run: git init && git add -A &&"
@@ -319,7 +319,7 @@ def ui(
     # Said outright, as MLFLOW_HOST and options for servers in the environment would say otherwise.
     environment |= {"MLFLOW_GUNICORN_OPTS": "", "MLFLOW_UVICORN_OPTS": ""}
     words = ["ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.chdir(found.store)
+    os.chdir(found.shared_root)
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *words], environment)  # which then hears the signals
 
@@ -348,7 +348,7 @@ def _assigned(assignments: list[str] | None) -> dict[str, Any]:
 def _near(name: str) -> str:
     from pipeline.cli.studies import names
 
-    return nearest(name, names(find_root(Path.cwd())))
+    return did_you_mean(name, names(find_root(Path.cwd())))
 
 
 def _results(study: Study) -> None:

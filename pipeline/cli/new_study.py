@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import locked, write_bytes, write_text
+from pipeline.files import file_lock, write_bytes, write_text
 from pipeline.params import Params, dump_yaml
 from pipeline.processes.signals import ignore_signals
 from pipeline.study import Study, is_name
@@ -33,7 +33,7 @@ def create_study(
     of trials may change.
     """
     folder, params = _plan(root, name, overrides)
-    with locked(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
+    with file_lock(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
         if (folder / "params.yaml").exists():
             write_text(folder / "params.yaml", dump_yaml(params))
             _complete(root, folder, pipeline)

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.study import Study, active
-from pipeline.text import columns, plural, terminal_width
+from pipeline.text import align_columns, plural, terminal_width
 
 __all__ = ["Row", "names", "rows", "table"]
 
@@ -73,15 +73,15 @@ def table(found: list[Row]) -> str:
     """Return the list as text, aligned; where a line does not fit into the terminal, a block a study."""
     width = terminal_width()
     sound = [list(row.cells) for row in found if not row.broken]
-    lines = columns([list(HEADER), *sound])
-    room = width - max(map(len, columns([list(HEADER[:-1]), *(cells[:-1] for cells in sound)]))) - 2
+    lines = align_columns([list(HEADER), *sound])
+    room = width - max(map(len, align_columns([list(HEADER[:-1]), *(cells[:-1] for cells in sound)]))) - 2
     inactive = next((row.name for row in found if row.how.endswith(INACTIVE)), None)
     hint = (
         [f"\nDVC passes over an inactive study until, for example: cave study activate {inactive}"] if inactive else []
     )
     if room < LEAST:
         return "\n".join(["\n\n".join("\n".join([row.name, *_block(row, width)]) for row in found), *hint])
-    lines = columns([list(HEADER), *([*cells[:-1], _cut(cells[-1], room)] for cells in sound)])
+    lines = align_columns([list(HEADER), *([*cells[:-1], _cut(cells[-1], room)] for cells in sound)])
     return "\n".join([*lines, *(f"{row.name}  {row.state}" for row in found if row.broken), *hint])
 
 
@@ -168,7 +168,7 @@ def _date(study: Study) -> str:
 
 def _settings(study: Study, default: Study | None) -> str:
     """Say in short which variants a study has and which of its settings are others than the root's."""
-    params, searched = study.params, study.sweep(next(iter(study.params.variants))).exists() or not study.by_hand
+    params, searched = study.params, study.sweep(next(iter(study.params.variants))).exists() or not study.is_standalone
     many = len(params.variants) > SHOWN
     variants = plural(len(params.variants), "variant") if many else ", ".join(params.variants)
     if default is None:

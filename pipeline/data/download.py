@@ -20,7 +20,7 @@ from pipeline.data.protocols import check
 from pipeline.data.registry import DATASETS
 from pipeline.data.transport import Pieces, RefusedError, is_web, progress, public, stream, unpack
 from pipeline.errors import InputError
-from pipeline.files import locked, write_json
+from pipeline.files import file_lock, write_json
 from pipeline.params import DataParams
 
 __all__ = ["fetch", "verify"]
@@ -77,7 +77,7 @@ def _obtain(name: str, remote: Remote, downloads: Path) -> Path:
     home = downloads / remote.checksum
     path = home / remote.file
     # Two studies that want the same file take turns; the second finds it there.
-    with locked(downloads / f"{remote.checksum}.lock"):
+    with file_lock(downloads / f"{remote.checksum}.lock"):
         if path.is_file() and remote.fault(path) is None:
             return path
         home.mkdir(exist_ok=True)

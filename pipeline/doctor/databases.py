@@ -17,10 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline import stores
+from pipeline import addresses
+from pipeline.addresses import VARIABLES
 from pipeline.doctor import processes
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
-from pipeline.stores import VARIABLES
 
 __all__ = ["database", "databases", "experiment", "read", "schema"]
 
@@ -32,7 +32,7 @@ REVISION = re.compile(r"""^(down_)?revision(?::[^=]+)? = (.*)$""", re.MULTILINE)
 
 def database(place: Place, name: str) -> Path | None:
     """Return the SQLite file of `mlflow` or `optuna`, or nothing where the store is another."""
-    return stores.sqlite_file(stores.given(name, place.store), place.store)
+    return addresses.sqlite_file(addresses.address(name, place.shared_root), place.shared_root)
 
 
 def _there(place: Place) -> dict[str, Path]:
@@ -56,7 +56,7 @@ def read(path: Path, query: str, *values: str) -> list[tuple[str, ...]]:
 def databases(place: Place) -> Iterator[Finding]:
     """Are the databases sound, and free to be written to?"""
     there = _there(place)
-    if address := stores.shared(place.store):
+    if address := addresses.shared_database(place.shared_root):
         yield fault(f"MLflow and Optuna share {address}; each needs its own", f"unset {' '.join(VARIABLES.values())}")
     if not there:
         yield ok("none yet")

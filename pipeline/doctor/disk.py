@@ -28,7 +28,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 
 def _folders(place: Place) -> dict[str, Path]:
     """Return the folders that are written to, each once, or the nearest above that is there."""
-    wanted = {"store": place.store, "cache": place.cache, "study": place.folder, "outputs": place.out}
+    wanted = {"store": place.shared_root, "cache": place.cache, "study": place.folder, "outputs": place.out}
     try:
         wanted["temporary"] = Path(tempfile.gettempdir())
     except OSError:  # none can be written: `writing` names the one that was asked for
@@ -114,12 +114,12 @@ def network(place: Place) -> Iterator[Finding]:
     if not MOUNTS.is_file():
         yield ok("this system does not tell what is mounted")
         return
-    point, kind = mount(_there(place.store).resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))
+    point, kind = mount(_there(place.shared_root).resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))
     if not REMOTE.search(kind):
         yield ok(f"{kind or 'unknown'} at {point}")
         return
     files = [name for name in ("mlflow", "optuna") if database(place, name) is not None]
-    told = f"{place.store} lies on a network file system ({kind} at {point})"
+    told = f"{place.shared_root} lies on a network file system ({kind} at {point})"
     local = "move the project to a local disk"
     if files:
         yield fault(

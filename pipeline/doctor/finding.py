@@ -22,13 +22,13 @@ class Place:
 
     root: Path  # of the project
     folder: Path  # that holds params.yaml
-    store: Path  # where databases and caches lie
+    shared_root: Path  # where databases and caches lie
     out: Path | None  # of the outputs
 
     @property
     def cache(self) -> Path:
         """Downloads, locks, states of unfinished work."""
-        return self.store / ".cache"
+        return self.shared_root / ".cache"
 
     @property
     def again(self) -> str:

@@ -46,22 +46,24 @@ def artifacts(place: Place) -> Iterator[Finding]:
     if path is None or not path.is_file():
         yield ok("not looked for")
         return
-    former = moved_roots(place.store)
+    former = moved_roots(place.shared_root)
     for root in former:
         yield warning(f"{path.name} was made in {root}, and its artifact addresses still point there", "cave sync")
     sound = not former
     for name, address in () if former else read(path, EXPERIMENTS):
         folder = local_folder(address)
-        if folder is None or folder.is_relative_to(place.store):
+        if folder is None or folder.is_relative_to(place.shared_root):
             continue
         if reason := folder_fault(folder):
             sound = False
             yield fault(f"{name} keeps its artifacts in {folder}, and {reason}", f"mkdir -p {shlex.quote(str(folder))}")
         else:
             yield ok(f"{name} keeps its artifacts outside of the project, in {folder}")
-    if reason := folder_fault(place.store / FOLDER):
+    if reason := folder_fault(place.shared_root / FOLDER):
         sound = False
-        yield fault(f"artifacts cannot be kept: {reason}", f"chmod u+rwx {shlex.quote(str(place.store / FOLDER))}")
+        yield fault(
+            f"artifacts cannot be kept: {reason}", f"chmod u+rwx {shlex.quote(str(place.shared_root / FOLDER))}"
+        )
     places = Counter(folder for (address,) in read(path, RUNS) if (folder := local_folder(address)) is not None)
     gone = [folder for folder in places if not os.path.isdir(folder)]
     if gone and not former:

@@ -47,4 +47,4 @@ def place(root: Path, folder: Path) -> Place:
         study = Study.at(folder)
     except InputError:
         return Place(root, folder, Path(os.environ.get("DVC_ROOT") or root).resolve(), None)
-    return Place(study.root, study.folder, study.store, study.out)
+    return Place(study.root, study.folder, study.shared_root, study.out)

@@ -32,7 +32,7 @@ class Process:
             signals.children.discard(self.process)
         return code
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         """Ask for a clean end."""
         self.process.send_signal(signal.SIGINT)
 

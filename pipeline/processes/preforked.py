@@ -68,7 +68,7 @@ class PreforkedWorker:
                 signals.children.discard(self)
         return self.code
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         """Ask for a clean end."""
         self._send(signal.SIGINT)
 

@@ -57,7 +57,7 @@ class Task:
         except RayError:
             return LOST
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         """Ask for a clean end."""
         import ray
 
@@ -152,7 +152,7 @@ def _work(command: list[str], folder: str, given: dict[str, str]) -> int:
             time.sleep(POLL)
     except BaseException:  # cancelled: by what Ray raises here
         if worker is not None and worker.poll() is None:
-            worker.ask()
+            worker.interrupt()
             worker.process.wait()
         raise
     return code

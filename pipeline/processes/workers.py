@@ -20,7 +20,7 @@ from pipeline.processes.local import Local
 from pipeline.processes.ray import Ray
 from pipeline.processes.signals import POLL
 from pipeline.study import Study
-from pipeline.text import nearest
+from pipeline.text import did_you_mean
 
 __all__ = ["LAUNCHERS", "become_worker", "map_in_workers", "prefork", "run", "runs_inline", "workers"]
 
@@ -33,7 +33,7 @@ class Worker(Protocol):
     def poll(self) -> int | None:
         """Return the exit code of one that has ended: below 0 for one that was killed."""
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         """Ask for a clean end."""
 
     def kill(self) -> None:
@@ -58,7 +58,7 @@ LAUNCHERS: dict[str, Callable[[], Launcher]] = {"local": Local, "ray": Ray}
 def _launcher(name: str | None = None) -> Launcher:
     name = name or os.environ.get("CAVE_LAUNCHER") or "local"
     if name not in LAUNCHERS:
-        hint = nearest(name, LAUNCHERS)
+        hint = did_you_mean(name, LAUNCHERS)
         raise InputError(f"CAVE_LAUNCHER: '{name}' given{hint}; allowed: {', '.join(LAUNCHERS)}")
     return LAUNCHERS[name]()
 
@@ -166,7 +166,7 @@ def _end(workers: Sequence[Worker]) -> None:
     for step, patience in (("ask", GRACE), ("kill", 2.0)):
         left = [worker for worker in workers if worker.poll() is None]
         for worker in left:
-            worker.ask() if step == "ask" else worker.kill()
+            worker.interrupt() if step == "ask" else worker.kill()
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and any(worker.poll() is None for worker in left):
             time.sleep(POLL / 4)

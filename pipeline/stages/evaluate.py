@@ -16,14 +16,14 @@ from pipeline import data, figures, processes, tracking
 from pipeline.data.images import Presented, frozen, images
 from pipeline.evaluation import Estimate, Measured, annealing, bits_per_dimension, evaluate, outliers
 from pipeline.evaluation.decompose import anneal, decompose
-from pipeline.files import alone, locked, read_json, write_csv, write_json, write_parquet
+from pipeline.files import exclusive, file_lock, read_json, write_csv, write_json, write_parquet
 from pipeline.models import HierarchicalVAE, checkpoint
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, OutlierParams, digest
 from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
 from pipeline.randomness import seeded
 from pipeline.study import Study
-from pipeline.text import bias
+from pipeline.text import describe_bias
 from pipeline.tracking import Tracker, mark_current
 
 __all__ = ["main", "run"]
@@ -42,7 +42,7 @@ COMPARED = (
 
 def run(study: Study, variant: str) -> None:
     """Measure every seed's model, then write all of them with their protocol, their means, and their milestones."""
-    with alone(study.locks / "evaluate" / variant / "all", f"{variant}: evaluation"):
+    with exclusive(study.locks / "evaluate" / variant / "all", f"{variant}: evaluation"):
         _run(study, variant)
 
 
@@ -88,7 +88,7 @@ def _run(study: Study, variant: str) -> None:
 
 
 def _scratch(study: Study, variant: str) -> Path:
-    return study.cache / "evaluate" / study.place / variant
+    return study.cache / "evaluate" / study.unique_name / variant
 
 
 def _parts(study: Study) -> list[str]:
@@ -111,7 +111,7 @@ def measure(study: Study, variant: str, piece: str) -> None:
         found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
         found["seconds"] = time.perf_counter() - start
     parts = [_scratch(study, variant) / f"{seed}-{other}.json" for other in _parts(study)]
-    with locked(study.locks / "evaluate" / variant / str(seed)):
+    with file_lock(study.locks / "evaluate" / variant / str(seed)):
         write_json(_scratch(study, variant) / f"{seed}-{part}.json", found)
         if all(path.exists() for path in parts):
             final = {key: value for path in parts for key, value in read_json(path, "final")["final"].items()}
@@ -188,7 +188,9 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
 def _too_high(found: dict[str, Estimate]) -> str:
     """Say by how much nll exceeds -log p(x); nothing where that is known and small."""
     left = found.get("nll/bias")
-    return bias(found["nll/reliable"].value == 1, left.value if left else None, left is not None and left.se is None)
+    return describe_bias(
+        found["nll/reliable"].value == 1, left.value if left else None, left is not None and left.se is None
+    )
 
 
 def _milestones(source: Path) -> dict[int, Path]:

@@ -31,7 +31,7 @@ def main() -> None:
     if "--worker" in words:
         processes.become_worker()
         try:
-            sweep.work(sweep.Sweep(study, variant, sweep.PATIENCE))
+            sweep.work(sweep.Sweep(study, variant, sweep.RECONNECT_TIMEOUT))
         except DisconnectedError as error:
             print(f"{variant}: a worker starts again: {error}", file=sys.stderr, flush=True)
             sys.exit(EXIT_RESTART)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline import data, processes, tracking
 from pipeline.errors import InputError, RunError, external_fault
-from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
+from pipeline.files import exclusive, file_lock, read_csv, read_json, write_csv, write_json
 from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, digest
 from pipeline.processes.entry import run_main
@@ -57,7 +57,7 @@ def run(study: Study, variant: str, *, anew: bool = True) -> None:
 
     Without `anew`, models that are there, trained with the same settings, data and code, are left as they are.
     """
-    with alone(study.locks / "train" / variant / "all", f"{variant}: training"):
+    with exclusive(study.locks / "train" / variant / "all", f"{variant}: training"):
         if not anew and trained(study, variant):  # perhaps by a process that was waited for
             print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
             return
@@ -81,7 +81,7 @@ def _run(study: Study, variant: str) -> None:
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{study.train(variant)}: a curves.csv is damaged; train again") from None
     write_csv(study.curves(variant), rows)
-    shutil.rmtree(study.cache / "train" / study.place / variant, ignore_errors=True)
+    shutil.rmtree(study.cache / "train" / study.unique_name / variant, ignore_errors=True)
     tracker.last_word()
     mark_current(study, tracker)
 
@@ -89,7 +89,7 @@ def _run(study: Study, variant: str) -> None:
 def train(study: Study, variant: str, seed: int) -> None:
     """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
     # Of a stage that was killed, a worker may live a moment longer.
-    with locked(study.locks / "train" / variant / str(seed)):
+    with file_lock(study.locks / "train" / variant / str(seed)):
         _train(study, variant, seed)
 
 
@@ -125,8 +125,8 @@ def _match_time(study: Study, variant: str, params: Params, splits: data.Splits,
     limit = params.compare.seconds
     if params.compare.match != "time" or limit is None:
         return params
-    path = study.cache / "train" / study.place / variant / f"epochs-{state}.json"
-    with locked(study.locks / "train" / variant / "epochs"):
+    path = study.cache / "train" / study.unique_name / variant / f"epochs-{state}.json"
+    with file_lock(study.locks / "train" / variant / "epochs"):
         if not path.exists():
             with reporting(f"{variant} timing"):
                 seconds = seconds_per_epoch(params, splits, params.train.seeds[0], processes.device())
@@ -146,12 +146,12 @@ def _train(study: Study, variant: str, seed: int) -> None:
     state = _state(params, splits)
     params = _match_time(study, variant, params, splits, state)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
-    scratch = study.cache / "train" / study.place / variant / f"{seed}-{state}{epochs}"
+    scratch = study.cache / "train" / study.unique_name / variant / f"{seed}-{state}{epochs}"
     widths = params.model.level_widths
     piece = Work(stage="train", variant=variant, seed=seed, params=params, stream=seed)
     tracked = Tracker(study).start(
         piece,
-        key=f"{study.place}/{variant}/{seed}/{state}",
+        key=f"{study.unique_name}/{variant}/{seed}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
         about=(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.progress import left
+from pipeline.progress import time_left
 from pipeline.sweep.search import FINISHED, Sweep, short
 
 __all__ = ["LOOK", "Progress"]
@@ -50,7 +50,7 @@ class Progress:
 
     def _left(self) -> str:
         done = len(self.told) - self.before
-        return left(done, max(self.budget - self.before, done), self.looked - self.start)
+        return time_left(done, max(self.budget - self.before, done), self.looked - self.start)
 
     def _say(self, trial: FrozenTrial, state: str, value: float | None, more: str) -> None:
         self.last = self.clock()

@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 
 from pipeline.errors import InputError
 from pipeline.study import Study
+from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import locks
-from pipeline.sweep.store import Storage, Store
 
 __all__ = ["Searches"]
 
@@ -26,13 +26,13 @@ class Searches:
     study: Study
 
     @cached_property
-    def _store(self) -> Store:
-        return Store.of(self.study)
+    def _database(self) -> Database:
+        return Database.of(self.study)
 
     @cached_property
     def _storage(self) -> Storage | None:
-        file = self._store.file
-        return None if file is not None and not file.exists() else self._store.storage()
+        file = self._database.file
+        return None if file is not None and not file.exists() else self._database.storage()
 
     def names(self) -> list[str]:
         """Return the names of the searches in Optuna."""
@@ -40,7 +40,7 @@ class Searches:
 
     def trials(self) -> int:
         """Return how many trials were ever begun."""
-        with self._reaching():
+        with self._translate_storage_errors():
             storage = self._storage
             assert storage is not None or not self._found()
             return sum(
@@ -50,8 +50,8 @@ class Searches:
     def at_work(self) -> list[str]:
         """Return the names of the searches that a process works on."""
         busy = []
-        with self._reaching():
-            held = locks(self._store) if self._found() else None
+        with self._translate_storage_errors():
+            held = locks(self._database) if self._found() else None
             for found in self._found():
                 assert held is not None
                 assert self._storage is not None
@@ -61,33 +61,33 @@ class Searches:
                     f"{found.study_name}/coordinator",
                     *(f"{found.study_name}/workers/{owner}" for owner in owners),
                 ]
-                busy += [found.study_name] if held.living(names) else []
+                busy += [found.study_name] if held.held(names) else []
         return busy
 
     def remove(self) -> int:
         """Delete the searches with their trials; return how many there were."""
-        with self._reaching():
+        with self._translate_storage_errors():
             found = self._found()
             for search in found:
                 assert self._storage is not None
                 self._storage.delete_study(search._study_id)
-        if self._store.file is not None:
-            locked = self._store.file.with_name(f"{self._store.file.name}.locks")
+        if self._database.file is not None:
+            locked = self._database.file.with_name(f"{self._database.file.name}.locks")
             shutil.rmtree(locked / self.study.name, ignore_errors=True)
         return len(found)
 
     def _found(self) -> list[optuna.study._frozen.FrozenStudy]:
-        with self._reaching():
+        with self._translate_storage_errors():
             storage = self._storage
             studies = [] if storage is None else storage.get_all_studies()
         return [found for found in studies if found.study_name.startswith(f"{self.study.name}/")]
 
     @contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _translate_storage_errors(self) -> Iterator[None]:
         try:
             yield
         except InputError:
             raise
         except Exception as error:  # whatever the database's driver raises
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"Optuna at {self._store} cannot be used: {reason}") from None
+            raise InputError(f"Optuna at {self._database} cannot be used: {reason}") from None

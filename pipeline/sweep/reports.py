@@ -36,21 +36,21 @@ class Reports:
             self.values[epoch] = value
             self._waiting.append(epoch)
         if self._waiting and (not self._proven or time.monotonic() >= self._next):
-            self.send()
+            self.flush()
 
     def pruned(self) -> bool:
         """Ask the pruner."""
         return self.trial.should_prune()
 
-    def prove(self) -> None:
+    def flush_once(self) -> None:
         """Tell Optuna that the trial has come to its end, if it knows of no epoch in this life."""
         if not self._proven:
-            self.send()
+            self.flush()
 
-    def send(self) -> None:
+    def flush(self) -> None:
         """Tell Optuna what waits, and that the trial has killed nobody."""
-        with self.sweep.together():
-            self.trial.set_user_attr("begun", 0)
+        with self.sweep.transaction():
+            self.trial.set_user_attr("attempts", 0)
             self.write()
         self._proven = True
         faults.reached("reported")

@@ -30,19 +30,19 @@ from pipeline.provenance import code_digest
 from pipeline.redaction import redacted
 from pipeline.study import Study
 from pipeline.sweep import space
+from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import Locks, locks
-from pipeline.sweep.store import Storage, Store
 from pipeline.tracking import Run, Tracker
 from pipeline.training.matching import match_weights
 
 __all__ = [
     "BEGUN",
-    "DATABASE",
     "FINISHED",
     "IDENTITY",
-    "LOST",
     "PRUNERS",
     "SAMPLERS",
+    "STORAGE_ERRORS",
+    "STORAGE_LOST",
     "Sweep",
     "short",
     "started",
@@ -51,8 +51,8 @@ __all__ = [
 IDENTITY = "training"  # the attribute of a trial that is equal where settings lead to the same training
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 BEGUN = (*FINISHED, TrialState.RUNNING)
-DATABASE = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
-LOST = (DisconnectedError, UpdateFinishedTrialError, *DATABASE)  # of the store, not of a trial
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
+STORAGE_LOST = (DisconnectedError, UpdateFinishedTrialError, *STORAGE_ERRORS)  # of the store, not of a trial
 
 
 class _Tpe(optuna.samplers.TPESampler):
@@ -87,7 +87,7 @@ class Sweep:
 
     study: Study
     variant: str
-    patience: float = 0.0  # seconds for which a database that is away is waited for
+    reconnect_timeout: float = 0.0  # seconds for which a database that is away is waited for
 
     @cached_property
     def splits(self) -> data.Splits:
@@ -159,14 +159,14 @@ class Sweep:
         return self.study.cache / "sweeps" / self.key
 
     @cached_property
-    def store(self) -> Store:
+    def database(self) -> Database:
         """The database."""
-        return Store.of(self.study)
+        return Database.of(self.study)
 
     @cached_property
     def locks(self) -> Locks:
         """The locks that all who share the database share."""
-        return locks(self.store, self.patience)
+        return locks(self.database, self.reconnect_timeout)
 
     @cached_property
     def optuna(self) -> optuna.Study:
@@ -190,19 +190,19 @@ class Sweep:
             except Exception as error:  # whatever the database's driver raises
                 # The locks' connection was there a moment ago.
                 gone = any(isinstance(e, OperationalError | InterfaceError) for e in (error, error.__cause__))
-                kind = DisconnectedError if gone and self.store.file is None else InputError
-                raise kind(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
+                kind = DisconnectedError if gone and self.database.file is None else InputError
+                raise kind(f"Optuna at {self.database} cannot be used: {_reason(error)}") from None
         return study
 
     @cached_property
     def _storage(self) -> Storage:
-        return self.store.storage()
+        return self.database.storage()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """Write all that Optuna is told in here in one transaction."""
         assert self.optuna  # is opened, and its study made, before that
-        with self._storage.together():
+        with self._storage.transaction():
             yield
 
     @cached_property
@@ -216,19 +216,19 @@ class Sweep:
         return Tracker(self.study)
 
     @contextmanager
-    def reaching(self) -> Iterator[None]:
+    def translate_storage_errors(self) -> Iterator[None]:
         """Tell what a database raises that does not do its work as what it is."""
         try:
             yield
         except DisconnectedError:
             raise
-        except LOST as error:
-            kind = DisconnectedError if self.store.file is None else InputError
-            raise kind(f"Optuna at {self.store}: {_reason(error)}") from None
+        except STORAGE_LOST as error:
+            kind = DisconnectedError if self.database.file is None else InputError
+            raise kind(f"Optuna at {self.database}: {_reason(error)}") from None
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in the order of their numbers; they are not to be changed."""
-        with self.reaching():
+        with self.translate_storage_errors():
             return self.optuna.get_trials(deepcopy=False)
 
     def ask(self, trials: Sequence[FrozenTrial]) -> Trial:
@@ -250,7 +250,7 @@ class Sweep:
         of them as do.
         """
         reason = ""
-        with self.together():
+        with self.transaction():
             values = self._draw(trial)
             try:
                 params = space.apply(self.base, values)

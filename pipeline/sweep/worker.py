@@ -24,15 +24,15 @@ from pipeline.params import digest
 from pipeline.progress import reporting
 from pipeline.redaction import redacted
 from pipeline.sweep.reports import Reports
-from pipeline.sweep.search import BEGUN, DATABASE, FINISHED, IDENTITY, LOST, Sweep, started
+from pipeline.sweep.search import BEGUN, FINISHED, IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started
 from pipeline.text import plural
 from pipeline.tracking import Run
 from pipeline.training import Record, best_record, fit
 from pipeline.work import Work
 
-__all__ = ["LIVES", "alive", "bear", "finished", "work"]
+__all__ = ["MAX_ATTEMPTS", "check_failure_limit", "finished", "trials_with_live_worker", "work"]
 
-LIVES = 3  # workers that a trial may kill one after the other without finishing an epoch
+MAX_ATTEMPTS = 3  # workers that a trial may kill one after the other without finishing an epoch
 WAIT = 1.0  # seconds between two looks at the trials of others
 BEHIND = 10.0  # seconds for what MLflow has not heard when all trials are finished
 
@@ -41,7 +41,7 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
     """Run trials until all of the budget are finished, here or elsewhere."""
     token = uuid.uuid4().hex
     sweep.trials()  # Optuna keeps the finished ones: the first look, at thousands, takes seconds, and no lock
-    with sweep.reaching(), sweep.locks.live(_lock(sweep, token)):
+    with sweep.translate_storage_errors(), sweep.locks.announce(_lock(sweep, token)):
         faults.reached("worker-locked")
         while (trial := _claim(sweep, token)) is not None or not finished(sweep):
             if trial is None:
@@ -64,14 +64,14 @@ def finished(sweep: Sweep) -> bool:
     return sum(trial.state in FINISHED for trial in trials) >= sweep.budget(trials)
 
 
-def alive(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
+def trials_with_live_worker(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
     """Return the numbers of those trials whose worker lives."""
     locks = {trial.number: _lock(sweep, trial.user_attrs.get("worker", "none")) for trial in running}
-    living = sweep.locks.living(list(locks.values()))
+    living = sweep.locks.held(list(locks.values()))
     return {number for number, lock in locks.items() if lock in living}
 
 
-def bear(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
+def check_failure_limit(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
     """Raise `RunError` where more trials have failed than the sweep bears."""
     failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.failures
     if failed > most:
@@ -83,35 +83,35 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
     """Take over an orphaned trial or ask for a new one, or return nothing where none is left to claim."""
     with sweep.locks.hold(f"{sweep.name}/admission"):
         trials = sweep.trials()
-        bear(sweep, trials)
+        check_failure_limit(sweep, trials)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        living = alive(sweep, running)
+        living = trials_with_live_worker(sweep, running)
         for orphan in (trial for trial in running if trial.number not in living):
-            begun = orphan.user_attrs.get("begun", 0)
+            begun = orphan.user_attrs.get("attempts", 0)
             adopted = Trial(sweep.optuna, orphan._trial_id)
-            if begun < LIVES:
-                with sweep.together():
-                    _admit(adopted, token, begun + 1)
-                return _admitted(adopted)
+            if begun < MAX_ATTEMPTS:
+                with sweep.transaction():
+                    _assign_worker(adopted, token, begun + 1)
+                return _assigned(adopted)
             _give_up(sweep, adopted, f"killed {begun} workers without finishing an epoch")
         begun = [trial for trial in trials if trial.state in BEGUN]
         if len(begun) >= sweep.budget(begun):
             return None
         sweep.locks.check()
-        with sweep.together():
+        with sweep.transaction():
             trial = sweep.ask(begun)
             faults.reached("trial-asked")
-            _admit(trial, token, 1)
-        return _admitted(trial)
+            _assign_worker(trial, token, 1)
+        return _assigned(trial)
 
 
-def _admit(trial: Trial, token: str, begun: int) -> None:
+def _assign_worker(trial: Trial, token: str, begun: int) -> None:
     """Write into a trial whose it is, and how many lives were begun since one has finished an epoch."""
-    trial.set_user_attr("begun", begun)
+    trial.set_user_attr("attempts", begun)
     trial.set_user_attr("worker", token)
 
 
-def _admitted(trial: Trial) -> Trial:
+def _assigned(trial: Trial) -> Trial:
     faults.reached("trial-admitted")
     return trial
 
@@ -130,9 +130,9 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
             end = _repeat(equal, run, reports)
         else:
             end = _train(sweep, piece, run, folder, reports, tick)
-    except LOST as error:
-        if sweep.store.file is not None and isinstance(error, DATABASE):
-            with suppress(*LOST):  # the kernel keeps the lock: the trial is this worker's own
+    except STORAGE_LOST as error:
+        if sweep.database.file is not None and isinstance(error, STORAGE_ERRORS):
+            with suppress(*STORAGE_LOST):  # the kernel keeps the lock: the trial is this worker's own
                 _stop(reports, run)
         if run is not None:
             run.close()
@@ -187,7 +187,7 @@ class _End:
 def _stop(reports: Reports, run: Run | None) -> None:
     """Leave a trial, and its run if it has one yet, to whoever goes on; this does not count as killed."""
     try:
-        reports.send()
+        reports.flush()
     finally:
         if run is not None:
             with suppress(InputError), run.closing():  # where the disk is full, what is to be told may find no room
@@ -215,9 +215,9 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
                 return equal
         # One whose settings are still being drawn may turn out to be equal.
         pending = [t for t in earlier if t.user_attrs.get(IDENTITY, identity) == identity]
-        if not alive(sweep, [t for t in pending if t.state == TrialState.RUNNING]):
+        if not trials_with_live_worker(sweep, [t for t in pending if t.state == TrialState.RUNNING]):
             break
-        reports.prove()  # to wait takes none of the trial's lives
+        reports.flush_once()  # to wait takes none of the trial's lives
         time.sleep(WAIT)
         processes.raise_if_interrupted()
         sweep.locks.check()
@@ -249,7 +249,7 @@ def _tell(
     """End a trial in Optuna, which takes one end alone, and it from the trial's own worker; and all that waits."""
     sweep, trial = reports.sweep, reports.trial
     sweep.locks.check()
-    with sweep.together():
+    with sweep.transaction():
         _identify(trial, run)
         reports.write()
         for name, told in attributes.items():
@@ -308,9 +308,9 @@ def _train(sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, 
                 if pruned := record.epoch >= before and reports.pruned():
                     break
             else:
-                reports.prove()
+                reports.flush_once()
             tick()
             processes.raise_if_interrupted()
-    reports.prove()
+    reports.flush_once()
     best = best_record(records, train)
     return _End(TrialState.PRUNED if pruned else TrialState.COMPLETE, best.epoch, best.metrics)

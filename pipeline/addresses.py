@@ -13,14 +13,14 @@ from urllib.parse import quote, unquote
 from pipeline.errors import InputError
 from pipeline.redaction import without_password
 
-__all__ = ["DRIVER", "VARIABLES", "apart", "given", "shared", "sqlite_file"]
+__all__ = ["DRIVER", "VARIABLES", "address", "require_separate", "shared_database", "sqlite_file"]
 
 VARIABLES = {"mlflow": "MLFLOW_TRACKING_URI", "optuna": "CAVE_OPTUNA_URL"}
 DRIVER = "{} names a PostgreSQL, and its driver is missing: pip install 'platos-cave[postgres]'"
 HERE = ("", "localhost", "127.0.0.1", "::1")
 
 
-def given(name: str, root: Path) -> str:
+def address(name: str, root: Path) -> str:
     """Return the address of `mlflow`'s or `optuna`'s store as it was given, or else of the file at the root."""
     return os.environ.get(VARIABLES[name]) or f"sqlite:///{quote(str(root / f'{name}.db'))}"
 
@@ -32,16 +32,16 @@ def sqlite_file(address: str, root: Path) -> Path | None:
     return root / path if scheme.partition("+")[0] == "sqlite" and path not in ("", ":memory:") else None
 
 
-def shared(root: Path) -> str | None:
+def shared_database(root: Path) -> str | None:
     """Return the address, without a password, of the one database that both are pointed at, if they are."""
-    first, second = (given(name, root) for name in VARIABLES)
+    first, second = (address(name, root) for name in VARIABLES)
     found = _identity(first, root)
     return without_password(second) if found is not None and found == _identity(second, root) else None
 
 
-def apart(root: Path) -> None:
+def require_separate(root: Path) -> None:
     """Raise `InputError` unless each has a database of its own."""
-    if address := shared(root):
+    if address := shared_database(root):
         raise InputError(
             f"MLflow and Optuna share the database {address}, and would spoil each other's tables;"
             f" give {' or '.join(VARIABLES.values())} another"

@@ -20,12 +20,12 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import scoped_session, sessionmaker
 
-from pipeline import stores
+from pipeline import addresses
 from pipeline.errors import InputError
 from pipeline.redaction import without_password
 from pipeline.study import Study
 
-__all__ = ["CLIENT", "Storage", "Store"]
+__all__ = ["CLIENT", "Database", "Storage"]
 
 CLIENT: dict[str, Any] = {
     "connect_timeout": 10,
@@ -38,15 +38,15 @@ CLIENT: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Store:
+class Database:
     """An address that was checked."""
 
     url: sqlalchemy.URL
 
     @classmethod
-    def of(cls, study: Study) -> Store:
+    def of(cls, study: Study) -> Database:
         """Return the store of a study's sweeps."""
-        given = stores.given("optuna", study.store)
+        given = addresses.address("optuna", study.shared_root)
         wrong = InputError(
             f"CAVE_OPTUNA_URL: '{without_password(given)}' given;"
             " allowed: sqlite:///FILE and postgresql://USER:PASSWORD@HOST/DATABASE"
@@ -58,11 +58,11 @@ class Store:
         if url.drivername == "sqlite":
             if url.database in (None, "", ":memory:"):
                 raise wrong
-            return cls(url.set(database=str(study.store / str(url.database))))
+            return cls(url.set(database=str(study.shared_root / str(url.database))))
         if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise wrong
         if importlib.util.find_spec("psycopg") is None:
-            raise InputError(stores.DRIVER.format("CAVE_OPTUNA_URL"))
+            raise InputError(addresses.DRIVER.format("CAVE_OPTUNA_URL"))
         return cls(url.set(drivername="postgresql+psycopg"))
 
     @property
@@ -107,7 +107,7 @@ class Storage(optuna.storages.RDBStorage):
         weakref.finalize(self, self.engine.dispose)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """Make one transaction of all that is written in here, by one thread: a kill leaves all of it or nothing.
 
         Optuna commits after every value, and SQLite goes to the disk three times a commit. Where the database refuses a
