@@ -125,7 +125,7 @@ def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     other = make_study(folder / study.out.name / "plain", **{"train.seeds": [0], "sweep.trials": 4, "sweep.epochs": 3})
     shutil.copytree(study.out, other.out)
     run(Sweep(other, "mhvae"), 1)
-    return told(other.store / "mlflow.db", other.name)
+    return told(other.shared_root / "mlflow.db", other.name)
 
 
 def at(number: int, epoch: int, action: Any) -> Any:

@@ -130,7 +130,7 @@ def test_an_address_that_a_user_chose_stays(study: Study, tmp_path: Path) -> Non
             )
     connection.close()
     moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
-    relocate(moved.store)
+    relocate(moved.shared_root)
     assert set(chosen) <= set(addresses(moved))
     assert len([a for a in addresses(moved) if a.startswith(moved.root.as_uri())]) == 2
 
@@ -176,7 +176,7 @@ def test_a_move_that_breaks_off_changes_nothing(study: Study, tmp_path: Path, mo
     monkeypatch.setattr(artifacts, "COLUMNS", (*artifacts.COLUMNS[:1], ("runs", "no_such_column")))
     monkeypatch.setattr(artifacts, "_unrelated", lambda error: False)
     with pytest.raises(InputError, match="no such column"):
-        relocate(moved.store)
+        relocate(moved.shared_root)
     assert addresses(moved) == before
 
 
@@ -233,5 +233,5 @@ def test_what_waits_in_a_moved_project_is_sent(study: Study, tmp_path: Path, for
     moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
     sent = Tracker(moved).require().deliver(everything=True)
     assert (sent.sent, sent.elsewhere) == (1, {})
-    assert rows(moved.store / "mlflow.db", "select value from tags where key = 'later'") == [("yes",)]
+    assert rows(moved.shared_root / "mlflow.db", "select value from tags where key = 'later'") == [("yes",)]
     assert os.listdir(moved.cache / "outbox") == []

@@ -465,17 +465,19 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip  (a shell starts what runs in the background with SIGINT ignored)
     query = "select count(*) from trial_intermediate_values"
-    while not (slow.store / "optuna.db").exists():
+    while not (slow.shared_root / "optuna.db").exists():
         time.sleep(0.05)
-    while not rows(slow.store / "optuna.db", "select name from sqlite_master where name = 'trial_intermediate_values'"):
+    while not rows(
+        slow.shared_root / "optuna.db", "select name from sqlite_master where name = 'trial_intermediate_values'"
+    ):
         time.sleep(0.05)
-    while rows(slow.store / "optuna.db", query)[0][0] < 5:
+    while rows(slow.shared_root / "optuna.db", query)[0][0] < 5:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate()
     assert process.returncode == 130
     assert told == "stopped; run the same command to go on\n"
-    assert rows(slow.store / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    assert rows(slow.shared_root / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
     subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     check_sweep(slow, "mhvae", 4)
 
@@ -494,14 +496,14 @@ def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     assert process.stdout is not None
     with process.stdout:
         assert "trial" in process.stdout.readline()
-        while rows(slow.store / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]:
+        while rows(slow.shared_root / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = rows(slow.store / "optuna.db", "select number, state from trials where state = 'COMPLETE'")
+    done = rows(slow.shared_root / "optuna.db", "select number, state from trials where state = 'COMPLETE'")
     subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     check_sweep(slow, "mhvae", 4)
-    assert set(done) <= set(rows(slow.store / "optuna.db", "select number, state from trials"))
+    assert set(done) <= set(rows(slow.shared_root / "optuna.db", "select number, state from trials"))
 
 
 def test_an_empty_space_is_not_searched(study: Study) -> None:
@@ -511,7 +513,7 @@ def test_an_empty_space_is_not_searched(study: Study) -> None:
     assert (best["trial"], best["params"]) == (None, {})
     assert trials(nothing) == []
     assert read_json(nothing.sweep("mhvae") / "best.json") == best
-    assert rows(nothing.store / "mlflow.db", "select count(*) from runs") == [(0,)]
+    assert rows(nothing.shared_root / "mlflow.db", "select count(*) from runs") == [(0,)]
     assert settings(nothing, "mhvae") == nothing.params.variant("mhvae")
 
 

@@ -99,9 +99,9 @@ def test_every_reader_names_the_metric(study: Study, capsys: pytest.CaptureFixtu
     assert read_json(found.sweep("vae") / "best.json") == best
     assert inputs.best(found, "vae")["value"] == -6.0
     tags = "select value from tags where key = 'best/metric'"
-    assert rows(found.store / "mlflow.db", tags) == [("valid/iwae",)]
+    assert rows(found.shared_root / "mlflow.db", tags) == [("valid/iwae",)]
     logged = "select m.value from metrics m join runs r using (run_uuid) where r.name = 'sweep vae' and m.key = ?"
-    assert rows(found.store / "mlflow.db", logged, "valid/iwae") == [(-6.0,)]
+    assert rows(found.shared_root / "mlflow.db", logged, "valid/iwae") == [(-6.0,)]
     assert "valid/iwae (nats)" in search_text(found)
     write_search(found)
     assert "valid/iwae (nats)" in (found.report / "report.html").read_text()

@@ -140,16 +140,16 @@ def test_a_trial_that_repeats_another_takes_its_record(
     attribute = (
         "select number, value_json from trial_user_attributes join trials using (trial_id) where key = 'repeats'"
     )
-    assert {number: int(value) for number, value in rows(two.store / "optuna.db", attribute)} == repeats
+    assert {number: int(value) for number, value in rows(two.shared_root / "optuna.db", attribute)} == repeats
     assert tags(two, "repeats") == {f"{VARIANT} trial {number}": str(of) for number, of in repeats.items()}
     metric = "select m.key, m.value from metrics m join runs r using (run_uuid) where r.name = ? and m.step = ?"
     for number, of in repeats.items():
         kept = ("state", "value", "valid/kl", "valid/reconstruction", "epochs")
         assert [table[number][key] for key in kept] == [table[of][key] for key in kept]
-        assert rows(two.store / "optuna.db", query, number) == rows(two.store / "optuna.db", query, of)
+        assert rows(two.shared_root / "optuna.db", query, number) == rows(two.shared_root / "optuna.db", query, of)
         assert f"repeats trial {of}, (" in told
-        step = max(rows(two.store / "optuna.db", query, of), key=lambda row: row[1])[0]
-        logged = [rows(two.store / "mlflow.db", metric, f"{VARIANT} trial {n}", step) for n in (number, of)]
+        step = max(rows(two.shared_root / "optuna.db", query, of), key=lambda row: row[1])[0]
+        logged = [rows(two.shared_root / "mlflow.db", metric, f"{VARIANT} trial {n}", step) for n in (number, of)]
         assert sorted(logged[0]) == sorted(row for row in logged[1] if not row[0].startswith("system"))
     best = read_json(two.sweep(VARIANT) / "best.json")
     assert best["trial"] in trained
@@ -237,9 +237,9 @@ def test_a_small_space_is_tried_once_and_no_more(
     told = capsys.readouterr().out
     assert f"{VARIANT}: the space has 6 settings: all were tried; sweep.trials is 10\n" in told
     assert "(6 of 6, best" in told
-    runs = rows(six.store / "mlflow.db", "select run_uuid from runs")
+    runs = rows(six.shared_root / "mlflow.db", "select run_uuid from runs")
     run(Sweep(six, VARIANT), 1)
-    assert rows(six.store / "mlflow.db", "select run_uuid from runs") == runs
+    assert rows(six.shared_root / "mlflow.db", "select run_uuid from runs") == runs
 
 
 def test_a_search_is_extended_to_all_of_a_small_space(study: Study, trained: list[int]) -> None:
@@ -293,7 +293,7 @@ def test_settings_that_do_not_go_together_are_pruned_with_their_reason(
     assert tags(six, "reason") == {f"{VARIANT} trial {number}": reason}
     assert tags(six, "trial_state")[f"{VARIANT} trial {number}"] == "pruned"
     attribute = "select value_json from trial_user_attributes where key = 'reason'"
-    assert [json.loads(value) for (value,) in rows(six.store / "optuna.db", attribute)] == [reason]
+    assert [json.loads(value) for (value,) in rows(six.shared_root / "optuna.db", attribute)] == [reason]
     assert [trial["number"] for trial in inputs.trials(six, VARIANT)] == trained
     assert f"{reason}, ({number + 1} of 6" in capsys.readouterr().out
 

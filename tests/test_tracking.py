@@ -299,7 +299,7 @@ def test_a_database_may_have_any_name(study: Study, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     other = make_study(study.shared_root / "a%20b")
     start(other).finish()
-    assert rows(other.store / "mlflow.db", "select status from runs") == [("FINISHED",)]
+    assert rows(other.shared_root / "mlflow.db", "select status from runs") == [("FINISHED",)]
     assert not (study.shared_root / "a b").exists()
 
 

@@ -49,7 +49,7 @@ class Database:
         given = addresses.address("optuna", study.shared_root)
         wrong = InputError(
             f"CAVE_OPTUNA_URL: '{without_password(given)}' given;"
-            " allowed: sqlite:///FILE and postgresql://USER:PASSWORD@HOST/DATABASE"
+            " allowed: sqlite:///FILE and postgresql://USER:PASSWORD@HOST/STORAGE_ERRORS"
         )
         try:
             url = sqlalchemy.make_url(given)
