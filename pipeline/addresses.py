@@ -6,23 +6,23 @@ number of their last migration in a table of one name, and would take the other'
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, postgres_default, store_address
 from pipeline.errors import InputError
 from pipeline.redaction import without_password
 
 __all__ = ["DRIVER", "VARIABLES", "address", "require_separate", "shared_database", "sqlite_file"]
 
-VARIABLES = {"mlflow": "MLFLOW_TRACKING_URI", "optuna": "CAVE_OPTUNA_URL"}
+VARIABLES = {"mlflow": MLFLOW_ADDRESS, "optuna": OPTUNA_ADDRESS}
 DRIVER = "{} names a PostgreSQL, and its driver is missing: pip install 'platos-cave[postgres]'"
 HERE = ("", "localhost", "127.0.0.1", "::1")
 
 
 def address(name: str, root: Path) -> str:
     """Return the address of `mlflow`'s or `optuna`'s store as it was given, or else of the file at the root."""
-    return os.environ.get(VARIABLES[name]) or f"sqlite:///{quote(str(root / f'{name}.db'))}"
+    return store_address(VARIABLES[name]) or f"sqlite:///{quote(str(root / f'{name}.db'))}"
 
 
 def sqlite_file(address: str, root: Path) -> Path | None:
@@ -61,8 +61,8 @@ def _identity(address: str, root: Path) -> tuple[str, ...] | None:
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return None
     asked = {key: value if isinstance(value, str) else value[-1] for key, value in url.query.items()}
-    host = url.host or asked.get("host") or os.environ.get("PGHOST", "")
-    port = url.port or asked.get("port") or os.environ.get("PGPORT") or 5432
-    user = url.username or asked.get("user") or os.environ.get("PGUSER", "")
-    database = url.database or asked.get("dbname") or os.environ.get("PGDATABASE") or user
+    host = url.host or asked.get("host") or postgres_default("PGHOST")
+    port = url.port or asked.get("port") or postgres_default("PGPORT") or 5432
+    user = url.username or asked.get("user") or postgres_default("PGUSER")
+    database = url.database or asked.get("dbname") or postgres_default("PGDATABASE") or user
     return ("postgresql", "localhost" if host in HERE or host.startswith("/") else host.lower(), str(port), database)

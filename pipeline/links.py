@@ -7,7 +7,6 @@ MLflow. What is not there is not printed; a sentence says why, and what to run.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import socket
 import sqlite3
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.addresses import address, sqlite_file
+from pipeline.environment import TrackingCredentials
 from pipeline.errors import InputError
 from pipeline.redaction import one_line, without_password
 from pipeline.study import Study
@@ -175,17 +175,16 @@ def _answer(address: str, method: str, path: str, what: dict[str, Any]) -> dict[
     import requests
 
     headers, auth = {}, None
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
-    elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
-    verify: bool | str = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("1", "true")
-    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", verify) if verify else verify
+    credentials = TrackingCredentials.read()
+    if credentials.token:
+        headers["Authorization"] = f"Bearer {credentials.token}"
+    elif credentials.user:
+        auth = (credentials.user, credentials.password)
     told = without_password(address)
     try:
         with requests.request(
-            method, f"{address}/api/2.0/mlflow/{path}", headers=headers, auth=auth, verify=verify, timeout=PATIENCE,
-            stream=True, allow_redirects=False, **what,
+            method, f"{address}/api/2.0/mlflow/{path}", headers=headers, auth=auth, timeout=PATIENCE,
+            verify=credentials.verify, stream=True, allow_redirects=False, **what,
         ) as answer:  # fmt: skip
             content = answer.raw.read(LARGEST, decode_content=True)
             if answer.status_code == 404 and b"RESOURCE_DOES_NOT_EXIST" in content:

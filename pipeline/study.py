@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.environment import shared_root
 from pipeline.errors import InputError
 from pipeline.files import sha256, write_text
 from pipeline.location import nearest_project
@@ -44,13 +45,12 @@ class Study:
         """Read the study whose `params.yaml` lies in `folder`."""
         params = Params.read(folder / "params.yaml", overrides)
         root = (folder / params.root).resolve()
-        shared_root = Path(os.environ.get("DVC_ROOT") or root).resolve()
         return cls(
             params=params,
             folder=folder.resolve(),
             root=root,
             out=(folder / params.out).resolve(),
-            shared_root=shared_root,
+            shared_root=shared_root(root),
         )
 
     @property

@@ -69,7 +69,7 @@ class Host:
 
     def sweep(self, count: int = 1, **environment: str) -> subprocess.Popen[bytes]:
         """Start the coordinator."""
-        return self.start("pipeline.stages.sweep", VARIANT, CAVE_WORKERS=str(count), **environment)
+        return self.start("pipeline.stages", "sweep", VARIANT, CAVE_WORKERS=str(count), **environment)
 
     def end(self, process: subprocess.Popen[bytes], code: int = 0) -> str:
         """Wait for a command's end, and return all that this host has told."""

@@ -556,7 +556,7 @@ def test_a_postgresql_that_is_gone_is_told(study: Study, monkeypatch: pytest.Mon
 def test_a_damaged_dvc_lock_is_found(study: Study, content: str) -> None:
     """A dvc.lock with the marks of a conflict, cut or of another form is a fault, and its last commit mends it."""
     path = study.root / "dvc.lock"
-    path.write_text("schema: '2.0'\nstages:\n  fetch:\n    cmd: python -m pipeline.stages.fetch\n")
+    path.write_text("schema: '2.0'\nstages:\n  fetch:\n    cmd: python -m pipeline.stages fetch\n")
     assert found(study, "dvc.lock", "ok")[0].found == "1 stage made"
     path.write_text(content)
     finding = only(study, "dvc.lock", "fault")

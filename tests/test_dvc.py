@@ -169,7 +169,7 @@ def test_studies_that_nobody_has_run_do_not_disturb(project: Path, tmp_path: Pat
     assert (clone / "experiments" / "default" / "report" / "report.html").exists()
     run(clone, sys.executable, "-m", "pipeline", "study", "activate", "iwae_table1")
     planned = dvc(clone, "repro", "--dry", "experiments/iwae_table1/dvc.yaml:fetch")
-    assert "exec python -m pipeline.stages.fetch" in planned
+    assert "exec python -m pipeline.stages fetch" in planned
 
 
 # --- Copies of dvc.yaml

@@ -190,7 +190,7 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
 def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool) -> None:
     """Two stages that are started for the same sweep both end well; of a killed one, the other takes the part."""
     one, two = sides
-    stage, database, mark = ["pipeline.stages.sweep", VARIANT], one.shared_root / "optuna.db", one.folder / "held"
+    stage, database, mark = ["pipeline.stages", "sweep", VARIANT], one.shared_root / "optuna.db", one.folder / "held"
     first = start(one.folder, *stage, CAVE_FAULT=f"state-after:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(mark.exists)
     processes = [first, start(two.folder, *stage)]

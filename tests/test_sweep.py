@@ -452,7 +452,7 @@ def test_a_database_that_cannot_be_used_gets_one_line(study: Study, monkeypatch:
 def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     """SIGINT to the whole process group, as a terminal sends it: every run is ended, and the sweep goes on later."""
     slow = again(study, **{"sweep.epochs": 60})
-    command = [sys.executable, "-u", "-m", "pipeline.stages.sweep", "mhvae"]
+    command = [sys.executable, "-u", "-m", "pipeline.stages", "sweep", "mhvae"]
     environment = os.environ | {"CAVE_WORKERS": "2", "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2])}
     process = subprocess.Popen(
         command,
@@ -488,7 +488,7 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
 def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     """Killed with all its workers in the middle of a trial, a sweep run again finishes exactly its trials."""
     slow = again(study, **{"sweep.epochs": 40, "data.cave.images": 120})
-    command = [sys.executable, "-u", "-m", "pipeline.stages.sweep", "mhvae"]
+    command = [sys.executable, "-u", "-m", "pipeline.stages", "sweep", "mhvae"]
     environment = os.environ | {"CAVE_WORKERS": workers, "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2])}
     process = subprocess.Popen(
         command, cwd=slow.folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import data, processes
 from pipeline.cli.new_study import create_study
+from pipeline.environment import Resources
 from pipeline.errors import InputError
 from pipeline.files import file_lock, write_text
 from pipeline.params import Params, digest, dump_yaml, notes
@@ -23,7 +24,9 @@ BUDGET = ("sweep.trials", "sweep.failures")  # what may change in a study that i
 
 
 @contextmanager
-def by_hand(command: str, name: str | None, variant: str, overrides: Mapping[str, Any]) -> Iterator[Study]:
+def by_hand(
+    command: str, name: str | None, variant: str, overrides: Mapping[str, Any], resources: Resources | None = None
+) -> Iterator[Study]:
     """Give the study of one variant that a `command` (train or sweep) runs, its data prepared.
 
     Without a name, equal settings give the same study; with one, the study of that name goes on if it is there. A path
@@ -31,7 +34,7 @@ def by_hand(command: str, name: str | None, variant: str, overrides: Mapping[str
     has made.
     """
     root = find_root(Path.cwd())
-    processes.workers(1)  # what is wrong with the environment is said before anything is made
+    processes.worker_count(1, resources or Resources.read())  # a wrong value stops the command before it makes anything
     params, file, complete = _settings(root, variant, overrides)
     settings = params.model_dump()
     del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.environment import shared_root
 from pipeline.errors import InputError
 from pipeline.files import file_lock, write_bytes, write_text
 from pipeline.params import Params, dump_yaml
@@ -33,7 +33,7 @@ def create_study(
     of trials may change.
     """
     folder, params = _plan(root, name, overrides)
-    with file_lock(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
+    with file_lock(shared_root(root) / ".cache" / "locks" / f"new-{name}"):
         if (folder / "params.yaml").exists():
             write_text(folder / "params.yaml", dump_yaml(params))
             _complete(root, folder, pipeline)

@@ -31,15 +31,17 @@ TRIES = 3  # of an address
 PAUSE = 1.0  # seconds before the second try, doubled from try to try
 
 
-def fetch(params: DataParams, folder: Path, cache: Path) -> None:
+def fetch(params: DataParams, folder: Path, cache: Path, mirror: str = "") -> None:
     """Put the data set's files and `files.json`, which lists them, into `folder`.
+
+    `mirror`, a folder or an address, is asked instead of the addresses at which they are published.
 
     Raises `InputError`, and leaves `folder` as it was, where a file cannot be had.
     """
     check(params)
     dataset = DATASETS[params.name]
     with _writable(cache):
-        paths = [_obtain(params.name, remote, cache / "downloads") for remote in dataset.remotes]
+        paths = [_obtain(params.name, remote, cache / "downloads", mirror) for remote in dataset.remotes]
     with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
@@ -72,7 +74,7 @@ def verify(dataset: Dataset, folder: Path) -> None:
             raise InputError(f"{path}: is not the published file ({fault}); fetch the data again")
 
 
-def _obtain(name: str, remote: Remote, downloads: Path) -> Path:
+def _obtain(name: str, remote: Remote, downloads: Path, mirror: str) -> Path:
     """Return the verified file in the cache, fetched from the first address that gives it."""
     home = downloads / remote.checksum
     path = home / remote.file
@@ -84,7 +86,7 @@ def _obtain(name: str, remote: Remote, downloads: Path) -> Path:
         for left in home.glob(f".{remote.file}.*"):  # by a process that was killed: the lock is ours
             left.unlink()
         reasons = []
-        for address in _addresses(name, remote):
+        for address in _addresses(name, remote, mirror):
             try:
                 _persist(name, remote, address, path)
             except RefusedError as refusal:
@@ -94,8 +96,7 @@ def _obtain(name: str, remote: Remote, downloads: Path) -> Path:
     raise InputError(f"{name}: {remote.file} cannot be fetched: {'; '.join(reasons)}")
 
 
-def _addresses(name: str, remote: Remote) -> tuple[str, ...]:
-    mirror = os.environ.get(MIRROR, "")
+def _addresses(name: str, remote: Remote, mirror: str) -> tuple[str, ...]:
     if not mirror:
         return remote.addresses
     base = mirror.rstrip("/") if is_web(mirror) else str(Path(mirror).expanduser())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.doctor.databases import database
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+from pipeline.environment import temporary_folder
 from pipeline.text import plural
 
 __all__ = ["leftovers", "mount", "network", "space", "writing"]
@@ -32,7 +33,7 @@ def _folders(place: Place) -> dict[str, Path]:
     try:
         wanted["temporary"] = Path(tempfile.gettempdir())
     except OSError:  # none can be written: `writing` names the one that was asked for
-        wanted["temporary"] = Path(os.environ.get("TMPDIR", "/tmp"))
+        wanted["temporary"] = temporary_folder()
     found = {name: _there(path) for name, path in wanted.items() if path is not None}
     return {name: path for name, path in found.items() if path not in list(found.values())[: list(found).index(name)]}
 

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pipeline import processes
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
+from pipeline.environment import Resources, crash_request
 from pipeline.errors import InputError
 from pipeline.text import plural
 
@@ -76,22 +77,19 @@ def _version(name: str) -> str | None:
 
 def variables(place: Place) -> Iterator[Finding]:
     """Do the variables that count say numbers?"""
-    sound = True
-    for name in ("CAVE_WORKERS", "CAVE_THREADS"):
-        text = os.environ.get(name)
-        if text is not None and not (text.isdecimal() and int(text) >= 1):
-            sound = False
-            yield fault(f"{name}: '{text}' given; allowed: a whole number from 1", f"unset {name}")
-    if os.environ.get("CAVE_FAULT"):
-        sound = False
+    resources, errors = Resources.read_valid()
+    for error in errors:
+        yield fault(str(error), f"unset {str(error).partition(':')[0]}")
+    crash, _ = crash_request()
+    if crash:
         yield warning("CAVE_FAULT is set, by which tests kill processes", "unset CAVE_FAULT")
-    if sound:
-        yield ok(f"{plural(processes.workers(10_000), 'worker')} at most")
+    if not errors and not crash:
+        yield ok(f"{plural(processes.worker_count(10_000, resources), 'worker')} at most")
 
 
 def device(place: Place) -> Iterator[Finding]:
     """Can the device be used that CAVE_DEVICE names?"""
     try:
-        yield ok(str(processes.device()))
+        yield ok(str(processes.device(Resources.read_valid()[0].device)))
     except InputError as error:
         yield fault(str(error), "unset CAVE_DEVICE")

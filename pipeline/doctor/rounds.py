@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pipeline.doctor import databases, disk, environment, places, project, servers, unfinished
 from pipeline.doctor.finding import Check, Place
+from pipeline.environment import shared_root
 from pipeline.errors import InputError
 from pipeline.study import Study
 
@@ -46,5 +46,5 @@ def place(root: Path, folder: Path) -> Place:
     try:
         study = Study.at(folder)
     except InputError:
-        return Place(root, folder, Path(os.environ.get("DVC_ROOT") or root).resolve(), None)
+        return Place(root, folder, shared_root(root), None)
     return Place(study.root, study.folder, study.shared_root, study.out)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.doctor.finding import Finding, Place, fault, ok
+from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, data_mirror, store_address
 from pipeline.redaction import redacted, without_password
 
 __all__ = ["mirror", "optuna", "tracking"]
@@ -17,7 +17,7 @@ PATIENCE = 3.0  # seconds
 
 def tracking(place: Place) -> Iterator[Finding]:
     """Does the MLflow server answer that MLFLOW_TRACKING_URI names?"""
-    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    address = store_address(MLFLOW_ADDRESS)
     if address.startswith("postgres"):
         yield _postgres("MLFLOW_TRACKING_URI")
         return
@@ -34,14 +34,14 @@ def tracking(place: Place) -> Iterator[Finding]:
 
 def optuna(place: Place) -> Iterator[Finding]:
     """Does the database answer that CAVE_OPTUNA_URL names?"""
-    if os.environ.get("CAVE_OPTUNA_URL", "").startswith("postgres"):
+    if store_address(OPTUNA_ADDRESS).startswith("postgres"):
         yield _postgres("CAVE_OPTUNA_URL")
     else:
         yield ok("a file, no server")
 
 
 def _postgres(variable: str) -> Finding:
-    address = os.environ[variable]
+    address = store_address(variable)
     named = without_password(address)
     if find_spec("psycopg") is None:
         return fault(f"{named} is a PostgreSQL, and its driver is missing", "pip install 'psycopg[binary]'")
@@ -59,7 +59,7 @@ def _postgres(variable: str) -> Finding:
 
 def mirror(place: Place) -> Iterator[Finding]:
     """Is the mirror there that CAVE_DATA_MIRROR names?"""
-    address = os.environ.get("CAVE_DATA_MIRROR", "")
+    address = data_mirror()
     if not address:
         yield ok("none; data come from where they are published")
     elif not address.lower().startswith(("http://", "https://")):

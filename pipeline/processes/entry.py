@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from pipeline.environment import WorkerRole, started_by_dvc
 from pipeline.errors import InputError, RunError, external_fault
 from pipeline.processes import signals
 from pipeline.processes.output import safe_output
@@ -30,8 +31,8 @@ def run_main(main: Callable[[], None]) -> None:
     atexit.register(gc.freeze)
     safe_output()
     with signals.handle_signals():
-        worker = signals.WORKER in os.environ
-        if "DVC_STAGE" in os.environ and not worker:  # nobody would take over what a stage without its DVC makes
+        worker = WorkerRole.read() is not None
+        if started_by_dvc() and not worker:  # nobody would take over what a stage without its DVC makes
             signals.die_with_parent(os.getppid(), signal.SIGTERM)
         try:
             try:

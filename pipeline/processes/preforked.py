@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
+from pipeline.environment import PARENT, WORKER, child_variables, replace_variables
 from pipeline.processes import signals
 from pipeline.processes.entry import run_main
 
@@ -85,7 +86,7 @@ def fork(count: int) -> None:
     """Keep so many spares; to be called before this process does anything."""
     if count < 2 or sys.platform != "linux":  # elsewhere system libraries do not bear a fork
         return
-    _birth.update(os.environ)
+    _birth.update(child_variables())
     sys.stdout.flush()
     sys.stderr.flush()
     with signals.block_signals():  # a spare that is not yet itself would hear them as its parent
@@ -95,7 +96,7 @@ def fork(count: int) -> None:
 
 def acquire(environment: Mapping[str, str]) -> PreforkedWorker | None:
     """Return a spare for a worker with this environment, if there is one."""
-    alike = {name: environment[name] for name in environment if name not in (signals.WORKER, signals.PARENT)}
+    alike = {name: environment[name] for name in environment if name not in (WORKER, PARENT)}
     return _spares.pop() if _spares and alike == _birth else None
 
 
@@ -112,8 +113,7 @@ def _live(source: int, sinks: Sequence[int], parent: int) -> None:
             order = pipe.read()
         if order:
             (module, *words), folder, environment = json.loads(order)
-            os.environ.clear()
-            os.environ.update(environment)
+            replace_variables(environment)
 
             def main() -> None:
                 os.chdir(folder)

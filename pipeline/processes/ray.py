@@ -8,7 +8,6 @@ password is that of the node's own environment, where it has one.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -18,19 +17,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from pipeline.environment import OPENMP, Resources, child_variables, set_variables
 from pipeline.errors import InputError
-from pipeline.processes import machine
 from pipeline.processes.local import Process
 from pipeline.processes.signals import POLL
 from pipeline.redaction import SECRETS, redacted
 
 __all__ = ["Ray"]
 
-OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how threads wait, see `pipeline`
 PASSED = ("CAVE_", "MLFLOW_", "DVC_", "PG", "PYTHONPATH", *OPENMP)  # how the variables begin that a worker gets
 PATIENCE = 10.0  # seconds for the cluster to answer
 LIMIT = 30.0  # seconds to be connected to it
-TRY = "import os, ray; ray.init(address=os.environ.get('CAVE_RAY_ADDRESS', 'auto'), log_to_driver=False)"
+TRY = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
 LOST = -signal.SIGKILL  # what became of a worker of which nobody can tell
 
 
@@ -74,12 +72,12 @@ class Task:
 class Ray:
     """Starts tasks on the cluster at CAVE_RAY_ADDRESS: `auto`, `local` for one of this process, or HOST:PORT."""
 
-    def __init__(self) -> None:
-        ray = _connect(os.environ.get("CAVE_RAY_ADDRESS", "auto"))
+    def __init__(self, resources: Resources) -> None:
+        ray = _connect(resources.ray_address)
         whole = ray.cluster_resources()
-        cpu = os.environ.get("CAVE_DEVICE", "auto") == "cpu"
-        self.cpus = machine.number("CAVE_CPUS_PER_WORKER", 1)
-        self.gpus = machine.number("CAVE_GPUS_PER_WORKER", 0 if cpu or not whole.get("GPU") else 1)
+        gpus = 0.0 if resources.device == "cpu" or not whole.get("GPU") else 1.0
+        self.cpus = 1.0 if resources.cpus_per_worker is None else resources.cpus_per_worker
+        self.gpus = gpus if resources.gpus_per_worker is None else resources.gpus_per_worker
         room = [
             int(whole.get(kind, 0) / each + 1e-9) for kind, each in (("CPU", self.cpus), ("GPU", self.gpus)) if each
         ]
@@ -102,9 +100,10 @@ class Ray:
 
 
 def _connect(address: str) -> Any:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to its makers
+    variables = {"RAY_USAGE_STATS_ENABLED": "0"}  # send no usage statistics
     if address == "local":
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what binds Ray to 127.0.0.1, and does so here
+        variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # binds Ray to 127.0.0.1
+    set_variables(variables)
     try:
         import ray
     except ImportError:
@@ -117,7 +116,7 @@ def _connect(address: str) -> Any:
             if host and port.isdigit() and "/" not in address:  # Ray would try for minutes
                 socket.create_connection((host, int(port)), timeout=PATIENCE).close()
             if address != "local":
-                _try()
+                _try(address)
             ray.init(address=address, logging_level="error", **options)
         except Exception as error:  # whatever it raises
             reason = redacted(" ".join(str(error).split()))[:200]
@@ -127,10 +126,10 @@ def _connect(address: str) -> Any:
     return ray
 
 
-def _try() -> None:
+def _try(address: str) -> None:
     """Connect in a process of its own, which can be ended: to a cluster that answers half, Ray connects for minutes."""
     try:
-        tried = subprocess.run([sys.executable, "-c", TRY], timeout=LIMIT, capture_output=True, text=True)
+        tried = subprocess.run([sys.executable, "-c", TRY, address], timeout=LIMIT, capture_output=True, text=True)
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"not joined within {LIMIT:.0f} s; `ray status` there tells if it is well") from None
     if tried.returncode != 0:
@@ -147,7 +146,7 @@ def _work(command: list[str], folder: str, given: dict[str, str]) -> int:
     pin = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, ray.get_gpu_ids()))}
     worker = None
     try:
-        worker = Process(command, Path(folder), {**os.environ, **given, **pin})
+        worker = Process(command, Path(folder), child_variables(given, pin))
         while (code := worker.poll()) is None:
             time.sleep(POLL)
     except BaseException:  # cancelled: by what Ray raises here

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from pipeline.environment import WorkerRole
+
 __all__ = [
-    "PARENT",
-    "WORKER",
     "block_signals",
     "children",
     "defer_interrupts",
@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-WORKER = "CAVE_WORKER_OF"  # set for a worker: how many there are
-PARENT = "CAVE_WORKER_PARENT"  # and whose it is
 POLL = 0.2  # seconds
 PR_SET_PDEATHSIG = 1
 
@@ -74,7 +72,7 @@ def status() -> int:
 @contextmanager
 def handle_signals() -> Iterator[None]:
     """Handle signals inside this block; inside another `handle_signals`, or off the main thread, do nothing."""
-    worker, before = WORKER in os.environ, {number: signal.getsignal(number) for number in HEARD}
+    worker, before = WorkerRole.read() is not None, {number: signal.getsignal(number) for number in HEARD}
     heard = [n for n, how in before.items() if how in (signal.SIG_DFL, signal.default_int_handler)]
     if worker and before[signal.SIGINT] is signal.SIG_IGN:
         heard.append(signal.SIGINT)

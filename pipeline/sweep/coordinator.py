@@ -147,7 +147,7 @@ def _join(sweep: Sweep, workers: int) -> None:
 
     with _abandoning(sweep):
         if not finished(sweep):
-            processes.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tell)
+            _start_workers(sweep, workers, tell)
             tell(now=True)
         sweep = replace(sweep, reconnect_timeout=RECONNECT_TIMEOUT)  # on a connection of its own, the other may be lost
         try:
@@ -209,16 +209,18 @@ def _search(sweep: Sweep, workers: int, progress: Progress) -> None:
         sweep.locks.check()
         progress()
 
-    if processes.runs_inline(workers):
-        processes.become_worker()
+    if processes.runs_inline(workers, sweep.resources):
+        processes.become_worker(sweep.resources)
         work(sweep, tick)
     else:
-        processes.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tick)
+        _start_workers(sweep, workers, tick)
     progress(now=True)
 
 
-def _command(sweep: Sweep) -> list[str]:
-    return ["pipeline.stages.sweep", sweep.variant, "--worker"]
+def _start_workers(sweep: Sweep, count: int, tick: Callable[[], None]) -> None:
+    command = ["pipeline.stages", "sweep", sweep.variant, "--worker"]
+    folder, retries = sweep.study.folder, _retries(sweep)
+    processes.run([command] * count, folder, sweep.resources, retries=retries, tick=tick)
 
 
 def _retries(sweep: Sweep) -> int:

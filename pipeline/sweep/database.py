@@ -7,6 +7,7 @@ wherever a command is called.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,8 @@ class Database:
 
         Tables of another version of Optuna are an `InputError`, whatever their age.
         """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # a lost connection is reported in one line
         options: dict[str, Any] = {"connect_args": {"timeout": 60}}
         if self.file is None:
             options = {"connect_args": dict(CLIENT), "pool_pre_ping": True}

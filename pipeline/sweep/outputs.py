@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import figures
+from pipeline.environment import set_defaults
 from pipeline.errors import RunError
 from pipeline.files import write_csv, write_json
 from pipeline.params import digest
@@ -109,7 +109,7 @@ def _usable(trial: FrozenTrial) -> bool:
 
 def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path]:
     """Draw Optuna's plots and the depth x width map; leave out what too few trials cannot show."""
-    os.environ.setdefault("MPLBACKEND", "Agg")
+    set_defaults({"MPLBACKEND": "Agg"})
     from optuna.visualization import matplotlib as plots
 
     paths: list[Path] = []

@@ -7,11 +7,10 @@ first trial of a search; of a space that has no more settings than the search ha
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from pipeline import data, faults
+from pipeline.environment import Resources
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
@@ -77,9 +77,6 @@ PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
     "none": lambda _: optuna.pruners.NopPruner(),
 }
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # a connection that breaks is told in a line
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -88,6 +85,7 @@ class Sweep:
     study: Study
     variant: str
     reconnect_timeout: float = 0.0  # seconds for which a database that is away is waited for
+    resources: Resources = field(default_factory=Resources.read)  # that trials are run on
 
     @cached_property
     def splits(self) -> data.Splits:

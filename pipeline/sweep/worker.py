@@ -296,8 +296,9 @@ def _train(sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, 
     model, train = piece.model(sweep.splits), piece.params.train
     before, pruned = max(run.logged, *reports.values, 0), False
     records: list[Record] = []
+    device = processes.device(sweep.resources.device)
     with reporting(f"{sweep.variant} trial {reports.trial.number}"):
-        for record in fit(model, sweep.splits, train, seed=piece.stream, device=processes.device(), folder=folder):
+        for record in fit(model, sweep.splits, train, seed=piece.stream, device=device, folder=folder):
             sweep.locks.check()
             run.log_records([record])
             records.append(record)

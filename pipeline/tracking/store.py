@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import addresses
 from pipeline.artifacts import FOLDER, folder_fault, local_folder, own_database, relocate
+from pipeline.environment import set_defaults
 from pipeline.errors import InputError
 from pipeline.files import file_lock
 from pipeline.processes.signals import defer_interrupts
@@ -93,8 +94,7 @@ def ready(uri: str = "http") -> None:
 
     Unless they are set, requests get short time-outs and no retries, and nothing is told to anyone.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    set_defaults(SETTINGS)
     searched = gc.isenabled() and "mlflow" not in sys.modules
     with defer_interrupts(), ExitStack() as whole:
         if searched:  # imports leave no garbage, and to search for it takes a quarter of their time
