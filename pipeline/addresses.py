@@ -35,8 +35,8 @@ def sqlite_file(address: str, root: Path) -> Path | None:
 def shared_database(root: Path) -> str | None:
     """Return the address, without a password, of the one database that both are pointed at, if they are."""
     first, second = (address(name, root) for name in VARIABLES)
-    found = _identity(first, root)
-    return without_password(second) if found is not None and found == _identity(second, root) else None
+    database = _identity(first, root)
+    return without_password(second) if database is not None and database == _identity(second, root) else None
 
 
 def require_separate(root: Path) -> None:
@@ -49,7 +49,7 @@ def require_separate(root: Path) -> None:
 
 
 def _identity(address: str, root: Path) -> tuple[str, ...] | None:
-    """Return what tells one database from another; nothing where the address does not tell it."""
+    """Return a key that is equal for addresses of one database; None where the address does not determine it."""
     if (path := sqlite_file(address, root)) is not None:
         return ("sqlite", str(path.resolve()))
     if not address.startswith("postgres"):

@@ -160,7 +160,7 @@ def file_lock(path: Path, patience: float = math.inf) -> Iterator[None]:
 
 
 def _is(path: Path, handle: int) -> bool:
-    """Tell whether an open file is still what its name leads to: who held the lock may have removed it."""
+    """Return whether an open file is still the one at `path`: a former holder of the lock may have removed it."""
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:

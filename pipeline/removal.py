@@ -50,7 +50,7 @@ class Removal:
         return self.study.folder
 
     def exists(self) -> bool:
-        """Tell whether anything of the study is left on this machine."""
+        """Return whether anything of the study is left on this machine."""
         return self.folder.is_symlink() or self.folder.exists() or any(path.exists() for path in self._scratch())
 
     def belongings(self) -> list[str]:
@@ -97,12 +97,12 @@ class Removal:
         return [reason for reason in reasons if reason]
 
     def tracked(self) -> bool:
-        """Tell whether git has files of the study, so that it can bring them back."""
+        """Return whether git has files of the study, so that it can bring them back."""
         return bool(git(self.study.root, "ls-files", "--", str(self.folder)))
 
     def _scratch(self) -> list[Path]:
-        aside = self.folder.with_name(f".{self.study.name}.new")  # left by a command that was killed
-        return [aside, *_states(self.study)]
+        staging = self.folder.with_name(f".{self.study.name}.new")  # left by a command that was killed
+        return [staging, *_states(self.study)]
 
     def _locks(self) -> list[Path]:
         """Return the locks of stages that were ever held."""
@@ -137,7 +137,7 @@ def _tried(act: Callable[[], T], instead: T) -> tuple[T, str]:
 
 
 def was_begun(study: Study) -> bool:
-    """Tell whether a study has results, the state of an epoch, or a trial: something that is worth to be kept."""
+    """Return whether a study has results, the state of an epoch, or a trial: something that would be lost."""
     from pipeline.sweep import Searches
     from pipeline.training import STATE
 

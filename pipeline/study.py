@@ -70,7 +70,7 @@ class Study:
 
     @property
     def cache(self) -> Path:
-        """Downloads, locks, states of unfinished work, which starts anew without them, and what MLflow is to hear."""
+        """Downloads, locks, logs that MLflow does not have yet, and the states that unfinished work resumes from."""
         return self.shared_root / ".cache"
 
     @property
@@ -141,12 +141,12 @@ class Study:
         """Say in a sentence how a stage's results are made again."""
         if self.is_standalone:
             return f"Made by `{self.command(stage)}`, with the settings in `experiments/{self.name}/params.yaml`."
-        here = self.command(stage)
-        return f"Reproduce with `{here}{' ' if self.folder == self.root else ':'}{stage}`."
+        command = self.command(stage)
+        return f"Reproduce with `{command}{' ' if self.folder == self.root else ':'}{stage}`."
 
 
 def is_name(name: str) -> bool:
-    """Tell whether a study may have this name: a folder's, of lower-case letters, digits, - and _."""
+    """Return whether a study may have this name: a folder's, of lower-case letters, digits, - and _."""
     return re.fullmatch(r"[\w-]{1,100}", name) is not None and name == name.lower() and name.strip("-_") != ""
 
 
@@ -183,9 +183,9 @@ def find_root(start: Path) -> Path:
 
 def existing_studies(root: Path) -> list[Study]:
     """Return the default study and those in `experiments`, as far as their parameters can be read."""
-    found: dict[Path, Study] = {}
+    studies: dict[Path, Study] = {}
     for path in [root / "params.yaml", *sorted((root / "experiments").glob("*/params.yaml"))]:
         with suppress(InputError):
             study = Study.at(path.parent)
-            found.setdefault(study.out, study)
-    return list(found.values())
+            studies.setdefault(study.out, study)
+    return list(studies.values())

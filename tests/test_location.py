@@ -154,10 +154,10 @@ def test_a_commit_is_tagged_only_where_its_code_runs(tmp_path: Path) -> None:
 def test_code_that_git_does_not_track_is_not_called_clean(tmp_path: Path) -> None:
     """A module that trainings import and that is in no commit makes the run dirty, and says that it is not kept."""
     second = repository(tmp_path / "second")
-    training = second / "pipeline" / "training" / "fit.py"
+    training = second / "pipeline" / "training" / "loop.py"
     training.write_text(training.read_text().replace(FIRST, FIRST + "from pipeline.extra import X\n"))
     (second / "pipeline" / "extra.py").write_text("X = 1\n")
-    git(second, "add", "pipeline/training/fit.py")
+    git(second, "add", "pipeline/training/loop.py")
     git(second, *IDENTITY, "commit", "-qm", "more")
     tags = eval(run(second, second, "-P", "-c", CODE).stdout)
     assert (tags["git_dirty"], tags["patch"]) == ("true", "untracked")

@@ -191,7 +191,7 @@ def test_a_worker_waits_for_what_its_lost_connection_holds(study: Study, url: st
     run(Sweep(study, VARIANT), 1)
     best = study.sweep(VARIANT) / "best.json"
     best.unlink()
-    again = replace(Sweep(study, VARIANT), patience=60.0)
+    again = replace(Sweep(study, VARIANT), reconnect_timeout=60.0)
     lost = locks(Database.of(study))
     with lost.hold(f"{again.name}/coordinator"):
         joining = threading.Thread(target=_join, args=(again, 1))

@@ -202,7 +202,7 @@ def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) 
 @pytest.mark.parametrize("given", ["HOST:PORT", "auto"])
 def test_a_cluster_that_answers_and_says_nothing_is_given_up(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray itself would try for minutes, a time limit ends it with one line, however the address was given."""
-    monkeypatch.setattr("pipeline.processes.ray.LIMIT", 5.0)
+    monkeypatch.setattr("pipeline.processes.ray.JOIN_TIMEOUT", 5.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("CAVE_RAY_ADDRESS", address if given == "HOST:PORT" else given)

@@ -267,7 +267,7 @@ def test_what_is_wrong_with_the_disk_fails_no_trial(
         yield from fit(*args, **kwargs)
 
     monkeypatch.setattr(pipeline.sweep.worker, "fit", full)
-    with pytest.raises(InputError, match=r"trial 1: .* cannot be used: .*; `cave doctor` says what mends it"):
+    with pytest.raises(InputError, match=r"trial 1: .* cannot be used: .*; `cave doctor` shows how to fix it"):
         run(Sweep(study, "mhvae"), 1)
     states = rows(study.shared_root / "optuna.db", "select number, state from trials order by number")
     assert states == [(0, "COMPLETE"), (1, "RUNNING")]

@@ -51,7 +51,7 @@ def by_hand(
         yield study
     except BaseException:
         if fresh and not was_begun(study):
-            with ignore_signals(), suppress(InputError):  # what stopped the command is what is said
+            with ignore_signals(), suppress(InputError):  # the first error is the one to report
                 discard(study)
         raise
 
@@ -77,12 +77,12 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
         command = study.command("report")
         raise InputError(f"study: {study.name} is run by DVC (`{command}`); choose another name for one by hand")
     study.params.variant(variant)
-    own, wanted = ({**found.flat(), f"variants.{variant}": found.variants[variant]} for found in (study.params, params))
-    others = [path for path in own | wanted if path not in BUDGET and own.get(path, "") != wanted.get(path, "")]
-    given = [*asked, *(params.budgets[params.budget] if "budget" in asked else ())]
+    own, requested = ({**each.flat(), f"variants.{variant}": each.variants[variant]} for each in (study.params, params))
+    others = [path for path in own | requested if path not in BUDGET and own.get(path, "") != requested.get(path, "")]
+    explicit = [*asked, *(params.budgets[params.budget] if "budget" in asked else ())]
     for path in others:
-        if any(path == word or path.startswith(f"{word}.") for word in given):
-            has, not_this = (repr(found.get(path))[:60] for found in (own, wanted))
+        if any(path == word or path.startswith(f"{word}.") for word in explicit):
+            has, not_this = (repr(values.get(path))[:60] for values in (own, requested))
             raise InputError(
                 f"study: experiments/{study.name} is there with other parameters ({path} is {has}, not {not_this});"
                 " choose another name, or go on with its own settings by leaving out what is set"
@@ -90,7 +90,9 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
     if others:
         few = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         print(f"study {study.name} goes on with its own params.yaml, which differs from the root's in {few}")
-    budget: dict[str, Any] = {path: wanted[path] for path in BUDGET if path in given and wanted[path] != own[path]}
+    budget: dict[str, Any] = {
+        path: requested[path] for path in BUDGET if path in explicit and requested[path] != own[path]
+    }
     if budget:
         write_text(folder / "params.yaml", dump_yaml(study.params.override(budget)))
         study = Study.at(folder)

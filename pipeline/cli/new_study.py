@@ -40,16 +40,16 @@ def create_study(
             study = Study.at(folder)
             fill(study)
             return study
-        aside = folder.with_name(f".{name}.new")
-        shutil.rmtree(aside, ignore_errors=True)  # a process that was killed has left it
+        staging = folder.with_name(f".{name}.new")
+        shutil.rmtree(staging, ignore_errors=True)  # a process that was killed has left it
         try:
-            write_text(aside / "params.yaml", dump_yaml(params))
-            _complete(root, aside, pipeline)
-            fill(Study.at(aside))
-            _rename(aside, folder)
+            write_text(staging / "params.yaml", dump_yaml(params))
+            _complete(root, staging, pipeline)
+            fill(Study.at(staging))
+            _rename(staging, folder)
         except BaseException:
             with ignore_signals():
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
             raise
     return Study.at(folder)
 
@@ -80,9 +80,9 @@ def _complete(root: Path, folder: Path, pipeline: bool) -> None:
         copy_pipeline(root, folder)
 
 
-def _rename(aside: Path, folder: Path) -> None:
+def _rename(staging: Path, folder: Path) -> None:
     try:
-        aside.rename(folder)
+        staging.rename(folder)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise InputError(f"{folder}: cannot be written: {error.strerror}") from None

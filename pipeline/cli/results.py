@@ -27,8 +27,8 @@ def show(study: StudyArgument = None) -> None:
 @app.command()
 def link(study: StudyArgument = None) -> None:
     """Print where a study's report lies and the address at which its runs are shown, as far as they are there."""
-    found = existing_study(study)
-    print_links(found)
+    chosen = existing_study(study)
+    print_links(chosen)
 
 
 @app.command()
@@ -40,19 +40,19 @@ def ui(
     from pipeline.links import free_port
     from pipeline.tracking import database, mark_current, tracking_uri
 
-    found = existing_study(study)
-    uri = tracking_uri(found)
+    chosen = existing_study(study)
+    uri = tracking_uri(chosen)
     if uri.startswith("http"):
-        mark_current(found)
-        print_runs(found)
+        mark_current(chosen)
+        print_runs(chosen)
         print("MLFLOW_TRACKING_URI names a server: it shows the runs itself")
         return
     port, notice = free_port(port)
-    database(found, read_only=True)
-    mark_current(found)
+    database(chosen, read_only=True)
+    mark_current(chosen)
     if notice:
         print(notice)
-    print_runs(found, port)
+    print_runs(chosen, port)
     server = {
         "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, where others would see its password
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -61,7 +61,7 @@ def ui(
     # Said outright, as MLFLOW_HOST and options for servers in the environment would say otherwise.
     server |= {"MLFLOW_GUNICORN_OPTS": "", "MLFLOW_UVICORN_OPTS": ""}
     words = ["ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.chdir(found.shared_root)
+    os.chdir(chosen.shared_root)
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *words], child_variables(server))
 
@@ -73,28 +73,29 @@ def sync() -> None:
 
     root = find_root(Path.cwd())
     tracker = Tracker(Study.at(root))
-    told = tracker.require().deliver(everything=True)
-    print(f"sent to MLflow at {tracker.store.address}: {told.sent}; left: {told.left + sum(told.elsewhere.values())}")
-    for address, count in told.elsewhere.items():
+    result = tracker.require().deliver(everything=True)
+    pending = result.left + sum(result.elsewhere.values())
+    print(f"sent to MLflow at {tracker.store.address}: {result.sent}; left: {pending}")
+    for address, count in result.elsewhere.items():
         print(f"{count} meant for MLflow at {address}: set MLFLOW_TRACKING_URI to it")
-    if told.busy:
-        print(f"{told.busy} belong to work that is running")
+    if result.busy:
+        print(f"{result.busy} belong to work that is running")
     unmarked = [study.name for study in existing_studies(root) if not mark_current(study)]
-    if told.left or told.elsewhere or unmarked:
+    if result.left or result.elsewhere or unmarked:
         sys.exit(1)
 
 
 @app.command()
 def doctor(study: StudyArgument = None) -> None:
-    """Find what keeps a study from running or going on, and say the command that mends it; exit code 1 for a fault."""
-    from pipeline.doctor import CHECKS, examine, place, table
+    """Find what keeps a study from running or resuming, and the commands to fix it; exit code 1 for a fault."""
+    from pipeline.doctor import CHECKS, examine, find_target, table
 
     root = find_root(Path.cwd())
     folder = root if study is None else root / "experiments" / study
     if not (folder / "params.yaml").is_file():
         folder = existing_study(study).folder
     levels = set()
-    for name, finding in examine(CHECKS, place(root, folder)):
+    for name, finding in examine(CHECKS, find_target(root, folder)):
         levels.add(finding.level)
         print(table(name, finding), flush=True)
     if "fault" in levels:

@@ -95,12 +95,12 @@ def worker(variant: Variant, study: StudyOption = None, workers: Workers = None)
     from pipeline.cli.by_hand import bring_data
     from pipeline.sweep import Sweep, join
 
-    found = existing_study(study)
-    found.params.variant(variant)
+    chosen = existing_study(study)
+    chosen.params.variant(variant)
     resources = Resources.read(workers=workers)
-    bring_data(found)
-    count = processes.worker_count(found.params.sweep.trials, resources)
-    join(Sweep(found, variant, resources=resources), count)
+    bring_data(chosen)
+    count = processes.worker_count(chosen.params.sweep.trials, resources)
+    join(Sweep(chosen, variant, resources=resources), count)
 
 
 @app.command()

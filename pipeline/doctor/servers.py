@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.doctor.finding import Finding, Place, fault, ok
+from pipeline.doctor.finding import Finding, Target, fault, ok
 from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, data_mirror, store_address
 from pipeline.redaction import redacted, without_password
 
@@ -15,7 +15,7 @@ __all__ = ["mirror", "optuna", "tracking"]
 PATIENCE = 3.0  # seconds
 
 
-def tracking(place: Place) -> Iterator[Finding]:
+def tracking(target: Target) -> Iterator[Finding]:
     """Does the MLflow server answer that MLFLOW_TRACKING_URI names?"""
     address = store_address(MLFLOW_ADDRESS)
     if address.startswith("postgres"):
@@ -32,7 +32,7 @@ def tracking(place: Place) -> Iterator[Finding]:
         yield fault(f"MLflow at {named}: {reason}", "start that server, or: unset MLFLOW_TRACKING_URI")
 
 
-def optuna(place: Place) -> Iterator[Finding]:
+def optuna(target: Target) -> Iterator[Finding]:
     """Does the database answer that CAVE_OPTUNA_URL names?"""
     if store_address(OPTUNA_ADDRESS).startswith("postgres"):
         yield _postgres("CAVE_OPTUNA_URL")
@@ -57,14 +57,14 @@ def _postgres(variable: str) -> Finding:
     return ok(f"{named} answers")
 
 
-def mirror(place: Place) -> Iterator[Finding]:
+def mirror(target: Target) -> Iterator[Finding]:
     """Is the mirror there that CAVE_DATA_MIRROR names?"""
     address = data_mirror()
     if not address:
         yield ok("none; data come from where they are published")
     elif not address.lower().startswith(("http://", "https://")):
-        there = Path(address).expanduser().is_dir()
-        yield ok(address) if there else fault(f"{address}: no such folder", "unset CAVE_DATA_MIRROR")
+        exists = Path(address).expanduser().is_dir()
+        yield ok(address) if exists else fault(f"{address}: no such folder", "unset CAVE_DATA_MIRROR")
     else:
         code, reason = _get(address)
         named = without_password(address)

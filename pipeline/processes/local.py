@@ -1,4 +1,4 @@
-"""Workers on this machine, each in a session of its own, so that they do not hear the terminal, but their parent."""
+"""Workers on this machine, each in its own session: the terminal's signals reach their parent alone."""
 
 from __future__ import annotations
 

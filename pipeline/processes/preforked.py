@@ -1,10 +1,10 @@
-"""PreforkedWorker processes: forks of a stage that has just imported what its workers need, each to become one worker.
+"""Workers forked ahead: children of a stage that has just imported what its workers need, each to become one worker.
 
 Imports are the most of a short stage's time: PyTorch's and MLflow's take three seconds, and a worker that is started
 as a program pays them again. So a stage that is young (it holds no lock and no connection, and has computed nothing)
 forks the workers it may need, and they wait for what to do. A spare serves a worker whose environment is
 that of its birth and becomes one as a program does: in a session of its own, with signals as they were before
-anyone heard them, ending with its parent. It is never needed: where there is none, a program is started.
+handlers were installed, ending with its parent. It is never needed: where there is none, a program is started.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ class PreforkedWorker:
 
 def fork(count: int) -> None:
     """Keep so many spares; to be called before this process does anything."""
-    if count < 2 or sys.platform != "linux":  # elsewhere system libraries do not bear a fork
+    if count < 2 or sys.platform != "linux":  # elsewhere system libraries do not support a fork
         return
     _birth.update(child_variables())
     sys.stdout.flush()
     sys.stderr.flush()
-    with signals.block_signals():  # a spare that is not yet itself would hear them as its parent
+    with signals.block_signals():  # until it resets them, a spare has its parent's handlers
         for _ in range(count):
             _spares.append(PreforkedWorker())
 

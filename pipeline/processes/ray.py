@@ -26,10 +26,10 @@ from pipeline.redaction import SECRETS, redacted
 __all__ = ["Ray"]
 
 PASSED = ("CAVE_", "MLFLOW_", "DVC_", "PG", "PYTHONPATH", *OPENMP)  # how the variables begin that a worker gets
-PATIENCE = 10.0  # seconds for the cluster to answer
-LIMIT = 30.0  # seconds to be connected to it
+CONNECT_TIMEOUT = 10.0  # seconds for the cluster to answer
+JOIN_TIMEOUT = 30.0  # seconds to be connected to it
 TRY = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
-LOST = -signal.SIGKILL  # what became of a worker of which nobody can tell
+WORKER_GONE = -signal.SIGKILL  # the exit code of a worker whose task or node is gone
 
 
 @final
@@ -49,11 +49,11 @@ class Task:
         try:
             return int(ray.get(self.ref))
         except TaskCancelledError:
-            return LOST
+            return WORKER_GONE
         except RayTaskError as error:  # the task's own code: where a node lacks ours, say
             raise InputError(f"ray: a task failed: {error.cause or error}") from None
         except RayError:
-            return LOST
+            return WORKER_GONE
 
     def interrupt(self) -> None:
         """Ask for a clean end."""
@@ -88,9 +88,9 @@ class Ray:
     def start(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], slot: int) -> Task:
         """Hand a worker to the cluster, which starts it when there is room."""
         names = [name for name in environment if name.startswith(PASSED) and name not in SECRETS]
-        given = {name: environment[name] for name in names}
-        given.setdefault("CAVE_THREADS", str(max(1, int(self.cpus))))
-        return Task(self.task.remote(list(command), str(folder), given))
+        variables = {name: environment[name] for name in names}
+        variables.setdefault("CAVE_THREADS", str(max(1, int(self.cpus))))
+        return Task(self.task.remote(list(command), str(folder), variables))
 
     def close(self) -> None:
         """Leave the cluster, and end one of this process's own."""
@@ -114,7 +114,7 @@ def _connect(address: str) -> Any:
         try:
             host, _, port = address.rpartition(":")
             if host and port.isdigit() and "/" not in address:  # Ray would try for minutes
-                socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+                socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
             if address != "local":
                 _try(address)
             ray.init(address=address, logging_level="error", **options)
@@ -129,14 +129,16 @@ def _connect(address: str) -> Any:
 def _try(address: str) -> None:
     """Connect in a process of its own, which can be ended: to a cluster that answers half, Ray connects for minutes."""
     try:
-        tried = subprocess.run([sys.executable, "-c", TRY, address], timeout=LIMIT, capture_output=True, text=True)
+        tried = subprocess.run(
+            [sys.executable, "-c", TRY, address], timeout=JOIN_TIMEOUT, capture_output=True, text=True
+        )
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"not joined within {LIMIT:.0f} s; `ray status` there tells if it is well") from None
+        raise TimeoutError(f"not joined within {JOIN_TIMEOUT:.0f} s; run `ray status` there") from None
     if tried.returncode != 0:
         raise ConnectionError((tried.stderr.strip().splitlines() or ["no reason was given"])[-1])
 
 
-def _work(command: list[str], folder: str, given: dict[str, str]) -> int:
+def _work(command: list[str], folder: str, variables: dict[str, str]) -> int:
     """Run a worker on a node, and return its exit code."""
     import ray
 
@@ -146,7 +148,7 @@ def _work(command: list[str], folder: str, given: dict[str, str]) -> int:
     pin = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, ray.get_gpu_ids()))}
     worker = None
     try:
-        worker = Process(command, Path(folder), child_variables(given, pin))
+        worker = Process(command, Path(folder), child_variables(variables, pin))
         while (code := worker.poll()) is None:
             time.sleep(POLL)
     except BaseException:  # cancelled: by what Ray raises here

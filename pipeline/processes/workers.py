@@ -121,7 +121,7 @@ def run(
     of `environment` alone.
 
     Raises:
-        InputError, RunError: a worker ended in one (it has said why on stderr), or was killed too often.
+        InputError, RunError: a worker ended in one (its error is on stderr), or was killed too often.
     """
     launcher, running = _launcher(resources), dict[int, Worker]()
     variables = dict(environment) if environment is not None else child_variables(resources.changed_variables())
@@ -154,7 +154,7 @@ def run(
 
 
 def _killed(code: int) -> bool:
-    """Tell whether a worker is to be started again: a signal ended it, heard or not, or it asks for it."""
+    """Return whether a worker is to be started again: a signal ended it, or it exited with EXIT_RESTART."""
     return code < 0 or code > 128 or code == EXIT_RESTART
 
 
@@ -168,11 +168,11 @@ def _fault(command: str, code: int) -> InputError | RunError:
 
 
 def _end(workers: Sequence[Worker]) -> None:
-    """End workers: ask them, then kill."""
+    """End workers: interrupt them, then kill those that still run."""
     for step, patience in (("ask", GRACE), ("kill", 2.0)):
-        left = [worker for worker in workers if worker.poll() is None]
-        for worker in left:
+        running = [worker for worker in workers if worker.poll() is None]
+        for worker in running:
             worker.interrupt() if step == "ask" else worker.kill()
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and any(worker.poll() is None for worker in left):
+        while time.monotonic() < deadline and any(worker.poll() is None for worker in running):
             time.sleep(POLL / 4)

@@ -49,17 +49,17 @@ def run(sweep: Sweep, workers: int) -> dict[str, Any]:
 
 
 def _retry_on_disconnect(sweep: Sweep, work: Callable[[Sweep], T]) -> T:
-    """Do a piece of work, and, where its database was lost in it, once more, as soon as that is back."""
-    left = _retries(sweep)
+    """Call `work`, and call it again after the database was lost and is back."""
+    retries = _retries(sweep)
     while True:
         try:
             with sweep.translate_storage_errors():
                 return work(sweep)
         except DisconnectedError as error:
             processes.raise_if_interrupted()
-            if left == 0:
+            if retries == 0:
                 raise
-            left -= 1
+            retries -= 1
             print(f"{sweep.variant}: {error}; goes on when it is back", flush=True)
             sweep.locks.close()
             sweep = replace(sweep, reconnect_timeout=RECONNECT_TIMEOUT)
@@ -75,8 +75,8 @@ def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
             _share(sweep, workers, held)
         else:
             progress = Progress(sweep)
-            if progress.told:
-                count = f"{len(progress.told)} of {plural(progress.budget, 'trial')}"
+            if progress.printed:
+                count = f"{len(progress.printed)} of {plural(progress.budget, 'trial')}"
                 print(f"{sweep.variant}: {count} were finished before", flush=True)
         return _coordinate(sweep, workers)
 
@@ -141,14 +141,14 @@ def _join(sweep: Sweep, workers: int) -> None:
     _make_parent(sweep)
     progress, before = Progress(sweep), sweep.reconnect_timeout > 0
 
-    def tell(*, now: bool = False) -> None:
+    def report_progress(*, now: bool = False) -> None:
         with suppress(DisconnectedError):  # the workers see to it
             progress(now=now)
 
     with _abandoning(sweep):
         if not finished(sweep):
-            _start_workers(sweep, workers, tell)
-            tell(now=True)
+            _start_workers(sweep, workers, report_progress)
+            report_progress(now=True)
         sweep = replace(sweep, reconnect_timeout=RECONNECT_TIMEOUT)  # on a connection of its own, the other may be lost
         try:
             # A connection that was lost may hold what this process held, until the database gives it up.

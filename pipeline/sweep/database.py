@@ -47,13 +47,13 @@ class Database:
     @classmethod
     def of(cls, study: Study) -> Database:
         """Return the store of a study's sweeps."""
-        given = addresses.address("optuna", study.shared_root)
+        address = addresses.address("optuna", study.shared_root)
         wrong = InputError(
-            f"CAVE_OPTUNA_URL: '{without_password(given)}' given;"
+            f"CAVE_OPTUNA_URL: '{without_password(address)}' given;"
             " allowed: sqlite:///FILE and postgresql://USER:PASSWORD@HOST/STORAGE_ERRORS"
         )
         try:
-            url = sqlalchemy.make_url(given)
+            url = sqlalchemy.make_url(address)
         except (ArgumentError, ValueError):
             raise wrong from None
         if url.drivername == "sqlite":
@@ -91,10 +91,10 @@ class Database:
         if current == storage.get_head_version():
             return storage
         if current in storage.get_all_versions():
-            age, mend = "an older", f"upgrade them with: optuna storage upgrade --storage {self}"
+            age, fix = "an older", f"upgrade them with: optuna storage upgrade --storage {self}"
         else:
-            age, mend = "a newer", "upgrade Optuna with: pip install --upgrade optuna"
-        raise InputError(f"Optuna at {self} cannot be used: its tables are of {age} Optuna; {mend}")
+            age, fix = "a newer", "upgrade Optuna with: pip install --upgrade optuna"
+        raise InputError(f"Optuna at {self} cannot be used: its tables are of {age} Optuna; {fix}")
 
 
 class Storage(optuna.storages.RDBStorage):

@@ -54,19 +54,19 @@ class Locks(ABC):
 
     @abstractmethod
     def announce(self, name: str) -> AbstractContextManager[None]:
-        """Hold a lock of one's own that tells the others that one is alive."""
+        """Hold a lock whose holder counts as alive to the others."""
 
     @abstractmethod
     def held(self, names: Sequence[str]) -> set[str]:
-        """Return those of the names that somebody holds."""
+        """Return the names of the locks that some process holds."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise `DisconnectedError` where what this process holds is not its own any more."""
+        """Raise `DisconnectedError` if this process may have lost its locks."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give up whatever is held."""
+        """Release all locks."""
 
 
 class FileLocks(Locks):
@@ -92,14 +92,14 @@ class FileLocks(Locks):
 
     def held(self, names: Sequence[str]) -> set[str]:
         """Try each file's lock; the files of the dead are removed."""
-        found = set()
+        held = set()
         for name in names:
             try:
                 with self.hold(name, wait=False):
                     (self.folder / name).unlink(missing_ok=True)
             except BlockingIOError:
-                found.add(name)
-        return found
+                held.add(name)
+        return held
 
     def check(self) -> None:
         """Do nothing: the kernel takes no lock away."""

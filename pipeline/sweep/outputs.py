@@ -64,13 +64,13 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
 
 
 def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
-    """Return the MLflow run of every trial; of one that MLflow has heard of only later, as MLflow tells it."""
-    known = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
-    if None in known.values():
-        there = not sweep.tracker.deliver(seconds=60.0).failed
-        told = sweep.tracker.run_ids(f"{sweep.key}/") if there else {}
-        known = {number: run or told.get(f"{sweep.key}/{number}") for number, run in known.items()}
-    return known
+    """Return the MLflow run of every trial; one that was sent to MLflow later is looked up there."""
+    run_ids = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
+    if None in run_ids.values():
+        reachable = not sweep.tracker.deliver(seconds=60.0).failed
+        logged = sweep.tracker.run_ids(f"{sweep.key}/") if reachable else {}
+        run_ids = {number: run or logged.get(f"{sweep.key}/{number}") for number, run in run_ids.items()}
+    return run_ids
 
 
 def write_nothing(sweep: Sweep) -> dict[str, Any]:

@@ -22,9 +22,9 @@ class Progress:
     def __init__(self, sweep: Sweep, clock: Callable[[], float] = time.monotonic) -> None:
         self.sweep, self.clock = sweep, clock
         trials = sweep.trials()
-        self.told = {trial.number for trial in trials if trial.state in FINISHED}
+        self.printed = {trial.number for trial in trials if trial.state in FINISHED}
         self.budget = sweep.budget(trials)
-        self.before = len(self.told)
+        self.before = len(self.printed)
         self.start = self.last = self.looked = clock()
 
     def __call__(self, *, now: bool = False) -> None:
@@ -36,23 +36,23 @@ class Progress:
         values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
         best = f", best {max(values):.3f}" if values else ""
         for trial in trials:
-            if trial.state in FINISHED and trial.number not in self.told:
-                self.told.add(trial.number)
+            if trial.state in FINISHED and trial.number not in self.printed:
+                self.printed.add(trial.number)
                 words = [f"repeats trial {trial.user_attrs['repeats']}"] if "repeats" in trial.user_attrs else []
                 words += [trial.user_attrs["reason"]] if "reason" in trial.user_attrs else []
-                words.append(f"({len(self.told)} of {max(self.budget, len(self.told))}{best}{self._left()})")
-                self._say(trial, f"{trial.state.name.lower():8s}", trial.value, f"  {', '.join(words)}")
+                words.append(f"({len(self.printed)} of {max(self.budget, len(self.printed))}{best}{self._time_left()})")
+                self._print(trial, f"{trial.state.name.lower():8s}", trial.value, f"  {', '.join(words)}")
         if self.clock() - self.last > QUIET:
             for trial in trials:
                 if trial.state == TrialState.RUNNING:
                     epoch = max(trial.intermediate_values, default=0)
-                    self._say(trial, f"at epoch {epoch:<3d}", trial.intermediate_values.get(epoch), "")
+                    self._print(trial, f"at epoch {epoch:<3d}", trial.intermediate_values.get(epoch), "")
 
-    def _left(self) -> str:
-        done = len(self.told) - self.before
+    def _time_left(self) -> str:
+        done = len(self.printed) - self.before
         return time_left(done, max(self.budget - self.before, done), self.looked - self.start)
 
-    def _say(self, trial: FrozenTrial, state: str, value: float | None, more: str) -> None:
+    def _print(self, trial: FrozenTrial, state: str, value: float | None, more: str) -> None:
         self.last = self.clock()
         bound = f"{value:8.3f}" if value is not None else "    none"
         settings = ", ".join(f"{path.split('.')[-1]} {short(value)}" for path, value in trial.params.items())

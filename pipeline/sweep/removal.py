@@ -36,51 +36,51 @@ class Searches:
 
     def names(self) -> list[str]:
         """Return the names of the searches in Optuna."""
-        return [found.study_name for found in self._found()]
+        return [study.study_name for study in self._studies()]
 
     def trials(self) -> int:
         """Return how many trials were ever begun."""
         with self._translate_storage_errors():
             storage = self._storage
-            assert storage is not None or not self._found()
+            assert storage is not None or not self._studies()
             return sum(
-                len(storage.get_all_trials(found._study_id, deepcopy=False)) for found in self._found() if storage
+                len(storage.get_all_trials(study._study_id, deepcopy=False)) for study in self._studies() if storage
             )
 
     def at_work(self) -> list[str]:
         """Return the names of the searches that a process works on."""
         busy = []
         with self._translate_storage_errors():
-            held = locks(self._database) if self._found() else None
-            for found in self._found():
+            held = locks(self._database) if self._studies() else None
+            for study in self._studies():
                 assert held is not None
                 assert self._storage is not None
-                running = self._storage.get_all_trials(found._study_id, deepcopy=False, states=(TrialState.RUNNING,))
+                running = self._storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.RUNNING,))
                 owners = [str(trial.user_attrs.get("worker", "none")) for trial in running]
                 names = [
-                    f"{found.study_name}/coordinator",
-                    *(f"{found.study_name}/workers/{owner}" for owner in owners),
+                    f"{study.study_name}/coordinator",
+                    *(f"{study.study_name}/workers/{owner}" for owner in owners),
                 ]
-                busy += [found.study_name] if held.held(names) else []
+                busy += [study.study_name] if held.held(names) else []
         return busy
 
     def remove(self) -> int:
         """Delete the searches with their trials; return how many there were."""
         with self._translate_storage_errors():
-            found = self._found()
-            for search in found:
+            study = self._studies()
+            for search in study:
                 assert self._storage is not None
                 self._storage.delete_study(search._study_id)
         if self._database.file is not None:
             locked = self._database.file.with_name(f"{self._database.file.name}.locks")
             shutil.rmtree(locked / self.study.name, ignore_errors=True)
-        return len(found)
+        return len(study)
 
-    def _found(self) -> list[optuna.study._frozen.FrozenStudy]:
+    def _studies(self) -> list[optuna.study._frozen.FrozenStudy]:
         with self._translate_storage_errors():
             storage = self._storage
             studies = [] if storage is None else storage.get_all_studies()
-        return [found for found in studies if found.study_name.startswith(f"{self.study.name}/")]
+        return [study for study in studies if study.study_name.startswith(f"{self.study.name}/")]
 
     @contextmanager
     def _translate_storage_errors(self) -> Iterator[None]:

@@ -58,13 +58,13 @@ STORAGE_LOST = (DisconnectedError, UpdateFinishedTrialError, *STORAGE_ERRORS)  #
 class _Tpe(optuna.samplers.TPESampler):
     """TPE; it may be given what a sampler of an earlier trial has found, and looks at the trials since then alone."""
 
-    found: IntersectionSearchSpace | None = None
+    common_space: IntersectionSearchSpace | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return what can be drawn together: what all finished trials have."""
-        if self.found is None:
+        if self.common_space is None:
             return super().infer_relative_search_space(study, trial)
-        common = self.found.calculate(study, use_cache=True)
+        common = self.common_space.calculate(study, use_cache=True)
         return {path: kind for path, kind in common.items() if not kind.single()}
 
 
@@ -103,15 +103,15 @@ class Sweep:
         settings = self.study.params.variant(self.variant).flat()
         # What every trial replaces, or what changes no trial, is left out; the first trial has the own swept values.
         ignored = {"sweep.trials", "sweep.failures", "sweep.space", "train.seeds", "train.epochs", "train.milestones"}
-        kept = {
+        relevant = {
             path: value
             for path, value in settings.items()
             if path not in ignored and path.split(".")[0] in ("data", "model", "train", "sweep")
         }
         if self.study.params.compare.match == "parameters":
-            kept["compare.parameters"] = self.study.params.compare.parameters
+            relevant["compare.parameters"] = self.study.params.compare.parameters
         kinds = {path: kind.model_dump() for path, kind in self.space.items()}
-        fingerprint = digest([kept, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
+        fingerprint = digest([relevant, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
         return f"{self.study.name}/{self.variant}-{fingerprint}"
 
     @cached_property
@@ -148,7 +148,7 @@ class Sweep:
         return most if self.every is None else min(most, len(begun) + len(self.untried(begun)))
 
     @cached_property
-    def _found(self) -> IntersectionSearchSpace:
+    def _common_space(self) -> IntersectionSearchSpace:
         return IntersectionSearchSpace(include_pruned=True)
 
     @property
@@ -198,7 +198,7 @@ class Sweep:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Write all that Optuna is told in here in one transaction."""
+        """Make one transaction of everything that is written to Optuna inside this block."""
         assert self.optuna  # is opened, and its study made, before that
         with self._storage.transaction():
             yield
@@ -215,7 +215,7 @@ class Sweep:
 
     @contextmanager
     def translate_storage_errors(self) -> Iterator[None]:
-        """Tell what a database raises that does not do its work as what it is."""
+        """Translate errors of the database: to `DisconnectedError` if it is remote, else to `InputError`."""
         try:
             yield
         except DisconnectedError:
@@ -268,7 +268,7 @@ class Sweep:
             stream = int(digest([settings.seed, trial.number, path], 8), 16)
             sampler = SAMPLERS[settings.sampler](stream, settings.startup)
             if isinstance(sampler, _Tpe):
-                sampler.found = self._found
+                sampler.common_space = self._common_space
             self.optuna.sampler = sampler
             values[path] = _suggest(trial, path, kind)
             faults.reached("suggested")
