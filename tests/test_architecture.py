@@ -17,7 +17,7 @@ from tests.small import ROOT
 BASE = ["location", "startup", "redaction", "errors", "environment", "faults", "text", "progress", "files"]
 BASE += ["randomness"]
 SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures"]
-RESULTS = ["study", "report"]  # what is written where, and the comparison made of it
+RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
 MACHINERY = ["processes", "addresses", "artifacts", "provenance", "work", "tracking", "links", "sweep", "stages"]
 COMMANDS = ["reproduce", "removal", "doctor", "cli", "__main__"]
 LINE = [*BASE, *SCIENCE, *RESULTS, *MACHINERY, *COMMANDS]

@@ -373,7 +373,7 @@ def test_secrets(server, tmp_path, monkeypatch, capfd):
     publish(monkeypatch, [address, "http://anna:geheim@127.0.0.1:9/a?token=geheim#geheim"])
     raw, cache = scene(tmp_path)
     with pytest.raises(InputError) as caught:
-        fetch(PARAMS, raw, cache, mirror)
+        fetch(PARAMS, raw, cache)
     shown = str(caught.value) + "".join(capfd.readouterr())
     assert server.asked == ["/a?token=geheim"]
     assert "geheim" not in shown

@@ -103,7 +103,8 @@ def check(made: Study, wanted: tuple[list[Any], list[Any]], url: str | None = No
     assert [path for path in (made.cache / "outbox").glob("*/") if (path / "ops.jsonl").exists()] == []
     table = read_csv(made.sweep(VARIANT) / "trials.csv")
     assert [row["number"] for row in table] == [str(number) for number in range(trials)]
-    assert list(read_json(made.sweep(VARIANT) / "mlflow.json")["trials"].values()) == [row["run_id"] for row in table]
+    (search,) = read_json(made.sweep(VARIANT) / "mlflow.json")["searches"]
+    assert list(search["trials"].values()) == [row["run_id"] for row in table]
 
 
 def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: str) -> bool:
@@ -124,6 +125,18 @@ GROUPS = [list(POINTS)[start::6] for start in range(6)]
 
 def name(points: list[str]) -> str:
     return "+".join(points)
+
+
+def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(zygote: Zygote, tmp_path: Path) -> None:
+    """Killed when one search is finished and another is not, the sweep ends with exactly its trials in each."""
+    made = study(tmp_path, **{"sweep.searches": 2, "sweep.trials": 2, "train.seeds": [0, 1]})
+    assert killed(zygote, made, "told", 3)
+    assert not (made.sweep(VARIANT) / "best.json").exists()
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **SEVERAL) == 0, (made.folder / "told").read_text()
+    check_sweep(made, VARIANT, 2, searches=2)
+    table = [(row["search"], row["number"]) for row in read_csv(made.sweep(VARIANT) / "trials.csv")]
+    assert table == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
+    assert [path for path in (made.cache / "outbox").glob("*/") if (path / "ops.jsonl").exists()] == []
 
 
 @pytest.mark.parametrize("points", GROUPS, ids=name)

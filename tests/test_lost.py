@@ -117,7 +117,7 @@ def test_a_sweep_goes_on_where_its_database_was_away(
 ) -> None:
     """Cut at one of these places where Optuna is told or asked, the coordinator says so in a line and does it again."""
     cut(place, monkeypatch)
-    best = run(Sweep(study, VARIANT), 1)
+    (best,) = run(Sweep(study, VARIANT), 1)
     told = capsys.readouterr()
     assert told.out.count("goes on when it is back") == 1
     assert "Traceback" not in told.err

@@ -402,7 +402,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     if back is None:
         assert f"{name}: 4 runs wait for MLflow; `cave sync` sends what is left\n" in captured.out
         assert len(waiting(away)) == 4
-        known = read_json(away.sweep("mhvae") / "mlflow.json")
+        (known,) = read_json(away.sweep("mhvae") / "mlflow.json")["searches"]
         assert [known["trials"][number] is None for number in ("0", "2", "3")] == [False, True, True]
         server.start()
         done = cave(away, "pipeline", "sync")
@@ -411,7 +411,8 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
         assert cave(away, "pipeline", "sync").returncode == 0
     else:
         assert captured.err.count(f"MLflow at {proxy.address} is back\n") == 1
-        assert None not in read_json(away.sweep("mhvae") / "mlflow.json")["trials"].values()
+        (search,) = read_json(away.sweep("mhvae") / "mlflow.json")["searches"]
+        assert None not in search["trials"].values()
     assert waiting(away) == []
     monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
     assert _same(told(server.database, name), undisturbed(away, tmp_path, monkeypatch))

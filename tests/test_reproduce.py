@@ -112,7 +112,8 @@ def final(folder: Path) -> str:
 
 
 def searched(folder: Path) -> dict[str, str | dict[str, str]]:
-    found: dict[str, str | dict[str, str]] = read_json(folder / "experiments/default/sweep/vae/mlflow.json")
+    content = read_json(folder / "experiments/default/sweep/vae/mlflow.json")
+    found: dict[str, str | dict[str, str]] = content["searches"][0]
     return found
 
 

@@ -170,7 +170,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "experiments/default/data/train.npy": lambda root: data.load(root / "experiments/default/data"),
     "experiments/default/data/labels_test.npy": lambda root: data.load(root / "experiments/default/data"),
     "experiments/default/data/factors_valid.npy": lambda root: data.load(root / "experiments/default/data"),
-    "experiments/default/sweep/mhvae/best.json": lambda root: training.settings(study_of(root), "mhvae"),
+    "experiments/default/sweep/mhvae/best.json": lambda root: training.settings(study_of(root), "mhvae", 0),
     "experiments/default/train/vae/seed-0/curves.csv": lambda root: inputs.curves(study_of(root), "vae"),
     "experiments/default/sweep/mhvae/trials.csv": lambda root: some(inputs.trials(study_of(root), "mhvae")),
     "experiments/default/evaluate/vae/decomposition.json": lambda root: inputs.protocol(study_of(root), "vae"),

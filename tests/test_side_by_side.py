@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -152,7 +153,7 @@ def same(one: Study, two: Study) -> None:
     """Assert that two folders have the same results of a sweep."""
     for name in ("best.json", "trials.csv", "mlflow.json"):
         assert (one.sweep(VARIANT) / name).read_bytes() == (two.sweep(VARIANT) / name).read_bytes()
-    assert read_json(one.sweep(VARIANT) / "best.json")["trial"] is not None
+    assert read_json(one.sweep(VARIANT) / "best.json")["searches"][0]["trial"] is not None
 
 
 def test_states_of_trials_stay_as_long_as_a_trial_runs(sides: tuple[Study, Study]) -> None:
@@ -228,13 +229,28 @@ def test_two_queued_experiments_run_at_once(tmp_path: Path) -> None:
         assert process.returncode == 0, out
         return out
 
-    dvc("exp", "run", "--queue", "--name", "fewer", "--set-param", "evaluate.draws=120", "-S", "evaluate.k=[1,5,120]")
-    dvc("exp", "run", "--queue", "--name", "more", "--set-param", "evaluate.draws=60")
-    dvc("queue", "start", "--jobs", "2")
+    settings = {
+        "fewer": ["--set-param", "evaluate.draws=120", "-S", "evaluate.k=[1,5,120]"],
+        "more": ["--set-param", "evaluate.draws=60"],
+    }
+    queued = list(settings)
     try:
-        until(lambda: not any(word in dvc("queue", "status") for word in ("Queued", "Running")))
-        told = dvc("queue", "status")
-        assert told.count("Success") == 2, told + dvc("queue", "logs", "fewer") + dvc("queue", "logs", "more")
+        for _ in range(3):
+            for name in queued:
+                dvc("exp", "run", "--queue", "--force", "--name", name, *settings[name])
+            dvc("queue", "start", "--jobs", "2")
+            until(lambda: not any(word in dvc("queue", "status") for word in ("Queued", "Running")))
+            # DVC 3.67 fails now and then where two experiments store the same stage in its run cache at one moment:
+            # one removes the other's temporary file. Nothing else may fail, and the same command goes on.
+            finished = {line.split()[1] for line in dvc("queue", "status").splitlines() if line.endswith("Success")}
+            queued = [name for name in settings if name not in finished]
+            for name in queued:
+                log = dvc("queue", "logs", name)
+                assert re.search(r"No such file or directory: '[^']*\.dvc/cache/runs/", log), log
+            dvc("queue", "remove", "--failed")
+            if not queued:
+                break
+        assert not queued
     finally:
         dvc("queue", "stop", "--kill")
     assert rows(tmp_path / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]

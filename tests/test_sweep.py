@@ -66,11 +66,11 @@ def test_the_registries_are_the_choices() -> None:
 
 def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study) -> None:
     """Every trial is in the table with its run, the best of them in best.json, and each promise holds."""
-    best = run(Sweep(study, "mhvae"), 1)
+    (best,) = run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
     table = trials(study)
     top = max(table, key=lambda row: float(row["value"]))
-    assert best == read_json(study.sweep("mhvae") / "best.json")
+    assert {"searches": [best]} == read_json(study.sweep("mhvae") / "best.json")
     assert best["trial"] == int(top["number"])
     assert {str(value) for value in best["params"].values()} <= set(top.values())
     assert len({row["run_id"] for row in table}) == 4
@@ -431,10 +431,10 @@ def test_a_lost_state_starts_a_trial_anew_in_the_same_run(study: Study, monkeypa
 
 def test_a_new_database_starts_new_runs(study: Study) -> None:
     """With optuna.db deleted, the sweep starts over in runs of its own; the finished old ones stay as they were."""
-    first = run(Sweep(study, "mhvae"), 1)
+    (first,) = run(Sweep(study, "mhvae"), 1)
     before = rows(study.shared_root / "mlflow.db", "select run_uuid, end_time from runs order by run_uuid")
     (study.shared_root / "optuna.db").unlink()
-    assert run(Sweep(study, "mhvae"), 1)["params"] == first["params"]
+    assert run(Sweep(study, "mhvae"), 1)[0]["params"] == first["params"]
     after = rows(study.shared_root / "mlflow.db", "select run_uuid, end_time from runs order by run_uuid")
     assert len(after) == 2 * len(before)
     assert set(before) <= set(after)
@@ -509,12 +509,12 @@ def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
 def test_an_empty_space_is_not_searched(study: Study) -> None:
     """Where nothing is searched, no trial and no run is made, and the settings are the variant's own."""
     nothing = again(study, **{"sweep.space": {}})
-    best = run(Sweep(nothing, "mhvae"), 2)
+    (best,) = run(Sweep(nothing, "mhvae"), 2)
     assert (best["trial"], best["params"]) == (None, {})
     assert trials(nothing) == []
-    assert read_json(nothing.sweep("mhvae") / "best.json") == best
+    assert read_json(nothing.sweep("mhvae") / "best.json") == {"searches": [best]}
     assert rows(nothing.shared_root / "mlflow.db", "select count(*) from runs") == [(0,)]
-    assert settings(nothing, "mhvae") == nothing.params.variant("mhvae")
+    assert settings(nothing, "mhvae", 0) == nothing.params.variant("mhvae")
 
 
 def test_milestones_are_no_setting_of_a_trial(study: Study) -> None:

@@ -80,7 +80,7 @@ def test_the_given_settings_are_the_first_trial(study: Study) -> None:
     """Trial 0 has the file's values of what is searched, so that the best is never worse than they are."""
     own = {"model.depth": 3, "model.z_dim": 7, "model.z_ratio": 0.8}
     given = again(study, **own | {"sweep.space": study.params.model_dump()["sweep"]["space"]})
-    best = run(Sweep(given, VARIANT), 1)
+    (best,) = run(Sweep(given, VARIANT), 1)
     first = trials(given)[0]
     assert [first[f"model.{name}"] for name in ("depth", "z_dim", "z_ratio")] == ["3", "7", "0.8"]
     assert best["metric"] == "valid/objective"
@@ -151,7 +151,7 @@ def test_a_trial_that_repeats_another_takes_its_record(
         step = max(rows(two.shared_root / "optuna.db", query, of), key=lambda row: row[1])[0]
         logged = [rows(two.shared_root / "mlflow.db", metric, f"{VARIANT} trial {n}", step) for n in (number, of)]
         assert sorted(logged[0]) == sorted(row for row in logged[1] if not row[0].startswith("system"))
-    best = read_json(two.sweep(VARIANT) / "best.json")
+    (best,) = read_json(two.sweep(VARIANT) / "best.json")["searches"]
     assert best["trial"] in trained
     number, of = next(iter(repeats.items()))
     with pytest.raises(InputError, match=rf"has the settings of trial {of} and took its record; give the run of trial"):

@@ -85,20 +85,24 @@ def rows(database: Path | str, query: str, *values: Any) -> list[tuple[Any, ...]
         connection.close()
 
 
-def check_sweep(study: Study, variant: str, trials: int, url: str | None = None) -> None:
+def check_sweep(study: Study, variant: str, trials: int, url: str | None = None, searches: int = 1) -> None:
     """Assert the promises of a finished sweep from the two databases alone; `url` is Optuna's, where not SQLite.
 
-    Exactly `trials` trials, all finished; one MLflow run each, ended with the right status; the steps of
+    Exactly `trials` trials a search, all finished; one MLflow run each, ended with the right status; the steps of
     every metric are 1, 2, ..., without a gap or a double, but of a trial that repeats another only the best epoch's;
     nothing is left running.
     """
     name = f"{study.name}/{variant}-%"
     found = rows(
         url or study.shared_root / "optuna.db",
-        "select t.trial_id, t.number, t.state from trials t join studies s using (study_id) where s.study_name like ?",
+        "select s.study_name, t.number, t.state from trials t join studies s using (study_id)"
+        " where s.study_name like ?",
         name,
     )
-    assert sorted(number for _, number, _ in found) == list(range(trials)), found
+    names = sorted({name for name, *_ in found})
+    assert len(names) == searches
+    wanted = sorted((name, number) for name in names for number in range(trials))
+    assert sorted((name, number) for name, number, _ in found) == wanted, found
     assert {state for *_, state in found} <= {"COMPLETE", "PRUNED", "FAIL"}
     mlflow = study.shared_root / "mlflow.db"
     runs = rows(
@@ -108,10 +112,11 @@ def check_sweep(study: Study, variant: str, trials: int, url: str | None = None)
         " where k.value like ? and r.lifecycle_stage = 'active'",
         name,
     )
-    assert sorted(int(key.rpartition("/")[2]) for *_, key in runs) == list(range(trials))
-    states = {number: state for _, number, state in found}
+    trial_of = {key: (key.rsplit("/", 2)[0], int(key.rpartition("/")[2])) for *_, key in runs}  # name/id/number
+    assert sorted(trial_of[key] for *_, key in runs) == wanted
+    states = {(name, number): state for name, number, state in found}
     for run_id, status, key in runs:
-        assert status == ("FAILED" if states[int(key.rpartition("/")[2])] == "FAIL" else "FINISHED")
+        assert status == ("FAILED" if states[trial_of[key]] == "FAIL" else "FINISHED")
         steps: dict[str, list[int]] = {}
         for metric, step in rows(
             study.shared_root / "mlflow.db", "select key, step from metrics where run_uuid = ?", run_id

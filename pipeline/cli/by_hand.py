@@ -20,7 +20,7 @@ from pipeline.study import Study, find_root, is_name
 
 __all__ = ["bring_data", "by_hand"]
 
-BUDGET = ("sweep.trials", "sweep.failures")  # what may change in a study that is there
+BUDGET = ("sweep.searches", "sweep.trials", "sweep.failures")  # what may change in a study that is there
 
 
 @contextmanager
@@ -37,7 +37,9 @@ def by_hand(
     processes.worker_count(1, resources or Resources.read())  # a wrong value stops the command before it makes anything
     params, file, complete = _settings(root, variant, overrides)
     settings = params.model_dump()
-    del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
+    for path in BUDGET:
+        del settings["sweep"][path.removeprefix("sweep.")]
+    del settings["root"], settings["out"]
     own_name = name or f"{command}-{variant}-{digest(settings, 8)}"
     folder = root / "experiments" / own_name
     fresh = not is_name(own_name) or not (folder / "params.yaml").exists()
@@ -94,7 +96,9 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
         path: requested[path] for path in BUDGET if path in explicit and requested[path] != own[path]
     }
     if budget:
-        write_text(folder / "params.yaml", dump_yaml(study.params.override(budget)))
+        changed = study.params.override(budget)
+        changed.check()
+        write_text(folder / "params.yaml", dump_yaml(changed))
         study = Study.at(folder)
     bring_data(study)
     return study

@@ -87,7 +87,7 @@ def _today(target: Target, needed: bool) -> set[str]:
 
     try:
         study = Study.at(target.folder)
-        return {Sweep(study, variant).name for variant in study.params.variants}
+        return {search.name for variant in study.params.variants for search in Sweep(study, variant).searches()}
     except InputError:
         return set()
 

@@ -185,9 +185,10 @@ class TrainParams(Strict):
 
 
 class SweepParams(Strict):
-    """The search: which metric it maximizes, how many trials, over what."""
+    """The search: which metric it maximizes, how often it is repeated, how many trials, over what."""
 
     metric: Literal["valid/objective", "valid/elbo", "valid/iwae"]
+    searches: Count
     trials: Count
     epochs: Count
     sampler: Literal["tpe", "random"]

@@ -25,7 +25,7 @@ from pipeline.params.sections import (
     TrainParams,
     measure_of,
 )
-from pipeline.params.space import check_fixed, check_space
+from pipeline.params.space import check_fixed, check_searches, check_space
 from pipeline.params.text import read_yaml
 from pipeline.text import did_you_mean
 
@@ -191,6 +191,7 @@ class Params(Strict):
                     + did_you_mean(name, self.variants)
                 )
         check_space(self)
+        check_searches(self)
         check_metric(self)
 
 

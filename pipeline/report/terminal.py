@@ -62,7 +62,8 @@ def _text(study: Study, rows: list[dict[str, str]]) -> str:
         name, bracket, unit = column.partition(" [")
         shown = {name, name.split("/")[0]} & set(SHOWN) and not name.startswith("nll/")
         if bracket and shown and not name.endswith(" half"):
-            cells = [_cell(row[column], row.get(f"{name} half [{unit}", "")) for row in rows]
+            part = f"{name} seeds"
+            cells = [_cell(row[column], row.get(f"{name} half [{unit}", ""), row.get(part, "")) for row in rows]
             table.append([f"{name} ({unit[:-1]})", *cells])
     spread = f"mean ± {float(rows[0]['confidence']):.0%} interval over seeds, and over images for what every image has"
     about = [*_about(study.name, rows), *textwrap.wrap(spread, terminal_width())]
@@ -109,5 +110,5 @@ def _protocol(row: Mapping[str, str]) -> str:
     ).format_map(protocol)
 
 
-def _cell(mean: str, half: str) -> str:
-    return str(Interval(float(mean), float(half) if half else None)) if mean else ""
+def _cell(mean: str, half: str, part: str) -> str:
+    return str(Interval(float(mean), float(half) if half else None, part)) if mean else ""

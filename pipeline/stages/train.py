@@ -1,4 +1,4 @@
-"""Stage `train`: a variant's best settings, once a seed. Seeds may be given: those of one worker process."""
+"""Stage `train`: a model for each seed, with the best settings of the seed's search. Workers get some of the seeds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.params import Params, digest
 from pipeline.progress import reporting
 from pipeline.provenance import code_digest
 from pipeline.redaction import redacted
+from pipeline.searches import best_trials, search_index, was_searched
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking import Run, Tracker, mark_current
@@ -26,13 +27,13 @@ from pipeline.work import Work, say
 __all__ = ["main", "run", "trained"]
 
 
-def settings(study: Study, variant: str) -> Params:
-    """Return the variant's parameters with the values its sweep found best, if it was swept."""
+def settings(study: Study, variant: str, seed: int) -> Params:
+    """Return the variant's parameters with the values that the seed's search found best, if there was a search."""
     params = study.params.variant(variant)
-    best = study.sweep(variant) / "best.json"
-    if not swept(study, variant):
+    if not was_searched(study, variant):
         return params
-    content = read_json(best, "params")
+    best = study.sweep(variant) / "best.json"
+    content = best_trials(study, variant)[search_index(study, seed)]
     found, measure = content["params"], content.get("measure")
     if not isinstance(found, dict):
         raise InputError(f"{best}: damaged, its params are no mapping")
@@ -45,14 +46,8 @@ def settings(study: Study, variant: str) -> Params:
     return params
 
 
-def swept(study: Study, variant: str) -> bool:
-    """Tell whether the variant's sweep has left its best settings."""
-    best = study.sweep(variant) / "best.json"
-    return best.exists() and read_json(best, "trial")["trial"] is not None
-
-
 def run(study: Study, variant: str, resources: Resources | None = None, *, anew: bool = True) -> None:
-    """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran.
+    """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs that all of them ran.
 
     Without `anew`, models that are there, trained with the same settings, data and code, are left as they are.
     """
@@ -71,14 +66,20 @@ def _run(study: Study, variant: str, resources: Resources) -> None:
     )
     curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
     try:
+        # Seeds of different searches may differ in depth: a mean over some of them would look like one over all.
+        names = [name for name in curves[0][0] if all(name in curve[0] for curve in curves) and name != "timestamp"]
+        left_out = sorted({name for curve in curves for name in curve[0]} - {*names, "timestamp"})
         rows = [
-            {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0] if name != "timestamp"}
+            {name: sum(float(row[name]) for row in rows) / len(rows) for name in names}
             for rows in zip(*curves, strict=False)
         ]
-        if not rows:
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError):
         raise InputError(f"{study.train(variant)}: a curves.csv is damaged; train again") from None
+    if left_out:
+        print(
+            f"{variant}: {study.curves(variant).name} lacks {', '.join(left_out)}, which only some seeds have",
+            flush=True,
+        )
     write_csv(study.curves(variant), rows)
     shutil.rmtree(study.cache / "train" / study.unique_name / variant, ignore_errors=True)
     tracker.last_word()
@@ -96,8 +97,8 @@ def trained(study: Study, variant: str) -> bool:
     """Tell whether all final models of a variant are there, made with the present settings, data and code."""
     try:
         splits = data.load(study.data)
-        state = _state(match_weights(settings(study, variant), splits), splits)
         for seed in study.params.train.seeds:
+            state = _state(match_weights(settings(study, variant, seed), splits), splits)
             folder = study.train(variant) / f"seed-{seed}"
             key = str(read_json(folder / "mlflow.json", "key")["key"])
             if not key.endswith(f"/{state}") or not (folder / "model.json").exists():
@@ -143,7 +144,7 @@ def _match_time(
 
 def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     splits = data.load(study.data)
-    params = match_weights(settings(study, variant), splits)
+    params = match_weights(settings(study, variant, seed), splits)
     state = _state(params, splits)
     params = _match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
@@ -158,7 +159,7 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
         about=(
             f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}`"
             f" (protocol {splits.protocol}, binarization {splits.binarization}), seed {seed}: final training, with"
-            f" {'the best settings of its sweep' if swept(study, variant) else 'settings as given'}, and its test"
+            f" {_source(study, variant, seed)}, and its test"
             f" results.\n\n{study.how(f'evaluate@{variant}')}"
         ),
         inputs=[study.data, study.sweep(variant) / "best.json"],
@@ -179,6 +180,14 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
             raise
         tracked.finish("FAILED", redacted(" ".join(str(error).split()))[:500] or type(error).__name__)
         raise
+
+
+def _source(study: Study, variant: str, seed: int) -> str:
+    """Say where a seed's settings come from."""
+    if not was_searched(study, variant):
+        return "settings as given"
+    several = study.params.sweep.searches > 1
+    return f"the best settings of {f'search {search_index(study, seed)}' if several else 'its sweep'}"
 
 
 def _fit(

@@ -1,4 +1,6 @@
-"""The coordinator: one a sweep; it starts workers, says how they get on, and writes down what they found.
+"""The coordinator: one a search; it starts workers, says how they get on, and writes down what they found.
+
+The searches of a variant are run to their end one after the other; the files are written when all of them are finished.
 
 A second process that is to run the same sweep shares it: its workers help, and when all trials are finished it is the
 coordinator in its turn and writes the outputs into its own folder. Other hosts `join` with workers of their own. Where
@@ -21,7 +23,7 @@ from optuna.trial import TrialState
 
 from pipeline import faults, processes
 from pipeline.errors import DisconnectedError, InputError
-from pipeline.sweep.outputs import write, write_nothing
+from pipeline.sweep.outputs import publish, write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
 from pipeline.sweep.search import Sweep, started
 from pipeline.sweep.worker import MAX_ATTEMPTS, check_failure_limit, finished, trials_with_live_worker, work
@@ -37,15 +39,15 @@ RETRY_PAUSE = 1.0  # seconds before a database that was lost is looked for
 RECONNECT_TIMEOUT = 300.0  # seconds for which a database that was there is waited for
 
 
-def run(sweep: Sweep, workers: int) -> dict[str, Any]:
-    """Bring the study to its number of trials, write the outputs, and return the best trial.
+def run(sweep: Sweep, workers: int) -> list[dict[str, Any]]:
+    """Bring each search to its number of trials, write the outputs, and return the best trial of each.
 
     Where the space is empty there is nothing to search, and the variant's own settings are the best.
     """
     sweep.tracker.require()
     if not sweep.space:
         return write_nothing(sweep)
-    return _retry_on_disconnect(sweep, lambda sweep: _run(sweep, workers))
+    return [_retry_on_disconnect(search, lambda search: _run(search, workers)) for search in sweep.searches()]
 
 
 def _retry_on_disconnect(sweep: Sweep, work: Callable[[Sweep], T]) -> T:
@@ -60,7 +62,7 @@ def _retry_on_disconnect(sweep: Sweep, work: Callable[[Sweep], T]) -> T:
             if retries == 0:
                 raise
             retries -= 1
-            print(f"{sweep.variant}: {error}; goes on when it is back", flush=True)
+            print(f"{sweep.label}: {error}; goes on when it is back", flush=True)
             sweep.locks.close()
             sweep = replace(sweep, reconnect_timeout=RECONNECT_TIMEOUT)
             time.sleep(RETRY_PAUSE)  # one that answers, and cannot be used yet
@@ -77,14 +79,14 @@ def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
             progress = Progress(sweep)
             if progress.printed:
                 count = f"{len(progress.printed)} of {plural(progress.budget, 'trial')}"
-                print(f"{sweep.variant}: {count} were finished before", flush=True)
+                print(f"{sweep.label}: {count} were finished before", flush=True)
         return _coordinate(sweep, workers)
 
 
 def _share(sweep: Sweep, workers: int, held: ExitStack) -> None:
     """Help the coordinator until all trials are finished and it has written its outputs; then be the coordinator."""
     count = plural(workers, "worker")
-    print(f"{sweep.variant}: {_holder(sweep)} works on this sweep already; shares it with {count}", flush=True)
+    print(f"{sweep.label}: {_holder(sweep)} works on this sweep already; shares it with {count}", flush=True)
     _make_parent(sweep)
     progress = Progress(sweep)
     with _abandoning(sweep), sweep.translate_storage_errors():
@@ -114,7 +116,7 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
             most = sweep.study.params.sweep.trials
             if sweep.every is not None and sweep.budget(trials) < most:
                 count = plural(len(sweep.every), "setting")
-                print(f"{sweep.variant}: the space has {count}: all were tried; sweep.trials is {most}", flush=True)
+                print(f"{sweep.label}: the space has {count}: all were tried; sweep.trials is {most}", flush=True)
             return _write(sweep, parent)
     except DisconnectedError:
         parent.close()
@@ -127,14 +129,18 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
 
 
 def join(sweep: Sweep, workers: int) -> None:
-    """Help with a sweep, whoever began it, until all trials are finished; write the outputs if nobody else does."""
+    """Help with the searches, whoever began them, until all trials are finished; write the outputs if nobody else does.
+
+    Searches that are finished already take no time but that of a look.
+    """
     sweep.tracker.require()
     if not sweep.space:
         print(f"{sweep.variant}: its space is empty, so that there is nothing to join")
         return
     trials, count = plural(sweep.study.params.sweep.trials, "trial"), plural(workers, "worker")
-    print(f"{sweep.variant}: joins sweep {sweep.name} of {trials} at {sweep.database} with {count}", flush=True)
-    _retry_on_disconnect(sweep, lambda sweep: _join(sweep, workers))
+    for search in sweep.searches():
+        print(f"{search.label}: joins sweep {search.name} of {trials} at {search.database} with {count}", flush=True)
+        _retry_on_disconnect(search, lambda search: _join(search, workers))
 
 
 def _join(sweep: Sweep, workers: int) -> None:
@@ -156,9 +162,10 @@ def _join(sweep: Sweep, workers: int) -> None:
                 parent = started(lambda: _parent(sweep))
                 with parent.closing():
                     best = _write(sweep, parent)
-                print(f"{sweep.variant}: best trial {best['trial']}; results: {sweep.study.sweep(sweep.variant)}")
+                where = f"; results: {sweep.study.sweep(sweep.variant)}" if sweep.is_last else ""
+                print(f"{sweep.label}: best trial {best['trial']}{where}")
         except BlockingIOError:
-            print(f"{sweep.variant}: all trials are finished; {_holder(sweep)} writes the results")
+            print(f"{sweep.label}: all trials are finished; {_holder(sweep)} writes the results")
             sweep.tracker.last_word()
             _clear(sweep)
 
@@ -188,13 +195,15 @@ def _status(sweep: Sweep, error: BaseException) -> str | None:
 
 
 def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
-    best = write(sweep, parent)
+    outcome = publish(sweep, parent)
+    if sweep.is_last:
+        write(outcome)
     faults.reached("outputs-written")
     sweep.locks.check()
     parent.finish()
     sweep.tracker.last_word()
     _clear(sweep)
-    return best
+    return outcome.best
 
 
 def _clear(sweep: Sweep) -> None:
@@ -218,7 +227,7 @@ def _search(sweep: Sweep, workers: int, progress: Progress) -> None:
 
 
 def _start_workers(sweep: Sweep, count: int, tick: Callable[[], None]) -> None:
-    command = ["pipeline.stages", "sweep", sweep.variant, "--worker"]
+    command = ["pipeline.stages", "sweep", sweep.variant, f"--search={sweep.search}", "--worker"]
     folder, retries = sweep.study.folder, _retries(sweep)
     processes.run([command] * count, folder, sweep.resources, retries=retries, tick=tick)
 
@@ -248,18 +257,20 @@ def _make_parent(sweep: Sweep) -> None:
 
 def _parent(sweep: Sweep) -> Run:
     params = sweep.study.params.variant(sweep.variant)
+    count = params.sweep.searches
+    several = f" {sweep.search} (of {count}, from 0 on)" if count > 1 else ""
     about = (
-        f"Search of **{sweep.variant}** over {', '.join(sweep.space)}, by {params.sweep.sampler}:"
+        f"Search{several} of **{sweep.variant}** over {', '.join(sweep.space)}, by {params.sweep.sampler}:"
         f" {plural(params.sweep.trials, 'trial')} of at most {plural(params.sweep.epochs, 'epoch')}, of which the"
         f" highest `{sweep.metric}` is the best."
         " Its metrics and its tags `best/*` are the best trial's; the trials are its children."
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
     )
     run = sweep.tracker.start(
-        Work(stage="sweep", variant=sweep.variant, seed=params.sweep.seed, params=params),
+        Work(stage="sweep", variant=sweep.variant, seed=sweep.seed, params=params),
         key=sweep.key,
         goes_on=True,
-        name=f"sweep {sweep.variant}",
+        name=f"sweep {sweep.label}",
         splits=sweep.splits,
         about=about,
         inputs=[sweep.study.data],
@@ -270,4 +281,6 @@ def _parent(sweep: Sweep) -> Run:
         elif "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
             run.finish("KILLED")
             raise InputError(f"MLflow at {sweep.tracker.store.address} cannot be used: it did not make a run")
+        if count > 1:
+            run.set_tags({"search": str(sweep.search)})
     return run

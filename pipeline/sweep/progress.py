@@ -24,6 +24,9 @@ class Progress:
         trials = sweep.trials()
         self.printed = {trial.number for trial in trials if trial.state in FINISHED}
         self.budget = sweep.budget(trials)
+        # The searches before this one are finished, those after it are not begun; all have as many trials.
+        self.earlier = sweep.search * self.budget
+        self.all = sweep.study.params.sweep.searches * self.budget
         self.before = len(self.printed)
         self.start = self.last = self.looked = clock()
 
@@ -40,7 +43,8 @@ class Progress:
                 self.printed.add(trial.number)
                 words = [f"repeats trial {trial.user_attrs['repeats']}"] if "repeats" in trial.user_attrs else []
                 words += [trial.user_attrs["reason"]] if "reason" in trial.user_attrs else []
-                words.append(f"({len(self.printed)} of {max(self.budget, len(self.printed))}{best}{self._time_left()})")
+                done = self.earlier + len(self.printed)
+                words.append(f"({done} of {max(self.all, done)}{best}{self._time_left()})")
                 self._print(trial, f"{trial.state.name.lower():8s}", trial.value, f"  {', '.join(words)}")
         if self.clock() - self.last > QUIET:
             for trial in trials:
@@ -50,13 +54,13 @@ class Progress:
 
     def _time_left(self) -> str:
         done = len(self.printed) - self.before
-        return time_left(done, max(self.budget - self.before, done), self.looked - self.start)
+        return time_left(done, max(self.all - self.earlier - self.before, done), self.looked - self.start)
 
     def _print(self, trial: FrozenTrial, state: str, value: float | None, more: str) -> None:
         self.last = self.clock()
         bound = f"{value:8.3f}" if value is not None else "    none"
         settings = ", ".join(f"{path.split('.')[-1]} {short(value)}" for path, value in trial.params.items())
         print(
-            f"{self.sweep.variant}: trial {trial.number:<3d} {self.sweep.metric} {bound} {state} {settings}{more}",
+            f"{self.sweep.label}: trial {trial.number:<3d} {self.sweep.metric} {bound} {state} {settings}{more}",
             flush=True,
         )

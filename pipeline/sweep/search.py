@@ -3,6 +3,9 @@
 The name ends in a fingerprint of everything a trial's number depends on (space, parameters, data, code) except the
 number of trials: more trials extend a study, any other change starts a new one. The variant's own settings are the
 first trial of a search; of a space that has no more settings than the search has trials, each is tried once.
+
+A variant has `sweep.searches` searches, each an Optuna study of its own, whose sampler seed is `sweep.seed` plus the
+number of the search. The first has the name that a single search has, so that more searches leave it as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,12 +83,33 @@ PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """The search of one variant of one study."""
+    """One search of one variant of one study."""
 
     study: Study
     variant: str
     reconnect_timeout: float = 0.0  # seconds for which a database that is away is waited for
+    search: int = 0  # its number, below `sweep.searches`
     resources: Resources = field(default_factory=Resources.read)  # that trials are run on
+
+    def searches(self) -> Iterator[Sweep]:
+        """Give all searches of the variant, this one among them; each of the others opens its own connections."""
+        for number in range(self.study.params.sweep.searches):
+            yield self if number == self.search else replace(self, search=number)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the variant has no further search."""
+        return self.search == self.study.params.sweep.searches - 1
+
+    @property
+    def label(self) -> str:
+        """What lines for the user call the search: the variant and, where there are several, the number."""
+        return self.variant if self.study.params.sweep.searches == 1 else f"{self.variant} search {self.search}"
+
+    @property
+    def seed(self) -> int:
+        """The seed of the sampler and of the trials' trainings."""
+        return self.study.params.sweep.seed + self.search
 
     @cached_property
     def splits(self) -> data.Splits:
@@ -99,20 +123,23 @@ class Sweep:
 
     @cached_property
     def name(self) -> str:
-        """The name in Optuna: study, variant, fingerprint."""
+        """The name in Optuna: study, variant, number of the search unless it is the first, fingerprint."""
         settings = self.study.params.variant(self.variant).flat()
         # What every trial replaces, or what changes no trial, is left out; the first trial has the own swept values.
-        ignored = {"sweep.trials", "sweep.failures", "sweep.space", "train.seeds", "train.epochs", "train.milestones"}
+        ignored = {"sweep.searches", "sweep.trials", "sweep.failures", "sweep.space"}
+        ignored |= {"train.seeds", "train.epochs", "train.milestones"}
         relevant = {
             path: value
             for path, value in settings.items()
             if path not in ignored and path.split(".")[0] in ("data", "model", "train", "sweep")
         }
+        relevant["sweep.seed"] = self.seed
         if self.study.params.compare.match == "parameters":
             relevant["compare.parameters"] = self.study.params.compare.parameters
         kinds = {path: kind.model_dump() for path, kind in self.space.items()}
         fingerprint = digest([relevant, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
-        return f"{self.study.name}/{self.variant}-{fingerprint}"
+        number = f"-search-{self.search}" if self.search else ""
+        return f"{self.study.name}/{self.variant}{number}-{fingerprint}"
 
     @cached_property
     def space(self) -> dict[str, Range | Choices]:
@@ -265,7 +292,7 @@ class Sweep:
         for path, kind in self.space.items():
             # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever
             # one was stopped, as far as they do not depend on the results of others.
-            stream = int(digest([settings.seed, trial.number, path], 8), 16)
+            stream = int(digest([self.seed, trial.number, path], 8), 16)
             sampler = SAMPLERS[settings.sampler](stream, settings.startup)
             if isinstance(sampler, _Tpe):
                 sampler.common_space = self._common_space

@@ -197,8 +197,8 @@ def _stop(reports: Reports, run: Run | None) -> None:
 def _piece(sweep: Sweep, trial: Trial) -> tuple[Work, str]:
     """Describe a trial's training and, where its settings do not go together, the reason."""
     params, reason = sweep.settings(trial)
-    stream = int(digest(["trial", params.sweep.seed], 7), 16)  # that no final training draws from
-    return Work(stage="trial", variant=sweep.variant, seed=params.sweep.seed, params=params, stream=stream), reason
+    stream = int(digest(["trial", sweep.seed], 7), 16)  # that no final training draws from
+    return Work(stage="trial", variant=sweep.variant, seed=sweep.seed, params=params, stream=stream), reason
 
 
 def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTrial | None:
@@ -272,7 +272,7 @@ def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
         key=f"{sweep.key}/{trial.number}",
         goes_on=True,  # the key is this trial's alone
         anew=anew,
-        name=f"{sweep.variant} trial {trial.number}",
+        name=f"{sweep.label} trial {trial.number}",
         splits=sweep.splits,
         about=f"Trial {trial.number} of Optuna study `{sweep.name}`: **{sweep.variant}** with levels {widths}.",
         inputs=[sweep.study.data],
@@ -280,6 +280,8 @@ def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
     )
     with run.closing():
         faults.reached("run-opened")
+        if sweep.study.params.sweep.searches > 1:
+            run.set_tags({"search": str(sweep.search)})
         _identify(trial, run)
     return run
 
@@ -297,7 +299,7 @@ def _train(sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, 
     before, pruned = max(run.logged, *reports.values, 0), False
     records: list[Record] = []
     device = processes.device(sweep.resources.device)
-    with reporting(f"{sweep.variant} trial {reports.trial.number}"):
+    with reporting(f"{sweep.label} trial {reports.trial.number}"):
         for record in fit(model, sweep.splits, train, seed=piece.stream, device=device, folder=folder):
             sweep.locks.check()
             run.log_records([record])
