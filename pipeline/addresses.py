@@ -13,7 +13,17 @@ from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, postgres_defaul
 from pipeline.errors import InputError
 from pipeline.redaction import without_password
 
-__all__ = ["DRIVER", "VARIABLES", "address", "require_separate", "shared_database", "sqlite_file"]
+__all__ = [
+    "DRIVER",
+    "VARIABLES",
+    "address",
+    "coordinator_lock",
+    "lock_folder",
+    "require_separate",
+    "shared_database",
+    "sqlite_file",
+    "worker_lock",
+]
 
 VARIABLES = {"mlflow": MLFLOW_ADDRESS, "optuna": OPTUNA_ADDRESS}
 DRIVER = "{} names a PostgreSQL, and its driver is missing: pip install 'platos-cave[postgres]'"
@@ -37,6 +47,21 @@ def shared_database(root: Path) -> str | None:
     first, second = (address(name, root) for name in VARIABLES)
     database = _identity(first, root)
     return without_password(second) if database is not None and database == _identity(second, root) else None
+
+
+def lock_folder(database: Path) -> Path:
+    """Return the folder of the locks that belong to an SQLite file."""
+    return database.with_name(f"{database.name}.locks")
+
+
+def worker_lock(search: str, token: str) -> str:
+    """Return the name of the lock that a search's worker holds as long as it runs."""
+    return f"{search}/workers/{token}"
+
+
+def coordinator_lock(search: str) -> str:
+    """Return the name of the lock that a search's coordinator holds."""
+    return f"{search}/coordinator"
 
 
 def require_separate(root: Path) -> None:

@@ -22,6 +22,11 @@ class _OneLineError(Exception):
 class InputError(_OneLineError):
     """An error in the program's input (a parameter, a file, an address), reported in one line; exit code 2."""
 
+    @classmethod
+    def of_disk(cls, error: OSError, path: object, verb: str = "written") -> InputError:
+        """Return the error of a file or folder that cannot be read, written or removed (`verb`), with the reason."""
+        return cls(f"{path}: cannot be {verb}: {error.strerror or error}")
+
 
 class RunError(_OneLineError):
     """A run that had to stop (a bound is not finite, too many trials failed), reported in one line; exit code 1."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
-__all__ = ["SECRETS", "one_line", "passwords", "redacted", "without_password"]
+__all__ = ["SECRETS", "one_line", "passwords", "reason", "redacted", "without_password"]
 
 ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # that may hold a password
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
@@ -57,6 +57,11 @@ def without_password(uri: str) -> str:
     # Whatever stands before the last @ goes: a password may hold any character, a ? among them.
     rest = rest if rest.startswith("/") else rest.rpartition("@")[2]  # a file has no user
     return scheme + sign + rest.partition("?")[0]
+
+
+def reason(error: BaseException, most: int = 200) -> str:
+    """Return what an error says in one line of at most `most` characters, without passwords; at least its type."""
+    return redacted(" ".join(str(error).split()))[:most] or type(error).__name__
 
 
 def one_line(text: str) -> str:

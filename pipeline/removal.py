@@ -78,7 +78,7 @@ class Removal:
 
         study, searches = self.study, Searches(self.study)
         with ExitStack() as held:
-            held.enter_context(file_lock(study.cache / "locks" / f"new-{study.name}"))
+            held.enter_context(file_lock(study.creation_lock))
             for path in self._locks():
                 held.enter_context(exclusive(path, f"study {study.name}", wait=False))
             none: list[str] = []
@@ -93,7 +93,7 @@ class Removal:
                 shutil.rmtree(path, ignore_errors=True)
             _remove_folder(self.folder)
             shutil.rmtree(study.locks, ignore_errors=True)
-            (study.cache / "locks" / f"new-{study.name}").unlink(missing_ok=True)
+            (study.creation_lock).unlink(missing_ok=True)
         return [reason for reason in reasons if reason]
 
     def tracked(self) -> bool:
@@ -178,4 +178,4 @@ def _remove_folder(folder: Path) -> None:
             (folder / "params.yaml").unlink(missing_ok=True)
             folder.rmdir()
     except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be removed: {error.strerror}") from None
+        raise InputError.of_disk(error, error.filename or folder, "removed") from None

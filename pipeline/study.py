@@ -25,7 +25,7 @@ from pipeline.files import sha256, write_text
 from pipeline.location import nearest_project
 from pipeline.params import Params, notes
 
-__all__ = ["HIDDEN", "Study", "activate", "active", "existing_studies", "find_root", "is_name"]
+__all__ = ["HIDDEN", "Study", "activate", "active", "creation_lock", "existing_studies", "find_root", "is_name"]
 
 HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 
@@ -67,6 +67,11 @@ class Study:
     def locks(self) -> Path:
         """The locks of the stages that write into the output folder."""
         return self.cache / "locks" / "stages" / self.unique_name
+
+    @property
+    def creation_lock(self) -> Path:
+        """The lock of the process that makes or removes the study of this name."""
+        return creation_lock(self.shared_root, self.name)
 
     @property
     def cache(self) -> Path:
@@ -143,6 +148,11 @@ class Study:
             return f"Made by `{self.command(stage)}`, with the settings in `experiments/{self.name}/params.yaml`."
         command = self.command(stage)
         return f"Reproduce with `{command}{' ' if self.folder == self.root else ':'}{stage}`."
+
+
+def creation_lock(root: Path, name: str) -> Path:
+    """Return the lock of the process that makes or removes the study of a name."""
+    return root / ".cache" / "locks" / f"new-{name}"
 
 
 def is_name(name: str) -> bool:

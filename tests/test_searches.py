@@ -169,7 +169,7 @@ def test_a_host_that_joins_goes_through_all_searches(study: Study, monkeypatch: 
     monkeypatch.setattr("pipeline.processes.run", here)
     run(Sweep(study, VARIANT), 1)  # the first is finished
     join(Sweep(two, VARIANT), 1)
-    assert commands == [["pipeline.stages.sweep", VARIANT, "--search=1", "--worker"]]
+    assert commands == [["pipeline.stages", "sweep", VARIANT, "--search=1", "--worker"]]
     check_sweep(two, VARIANT, 2, searches=2)
     assert len(read_csv(two.sweep(VARIANT) / "trials.csv")) == 4
     assert len(read_json(two.sweep(VARIANT) / "best.json")["searches"]) == 2

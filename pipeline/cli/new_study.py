@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.files import file_lock, write_bytes, write_text
 from pipeline.params import Params, dump_yaml
 from pipeline.processes.signals import ignore_signals
-from pipeline.study import Study, is_name
+from pipeline.study import Study, creation_lock, is_name
 
 __all__ = ["copy_pipeline", "create_study"]
 
@@ -33,7 +33,7 @@ def create_study(
     of trials may change.
     """
     folder, params = _plan(root, name, overrides)
-    with file_lock(shared_root(root) / ".cache" / "locks" / f"new-{name}"):
+    with file_lock(creation_lock(shared_root(root), name)):
         if (folder / "params.yaml").exists():
             write_text(folder / "params.yaml", dump_yaml(params))
             _complete(root, folder, pipeline)
@@ -85,7 +85,7 @@ def _rename(staging: Path, folder: Path) -> None:
         staging.rename(folder)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+            raise InputError.of_disk(error, folder) from None
         raise InputError(
             f"study: experiments/{folder.name} is there and is no study (it has no params.yaml); choose another name"
         ) from None
@@ -99,6 +99,6 @@ def copy_pipeline(root: Path, folder: Path) -> bool:
         if not copy.is_symlink() and copy.exists() and copy.read_bytes() == content:
             return False
     except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        raise InputError.of_disk(error, error.filename, "read") from None
     write_bytes(copy, content)
     return True

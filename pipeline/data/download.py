@@ -20,7 +20,7 @@ from pipeline.data.protocols import check
 from pipeline.data.registry import DATASETS
 from pipeline.data.transport import Pieces, RefusedError, is_web, progress, public, stream, unpack
 from pipeline.errors import InputError
-from pipeline.files import file_lock, write_json
+from pipeline.files import atomic_file, file_lock, write_json
 from pipeline.params import DataParams
 
 __all__ = ["fetch", "verify"]
@@ -120,22 +120,19 @@ def _take(name: str, remote: Remote, address: str, path: Path) -> None:
     """Bring a file from an address to `path`; the fault of an address raises `RefusedError`, the disk's `OSError`."""
     most = MOST if remote.bytes is None else remote.bytes
     packed = address.endswith(".gz") and not remote.file.endswith(".gz")
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file, closing(_pieces(address, most, packed)) as pieces:
-            with progress(f"{name}/{remote.file}", address, remote.bytes) as tick:
-                for piece in pieces:
-                    file.write(piece)
-                    tick(len(piece))
-            file.flush()
-            os.fsync(file.fileno())
-        fault = remote.fault(Path(part))
+    with atomic_file(path) as file:
+        with (
+            closing(_pieces(address, most, packed)) as pieces,
+            progress(f"{name}/{remote.file}", address, remote.bytes) as tick,
+        ):
+            for piece in pieces:
+                file.write(piece)
+                tick(len(piece))
+        file.flush()
+        part = Path(file.name)
+        fault = remote.fault(part)
         if fault:
-            raise RefusedError(fault, again=Path(part).stat().st_size < (remote.bytes or 0))
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
+            raise RefusedError(fault, again=part.stat().st_size < (remote.bytes or 0))
 
 
 def _pieces(address: str, most: int, packed: bool) -> Pieces:
@@ -169,4 +166,4 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         path = error.filename or folder
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise InputError.of_disk(error, path) from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.doctor.databases import database
 from pipeline.doctor.finding import Finding, Target, fault, ok, warning
 from pipeline.environment import temporary_folder
+from pipeline.files import is_temporary
 from pipeline.text import plural
 
 __all__ = ["leftovers", "mount", "network", "space", "writing"]
@@ -21,7 +22,6 @@ __all__ = ["leftovers", "mount", "network", "space", "writing"]
 LITTLE, FEW = 2**30, 10_000  # bytes and files below which room is short
 NEEDED, FILES = 64 * 2**20, 100  # and below which nothing can be expected to work
 REMOTE = re.compile(r"nfs|cifs|smb|9p|afs|ceph|lustre|gpfs|beegfs|glusterfs|pvfs|panfs|sshfs|s3fs|rclone|davfs")
-LEFT = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `pipeline.files` and `pipeline.data.download` name what is not whole yet
 NAMED = 5  # files in one command
 OLD = 600.0  # seconds; nobody writes that long at a temporary file
 MOUNTS = Path("/proc/self/mountinfo")
@@ -154,7 +154,7 @@ def _temporary_files(folder: Path) -> Iterator[Path]:
     for at, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             path = Path(at) / name
-            if LEFT.fullmatch(name) and time.time() - path.lstat().st_mtime > OLD:
+            if is_temporary(name) and time.time() - path.lstat().st_mtime > OLD:
                 yield path
                 if name in folders:
                     folders.remove(name)

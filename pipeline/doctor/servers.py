@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.doctor.finding import Finding, Target, fault, ok
 from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, data_mirror, store_address
-from pipeline.redaction import redacted, without_password
+from pipeline.redaction import reason, without_password
 
 __all__ = ["mirror", "optuna", "tracking"]
 
@@ -52,8 +52,7 @@ def _postgres(variable: str) -> Finding:
     try:
         psycopg.connect(f"postgresql://{rest}", connect_timeout=round(PATIENCE)).close()
     except psycopg.Error as error:
-        reason = redacted(" ".join(str(error).split()))[:200]
-        return fault(f"PostgreSQL at {named}: {reason}", f"start that server, or: unset {variable}")
+        return fault(f"PostgreSQL at {named}: {reason(error)}", f"start that server, or: unset {variable}")
     return ok(f"{named} answers")
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from pipeline.addresses import lock_folder, worker_lock
 from pipeline.doctor.databases import database, read
 from pipeline.doctor.finding import Finding, Target, ok, warning
 from pipeline.doctor.processes import working
@@ -55,7 +56,7 @@ def trials(target: Target) -> Iterator[Finding]:
         return
     dead, alive = list[tuple[str, str]](), 0
     for name, number, token in read(path, TRIALS):
-        if token is not None and held(Path(f"{path}.locks") / name / "workers" / str(json.loads(token))):
+        if token is not None and held(lock_folder(path) / worker_lock(name, str(json.loads(token)))):
             alive += 1
         else:
             dead.append((name, number))

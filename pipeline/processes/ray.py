@@ -21,7 +21,7 @@ from pipeline.environment import OPENMP, Resources, child_variables, set_variabl
 from pipeline.errors import InputError
 from pipeline.processes.local import Process
 from pipeline.processes.signals import POLL
-from pipeline.redaction import SECRETS, redacted
+from pipeline.redaction import SECRETS, reason, redacted
 
 __all__ = ["Ray"]
 
@@ -119,8 +119,7 @@ def _connect(address: str) -> Any:
                 _try(address)
             ray.init(address=address, logging_level="error", **options)
         except Exception as error:  # whatever it raises
-            reason = redacted(" ".join(str(error).split()))[:200]
-            raise InputError(f"CAVE_RAY_ADDRESS: no cluster at '{redacted(address)}': {reason}") from None
+            raise InputError(f"CAVE_RAY_ADDRESS: no cluster at '{redacted(address)}': {reason(error)}") from None
         finally:
             signal.signal(signal.SIGTERM, before)  # which it takes
     return ray

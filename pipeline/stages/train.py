@@ -15,7 +15,7 @@ from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, digest
 from pipeline.progress import reporting
 from pipeline.provenance import code_digest
-from pipeline.redaction import redacted
+from pipeline.redaction import reason
 from pipeline.searches import best_trials, search_index, was_searched
 from pipeline.study import Study
 from pipeline.text import plural
@@ -178,7 +178,7 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
         if external_fault(error):  # which an `InputError` would have told
             tracked.finish("KILLED")
             raise
-        tracked.finish("FAILED", redacted(" ".join(str(error).split()))[:500] or type(error).__name__)
+        tracked.finish("FAILED", reason(error, 500))
         raise
 
 

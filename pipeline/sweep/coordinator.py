@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from optuna.trial import TrialState
 
 from pipeline import faults, processes
+from pipeline.addresses import coordinator_lock
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.sweep.outputs import publish, write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
@@ -239,7 +240,7 @@ def _retries(sweep: Sweep) -> int:
 @contextmanager
 def _held(sweep: Sweep, wait: bool = False) -> Iterator[None]:
     """Be the coordinator, and let others read who that is."""
-    with sweep.locks.hold(f"{sweep.name}/coordinator", wait):
+    with sweep.locks.hold(coordinator_lock(sweep.name), wait):
         sweep.optuna.set_user_attr("coordinator", f"process {os.getpid()} on host {platform.node()}")
         yield
 

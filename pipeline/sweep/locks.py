@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import processes
+from pipeline.addresses import lock_folder
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.files import file_lock
 from pipeline.sweep.database import CLIENT, Database
@@ -77,7 +78,7 @@ class FileLocks(Locks):
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+            raise InputError.of_disk(error, folder) from None
 
     def hold(self, name: str, wait: bool = True) -> AbstractContextManager[None]:
         """Lock the file of that name."""
@@ -174,7 +175,7 @@ def locks(database: Database, reconnect_timeout: float = 0.0) -> Locks:
     """Return the locks that belong to a database."""
     if database.file is None:
         return PostgresLocks(database, reconnect_timeout)
-    return FileLocks(database.file.with_name(database.file.name + ".locks"))
+    return FileLocks(lock_folder(database.file))
 
 
 def _key(name: str) -> int:

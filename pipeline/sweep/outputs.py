@@ -26,7 +26,7 @@ PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished search has found."""
+    """What a finished search has outcome."""
 
     sweep: Sweep
     trials: list[FrozenTrial]
@@ -99,14 +99,14 @@ def write(outcome: Outcome) -> None:
     own = outcome.sweep
     folder = own.study.sweep(own.variant)
     outcomes = [outcome if sweep is own else Outcome.of(sweep) for sweep in own.searches()]
-    write_csv(folder / "trials.csv", [row for found in outcomes for row in found.rows])
-    write_json(folder / "best.json", {"searches": [found.best for found in outcomes]})
-    write_json(folder / "mlflow.json", {"searches": [found.tracked for found in outcomes]})
-    for found in outcomes:
-        if found is not outcome and not _is_drawn(found):
-            _figures(found)  # another host has published it
+    write_csv(folder / "trials.csv", [row for outcome in outcomes for row in outcome.rows])
+    write_json(folder / "best.json", {"searches": [outcome.best for outcome in outcomes]})
+    write_json(folder / "mlflow.json", {"searches": [outcome.tracked for outcome in outcomes]})
+    for outcome in outcomes:
+        if outcome is not outcome and not _is_drawn(outcome):
+            _figures(outcome)  # another host has published it
     for path in (folder / "figures").glob("*"):  # those of another number of searches go
-        prefixes = tuple(_prefix(found.sweep) for found in outcomes)
+        prefixes = tuple(_prefix(outcome.sweep) for outcome in outcomes)
         if not path.name.startswith(prefixes) or (len(outcomes) == 1 and path.name.startswith("search-")):
             path.unlink(missing_ok=True)
 

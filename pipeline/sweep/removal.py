@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-import optuna
 from optuna.trial import TrialState
 
+from pipeline.addresses import coordinator_lock, lock_folder, worker_lock
 from pipeline.errors import InputError
+from pipeline.redaction import reason
 from pipeline.study import Study
+from pipeline.sweep.compat import FrozenStudy, study_id
 from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import locks
 
@@ -44,7 +46,7 @@ class Searches:
             storage = self._storage
             assert storage is not None or not self._studies()
             return sum(
-                len(storage.get_all_trials(study._study_id, deepcopy=False)) for study in self._studies() if storage
+                len(storage.get_all_trials(study_id(study), deepcopy=False)) for study in self._studies() if storage
             )
 
     def at_work(self) -> list[str]:
@@ -55,11 +57,11 @@ class Searches:
             for study in self._studies():
                 assert held is not None
                 assert self._storage is not None
-                running = self._storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.RUNNING,))
+                running = self._storage.get_all_trials(study_id(study), deepcopy=False, states=(TrialState.RUNNING,))
                 owners = [str(trial.user_attrs.get("worker", "none")) for trial in running]
                 names = [
-                    f"{study.study_name}/coordinator",
-                    *(f"{study.study_name}/workers/{owner}" for owner in owners),
+                    coordinator_lock(study.study_name),
+                    *(worker_lock(study.study_name, owner) for owner in owners),
                 ]
                 busy += [study.study_name] if held.held(names) else []
         return busy
@@ -70,13 +72,12 @@ class Searches:
             study = self._studies()
             for search in study:
                 assert self._storage is not None
-                self._storage.delete_study(search._study_id)
+                self._storage.delete_study(study_id(search))
         if self._database.file is not None:
-            locked = self._database.file.with_name(f"{self._database.file.name}.locks")
-            shutil.rmtree(locked / self.study.name, ignore_errors=True)
+            shutil.rmtree(lock_folder(self._database.file) / self.study.name, ignore_errors=True)
         return len(study)
 
-    def _studies(self) -> list[optuna.study._frozen.FrozenStudy]:
+    def _studies(self) -> list[FrozenStudy]:
         with self._translate_storage_errors():
             storage = self._storage
             studies = [] if storage is None else storage.get_all_studies()
@@ -89,5 +90,4 @@ class Searches:
         except InputError:
             raise
         except Exception as error:  # whatever the database's driver raises
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"Optuna at {self._database} cannot be used: {reason}") from None
+            raise InputError(f"Optuna at {self._database} cannot be used: {reason(error)}") from None

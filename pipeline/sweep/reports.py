@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from optuna.trial import Trial
 
 from pipeline import faults
+from pipeline.sweep.compat import reported_values, storage_trial_id
 from pipeline.sweep.search import Sweep
 
 __all__ = ["Reports"]
@@ -25,7 +26,7 @@ class Reports:
 
     def __init__(self, sweep: Sweep, trial: Trial) -> None:
         self.sweep, self.trial = sweep, trial
-        self.values = trial._cached_frozen_trial.intermediate_values  # which the pruner is shown
+        self.values = reported_values(trial)
         self._waiting: list[int] = []
         self._flushed = False  # whether the count of attempts was reset
         self._next = 0.0
@@ -65,4 +66,4 @@ class Reports:
         waiting, self._waiting = self._waiting, []
         self._next = time.monotonic() + PAUSE
         for epoch in waiting:
-            self.trial.storage.set_trial_intermediate_value(self.trial._trial_id, epoch, self.values[epoch])
+            self.trial.storage.set_trial_intermediate_value(storage_trial_id(self.trial), epoch, self.values[epoch])

@@ -30,7 +30,7 @@ from pipeline.environment import Resources
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.provenance import code_digest
-from pipeline.redaction import redacted
+from pipeline.redaction import reason
 from pipeline.study import Study
 from pipeline.sweep import space
 from pipeline.sweep.database import Database, Storage
@@ -216,7 +216,7 @@ class Sweep:
                 # The locks' connection was there a moment ago.
                 gone = any(isinstance(e, OperationalError | InterfaceError) for e in (error, error.__cause__))
                 kind = DisconnectedError if gone and self.database.file is None else InputError
-                raise kind(f"Optuna at {self.database} cannot be used: {_reason(error)}") from None
+                raise kind(f"Optuna at {self.database} cannot be used: {reason(error.__cause__ or error)}") from None
         return study
 
     @cached_property
@@ -249,7 +249,7 @@ class Sweep:
             raise
         except STORAGE_LOST as error:
             kind = DisconnectedError if self.database.file is None else InputError
-            raise kind(f"Optuna at {self.database}: {_reason(error)}") from None
+            raise kind(f"Optuna at {self.database}: {reason(error.__cause__ or error)}") from None
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in the order of their numbers; they are not to be changed."""
@@ -309,10 +309,6 @@ def started(start: Callable[[], Run]) -> Run:
     except KeyboardInterrupt:
         start().finish("KILLED")
         raise
-
-
-def _reason(error: Exception) -> str:
-    return redacted(" ".join(str(error.__cause__ or error).split()))[:200]
 
 
 def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:

@@ -18,11 +18,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pipeline import faults, processes
+from pipeline import faults, processes, redaction
+from pipeline.addresses import worker_lock
 from pipeline.errors import DisconnectedError, InputError, RunError, external_fault
 from pipeline.params import digest
 from pipeline.progress import reporting
-from pipeline.redaction import redacted
+from pipeline.sweep.compat import reopen
 from pipeline.sweep.reports import Reports
 from pipeline.sweep.search import BEGUN, FINISHED, IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started
 from pipeline.text import plural
@@ -55,7 +56,7 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
 
 
 def _lock(sweep: Sweep, token: str) -> str:
-    return f"{sweep.name}/workers/{token}"
+    return worker_lock(sweep.name, token)
 
 
 def finished(sweep: Sweep) -> bool:
@@ -88,7 +89,7 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
         living = trials_with_live_worker(sweep, running)
         for orphan in (trial for trial in running if trial.number not in living):
             attempts = orphan.user_attrs.get("attempts", 0)
-            adopted = Trial(sweep.optuna, orphan._trial_id)
+            adopted = reopen(sweep.optuna, orphan)
             if attempts < MAX_ATTEMPTS:
                 with sweep.transaction():
                     _assign_worker(adopted, token, attempts + 1)
@@ -146,7 +147,7 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
             raise InputError(f"trial {trial.number}: {cause}; `cave doctor` shows how to fix it") from None
         if run is None:
             raise
-        reason = redacted(" ".join(str(error).split()))[:500] or type(error).__name__
+        reason = redaction.reason(error, 500)
         with run.closing():
             sweep.locks.check()
             run.finish("FAILED", reason)

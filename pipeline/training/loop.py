@@ -214,7 +214,7 @@ class _Run:
                     os.fsync(file.fileno())
                     self.unsettled, self.settled = [], time.monotonic()
         except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+            raise InputError.of_disk(error, path) from None
 
     def resume(self) -> list[Record]:
         """Take up the state in the folder, if there is one, and return the records up to it."""
