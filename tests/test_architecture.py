@@ -58,14 +58,14 @@ def test_a_stage_depends_on_all_the_code_it_runs(stage: str) -> None:
 def test_every_stage_is_in_the_pipeline() -> None:
     """The stages of dvc.yaml are the modules of pipeline/stages, in the order of the work."""
     assert list(read_yaml(ROOT / "dvc.yaml")["stages"]) == STAGES
-    assert {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__"} == set(STAGES)
+    assert {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__", "__main__"} == set(STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_takes_the_place_of_its_shell(stage: str) -> None:
     """A stage is a child of DVC itself, whose end it follows: `dash` would otherwise stand between the two."""
     entry = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
-    assert entry.get("do", entry)["cmd"].startswith(f"exec python -m pipeline.stages.{stage}")
+    assert entry.get("do", entry)["cmd"].startswith(f"exec python -m pipeline.stages {stage}")
 
 
 def test_module_files_follow_lazy_and_nested_imports() -> None:
@@ -90,6 +90,41 @@ def test_the_command_line_starts_light() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+ENVIRONMENT = {
+    "environment.py",
+    "location.py",  # runs before anything else is imported
+    "startup.py",  # the same
+    "redaction.py",  # looks for passwords in variables; `environment` needs it
+}
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    """No module but `environment` touches `os.environ`, those excepted that cannot import it."""
+    users = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+            if name in ("environ", "environb", "getenv", "putenv", "unsetenv"):
+                users.add(path.relative_to(PACKAGE).as_posix())
+    assert users <= ENVIRONMENT
+
+
+DEFINES = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.AugAssign
+
+
+def test_a_module_defines_and_does_nothing() -> None:
+    """At import a module binds names and has docstrings; what it does, it does when it is called or is the program."""
+    busy = []
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            guard = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")
+            registers = ast.unparse(node).startswith("app.add_typer(")  # which is how Typer's commands are defined
+            if not (docstring or guard or registers or isinstance(node, DEFINES)):
+                busy.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)[:60]}")
+    assert busy == []
 
 
 def test_a_test_says_a_sentence() -> None:
