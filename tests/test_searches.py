@@ -106,7 +106,7 @@ def test_each_search_is_a_study_of_its_own(study: Study, capsys: pytest.CaptureF
     """More searches leave the first as it is; the files hold all, MLflow marks all, and a second run does nothing."""
     (first,) = run(Sweep(study, VARIANT), 1)
     table = read_csv(study.sweep(VARIANT) / "trials.csv")
-    runs = rows(study.store / "mlflow.db", "select run_uuid from runs")
+    runs = rows(study.shared_root / "mlflow.db", "select run_uuid from runs")
     two = again(study, **{"sweep.searches": 2})
     names = [search.name for search in Sweep(two, VARIANT).searches()]
     assert names[0] == Sweep(study, VARIANT).name == first["optuna_study"]
@@ -136,10 +136,10 @@ def test_each_search_is_a_study_of_its_own(study: Study, capsys: pytest.CaptureF
     assert _today(Place(two.root, two.folder, two.store, two.out), wanted=True) == set(names)
 
     assert current(two) == {"true": 6}
-    before = rows(two.store / "mlflow.db", "select run_uuid from runs")
+    before = rows(two.shared_root / "mlflow.db", "select run_uuid from runs")
     assert len(before) == len(runs) + 3
     stage.run(two, VARIANT)
-    assert rows(two.store / "mlflow.db", "select run_uuid from runs") == before
+    assert rows(two.shared_root / "mlflow.db", "select run_uuid from runs") == before
     stage.run(again(study), VARIANT)  # one search again
     assert read_csv(folder / "trials.csv") == table
     assert current(study) == {"true": 3, "false": 3}
@@ -149,7 +149,9 @@ def test_each_search_is_a_study_of_its_own(study: Study, capsys: pytest.CaptureF
 def current(study: Study) -> dict[str, int]:
     """Count the runs by their tag `current`."""
     mark_current(study)
-    return dict(rows(study.store / "mlflow.db", "select value, count(*) from tags where key = 'current' group by 1"))
+    return dict(
+        rows(study.shared_root / "mlflow.db", "select value, count(*) from tags where key = 'current' group by 1")
+    )
 
 
 def test_a_host_that_joins_goes_through_all_searches(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +169,7 @@ def test_a_host_that_joins_goes_through_all_searches(study: Study, monkeypatch: 
     monkeypatch.setattr("pipeline.processes.run", here)
     run(Sweep(study, VARIANT), 1)  # the first is finished
     join(Sweep(two, VARIANT), 1)
-    assert commands == [["pipeline.stages.sweep", VARIANT, "--search=1", "--worker"]]
+    assert commands == [["pipeline.stages", "sweep", VARIANT, "--search=1", "--worker"]]
     check_sweep(two, VARIANT, 2, searches=2)
     assert len(read_csv(two.sweep(VARIANT) / "trials.csv")) == 4
     assert len(read_json(two.sweep(VARIANT) / "best.json")["searches"]) == 2

@@ -788,7 +788,7 @@ def test_an_outbox_sends_its_own_files_alone(tmp_path: Path, capsys: pytest.Capt
         assert Tracker(study).deliver().left == 1
         (told,) = capsys.readouterr().err.splitlines()
         assert "does not tell whose run it is" in told
-    assert [path for path in (study.store / "mlartifacts").rglob("*") if path.is_file()] == []
+    assert [path for path in (study.shared_root / "mlartifacts").rglob("*") if path.is_file()] == []
 
 
 # Nothing is offered to other machines.
@@ -943,4 +943,4 @@ def test_no_sweep_writes_a_password(tmp_path: Path) -> None:
     assert any("mlartifacts" in str(path) for path in files)
     texts = {path: path.read_bytes().decode("utf-8", errors="replace") for path in files}
     assert [(path, leak) for path, text in texts.items() for word in PASSWORDS for leak in leaks(text, word)] == []
-    assert study.store == folder
+    assert study.shared_root == folder

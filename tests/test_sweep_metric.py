@@ -83,7 +83,7 @@ def test_a_trial_is_worth_what_its_kept_weights_are(study: Study) -> None:
         assert best["params"]["model.z_dim"] == max(values, key=lambda units: values[units])
         assert best["metric"] == overrides.get("sweep.metric", "valid/objective")
         assert best["value"] == max(values.values())
-        reported.append(dict(rows(study.store / "optuna.db", query, best["optuna_study"])))
+        reported.append(dict(rows(study.shared_root / "optuna.db", query, best["optuna_study"])))
     assert reported[0] == {1: -9.0, 2: -8.0, 3: -8.0}
     assert reported[2] == {1: -1.0, 2: -5.0, 3: -5.0}
     assert reported[4] == {3: -8.5}
@@ -99,9 +99,9 @@ def test_every_reader_names_the_metric(study: Study, capsys: pytest.CaptureFixtu
     assert read_json(found.sweep("vae") / "best.json") == {"searches": [best]}
     assert inputs.best(found, "vae")[0]["value"] == -6.0
     tags = "select value from tags where key = 'best/metric'"
-    assert rows(found.store / "mlflow.db", tags) == [("valid/iwae",)]
+    assert rows(found.shared_root / "mlflow.db", tags) == [("valid/iwae",)]
     logged = "select m.value from metrics m join runs r using (run_uuid) where r.name = 'sweep vae' and m.key = ?"
-    assert rows(found.store / "mlflow.db", logged, "valid/iwae") == [(-6.0,)]
+    assert rows(found.shared_root / "mlflow.db", logged, "valid/iwae") == [(-6.0,)]
     assert "valid/iwae (nats)" in search_text(found)
     write_search(found)
     assert "valid/iwae (nats)" in (found.report / "report.html").read_text()

@@ -94,7 +94,7 @@ def check_sweep(study: Study, variant: str, trials: int, url: str | None = None,
     """
     name = f"{study.name}/{variant}-%"
     found = rows(
-        url or study.store / "optuna.db",
+        url or study.shared_root / "optuna.db",
         "select s.study_name, t.number, t.state from trials t join studies s using (study_id)"
         " where s.study_name like ?",
         name,
@@ -104,8 +104,9 @@ def check_sweep(study: Study, variant: str, trials: int, url: str | None = None,
     wanted = sorted((name, number) for name in names for number in range(trials))
     assert sorted((name, number) for name, number, _ in found) == wanted, found
     assert {state for *_, state in found} <= {"COMPLETE", "PRUNED", "FAIL"}
+    mlflow = study.shared_root / "mlflow.db"
     runs = rows(
-        study.store / "mlflow.db",
+        mlflow,
         "select r.run_uuid, r.status, k.value from runs r join tags k on k.run_uuid = r.run_uuid and k.key = 'key'"
         " join tags g on g.run_uuid = r.run_uuid and g.key = 'stage' and g.value = 'trial'"
         " where k.value like ? and r.lifecycle_stage = 'active'",
@@ -117,9 +118,13 @@ def check_sweep(study: Study, variant: str, trials: int, url: str | None = None,
     for run_id, status, key in runs:
         assert status == ("FAILED" if states[trial_of[key]] == "FAIL" else "FINISHED")
         steps: dict[str, list[int]] = {}
-        for metric, step in rows(study.store / "mlflow.db", "select key, step from metrics where run_uuid = ?", run_id):
+        for metric, step in rows(
+            study.shared_root / "mlflow.db", "select key, step from metrics where run_uuid = ?", run_id
+        ):
             steps.setdefault(metric, []).append(step)
-        repeats = rows(study.store / "mlflow.db", "select 1 from tags where run_uuid = ? and key = 'repeats'", run_id)
+        repeats = rows(
+            study.shared_root / "mlflow.db", "select 1 from tags where run_uuid = ? and key = 'repeats'", run_id
+        )
         for taken in steps.values():
             assert len(taken) == 1 if repeats else sorted(taken) == list(range(1, len(taken) + 1))
-    assert rows(study.store / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    assert rows(mlflow, "select count(*) from runs where status = 'RUNNING'") == [(0,)]

@@ -20,7 +20,7 @@ from pipeline.data.protocols import check
 from pipeline.data.registry import DATASETS
 from pipeline.data.transport import Pieces, RefusedError, is_web, progress, public, stream, unpack
 from pipeline.errors import InputError
-from pipeline.files import locked, write_json
+from pipeline.files import atomic_file, file_lock, write_json
 from pipeline.params import DataParams
 
 __all__ = ["fetch", "verify"]
@@ -31,15 +31,17 @@ TRIES = 3  # of an address
 PAUSE = 1.0  # seconds before the second try, doubled from try to try
 
 
-def fetch(params: DataParams, folder: Path, cache: Path) -> None:
+def fetch(params: DataParams, folder: Path, cache: Path, mirror: str = "") -> None:
     """Put the data set's files and `files.json`, which lists them, into `folder`.
+
+    `mirror`, a folder or an address, is asked instead of the addresses at which they are published.
 
     Raises `InputError`, and leaves `folder` as it was, where a file cannot be had.
     """
     check(params)
     dataset = DATASETS[params.name]
     with _writable(cache):
-        paths = [_obtain(params.name, remote, cache / "downloads") for remote in dataset.remotes]
+        paths = [_obtain(params.name, remote, cache / "downloads", mirror) for remote in dataset.remotes]
     with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
@@ -72,19 +74,19 @@ def verify(dataset: Dataset, folder: Path) -> None:
             raise InputError(f"{path}: is not the published file ({fault}); fetch the data again")
 
 
-def _obtain(name: str, remote: Remote, downloads: Path) -> Path:
+def _obtain(name: str, remote: Remote, downloads: Path, mirror: str) -> Path:
     """Return the verified file in the cache, fetched from the first address that gives it."""
     home = downloads / remote.checksum
     path = home / remote.file
     # Two studies that want the same file take turns; the second finds it there.
-    with locked(downloads / f"{remote.checksum}.lock"):
+    with file_lock(downloads / f"{remote.checksum}.lock"):
         if path.is_file() and remote.fault(path) is None:
             return path
         home.mkdir(exist_ok=True)
         for left in home.glob(f".{remote.file}.*"):  # by a process that was killed: the lock is ours
             left.unlink()
         reasons = []
-        for address in _addresses(name, remote):
+        for address in _addresses(name, remote, mirror):
             try:
                 _persist(name, remote, address, path)
             except RefusedError as refusal:
@@ -94,8 +96,7 @@ def _obtain(name: str, remote: Remote, downloads: Path) -> Path:
     raise InputError(f"{name}: {remote.file} cannot be fetched: {'; '.join(reasons)}")
 
 
-def _addresses(name: str, remote: Remote) -> tuple[str, ...]:
-    mirror = os.environ.get(MIRROR, "")
+def _addresses(name: str, remote: Remote, mirror: str) -> tuple[str, ...]:
     if not mirror:
         return remote.addresses
     base = mirror.rstrip("/") if is_web(mirror) else str(Path(mirror).expanduser())
@@ -119,22 +120,19 @@ def _take(name: str, remote: Remote, address: str, path: Path) -> None:
     """Bring a file from an address to `path`; the fault of an address raises `RefusedError`, the disk's `OSError`."""
     most = MOST if remote.bytes is None else remote.bytes
     packed = address.endswith(".gz") and not remote.file.endswith(".gz")
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file, closing(_pieces(address, most, packed)) as pieces:
-            with progress(f"{name}/{remote.file}", address, remote.bytes) as tick:
-                for piece in pieces:
-                    file.write(piece)
-                    tick(len(piece))
-            file.flush()
-            os.fsync(file.fileno())
-        fault = remote.fault(Path(part))
+    with atomic_file(path) as file:
+        with (
+            closing(_pieces(address, most, packed)) as pieces,
+            progress(f"{name}/{remote.file}", address, remote.bytes) as tick,
+        ):
+            for piece in pieces:
+                file.write(piece)
+                tick(len(piece))
+        file.flush()
+        part = Path(file.name)
+        fault = remote.fault(part)
         if fault:
-            raise RefusedError(fault, again=Path(part).stat().st_size < (remote.bytes or 0))
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
+            raise RefusedError(fault, again=part.stat().st_size < (remote.bytes or 0))
 
 
 def _pieces(address: str, most: int, packed: bool) -> Pieces:
@@ -168,4 +166,4 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         path = error.filename or folder
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise InputError.of_disk(error, path) from None

@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent, Normal
 from pipeline.evaluation.mixtures import log_dimensions, log_mixture
 from pipeline.evaluation.passes import LATENT_ROWS
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 
 __all__ = ["GROUPS", "Bounds", "LevelDensities", "level_densities", "log_probs"]
 
@@ -71,11 +71,11 @@ def level_densities(
     if model.depth == 1:
         return [exact]
     # log q(z_t | levels drawn before, x_n) at other draws of those levels than z_t came from.
-    draws = watched(range(paths), "surgery", "draws")
+    draws = track_progress(range(paths), "surgery", "draws")
     again = [log_probs(model.posterior(x[chosen])[1], nodes) for _ in draws]
     groups = min(GROUPS, len(chosen))
     parts: dict[int, list[LevelDensities]] = {t: [] for t in model.order[1:]}
-    for group in watched(range(groups), "surgery", "groups of queries"):
+    for group in track_progress(range(groups), "surgery", "groups of queries"):
         rows = slice(group, None, groups)
         fresh = _posteriors(model, x) if group else fresh
         for t, levels in parts.items():

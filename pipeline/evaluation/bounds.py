@@ -44,7 +44,7 @@ from pipeline.models import HierarchicalVAE
 from pipeline.models.precision import linear_autocast
 from pipeline.objectives import ELBO, elbo, top_down_kl
 from pipeline.params import EvaluateParams
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 from pipeline.randomness import seeded
 
 __all__ = [
@@ -147,7 +147,7 @@ def bits_per_dimension(nll: Estimate, units: int, levels: int = 1) -> Estimate:
 def _batches(test: Shaped[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
     return (
         to_unit_interval(pixels, scale)
-        for pixels in watched(test.split(IMAGES), "bounds", f"batches of {IMAGES} images")
+        for pixels in track_progress(test.split(IMAGES), "bounds", f"batches of {IMAGES} images")
     )
 
 
@@ -170,7 +170,7 @@ def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: i
     reconstruction = torch.empty(draws, len(x), device=x.device, dtype=x.dtype)
     rate = torch.empty(model.depth, draws, len(x), device=x.device, dtype=x.dtype)
     done = 0
-    for size in watched(passes(draws, len(x), DECODED_ROWS), "draws of the posterior", "passes", long=True):
+    for size in track_progress(passes(draws, len(x), DECODED_ROWS), "draws of the posterior", "passes", long=True):
         part = elbo(model, x, size)
         reconstruction[done : done + size], rate[:, done : done + size] = part.reconstruction, part.rate
         done += size

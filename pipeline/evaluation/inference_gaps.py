@@ -34,7 +34,7 @@ from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.evaluation.refinement import refine
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import note
+from pipeline.progress import print_note
 
 __all__ = ["gap_terms", "measure_gaps"]
 
@@ -81,7 +81,7 @@ def gap_terms(
     refined = search.model
     if not search.converged:
         gained = f"the last round of them gained {search.gain.mean():.3f} nats an image"
-        note(f"q* has not converged in {search.steps} steps: {gained}; raise evaluate.decompose.gap_steps")
+        print_note(f"q* has not converged in {search.steps} steps: {gained}; raise evaluate.decompose.gap_steps")
     with torch.no_grad():
         trained, best, pooled = _weights(model, refined, x, k)
         log_p, error = log_marginal = log_mean_exp(pooled), log_mean_variance(pooled)

@@ -49,7 +49,7 @@ from pipeline.evaluation.jackknife import log_mean_variance
 from pipeline.evaluation.passes import LATENT_ROWS, passes
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import note, watched
+from pipeline.progress import print_note, track_progress
 
 __all__ = [
     "LogMarginal",
@@ -99,7 +99,7 @@ def _biases(model: HierarchicalVAE, halved: Mapping[str, Tensor]) -> dict[str, E
                 missing.append(str(Metric(f"{name}_bias", t)))
             before = after
     if missing:
-        note(f"no limit of the bounds on log p is in sight, so that these are left out: {', '.join(missing)}")
+        print_note(f"no limit of the bounds on log p is in sight, so that these are left out: {', '.join(missing)}")
     return results | {"bias_unmeasured": Estimate(len(missing), None)}
 
 
@@ -203,7 +203,7 @@ def log_marginals(
     """
     sizes = passes(draws, len(x), LATENT_ROWS) if len(drawn) < model.depth else [1]
     parts = []
-    for size in watched(sizes, "inner bounds", "passes"):
+    for size in track_progress(sizes, "inner bounds", "passes"):
         z, q = model.posterior(x, size, drawn)
         new = [z[t] for t in sorted(model.order[len(drawn) :])]
         log_q = sum((q_t.log_prob(z_t) for q_t, z_t in zip(q, new, strict=True)), x.new_zeros(()))

@@ -39,7 +39,7 @@ from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 
 __all__ = ["auroc", "bounds_above", "outliers", "scores", "shuffled"]
 
@@ -64,7 +64,7 @@ def bounds_above(
 def scores(model: HierarchicalVAE, x: Float[Tensor, "n units"], draws: int) -> dict[str, Float[Tensor, " n"]]:
     """Return -elbo and LLR^{>k} of each image, k from 1 to T - 1, by the names that their AUROC has."""
     means = []
-    for batch in watched(x.split(IMAGES), "likelihood ratios", f"batches of {IMAGES} images"):
+    for batch in track_progress(x.split(IMAGES), "likelihood ratios", f"batches of {IMAGES} images"):
         sums = [bounds_above(model, batch, size).sum(1) for size in passes(draws, len(batch), DECODED_ROWS)]
         means.append(torch.stack(sums).sum(0) / draws)
     elbo, *above = torch.cat(means, dim=1)

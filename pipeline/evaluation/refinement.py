@@ -31,7 +31,7 @@ from torch.distributions import Distribution, Independent, Normal
 from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, pathwise_terms
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 from pipeline.training.schedules import SCHEDULES
 
 __all__ = ["Search", "refine"]
@@ -96,7 +96,7 @@ def refine(model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: in
     best_values = [tensor.detach().clone() for tensor in free]
     gain, taken, converged = torch.zeros_like(best), 0, False
     for number, length in enumerate(_rounds(steps)):
-        for step in watched(range(length), "inference gaps", "steps of a round"):
+        for step in track_progress(range(length), "inference gaps", "steps of a round"):
             optimizer.param_groups[0]["lr"] = rate * SCHEDULES["cosine"](step / length)
             optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.text import nearest
+from pipeline.text import did_you_mean
 
 __all__ = ["explain"]
 
@@ -20,7 +20,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     kind, context = first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
         siblings = _siblings(root, [str(key) for key in keys[:-1]])
-        hint = nearest(str(keys[-1]), siblings)
+        hint = did_you_mean(str(keys[-1]), siblings)
         allowed = f"; allowed: {', '.join(siblings)}" if siblings else ""
         return f"{path}: unknown key{hint}{allowed}"
     if kind == "missing":
@@ -28,7 +28,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     if kind == "literal_error":
         field = _annotation(root, [str(key) for key in keys])
         choices = [str(choice) for choice in get_args(field)] or [str(context.get("expected"))]
-        near = nearest(given.strip("'"), choices)
+        near = did_you_mean(given.strip("'"), choices)
         return f"{path}: {given} given{near}; allowed: {', '.join(choices)}"
     if kind == "value_error":
         return f"{path}: {context['error']}"

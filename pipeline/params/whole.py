@@ -27,7 +27,7 @@ from pipeline.params.sections import (
 )
 from pipeline.params.space import check_fixed, check_searches, check_space
 from pipeline.params.text import read_yaml
-from pipeline.text import nearest
+from pipeline.text import did_you_mean
 
 __all__ = ["Params", "dump_yaml"]
 
@@ -97,7 +97,7 @@ class Params(Strict):
                     f"budgets.{name}: evaluate.outliers: a budget does not set it, because data are fetched for it"
                 )
         if self.budget not in worked:
-            hint = nearest(self.budget, worked)
+            hint = did_you_mean(self.budget, worked)
             raise InputError(f"budget: '{self.budget}' given; allowed: {', '.join(worked)}{hint}")
         return worked[self.budget]
 
@@ -122,7 +122,7 @@ class Params(Strict):
             for key in parents:
                 at = at.get(key) if isinstance(at, dict) else None
             if not isinstance(at, dict) or not (last in at or at is raw["variants"]):
-                raise InputError(f"{source}: {path}: no such parameter{nearest(path, self.flat())}")
+                raise InputError(f"{source}: {path}: no such parameter{did_you_mean(path, self.flat())}")
             at[last] = value
         widths = overrides.get("model.widths")
         if isinstance(widths, list | tuple) and widths and not {"model", "model.depth"} & set(overrides):
@@ -134,7 +134,7 @@ class Params(Strict):
         if name not in self.variants:
             raise InputError(
                 f"variant: '{name}' is not in variants; allowed: {', '.join(self.variants)}"
-                + nearest(name, self.variants)
+                + did_you_mean(name, self.variants)
             )
         return self.override(self.variants[name], f"variants.{name}")
 
@@ -188,7 +188,7 @@ class Params(Strict):
             if name not in self.variants:
                 raise InputError(
                     f"report.published: {name}: not in variants; allowed: {', '.join(self.variants)}"
-                    + nearest(name, self.variants)
+                    + did_you_mean(name, self.variants)
                 )
         check_space(self)
         check_searches(self)

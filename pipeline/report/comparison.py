@@ -13,7 +13,7 @@ from pipeline.report import inputs
 from pipeline.report.intervals import Interval, interval
 from pipeline.report.paired import FEWEST_SEEDS, Difference, crossed_interval, differences
 from pipeline.study import Study
-from pipeline.text import bias
+from pipeline.text import describe_bias
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ class Result:
     def too_high(self) -> str:
         """By how much nll exceeds -log p(x), in words; empty where that is small for every seed."""
         found = self.metrics.get("nll/bias")
-        return bias(self.metrics["nll/reliable"].mean == 1, found.mean if found else None, self.rough)
+        return describe_bias(self.metrics["nll/reliable"].mean == 1, found.mean if found else None, self.rough)
 
     def levels(self, metric: str) -> list[Interval]:
         """Return a metric that is split by level, from z_1 up, each level over the seeds that have it."""

@@ -177,7 +177,7 @@ def searched(study: Study, variant: str) -> int:
 
 def _searched(study: Study, variant: str) -> bool:
     """Tell whether there has to be a search: a study that was made by hand may have a training alone."""
-    return not study.by_hand or study.sweep(variant).exists()
+    return not study.is_standalone or study.sweep(variant).exists()
 
 
 def pictures(study: Study, variant: str) -> dict[str, bytes]:

@@ -43,7 +43,7 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
         metric=params.sweep.metric,
         digest=digest(params.model_dump(mode="json", exclude={"root", "out"})),
         command=study.command("report"),
-        by_hand=study.by_hand,
+        by_hand=study.is_standalone,
         settings="params.yaml" if default else f"experiments/{study.name}/params.yaml",
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from pipeline.files import read_csv, write_text
 from pipeline.report.inputs import reading
 from pipeline.searches import entries
 from pipeline.study import Study
-from pipeline.text import columns, plural, terminal_width
+from pipeline.text import align_columns, plural, terminal_width
 
 __all__ = ["Search", "search", "search_text", "write_search"]
 
@@ -117,9 +117,11 @@ def write_search(study: Study) -> None:
 
 def _text(found: Search) -> str:
     width = terminal_width()
-    table = columns([found.header, *found.cells], right=True)
+    table = align_columns([found.header, *found.cells], right=True)
     if found.cells and max(map(len, table)) > width:  # a block a trial
-        table = [line for row in found.cells for line in [*columns(list(zip(found.header, row, strict=True))), ""]][:-1]
+        table = [
+            line for row in found.cells for line in [*align_columns(list(zip(found.header, row, strict=True))), ""]
+        ][:-1]
     elif found.cells:
         table.insert(1, "-" * max(map(len, table)))
     what = "the best trials, by their metric on the validation set (higher is better):"

@@ -15,7 +15,7 @@ from pipeline.report.intervals import Interval
 from pipeline.report.search import search_text
 from pipeline.report.tables import short_measure, verdict
 from pipeline.study import Study
-from pipeline.text import columns, terminal_width
+from pipeline.text import align_columns, terminal_width
 
 __all__ = ["overview", "table_text"]
 
@@ -40,7 +40,7 @@ def overview(study: Study) -> str:
     """Return what a study has to show: its comparison, or, of a search whose settings were not trained, its trials."""
     begun = (study.cache / "sweeps" / study.name).exists()
     searched = begun or any((study.sweep(variant) / "best.json").exists() for variant in study.params.variants)
-    if study.by_hand and searched and not (study.report / "table.csv").exists():
+    if study.is_standalone and searched and not (study.report / "table.csv").exists():
         return search_text(study)
     return table_text(study)
 
@@ -79,7 +79,7 @@ def _fitted(table: list[list[str]], width: int) -> list[str]:
     while first < len(table[0]):
         last = len(table[0])
         while True:
-            part = columns([[row[0], *row[first:last]] for row in table], right=True)
+            part = align_columns([[row[0], *row[first:last]] for row in table], right=True)
             if last == first + 1 or max(map(len, part)) <= width:
                 break
             last -= 1

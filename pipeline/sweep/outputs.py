@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import figures
+from pipeline.environment import set_defaults
 from pipeline.errors import RunError
 from pipeline.files import write_csv, write_json
 from pipeline.params import digest
@@ -26,7 +26,7 @@ PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished search has found."""
+    """What a finished search has outcome."""
 
     sweep: Sweep
     trials: list[FrozenTrial]
@@ -99,26 +99,26 @@ def write(outcome: Outcome) -> None:
     own = outcome.sweep
     folder = own.study.sweep(own.variant)
     outcomes = [outcome if sweep is own else Outcome.of(sweep) for sweep in own.searches()]
-    write_csv(folder / "trials.csv", [row for found in outcomes for row in found.rows])
-    write_json(folder / "best.json", {"searches": [found.best for found in outcomes]})
-    write_json(folder / "mlflow.json", {"searches": [found.tracked for found in outcomes]})
-    for found in outcomes:
-        if found is not outcome and not _is_drawn(found):
-            _figures(found)  # another host has published it
+    write_csv(folder / "trials.csv", [row for outcome in outcomes for row in outcome.rows])
+    write_json(folder / "best.json", {"searches": [outcome.best for outcome in outcomes]})
+    write_json(folder / "mlflow.json", {"searches": [outcome.tracked for outcome in outcomes]})
+    for outcome in outcomes:
+        if outcome is not outcome and not _is_drawn(outcome):
+            _figures(outcome)  # another host has published it
     for path in (folder / "figures").glob("*"):  # those of another number of searches go
-        prefixes = tuple(_prefix(found.sweep) for found in outcomes)
+        prefixes = tuple(_prefix(outcome.sweep) for outcome in outcomes)
         if not path.name.startswith(prefixes) or (len(outcomes) == 1 and path.name.startswith("search-")):
             path.unlink(missing_ok=True)
 
 
 def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
-    """Return the MLflow run of every trial; of one that MLflow has heard of only later, as MLflow tells it."""
-    known = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
-    if None in known.values():
-        there = not sweep.tracker.deliver(seconds=60.0).failed
-        told = sweep.tracker.run_ids(f"{sweep.key}/") if there else {}
-        known = {number: run or told.get(f"{sweep.key}/{number}") for number, run in known.items()}
-    return known
+    """Return the MLflow run of every trial; one that was sent to MLflow later is looked up there."""
+    run_ids = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
+    if None in run_ids.values():
+        reachable = not sweep.tracker.deliver(seconds=60.0).failed
+        logged = sweep.tracker.run_ids(f"{sweep.key}/") if reachable else {}
+        run_ids = {number: run or logged.get(f"{sweep.key}/{number}") for number, run in run_ids.items()}
+    return run_ids
 
 
 def write_nothing(sweep: Sweep) -> list[dict[str, Any]]:
@@ -166,7 +166,7 @@ def _picture(sweep: Sweep, name: str) -> Path:
 
 
 def _is_drawn(outcome: Outcome) -> bool:
-    """Tell whether this folder has the figures of a search, drawn after its last trial."""
+    """Return whether this folder has the figures of a search, drawn after its last trial."""
     path, ends = _picture(outcome.sweep, MAP), [t.datetime_complete for t in outcome.trials if t.datetime_complete]
     return path.exists() and path.stat().st_mtime >= max(ends).timestamp()
 
@@ -174,7 +174,7 @@ def _is_drawn(outcome: Outcome) -> bool:
 def _figures(outcome: Outcome) -> list[Path]:
     """Draw Optuna's plots and the depth x width map; leave out what too few trials cannot show."""
     sweep, trials = outcome.sweep, outcome.trials
-    os.environ.setdefault("MPLBACKEND", "Agg")
+    set_defaults({"MPLBACKEND": "Agg"})
     from optuna.visualization import matplotlib as plots
 
     paths: list[Path] = []

@@ -70,7 +70,7 @@ def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
     """
     tracker = tracker or Tracker(study)
     results = _Results.of(study)
-    if not results.runs or study.root != study.store:
+    if not results.runs or study.root != study.shared_root:
         return True
     done, reason = False, ""
     try:
