@@ -338,11 +338,11 @@ def test_mat_rejects(tmp_path):
 # --- small files of the published forms
 
 
-def install(monkeypatch, folder, name, read, file, aside=None):
+def install(monkeypatch, folder, name, read, file, holdout=None):
     """Let the registry's entry describe a small file of the same form, and put it where `fetch` finds it."""
     content = (folder / file).read_bytes()
     remote = Remote(file, ("http://127.0.0.1:9/",), len(content), hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], read=read, remotes=(remote,), aside=aside or {}))
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], read=read, remotes=(remote,), holdout=holdout or {}))
     (folder / "mirror" / name).mkdir(parents=True)
     (folder / file).rename(folder / "mirror" / name / file)
     monkeypatch.setenv("CAVE_DATA_MIRROR", str(folder / "mirror"))

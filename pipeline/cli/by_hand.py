@@ -19,7 +19,7 @@ from pipeline.study import Study, find_root, is_name
 
 __all__ = ["bring_data", "by_hand"]
 
-BUDGET = ("sweep.trials", "sweep.failures")  # what may change in a study that is there
+BUDGET = ("sweep.trials", "sweep.max_failures")  # what may change in a study that is there
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def by_hand(command: str, name: str | None, variant: str, overrides: Mapping[str
     processes.workers(1)  # what is wrong with the environment is said before anything is made
     params, file, complete = _settings(root, variant, overrides)
     settings = params.model_dump()
-    del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
+    del settings["sweep"]["trials"], settings["sweep"]["max_failures"], settings["root"], settings["out"]
     own_name = name or f"{command}-{variant}-{digest(settings, 8)}"
     folder = root / "experiments" / own_name
     fresh = not is_name(own_name) or not (folder / "params.yaml").exists()

@@ -65,7 +65,7 @@ def _plan(root: Path, name: str, overrides: Mapping[str, Any]) -> tuple[Path, Pa
     # The budget's values are in place already, and what `overrides` set is not to be set back.
     params = params.override({"root": "../..", "out": ".", "budget": "default", "budgets": {"default": {}}})
     if (folder / "params.yaml").exists():
-        budget = {"sweep.trials": params.sweep.trials, "sweep.failures": params.sweep.failures}
+        budget = {"sweep.trials": params.sweep.trials, "sweep.max_failures": params.sweep.max_failures}
         if Params.read(folder / "params.yaml").override(budget) != params:
             raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
     return folder, params

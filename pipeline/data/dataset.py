@@ -71,5 +71,5 @@ class Dataset:
     protocols: tuple[str, ...]  # allowed; the first is what 'auto' means
     read: Callable[[Path, DataParams], Published]  # from the folder of its files
     remotes: tuple[Remote, ...] = ()
-    ink: bool = True  # is 1 what the picture draws (figures show it black), or the light of a photograph
-    aside: dict[str, int] = field(default_factory=dict)  # split -> images that 'published' sets aside
+    dark_on_light: bool = True  # 1 is the ink of a drawing, which figures show black; else the light of a photograph
+    holdout: dict[str, int] = field(default_factory=dict)  # split -> number of images that 'published' holds out

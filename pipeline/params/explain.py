@@ -8,7 +8,19 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.text import nearest
 
-__all__ = ["explain"]
+__all__ = ["RENAMED", "explain"]
+
+RENAMED = {  # names that parameters had in earlier versions
+    "model.levels": "model.grey_levels",
+    "train.stagger": "train.warmup_stagger",
+    "train.horizon": "train.schedule_epochs",
+    "train.gradient": "train.reduction",
+    "train.adam_second_moment": "train.adam_initial_second_moment",
+    "sweep.failures": "sweep.max_failures",
+    "sweep.startup": "sweep.startup_trials",
+    "evaluate.decompose.gap_rate": "evaluate.decompose.gap_learning_rate",
+    "evaluate.decompose.ais_leapfrog": "evaluate.decompose.ais_leapfrog_steps",
+}
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
@@ -18,6 +30,8 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     path = ".".join(str(key) for key in keys if not _is_branch(key))[:200]
     given = _show(first["input"])
     kind, context = first["type"], first.get("ctx", {})
+    if path in RENAMED:
+        return f"{path}: renamed to {RENAMED[path]}"
     if kind == "extra_forbidden":
         siblings = _siblings(root, [str(key) for key in keys[:-1]])
         hint = nearest(str(keys[-1]), siblings)

@@ -93,7 +93,7 @@ class DataParams(Strict):
         return self.binarization != "none" or published_binary(self.name, self.cave.grey)
 
     @property
-    def levels(self) -> int:
+    def grey_levels(self) -> int:
         """Grey levels of a pixel."""
         return 2 if self.binary else 17 if self.name == "digits" else 256
 
@@ -111,7 +111,7 @@ class ModelParams(Strict):
     pseudo_inputs: Annotated[int, Field(ge=1, le=65536)]
     likelihood: Literal["bernoulli", "gaussian", "continuous_bernoulli", "discretized_logistic"]
     sigma: Positive | Literal["learned"]
-    levels: Annotated[int, Field(ge=2, le=65536)]
+    grey_levels: Annotated[int, Field(ge=2, le=65536)]
     network: Literal["mlp", "conv"]
     batch_norm: bool
     hidden: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=1)]
@@ -132,18 +132,18 @@ class TrainParams(Strict):
     draws: Count
     beta: Nonnegative
     warmup: Annotated[int, Field(ge=0, le=MOST)]
-    stagger: Annotated[int, Field(ge=0, le=MOST)]
+    warmup_stagger: Annotated[int, Field(ge=0, le=MOST)]
     free_bits: Nonnegative
     epochs: Count
     batch_size: Count
     learning_rate: Positive
     schedule: Literal["constant", "cosine", "staged"]
-    horizon: Count | None
+    schedule_epochs: Count | None
     adam_beta1: Annotated[float, Field(ge=0, lt=1)]
     adam_beta2: Annotated[float, Field(ge=0, lt=1)]
     adam_eps: Positive
-    adam_second_moment: Nonnegative
-    gradient: Literal["mean", "sum"]
+    adam_initial_second_moment: Nonnegative
+    reduction: Literal["mean", "sum"]
     clip: Positive | None
     precision: Literal["float32", "bfloat16"]
     compile: bool
@@ -159,8 +159,8 @@ class TrainParams(Strict):
     def _consistent(self) -> Self:
         if self.objective != "beta" and (self.beta != 1 or self.warmup != 0):
             raise ValueError(f"beta {self.beta} and warmup {self.warmup} weigh nothing in objective '{self.objective}'")
-        if self.stagger and not self.warmup:
-            raise ValueError(f"stagger {self.stagger} delays a warmup, and there is none")
+        if self.warmup_stagger and not self.warmup:
+            raise ValueError(f"warmup_stagger {self.warmup_stagger} delays a warmup, and there is none")
         if self.free_bits and self.objective not in ("elbo", "beta"):
             raise ValueError(f"free_bits {self.free_bits} go with objective elbo or beta, not '{self.objective}'")
         if list(self.milestones) != sorted(set(self.milestones)):
@@ -181,7 +181,7 @@ class TrainParams(Strict):
 
     def warmup_end(self, depth: int) -> int:
         """Return the epoch at which every level's rate has its full weight; only later ones can be the best."""
-        return self.warmup + self.stagger * (depth - 1)
+        return self.warmup + self.warmup_stagger * (depth - 1)
 
 
 class SweepParams(Strict):
@@ -192,8 +192,8 @@ class SweepParams(Strict):
     epochs: Count
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "none"]
-    startup: Count
-    failures: Annotated[int, Field(ge=0, le=MOST)]
+    startup_trials: Count
+    max_failures: Annotated[int, Field(ge=0, le=MOST)]
     seed: Seed
     space: dict[str, Range | Choices]
 
@@ -228,11 +228,11 @@ class DecomposeParams(Strict):
     gap_images: Several
     gap_steps: Count
     gap_draws: Count
-    gap_rate: Positive
+    gap_learning_rate: Positive
     ais_images: Several
     ais_chains: Several
     ais_temperatures: Several
-    ais_leapfrog: Count
+    ais_leapfrog_steps: Count
     factor_images: Annotated[int, Field(ge=100, le=MOST)]
     factor_draws: Several
 

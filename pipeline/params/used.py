@@ -35,10 +35,17 @@ def _drawn(name: str, binarization: str, grey: bool) -> bool:
 
 def _compiled(*values: Any) -> bool:
     """Tell whether the training step can be compiled."""
-    inference, prior, network, batch_norm, likelihood, sigma, objective, free_bits, stagger, ema = values
+    inference, prior, network, batch_norm, likelihood, sigma, objective, free_bits, warmup_stagger, ema = values
     model = (inference, prior, network, batch_norm) == ("bottom_up", "normal", "mlp", False)
     family = likelihood == "bernoulli" or (likelihood == "gaussian" and sigma == "learned")
-    return model and family and objective in ("elbo", "beta", "iwae") and not free_bits and not stagger and ema is None
+    return (
+        model
+        and family
+        and objective in ("elbo", "beta", "iwae")
+        and not free_bits
+        and not warmup_stagger
+        and ema is None
+    )
 
 
 RENDERED = _is("data.name", "cave")
@@ -57,14 +64,14 @@ CONDITIONS: dict[str, Condition] = {
     "model.parents": DEEP,
     "model.pseudo_inputs": _is("model.prior", "vamp", "mixture"),
     "model.sigma": _is("model.likelihood", "gaussian"),
-    "model.levels": _is("model.likelihood", "discretized_logistic"),
+    "model.grey_levels": _is("model.likelihood", "discretized_logistic"),
     "model.activation": Condition(("model.hidden", "model.inference"), lambda hidden, way: any(hidden)),
     "train.beta": _is("train.objective", "beta"),
     "train.warmup": _is("train.objective", "beta"),
-    "train.stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth > 1),
+    "train.warmup_stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth > 1),
     "train.free_bits": _is("train.objective", "elbo", "beta"),
     "train.epochs": _is("compare.match", "none", "parameters"),
-    "train.horizon": _is("train.schedule", "cosine", "staged"),
+    "train.schedule_epochs": _is("train.schedule", "cosine", "staged"),
     "train.compile": Condition(
         (
             "model.inference",
@@ -75,7 +82,7 @@ CONDITIONS: dict[str, Condition] = {
             "model.sigma",
             "train.objective",
             "train.free_bits",
-            "train.stagger",
+            "train.warmup_stagger",
             "train.ema",
         ),
         _compiled,
@@ -87,11 +94,11 @@ CONDITIONS: dict[str, Condition] = {
     "sweep.epochs": SEARCHED,
     "sweep.sampler": SEARCHED,
     "sweep.pruner": SEARCHED,
-    "sweep.startup": Condition(
+    "sweep.startup_trials": Condition(
         ("sweep.space", "sweep.sampler", "sweep.pruner"),
         lambda space, sampler, pruner: bool(space) and (sampler, pruner) != ("random", "none"),
     ),
-    "sweep.failures": SEARCHED,
+    "sweep.max_failures": SEARCHED,
     "sweep.seed": SEARCHED,
     "compare.parameters": _is("compare.match", "parameters"),
     "compare.seconds": _is("compare.match", "time"),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.params.explain import explain
+from pipeline.params.explain import RENAMED, explain
 from pipeline.params.metric import check_metric
 from pipeline.params.ranges import Choices, Range, Strict
 from pipeline.params.rules import check_model, check_outliers
@@ -122,6 +122,8 @@ class Params(Strict):
             for key in parents:
                 at = at.get(key) if isinstance(at, dict) else None
             if not isinstance(at, dict) or not (last in at or at is raw["variants"]):
+                if path in RENAMED:
+                    raise InputError(f"{source}: {path}: renamed to {RENAMED[path]}")
                 raise InputError(f"{source}: {path}: no such parameter{nearest(path, self.flat())}")
             at[last] = value
         widths = overrides.get("model.widths")

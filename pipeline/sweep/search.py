@@ -104,7 +104,14 @@ class Sweep:
         """The name in Optuna: study, variant, fingerprint."""
         settings = self.study.params.variant(self.variant).flat()
         # What every trial replaces, or what changes no trial, is left out; the first trial has the own swept values.
-        ignored = {"sweep.trials", "sweep.failures", "sweep.space", "train.seeds", "train.epochs", "train.milestones"}
+        ignored = {
+            "sweep.trials",
+            "sweep.max_failures",
+            "sweep.space",
+            "train.seeds",
+            "train.epochs",
+            "train.milestones",
+        }
         kept = {
             path: value
             for path, value in settings.items()
@@ -180,7 +187,7 @@ class Sweep:
                     study_name=self.name,
                     direction="maximize",
                     sampler=SAMPLERS["random"](0, 0),  # `settings` gives each draw its own
-                    pruner=PRUNERS[sweep.pruner](sweep.startup),
+                    pruner=PRUNERS[sweep.pruner](sweep.startup_trials),
                     load_if_exists=True,
                 )
                 if "id" not in study.user_attrs:
@@ -268,7 +275,7 @@ class Sweep:
             # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever
             # one was stopped, as far as they do not depend on the results of others.
             stream = int(digest([settings.seed, trial.number, path], 8), 16)
-            sampler = SAMPLERS[settings.sampler](stream, settings.startup)
+            sampler = SAMPLERS[settings.sampler](stream, settings.startup_trials)
             if isinstance(sampler, _Tpe):
                 sampler.found = self._found
             self.optuna.sampler = sampler

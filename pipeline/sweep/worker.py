@@ -73,10 +73,10 @@ def alive(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
 
 def bear(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
     """Raise `RunError` where more trials have failed than the sweep bears."""
-    failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.failures
+    failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.max_failures
     if failed > most:
         count = plural(failed, "trial")
-        raise RunError(f"sweep {sweep.name}: {count} failed (sweep.failures is {most}); see their runs")
+        raise RunError(f"sweep {sweep.name}: {count} failed (sweep.max_failures is {most}); see their runs")
 
 
 def _claim(sweep: Sweep, token: str) -> Trial | None:

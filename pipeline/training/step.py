@@ -2,8 +2,8 @@
 
 Taken apart into torch's operators, at batch 20 most of its time goes between them. With `train.compile` torch makes one
 function of it, fusing what lies between the matrix products, Adam included. That is for models with a gradient derived
-by hand and objectives whose derivatives are known, without free bits, stagger or an average of the weights; all others
-stay as they are.
+by hand and objectives whose derivatives are known, without free bits, a staggered warm-up or an average of the weights;
+all others stay as they are.
 """
 
 from __future__ import annotations
