@@ -10,8 +10,9 @@ from typing import Any
 from pipeline import data, processes
 from pipeline.cli.new_study import create_study
 from pipeline.errors import InputError
-from pipeline.files import locked, write_text
-from pipeline.params import Params, digest, dump_yaml, notes
+from pipeline.files import locked
+from pipeline.params import Params, digest, notes
+from pipeline.params.derived import write_settings
 from pipeline.processes.signals import ignore_signals
 from pipeline.removal import discard, was_begun
 from pipeline.stages import fetch, prepare
@@ -89,7 +90,7 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
         print(f"study {study.name} goes on with its own params.yaml, which differs from the root's in {few}")
     budget: dict[str, Any] = {path: wanted[path] for path in BUDGET if path in given and wanted[path] != own[path]}
     if budget:
-        write_text(folder / "params.yaml", dump_yaml(study.params.override(budget)))
+        write_settings(folder, study.params.override(budget), Params.read_values(study.root / "params.yaml"))
         study = Study.at(folder)
     bring_data(study)
     return study

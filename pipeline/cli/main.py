@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.new_study import copy_pipeline, create_study
+from pipeline.cli.new_study import create_study
 from pipeline.errors import InputError
 from pipeline.location import use_project_code
 from pipeline.params import Params, notes, parse_assignments
+from pipeline.params.derived import outdated
 from pipeline.processes.entry import run_main
 from pipeline.processes.signals import raise_if_interrupted
 from pipeline.study import Study, activate, existing_studies, find_root, is_name
@@ -62,8 +63,30 @@ def check(assignments: Set = None) -> None:
     print(f"params.yaml is sound: {params.data.name}, variants {', '.join(params.variants)}")
     for line in notes(params, file, overrides):
         print(line)
+    for path in sorted((root / "experiments").glob("*/study.yaml")):
+        if line := outdated(file, path.parent):
+            print(line)
     if cost := seed_cost(Study.at(root, overrides)):
         print(cost)
+
+
+@app.command("params")
+def params_command(
+    path: Annotated[str | None, typer.Argument(help="A parameter or a section, as model.depth; default: all.")] = None,
+    study: Help = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the comments of params.yaml and the reference.")
+    ] = False,
+) -> None:
+    """Show parameters: path, value, what is allowed, and what it means."""
+    from pipeline.cli.parameters import parameter_table, write_reference
+
+    if write:
+        print(
+            "\n".join(write_reference(find_root(Path.cwd())) or ["params.yaml and docs/parameters.md are up to date"])
+        )
+        return
+    print(parameter_table(_existing(study).params, path))
 
 
 @app.command()
@@ -205,7 +228,10 @@ def study_new(name: str, assignments: Set = None) -> None:
         print(line)
     if linked:
         print(f"experiments/{name}/dvc.yaml was a link and is now a copy of the root's dvc.yaml")
-    print(f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml")
+    print(
+        f"experiments/{name}/study.yaml has its own values, params.yaml beside it all of them; run it with: dvc repro"
+        f" experiments/{name}/dvc.yaml"
+    )
 
 
 @studies.command("activate")
@@ -220,20 +246,18 @@ def study_activate(name: str) -> None:
 
 @studies.command("refresh")
 def study_refresh() -> None:
-    """Copy the root's dvc.yaml into every study that has one, after it was changed."""
-    from pipeline.files import write_bytes
-    from pipeline.provenance import git
+    """Bring the studies that DVC runs up to date with the root's dvc.yaml and the default values in its params.yaml."""
+    from pipeline.cli.refresh import refresh_params, refresh_pipeline
 
     root = find_root(Path.cwd())
-    for path in sorted((root / "experiments").glob("*/dvc.yaml")):
-        name, before = path.relative_to(root), None if path.is_symlink() else path.read_bytes()
-        if not copy_pipeline(root, path.parent):
-            continue
-        saved = ""
-        if before is not None and git(path.parent, "cat-file", "blob", "HEAD:./dvc.yaml") != before:
-            write_bytes(path.with_name("dvc.yaml.before"), before)
-            saved = f"; what it was is in {name}.before"
-        print(f"{name} is now a copy of the root's dvc.yaml{saved}")
+    defaults = Params.read_values(root / "params.yaml")
+    folders = [path.parent for path in sorted((root / "experiments").glob("*/dvc.yaml"))]
+    for line in (refresh_pipeline(root, folder) for folder in folders):
+        if line:
+            print(line)
+    for line in (refresh_params(root, folder, defaults) for folder in folders):
+        if line:
+            print(line)
 
 
 @studies.command("list")

@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import locked, write_bytes, write_text
-from pipeline.params import Params, dump_yaml
+from pipeline.params import Params
+from pipeline.params.derived import write_settings
 from pipeline.processes.signals import ignore_signals
 from pipeline.study import Study, is_name
 
@@ -33,9 +34,10 @@ def create_study(
     of trials may change.
     """
     folder, params = _plan(root, name, overrides)
+    defaults = Params.read_values(root / "params.yaml")
     with locked(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
         if (folder / "params.yaml").exists():
-            write_text(folder / "params.yaml", dump_yaml(params))
+            write_settings(folder, params, defaults)
             _complete(root, folder, pipeline)
             study = Study.at(folder)
             fill(study)
@@ -43,7 +45,7 @@ def create_study(
         aside = folder.with_name(f".{name}.new")
         shutil.rmtree(aside, ignore_errors=True)  # a process that was killed has left it
         try:
-            write_text(aside / "params.yaml", dump_yaml(params))
+            write_settings(aside, params, defaults)
             _complete(root, aside, pipeline)
             fill(Study.at(aside))
             _rename(aside, folder)

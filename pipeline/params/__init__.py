@@ -26,7 +26,8 @@ from pipeline.params.sections import (
     measure_of,
 )
 from pipeline.params.text import digest, parse_assignments, read_yaml
-from pipeline.params.whole import Params, dump_yaml
+from pipeline.params.whole import Params
+from pipeline.params.writing import dump_yaml
 
 __all__ = [
     "DENSITY",

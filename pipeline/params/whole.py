@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +27,7 @@ from pipeline.params.space import check_fixed, check_space
 from pipeline.params.text import read_yaml
 from pipeline.text import nearest
 
-__all__ = ["Params", "dump_yaml"]
+__all__ = ["Params"]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
 Folder = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
@@ -39,14 +37,24 @@ Overrides = dict[str, Any]
 class Params(Strict):
     """All of `params.yaml`."""
 
-    root: Folder
-    out: Folder
-    budget: Annotated[str, Field(max_length=100)]
-    budgets: Annotated[dict[Name, Overrides], Field(min_length=1)]
+    root: Folder = Field(description="Folder of the project, relative to this file.")
+    out: Folder = Field(
+        description="Folder of this study's outputs, relative to this file; its last part is the study's name."
+    )
+    budget: Annotated[str, Field(max_length=100)] = Field(
+        description="Name of one of the budgets: its values replace those of this file, but not those of a variant or"
+        " of --set."
+    )
+    budgets: Annotated[dict[Name, Overrides], Field(min_length=1)] = Field(
+        description="Sets of values, {name: {path: value}}, with paths in train, sweep and evaluate."
+    )
     data: DataParams
     model: ModelParams
     train: TrainParams
-    variants: Annotated[dict[Name, Overrides], Field(min_length=1)]
+    variants: Annotated[dict[Name, Overrides], Field(min_length=1)] = Field(
+        description="Models that are compared, {name: {path: value}}, with the values that each replaces, at paths in"
+        " model and train; what a variant fixes is not searched."
+    )
     sweep: SweepParams
     compare: CompareParams
     evaluate: EvaluateParams
@@ -64,15 +72,20 @@ class Params(Strict):
     @classmethod
     def read_with_file(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Params, Params]:
         """Return what `read` returns, and the parameters as they stand in the file, without its budget."""
-        raw = read_yaml(path)
-        if not isinstance(raw, dict):
-            raise InputError(f"{path.name}: a mapping of sections is wanted, not {repr(raw)[:60]}")
-        file, given = cls._validate(raw, path.name), dict(overrides or {})
+        file, given = cls.read_values(path), dict(overrides or {})
         params = file.override({name: given[name] for name in ("budget", "budgets") if name in given}, "--set")
         params = params._on_budget().override(given, "--set")._without(given)
         params.check()
         check_fixed(params, given)
         return params, file
+
+    @classmethod
+    def read_values(cls, path: Path) -> Params:
+        """Return the parameters as they stand in a file, each value checked by itself, without its budget."""
+        raw = read_yaml(path)
+        if not isinstance(raw, dict):
+            raise InputError(f"{path.name}: expected a mapping of sections, not {repr(raw)[:60]}")
+        return cls._validate(raw, path.name)
 
     def _without(self, given: Mapping[str, Any]) -> Params:
         """Return these parameters with the given paths taken out of the search space, unless that is given too."""
@@ -194,18 +207,6 @@ class Params(Strict):
                 )
         check_space(self)
         check_metric(self)
-
-
-def dump_yaml(params: Params) -> str:
-    """Write parameters as a YAML text that `Params.read` takes back."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = None
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    text = StringIO()
-    yaml.dump(json.loads(params.model_dump_json()), text)
-    return text.getvalue()
 
 
 def _tuples(value: Any) -> Any:

@@ -341,7 +341,7 @@ def main() -> None:
     if not pieces:
         tracking.ready(tracking.tracking_uri(study))
         processes.prefork(len(_pieces(study)))
-        for line in study.notes(variant, "evaluate"):
+        for line in study.notices(variant, "evaluate"):
             print(line, flush=True)
         run(study, variant)
         return

@@ -38,7 +38,7 @@ def main() -> None:
     else:
         tracking.ready(tracking.tracking_uri(study))
         processes.prefork(study.params.sweep.trials)
-        for line in study.notes(variant):
+        for line in study.notices(variant):
             print(line, flush=True)
         run(study, variant)
 

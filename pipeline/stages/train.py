@@ -225,7 +225,7 @@ def main() -> None:
     if not seeds:
         tracking.ready(tracking.tracking_uri(study))
         processes.prefork(len(study.params.train.seeds))
-        for line in study.notes(variant):
+        for line in study.notices(variant):
             print(line, flush=True)
         run(study, variant)
         return

@@ -1,0 +1,62 @@
+"""The sections `sweep` and `compare` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.params.ranges import Choices, Range, Strict
+from pipeline.params.sections.types import MOST, Count, Positive, Seed
+
+__all__ = [
+    "CompareParams",
+    "SweepParams",
+]
+
+
+class SweepParams(Strict):
+    """The search of each variant's settings; what a variant fixes is not searched."""
+
+    metric: Literal["valid/objective", "valid/elbo", "valid/iwae"] = Field(
+        description="Validation metric that the search maximizes, of the weights that a training keeps: "
+        "valid/objective (what is trained for), valid/elbo or valid/iwae (L_k, with k the draws of validation)."
+    )
+    trials: Count = Field(description="Number of trials per variant.")
+    epochs: Count = Field(description="Value of train.epochs in a trial.")
+    sampler: Literal["tpe", "random"] = Field(
+        description="How settings are chosen: tpe (tree-structured Parzen estimator) or random."
+    )
+    pruner: Literal["median", "none"] = Field(
+        description="How trials are stopped early: median stops one that is below the median of the others at its "
+        "epoch, none stops none."
+    )
+    startup_trials: Count = Field(description="Number of random trials before tpe learns and the pruner compares.")
+    max_failures: Annotated[int, Field(ge=0, le=MOST)] = Field(
+        description="Number of failed trials that a sweep tolerates; one more ends it."
+    )
+    seed: Seed = Field(description="Seed of the sampler and of the trials' trainings.")
+    space: dict[str, Range | Choices] = Field(
+        description="Values that are searched, by dotted path: {low, high, log, step} is an interval, {choices: "
+        "[...]} a list. Each must hold the value that the file has at the path, which is the first trial."
+    )
+
+
+class CompareParams(Strict):
+    """What all variants of a study are given equal amounts of."""
+
+    match: Literal["none", "parameters", "time"] = Field(
+        description="What all variants have as much of: none; parameters, where hidden widths are scaled to the "
+        "number of weights below, within 1%, in trials and final models; or time, where a final training gets as many "
+        "epochs as the seconds below hold, and train.epochs is not used."
+    )
+    parameters: Count | None = Field(description="Weights of every model, with match parameters.")
+    seconds: Positive | None = Field(description="Seconds of every final training, with match time.")
+
+    @model_validator(mode="after")
+    def _matched(self) -> Self:
+        given = {"parameters": ("parameters", self.parameters), "time": ("seconds", self.seconds)}
+        name, value = given.get(self.match, ("", 0))
+        if value is None:
+            raise ValueError(f"match '{self.match}' needs {name}, a number above 0 that every variant gets, not null")
+        return self
