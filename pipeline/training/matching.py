@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.models import build
 from pipeline.params import ModelParams, Params
 from pipeline.randomness import seeded
-from pipeline.training.fit import fit
+from pipeline.training.loop import fit
 
 __all__ = ["count_weights", "match_weights", "seconds_per_epoch"]
 
