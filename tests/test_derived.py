@@ -56,10 +56,10 @@ def test_comments_and_reference_are_those_of_the_parameters() -> None:
 
 def test_every_parameter_is_explained() -> None:
     """Each section and parameter has a sentence, and what it takes."""
-    paths = {entry.path for entry in entries()}
+    paths = {entry.path for entry in entries(Params)}
     assert set(DEFAULTS.flat()) <= paths
-    assert len(paths) == len(entries())
-    for entry in entries():
+    assert len(paths) == len(entries(Params))
+    for entry in entries(Params):
         assert entry.meaning.endswith("."), entry
         assert len(entry.meaning) > 8, entry
         assert "\n" not in entry.meaning, entry

@@ -28,9 +28,9 @@ def parameter_table(params: Params, path: str | None = None) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    chosen = [entry for entry in entries() if path is None or f"{entry.path}.".startswith(f"{path}.")]
+    chosen = [entry for entry in entries(Params) if path is None or f"{entry.path}.".startswith(f"{path}.")]
     if not chosen:
-        raise InputError(f"{path}: no such parameter{nearest(str(path), [entry.path for entry in entries()])}")
+        raise InputError(f"{path}: no such parameter{nearest(str(path), [entry.path for entry in entries(Params)])}")
     values = params.model_dump()
     table = Table("parameter", "value", "allowed", "meaning", box=None, header_style="", pad_edge=False)
     for entry in chosen:
@@ -47,7 +47,7 @@ def parameter_table(params: Params, path: str | None = None) -> str:
 def reference_texts(root: Path) -> dict[Path, str]:
     """Return the text of each file that is made from the descriptions: params.yaml, with its values, and the page."""
     params = Params.read_values(root / "params.yaml")
-    return {root / "params.yaml": dump_yaml(params, HEADER, comments=True), root / PAGE: reference_page()}
+    return {root / "params.yaml": dump_yaml(params, HEADER, comments=True), root / PAGE: reference_page(Params)}
 
 
 def write_reference(root: Path) -> list[str]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from pydantic import BaseModel
+
 from pipeline.params.sections.types import MOST
-from pipeline.params.whole import Params
 
 __all__ = ["Entry", "allowed", "entries", "reference_page"]
 
@@ -42,9 +43,9 @@ class Entry:
 
 
 @cache
-def entries() -> tuple[Entry, ...]:
-    """Return every section and parameter, in the order of `params.yaml`."""
-    schema = Params.model_json_schema()
+def entries(model: type[BaseModel]) -> tuple[Entry, ...]:
+    """Return every section and parameter of `Params`, or of another model, in the order of `params.yaml`."""
+    schema = model.model_json_schema()
     return tuple(_entries(schema, "", schema["$defs"]))
 
 
@@ -71,7 +72,8 @@ def allowed(schema: Mapping[str, Any]) -> str:
     'number > 0, or null'
     """
     if "anyOf" in schema:
-        return ", or ".join(map(allowed, schema["anyOf"]))
+        named = all("enum" in each or "const" in each for each in schema["anyOf"])
+        return (" | " if named else ", or ").join(map(allowed, schema["anyOf"]))
     if "enum" in schema or "const" in schema:
         return " | ".join(schema.get("enum", [schema.get("const")]))
     match schema.get("type"):
@@ -90,10 +92,10 @@ def _limits(schema: Mapping[str, Any]) -> Iterator[str]:
         yield f"a multiple of {schema['multipleOf']}"
 
 
-def reference_page() -> str:
+def reference_page(model: type[BaseModel]) -> str:
     """Return the page `docs/parameters.md`."""
     lines = [TITLE]
-    for entry in entries():
+    for entry in entries(model):
         if "." not in entry.path and entry.allowed == "":
             lines += [
                 f"\n## {entry.path}\n",

@@ -119,7 +119,7 @@ class Params(Strict):
         try:
             return cls.model_validate(_tuples(raw))
         except ValidationError as error:
-            raise InputError(f"{source}: {explain(error, cls)}") from None
+            raise InputError(f"{source}: {explain(error, raw, cls)}") from None
         except RecursionError:
             raise InputError(f"{source}: nested too deeply, or within itself") from None
 

@@ -21,7 +21,7 @@ WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # which Y
 
 def dump_yaml(params: Params, header: str = "", *, comments: bool = False) -> str:
     """Return parameters as a YAML text that `Params.read` takes back, below the lines of a header."""
-    known = {entry.path: entry for entry in entries()} if comments else {}
+    known = {entry.path: entry for entry in entries(Params)} if comments else {}
     lines = [f"# {line}" for line in header.splitlines()]
     raw = params.model_dump(exclude_defaults=True)
     for path, line in _lines(raw, "", ""):

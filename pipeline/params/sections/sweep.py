@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.params.ranges import Choices, Range, Strict
 from pipeline.params.sections.types import MOST, Count, Positive, Seed
@@ -13,6 +14,16 @@ __all__ = [
     "CompareParams",
     "SweepParams",
 ]
+
+
+Searched = Annotated[
+    Annotated[Range, Tag("interval")] | Annotated[Choices, Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, Choices) or "choices" in _keys(value) else "interval"),
+]
+
+
+def _keys(value: object) -> Collection[object]:
+    return value if isinstance(value, dict) else ()
 
 
 class SweepParams(Strict):
@@ -36,7 +47,7 @@ class SweepParams(Strict):
         description="Number of failed trials that a sweep tolerates; one more ends it."
     )
     seed: Seed = Field(description="Seed of the sampler and of the trials' trainings.")
-    space: dict[str, Range | Choices] = Field(
+    space: dict[str, Searched] = Field(
         description="Values that are searched, by dotted path: {low, high, log, step} is an interval, {choices: "
         "[...]} a list. Each must hold the value that the file has at the path, which is the first trial."
     )
