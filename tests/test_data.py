@@ -75,7 +75,7 @@ def test_contract(name):
     assert set(dataset.protocols) <= set(PROTOCOLS)
     assert bool(dataset.remotes) == (name not in LOCAL)
     for remote in dataset.remotes:
-        assert re.fullmatch({"sha256": "[0-9a-f]{64}", "md5": "[0-9a-f]{32}"}[remote.kind], remote.checksum)
+        assert re.fullmatch({"sha256": "[0-9a-f]{64}", "md5": "[0-9a-f]{32}"}[remote.checksum_type], remote.checksum)
         assert len(set(remote.addresses)) >= 2
         assert all(re.match(r"https?://", address) and address.endswith(remote.file) for address in remote.addresses)
         assert Path(remote.file).name == remote.file

@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.files import write_text
 from pipeline.params import Params
 from pipeline.params.reference import entries, reference_page
-from pipeline.params.text import shown
+from pipeline.params.text import format_value
 from pipeline.params.writing import dump_yaml
 from pipeline.text import nearest, terminal_width
 
@@ -37,7 +37,7 @@ def parameter_table(params: Params, path: str | None = None) -> str:
         at: Any = values
         for key in entry.path.split("."):
             at = at.get(key) if isinstance(at, dict) else None
-        table.add_row(entry.path, shown(at) if entry.allowed else "", entry.allowed, entry.meaning)
+        table.add_row(entry.path, format_value(at) if entry.allowed else "", entry.allowed, entry.meaning)
     console = Console(width=terminal_width(), color_system=None)
     with console.capture() as text:
         console.print(table, markup=False, highlight=False)

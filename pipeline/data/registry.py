@@ -1,6 +1,6 @@
-"""The data sets: where they are published, what proves their files, how they may be split.
+"""The data sets: their published files with checksums, their readers and their protocols.
 
-A mirror of one's own is laid out `<data set>/<file>` and named by `CAVE_DATA_MIRROR`.
+A mirror is laid out as `<data set>/<file>`; the environment variable `CAVE_DATA_MIRROR` names it.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import write_text
+from pipeline.params.parameters import Params
 from pipeline.params.text import read_yaml
-from pipeline.params.whole import Params
 from pipeline.params.writing import dump_mapping, dump_yaml
 
 __all__ = ["STUDY_FILE", "derive", "derived_text", "differences", "differing_paths", "outdated", "write_settings"]
@@ -58,17 +58,17 @@ def derived_text(params: Params) -> str:
 def differences(params: Params, defaults: Params) -> dict[str, Any]:
     """Return the values, by dotted path, that lead from the defaults to a study's parameters."""
     own, theirs = _values(params), _values(defaults)
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for path, value in own.items():
         if path in theirs and theirs[path] == value:
             continue
         while path not in theirs and not any(other.startswith(f"{path}.") for other in theirs):
             path = path.rpartition(".")[0]  # the root has null in the place of this section
-        found[path] = _at(params, path)
-    widths = found.get("model.widths")
+        changed[path] = _at(params, path)
+    widths = changed.get("model.widths")
     if widths is not None and len(widths) != params.model.depth:  # a list of widths would set the depth
-        found["model.depth"] = params.model.depth
-    return found
+        changed["model.depth"] = params.model.depth
+    return changed
 
 
 def differing_paths(params: Params, other: Params) -> list[str]:
@@ -77,7 +77,7 @@ def differing_paths(params: Params, other: Params) -> list[str]:
 
 
 def outdated(defaults: Params, folder: Path) -> str:
-    """Say in a line that a study's `params.yaml` is not what its `study.yaml` and the defaults give, if that is so."""
+    """Return a line if a study's `params.yaml` is not what its `study.yaml` and the defaults give, else nothing."""
     path, name = folder / "params.yaml", f"experiments/{folder.name}/params.yaml"
     try:
         params = derive(defaults, folder)

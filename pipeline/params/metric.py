@@ -8,7 +8,7 @@ from pipeline.errors import InputError
 from pipeline.text import plural
 
 if TYPE_CHECKING:
-    from pipeline.params.whole import Params
+    from pipeline.params.parameters import Params
 
 __all__ = ["check_metric"]
 
@@ -70,6 +70,6 @@ def _check_warmup(params: Params, name: str) -> None:
 
 
 def _values(params: Params, name: str, path: str) -> set[Any]:
-    """Return the values that a path can have in the trials of a variant; of an interval, its ends."""
+    """Return the values of a path in the trials of a variant; of an interval, its ends."""
     kind = params.space(name).get(path)
-    return {params.variant(name).flat()[path]} if kind is None else set(kind.extremes)
+    return {params.variant(name).flat()[path]} if kind is None else set(kind.boundary_values)

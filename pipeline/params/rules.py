@@ -1,4 +1,4 @@
-"""What the values of a model must hold among each other and against the data."""
+"""Rules between the values of a model, and between a model and the data."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
 
 
 def check_outliers(outliers: DataParams | None, data: DataParams) -> None:
-    """Raise `InputError` if images from elsewhere are those of the study's own data, or of other pixels."""
+    """Raise `InputError` if the outliers are the study's own data, or have other pixels."""
     if outliers is None:
         return
     if outliers.name == data.name:

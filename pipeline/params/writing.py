@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from pipeline.params.parameters import Params
 from pipeline.params.reference import entries
-from pipeline.params.whole import Params
 
 __all__ = ["dump_mapping", "dump_yaml"]
 
@@ -21,13 +21,13 @@ WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # which Y
 
 def dump_yaml(params: Params, header: str = "", *, comments: bool = False) -> str:
     """Return parameters as a YAML text that `Params.read` takes back, below the lines of a header."""
-    known = {entry.path: entry for entry in entries(Params)} if comments else {}
+    described = {entry.path: entry for entry in entries(Params)} if comments else {}
     lines = [f"# {line}" for line in header.splitlines()]
     raw = params.model_dump(exclude_defaults=True)
     for path, line in _lines(raw, "", ""):
         if path in raw and path not in ("out", "budgets"):
             lines.append("")
-        entry = known.get(path)
+        entry = described.get(path)
         lines += [line] if entry is None else _commented(line, entry.comment)
     return "\n".join(lines).lstrip("\n") + "\n"
 

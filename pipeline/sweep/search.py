@@ -300,7 +300,7 @@ def _reason(error: Exception) -> str:
 def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:
     if isinstance(kind, Choices):
         return trial.suggest_categorical(path, kind.choices)
-    if kind.whole:
+    if kind.is_integer:
         return trial.suggest_int(path, int(kind.low), int(kind.high), log=kind.log, step=int(kind.step or 1))
     return trial.suggest_float(path, kind.low, kind.high, log=kind.log, step=kind.step)
 

@@ -27,7 +27,7 @@ class CaveParams(Strict):
 
 
 def published_binary(name: str, grey: bool) -> bool:
-    """Tell whether the pixels of a data set are 0 or 1 before any binarization; `grey` is that of `cave`."""
+    """Return whether the pixels of a data set are 0 or 1 before any binarization; `grey` is that of `cave`."""
     return name in ("binarized_mnist", "caltech101_silhouettes") or (name == "cave" and not grey)
 
 

@@ -54,7 +54,7 @@ class SweepParams(Strict):
 
 
 class CompareParams(Strict):
-    """What all variants of a study are given equal amounts of."""
+    """What all variants of a study have in equal amounts: parameters, or training time."""
 
     match: Literal["none", "parameters", "time"] = Field(
         description="What all variants have as much of: none; parameters, where hidden widths are scaled to the "
@@ -65,9 +65,9 @@ class CompareParams(Strict):
     seconds: Positive | None = Field(description="Seconds of every final training, with match time.")
 
     @model_validator(mode="after")
-    def _matched(self) -> Self:
-        given = {"parameters": ("parameters", self.parameters), "time": ("seconds", self.seconds)}
-        name, value = given.get(self.match, ("", 0))
+    def _amount_is_set(self) -> Self:
+        amounts = {"parameters": ("parameters", self.parameters), "time": ("seconds", self.seconds)}
+        name, value = amounts.get(self.match, ("", 0))
         if value is None:
             raise ValueError(f"match '{self.match}' needs {name}, a number above 0 that every variant gets, not null")
         return self

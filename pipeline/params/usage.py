@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.params.sections import published_binary
-from pipeline.params.text import shown
+from pipeline.params.text import format_value
 
-__all__ = ["CONDITIONS", "Condition", "left_out", "unused"]
+__all__ = ["CONDITIONS", "Condition", "is_unused_by", "unused"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ def _is(path: str, *values: Any) -> Condition:
     return Condition((path,), lambda value: value in values)
 
 
-def _drawn(name: str, binarization: str, grey: bool) -> bool:
-    """Tell whether the data's seed decides on splits, on binarized pixels or on what is rendered."""
+def _uses_seed(name: str, binarization: str, grey: bool) -> bool:
+    """Return whether splits, binarized pixels or rendered images depend on the seed of the data."""
     split = name in ("digits", "cave", "omniglot", "frey_face")
     return split or (binarization != "none" and not published_binary(name, grey))
 
 
-def _compiled(*values: Any) -> bool:
-    """Tell whether the training step can be compiled."""
+def _is_compiled(*values: Any) -> bool:
+    """Return whether the training step can be compiled."""
     inference, prior, network, batch_norm, likelihood, sigma, objective, free_bits, warmup_stagger, ema = values
     model = (inference, prior, network, batch_norm) == ("bottom_up", "normal", "mlp", False)
     family = likelihood == "bernoulli" or (likelihood == "gaussian" and sigma == "learned")
@@ -55,7 +55,7 @@ CONDITIONS: dict[str, Condition] = {
     "data.binarization": Condition(
         ("data.name", "data.cave.grey"), lambda name, grey: not published_binary(name, grey)
     ),
-    "data.seed": Condition(("data.name", "data.binarization", "data.cave.grey"), _drawn),
+    "data.seed": Condition(("data.name", "data.binarization", "data.cave.grey"), _uses_seed),
     "data.cave.images": RENDERED,
     "data.cave.size": RENDERED,
     "data.cave.grey": RENDERED,
@@ -85,7 +85,7 @@ CONDITIONS: dict[str, Condition] = {
             "train.warmup_stagger",
             "train.ema",
         ),
-        _compiled,
+        _is_compiled,
     ),
     "train.milestones": Condition(("train.milestones", "train.epochs"), lambda at, epochs: not at or at[0] <= epochs),
     "train.valid_draws": _is("train.objective", "elbo", "beta", "stl"),
@@ -111,16 +111,16 @@ CONDITIONS: dict[str, Condition] = {
     "evaluate.decompose.factor_images": RENDERED,
     "evaluate.decompose.factor_draws": RENDERED,
 }
-LEFT_OUT = {  # by command by hand, or stage: the first parts of paths
+UNUSED_BY = {  # by command by hand, or stage: the first parts of paths
     "train": ("sweep",),
     "sweep": ("evaluate", "report", "train.epochs", "train.seeds", "train.milestones", "compare.seconds"),
     "evaluate": ("data", "model", "train", "sweep", "compare"),
 }
 
 
-def left_out(path: str, command: str) -> bool:
-    """Tell whether `cave train`, `cave sweep` or the stage `evaluate` has no use for a parameter."""
-    return any(path == start or path.startswith(f"{start}.") for start in LEFT_OUT.get(command, ()))
+def is_unused_by(path: str, command: str) -> bool:
+    """Return whether `cave train`, `cave sweep` or the stage `evaluate` does not use a parameter."""
+    return any(path == start or path.startswith(f"{start}.") for start in UNUSED_BY.get(command, ()))
 
 
 def unused(path: str, values: Mapping[str, Any], searched: Mapping[str, Any]) -> str:
@@ -131,7 +131,9 @@ def unused(path: str, values: Mapping[str, Any], searched: Mapping[str, Any]) ->
     condition = CONDITIONS.get(path)
     if condition is None or set(condition.reads) & set(searched):
         return ""
-    known = [values.get(read) for read in condition.reads]
-    if condition.holds(*known):
+    values_read = [values.get(read) for read in condition.reads]
+    if condition.holds(*values_read):
         return ""
-    return ", ".join(f"{read} is {shown(value)}" for read, value in zip(condition.reads, known, strict=True))
+    return ", ".join(
+        f"{read} is {format_value(value)}" for read, value in zip(condition.reads, values_read, strict=True)
+    )

@@ -1,4 +1,4 @@
-"""All sections together: overrides by dotted path, variants, and what no single field shows."""
+"""All sections together: budgets, overrides by dotted path, variants, and checks across sections."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ class Params(Strict):
     def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
         """Read and check the whole file; raise `InputError` in one line.
 
-        The file's values give way to those of the `budget` that it or `overrides` names, and these to the `overrides`,
-        all by dotted path. A path that is overridden is not searched.
+        The values of the `budget` that the file or `overrides` names replace those of the file, and `overrides` replace
+        both, all by dotted path. A path that is overridden is not searched.
         """
         return cls.read_with_file(path, overrides)[0]
 
     @classmethod
     def read_with_file(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Params, Params]:
         """Return what `read` returns, and the parameters as they stand in the file, without its budget."""
-        file, given = cls.read_values(path), dict(overrides or {})
-        params = file.override({name: given[name] for name in ("budget", "budgets") if name in given}, "--set")
-        params = params._on_budget().override(given, "--set")._without(given)
+        file, overrides = cls.read_values(path), dict(overrides or {})
+        params = file.override({name: overrides[name] for name in ("budget", "budgets") if name in overrides}, "--set")
+        params = params._apply_budget().override(overrides, "--set")._remove_from_space(overrides)
         params.check()
-        check_fixed(params, given)
+        check_fixed(params, overrides)
         return params, file
 
     @classmethod
@@ -87,32 +87,32 @@ class Params(Strict):
             raise InputError(f"{path.name}: expected a mapping of sections, not {repr(raw)[:60]}")
         return cls._validate(raw, path.name)
 
-    def _without(self, given: Mapping[str, Any]) -> Params:
-        """Return these parameters with the given paths taken out of the search space, unless that is given too."""
+    def _remove_from_space(self, overrides: Mapping[str, Any]) -> Params:
+        """Return these parameters without the overridden paths in the search space, unless that is overridden too."""
         space = self.sweep.space
-        if {"sweep", "sweep.space"} & set(given):
+        if {"sweep", "sweep.space"} & set(overrides):
             return self
-        kept = {path: kind for path, kind in space.items() if not {path, path.split(".")[0]} & set(given)}
-        if kept == space:
+        smaller = {path: kind for path, kind in space.items() if not {path, path.split(".")[0]} & set(overrides)}
+        if smaller == space:
             return self
-        return self.model_copy(update={"sweep": self.sweep.model_copy(update={"space": kept})})
+        return self.model_copy(update={"sweep": self.sweep.model_copy(update={"space": smaller})})
 
-    def _on_budget(self) -> Params:
-        """Return these parameters with the values of their budget in place; every budget is checked."""
-        worked = {}
+    def _apply_budget(self) -> Params:
+        """Return these parameters with the values of their budget; every budget is checked."""
+        by_budget = {}
         for name, overrides in self.budgets.items():
             for path in overrides:
                 if path.split(".")[0] not in ("train", "sweep", "evaluate"):
                     raise InputError(f"budgets.{name}: {path}: a budget sets paths in train, sweep and evaluate")
-            worked[name] = self.override(overrides, f"budgets.{name}")
-            if worked[name].evaluate.outliers != self.evaluate.outliers:
+            by_budget[name] = self.override(overrides, f"budgets.{name}")
+            if by_budget[name].evaluate.outliers != self.evaluate.outliers:
                 raise InputError(
                     f"budgets.{name}: evaluate.outliers: a budget does not set it, because data are fetched for it"
                 )
-        if self.budget not in worked:
-            hint = nearest(self.budget, worked)
-            raise InputError(f"budget: '{self.budget}' given; allowed: {', '.join(worked)}{hint}")
-        return worked[self.budget]
+        if self.budget not in by_budget:
+            hint = nearest(self.budget, by_budget)
+            raise InputError(f"budget: '{self.budget}' given; allowed: {', '.join(by_budget)}{hint}")
+        return by_budget[self.budget]
 
     @classmethod
     def _validate(cls, raw: object, source: str) -> Params:
@@ -126,7 +126,7 @@ class Params(Strict):
     def override(self, overrides: Mapping[str, Any], source: str = "overrides") -> Params:
         """Return these parameters with the values at some dotted paths replaced, checked anew.
 
-        Giving `model.widths` sets `model.depth` to its length unless the same overrides name a depth.
+        An override of `model.widths` sets `model.depth` to its length, unless the same overrides have a depth.
         """
         raw = self.model_dump()
         for path, value in overrides.items():
@@ -160,11 +160,11 @@ class Params(Strict):
 
     @property
     def outliers(self) -> DataParams | None:
-        """The data set that images from elsewhere are taken from; None where there are none, or they are shuffled."""
-        wanted = self.evaluate.outliers
-        if wanted is None or wanted.data == "shuffled":
+        """The data set that outliers are taken from; None without outliers, or if they are shuffled images."""
+        outliers = self.evaluate.outliers
+        if outliers is None or outliers.data == "shuffled":
             return None
-        return self.data.model_copy(update={"name": wanted.data, "protocol": "auto"})
+        return self.data.model_copy(update={"name": outliers.data, "protocol": "auto"})
 
     def space(self, variant: str) -> dict[str, Range | Choices]:
         """Return what is swept for a variant: the space less what it fixes, `model.widths` fixing depth and units."""
@@ -189,7 +189,7 @@ class Params(Strict):
         return dict(_flatten(sections, ""))
 
     def check(self) -> None:
-        """Check what no single field shows: variants, the space, and sections against each other."""
+        """Check what no single field can: variants, the search space, and sections against each other."""
         for name, fixed in self.variants.items():
             for path in fixed:
                 if path.split(".")[0] not in ("model", "train") or path == "train.seeds":

@@ -12,7 +12,7 @@ import torch
 from pipeline.evaluation.decompose import decompose
 from pipeline.models import build
 from pipeline.params import Params
-from pipeline.params.used import CONDITIONS, LEFT_OUT, unused
+from pipeline.params.usage import CONDITIONS, UNUSED_BY, unused
 from pipeline.training import fit, milestones
 from pipeline.training.gradients import Chain, Loss
 from tests.small import MODEL, ROOT, TRAIN, model_params, splits, train_params
@@ -43,7 +43,7 @@ def test_every_parameter_is_always_used_or_has_a_condition() -> None:
 def test_conditions_read_parameters() -> None:
     """Whatever a condition reads, and whatever a command leaves out, is a parameter or a section."""
     assert {read for condition in CONDITIONS.values() for read in condition.reads} <= set(FLAT)
-    starts = {start for some in LEFT_OUT.values() for start in some}
+    starts = {start for some in UNUSED_BY.values() for start in some}
     assert starts <= set(FLAT) | {path.split(".")[0] for path in FLAT}
 
 
