@@ -18,6 +18,7 @@ import torch
 from pydantic import ValidationError
 
 from pipeline import data, processes
+from pipeline.environment import Resources, data_mirror
 from pipeline.errors import InputError
 from pipeline.files import read_json, write_json
 from pipeline.models import HierarchicalVAE, build
@@ -89,7 +90,7 @@ def again(work: Work, wanted: str, out: Path, kept: Path, cache: Path, epochs: i
     """Train once more, for so many epochs at most; return what came out, and what it was made with."""
     splits = _bring(work, wanted, out, kept, cache)
     try:
-        device = processes.device()
+        device = processes.device(Resources.read().device)
     except InputError as error:
         print(f"{error}; trained on the processor instead", flush=True)
         device = torch.device("cpu")
@@ -118,14 +119,14 @@ def _bring(work: Work, wanted: str, out: Path, kept: Path, cache: Path) -> data.
     except InputError:
         splits = None
     if splits is None or splits.digest != wanted:
-        data.fetch(work.params.data, out / "raw", cache)
+        data.fetch(work.params.data, out / "raw", cache, data_mirror())
         splits = data.prepare(work.params.data, out / "raw", out / "data")
     return splits
 
 
 def _main() -> None:
     settings, out, kept, cache, epochs = sys.argv[1:]
-    processes.become_worker()
+    processes.become_worker(Resources.read())
     work, wanted = Work.read(Path(settings))
     write_json(Path(out) / "result.json", again(work, wanted, Path(out), Path(kept), Path(cache), int(epochs)))
 

@@ -20,6 +20,7 @@ from pipeline.data.cave import render
 from pipeline.data.dataset import Part
 from pipeline.data.formats import read_amat, read_idx, read_mat
 from pipeline.data.protocols import choose
+from pipeline.environment import data_mirror
 from pipeline.errors import InputError
 from pipeline.params import CaveParams, DataParams
 
@@ -41,7 +42,7 @@ def params(name, protocol="auto", binarization="dynamic", seed=0, images=300, gr
 
 def made(wanted, folder):
     """Fetch and prepare."""
-    fetch(wanted, folder / "raw", folder / "cache")
+    fetch(wanted, folder / "raw", folder / "cache", data_mirror())
     return prepare(wanted, folder / "raw", folder / "data")
 
 

@@ -104,10 +104,10 @@ def untouched(raw, cache):
     assert [path.name for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
-def fails(raw, cache, *words):
+def fails(raw, cache, *words, mirror=""):
     """Assert that the fetch fails in one line with these words, and leaves no trace."""
     with pytest.raises(InputError) as caught:
-        fetch(PARAMS, raw, cache)
+        fetch(PARAMS, raw, cache, mirror)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -336,9 +336,9 @@ def test_mirror(web, zipped, server, tmp_path, monkeypatch):
     else:
         (tmp_path / "mirror" / "frey_face").mkdir(parents=True)
         (tmp_path / "mirror" / "frey_face" / name).write_bytes(body)
-    monkeypatch.setenv("CAVE_DATA_MIRROR", server.address + "/m/" if web else str(tmp_path / "mirror"))
+    mirror = server.address + "/m/" if web else str(tmp_path / "mirror")
     raw, cache = scene(tmp_path)
-    fetch(PARAMS, raw, cache)
+    fetch(PARAMS, raw, cache, mirror)
     whole(raw, cache, remote)
     assert "/published" not in server.asked
 
@@ -357,15 +357,14 @@ def test_gzipped_faults(body, reason, server, tmp_path, monkeypatch):
     """A bomb, a cut file, another format, other content and a long tail are no published file."""
     server.answers[f"/frey_face/{FILE}.gz"] = [(200, {}, body)]
     publish(monkeypatch, [server.address + "/published"])
-    monkeypatch.setenv("CAVE_DATA_MIRROR", server.address)
-    fails(*scene(tmp_path), f"{FILE}: HTTP 404; .*{FILE}.gz: {reason}")
+    fails(*scene(tmp_path), f"{FILE}: HTTP 404; .*{FILE}.gz: {reason}", mirror=server.address)
 
 
 def test_empty_mirror(server, tmp_path, monkeypatch):
     """A folder without the file is named, and no other address is asked."""
     publish(monkeypatch, [server.address + "/published"])
-    monkeypatch.setenv("CAVE_DATA_MIRROR", str(tmp_path / "nowhere"))
-    fails(*scene(tmp_path), f"nowhere/frey_face/{FILE}: no such file or directory; .*{FILE}.gz: no such file")
+    reason = f"nowhere/frey_face/{FILE}: no such file or directory; .*{FILE}.gz: no such file"
+    fails(*scene(tmp_path), reason, mirror=str(tmp_path / "nowhere"))
     assert server.asked == []
 
 

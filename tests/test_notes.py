@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,9 +218,8 @@ def test_a_stage_begins_with_its_variants_lines(
     """What `dvc exp run -S` sets is told where it is overridden: by the stage, before it runs."""
     file = root / "params.yaml"
     file.write_text(file.read_text().replace("budget: default ", "budget: quick "))
-    monkeypatch.setattr(sys, "argv", ["stage", "vae"])
     monkeypatch.setattr("pipeline.tracking.ready", lambda uri: None)
-    monkeypatch.setattr("pipeline.processes.prefork", lambda count: None)
-    monkeypatch.setattr(stage, "run", lambda study, variant: print("runs"))
-    stage.main()
+    monkeypatch.setattr("pipeline.processes.prefork", lambda *_: None)
+    monkeypatch.setattr(stage, "run", lambda study, variant, resources: print("runs"))
+    stage.main("vae")
     assert capsys.readouterr().out.splitlines() == [*wanted, "runs"]

@@ -125,7 +125,7 @@ def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     other = make_study(folder / study.out.name / "plain", **{"train.seeds": [0], "sweep.trials": 4, "sweep.epochs": 3})
     shutil.copytree(study.out, other.out)
     run(Sweep(other, "mhvae"), 1)
-    return told(other.store / "mlflow.db", other.name)
+    return told(other.shared_root / "mlflow.db", other.name)
 
 
 def at(number: int, epoch: int, action: Any) -> Any:
@@ -200,7 +200,7 @@ def test_a_stage_does_not_start_without_mlflow(study: Study, monkeypatch: pytest
         evaluate.run(study, "mhvae")
     done = cave(study, "pipeline", "sync")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
-    assert not (study.store / "optuna.db").exists()
+    assert not (study.shared_root / "optuna.db").exists()
     assert waiting(study) == []
 
 
@@ -216,10 +216,10 @@ def test_a_training_that_the_disk_stops_has_not_failed(study: Study, monkeypatch
         with pytest.raises(OSError, match="No space left"):
             train.run(study, "mhvae")
     query = "select run_uuid, status from runs where name = 'mhvae seed 0'"
-    ((run_id, status),) = rows(study.store / "mlflow.db", query)
+    ((run_id, status),) = rows(study.shared_root / "mlflow.db", query)
     assert status == "KILLED"
     train.run(study, "mhvae")
-    assert rows(study.store / "mlflow.db", query) == [(run_id, "FINISHED")]
+    assert rows(study.shared_root / "mlflow.db", query) == [(run_id, "FINISHED")]
 
 
 def refused(study: Study, *keys: str) -> list[Run]:
@@ -240,7 +240,7 @@ def test_what_mlflow_refuses_holds_up_nothing(
 
     Whichever comes first: there are enough of both.
     """
-    database = study.store / "mlflow.db"
+    database = study.shared_root / "mlflow.db"
     if where == "a server":
         request.getfixturevalue("proxy")
         database = request.getfixturevalue("server").database
@@ -309,7 +309,7 @@ def test_what_is_meant_for_another_server_is_left_alone(study: Study, monkeypatc
     done = cave(study, "pipeline", "sync")
     assert done.returncode == 1
     assert f"1 meant for MLflow at http://127.0.0.1:{port}: set MLFLOW_TRACKING_URI to it\n" in done.stdout
-    assert rows(study.store / "mlflow.db", "select count(*) from runs") == [(0,)]
+    assert rows(study.shared_root / "mlflow.db", "select count(*) from runs") == [(0,)]
     assert len(waiting(study)) == 1
 
 
@@ -321,18 +321,18 @@ def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study
     dead.close()
     told = Tracker(study).deliver()
     assert (told.sent, told.left, told.busy) == (1, 0, 1)
-    assert rows(study.store / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
+    assert rows(study.shared_root / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
         ("b", "KILLED")
     ]
     again = start(study, "b")
     again.log_records(RECORDS)
     for made in (alive, again):
         made.finish()
-    assert set(rows(study.store / "mlflow.db", "select name, status from runs")) == {
+    assert set(rows(study.shared_root / "mlflow.db", "select name, status from runs")) == {
         ("a", "FINISHED"),
         ("b", "FINISHED"),
     }
-    assert rows(study.store / "mlflow.db", "select count(*) from metrics") == [(2 * 80,)]
+    assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics") == [(2 * 80,)]
 
 
 def test_an_outbox_whose_work_went_on_elsewhere_says_nothing_more(study: Study, tmp_path: Path) -> None:
@@ -348,27 +348,27 @@ def test_an_outbox_whose_work_went_on_elsewhere_says_nothing_more(study: Study, 
     study.cache.rename(tmp_path / "second host")
     (tmp_path / "first host").rename(study.cache)
     assert Tracker(study).deliver().sent == 1
-    assert rows(study.store / "mlflow.db", "select count(*) from metrics") == [(4,)]
-    assert rows(study.store / "mlflow.db", "select status from runs") == [("RUNNING",)]
+    assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics") == [(4,)]
+    assert rows(study.shared_root / "mlflow.db", "select status from runs") == [("RUNNING",)]
 
 
 def test_a_finished_run_that_waits_is_not_taken_by_new_work(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that is done again while its finished run waits for MLflow gets a run of its own; both arrive."""
-    uri = f"sqlite:///{study.store / 'mlflow.db'}"
+    uri = f"sqlite:///{study.shared_root / 'mlflow.db'}"
     with monkeypatch.context() as gone:
-        (study.store / "mlflow.db").rename(study.store / "away")
+        (study.shared_root / "mlflow.db").rename(study.shared_root / "away")
         gone.setenv("MLFLOW_TRACKING_URI", uri)
-        (study.store / "mlflow.db").mkdir()
+        (study.shared_root / "mlflow.db").mkdir()
         for goes_on in (False, False, True):
             made = start(study, goes_on=goes_on, anew=not goes_on)
             made.log_records(RECORDS)
             made.finish()
-        (study.store / "mlflow.db").rmdir()
-        (study.store / "away").rename(study.store / "mlflow.db")
+        (study.shared_root / "mlflow.db").rmdir()
+        (study.shared_root / "away").rename(study.shared_root / "mlflow.db")
     assert len(waiting(study)) == 2
     assert Tracker(study).deliver().sent == 2
-    assert rows(study.store / "mlflow.db", "select status from runs") == [("FINISHED",)] * 2
-    assert rows(study.store / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
+    assert rows(study.shared_root / "mlflow.db", "select status from runs") == [("FINISHED",)] * 2
+    assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
 
 
 @pytest.mark.slow
@@ -387,7 +387,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     """What arrives when it is back, or by `cave sync`, is what an undisturbed sweep has told, row by row."""
     monkeypatch.setattr("pipeline.tracking.store.BACK_OFF", 0.0)
     name = f"away-{back}"
-    away = Study(study.params, study.folder, study.root, study.out.rename(study.out.with_name(name)), study.store)
+    away = Study(study.params, study.folder, study.root, study.out.rename(study.out.with_name(name)), study.shared_root)
     dies = at(1, 2, server.stop)
     monkeypatch.setattr(pipeline.sweep.worker, "fit", dies)
     if back is not None:
@@ -402,7 +402,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     if back is None:
         assert f"{name}: 4 runs wait for MLflow; `cave sync` sends what is left\n" in captured.out
         assert len(waiting(away)) == 4
-        known = read_json(away.sweep("mhvae") / "mlflow.json")
+        (known,) = read_json(away.sweep("mhvae") / "mlflow.json")["searches"]
         assert [known["trials"][number] is None for number in ("0", "2", "3")] == [False, True, True]
         server.start()
         done = cave(away, "pipeline", "sync")
@@ -411,7 +411,8 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
         assert cave(away, "pipeline", "sync").returncode == 0
     else:
         assert captured.err.count(f"MLflow at {proxy.address} is back\n") == 1
-        assert None not in read_json(away.sweep("mhvae") / "mlflow.json")["trials"].values()
+        (search,) = read_json(away.sweep("mhvae") / "mlflow.json")["searches"]
+        assert None not in search["trials"].values()
     assert waiting(away) == []
     monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
     assert _same(told(server.database, name), undisturbed(away, tmp_path, monkeypatch))

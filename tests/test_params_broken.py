@@ -607,7 +607,7 @@ def test_a_broken_best_json_gets_its_line(tmp_path: Path, junk: int) -> None:
     folder = study.sweep("mhvae")
     folder.mkdir(parents=True)
     (folder / "best.json").write_bytes(JUNK[junk])
-    assert "best.json" in one_line(*told(main=lambda: run_main(lambda: print(stage.settings(study, "mhvae")))))
+    assert "best.json" in one_line(*told(main=lambda: run_main(lambda: print(stage.settings(study, "mhvae", 0)))))
 
 
 @pytest.mark.parametrize("junk", range(len(JUNK)))

@@ -170,7 +170,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "experiments/default/data/train.npy": lambda root: data.load(root / "experiments/default/data"),
     "experiments/default/data/labels_test.npy": lambda root: data.load(root / "experiments/default/data"),
     "experiments/default/data/factors_valid.npy": lambda root: data.load(root / "experiments/default/data"),
-    "experiments/default/sweep/mhvae/best.json": lambda root: training.settings(study_of(root), "mhvae"),
+    "experiments/default/sweep/mhvae/best.json": lambda root: training.settings(study_of(root), "mhvae", 0),
     "experiments/default/train/vae/seed-0/curves.csv": lambda root: inputs.curves(study_of(root), "vae"),
     "experiments/default/sweep/mhvae/trials.csv": lambda root: some(inputs.trials(study_of(root), "mhvae")),
     "experiments/default/evaluate/vae/decomposition.json": lambda root: inputs.protocol(study_of(root), "vae"),
@@ -788,7 +788,7 @@ def test_an_outbox_sends_its_own_files_alone(tmp_path: Path, capsys: pytest.Capt
         assert Tracker(study).deliver().left == 1
         (told,) = capsys.readouterr().err.splitlines()
         assert "does not tell whose run it is" in told
-    assert [path for path in (study.store / "mlartifacts").rglob("*") if path.is_file()] == []
+    assert [path for path in (study.shared_root / "mlartifacts").rglob("*") if path.is_file()] == []
 
 
 # Nothing is offered to other machines.
@@ -943,4 +943,4 @@ def test_no_sweep_writes_a_password(tmp_path: Path) -> None:
     assert any("mlartifacts" in str(path) for path in files)
     texts = {path: path.read_bytes().decode("utf-8", errors="replace") for path in files}
     assert [(path, leak) for path, text in texts.items() for word in PASSWORDS for leak in leaks(text, word)] == []
-    assert study.store == folder
+    assert study.shared_root == folder

@@ -194,7 +194,7 @@ def test_a_best_json_of_settings_that_do_not_go_together_is_refused(
     study = make_study(tmp_path)
     write_json(study.sweep("mhvae") / "best.json", {"trial": 0, **content})
     with pytest.raises(InputError) as error:
-        stage.settings(study, "mhvae")
+        stage.settings(study, "mhvae", 0)
     assert str(error.value).startswith(str(study.sweep("mhvae") / "best.json"))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -205,4 +205,4 @@ def test_a_best_json_of_the_same_measure_is_taken(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     best = {"trial": 0, "params": {"model.depth": 3}, "measure": "probability"}
     write_json(study.sweep("mhvae") / "best.json", best)
-    assert stage.settings(study, "mhvae").model.depth == 3
+    assert stage.settings(study, "mhvae", 0).model.depth == 3

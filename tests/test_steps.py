@@ -120,7 +120,7 @@ def test_without_a_compiler_one_line_says_so(tmp_path: Path) -> None:
     fetch.run(study)
     prepare.run(study)
     none = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "CAVE_WORKERS": "1"}
-    words = [sys.executable, "-m", "pipeline.stages.train", "vae"]
+    words = [sys.executable, "-m", "pipeline.stages", "train", "vae"]
     done = subprocess.run(words, env=ALONE | none, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert re.fullmatch(r"error: train.compile: true given; [^\n]+\n", done.stderr)

@@ -19,7 +19,7 @@ from pipeline.cli.new_study import create_study
 from pipeline.cli.studies import rows as listed
 from pipeline.cli.studies import table
 from pipeline.errors import InputError
-from pipeline.files import locked, write_json
+from pipeline.files import file_lock, write_json
 from pipeline.removal import Removal
 from pipeline.study import Study
 from tests.small import ROOT
@@ -39,7 +39,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         study = create_study(root, name, {"model.z_dim": 5}, pipeline=False)
         (study.out / "train").mkdir()
         (study.cache / "sweeps" / name / "one").mkdir(parents=True)
-        write_json(study.cache / "train" / study.place / "vae" / "state.json", {})
+        write_json(study.cache / "train" / study.unique_name / "vae" / "state.json", {})
         client.create_run(client.create_experiment(f"platos-cave/{name}"))
         search = optuna.create_study(storage=f"sqlite:///{root}/optuna.db", study_name=f"{name}/vae-0123456789")
         search.tell(search.ask(), 1.0)
@@ -124,7 +124,7 @@ def test_a_study_at_work_is_not_removed(project: Path) -> None:
     stage = Study.at(project / "experiments" / "wide").locks / "train" / "vae" / "all"
     search = project / "optuna.db.locks" / "wide" / "vae-0123456789" / "coordinator"
     for lock, told in ((stage, "is at work in this folder"), (search, "is working on sweep wide/vae-0123456789")):
-        with locked(lock), pytest.raises(InputError, match=told):
+        with file_lock(lock), pytest.raises(InputError, match=told):
             Removal.of(project, "wide").remove()
         shutil.rmtree(project / ".cache" / "locks", ignore_errors=True)
         shutil.rmtree(project / "optuna.db.locks", ignore_errors=True)

@@ -12,7 +12,7 @@ from pipeline.params import Params
 from pipeline.params.reference import entries, reference_page
 from pipeline.params.text import format_value
 from pipeline.params.writing import dump_yaml
-from pipeline.text import nearest, terminal_width
+from pipeline.text import did_you_mean, terminal_width
 
 __all__ = ["HEADER", "PAGE", "parameter_table", "reference_texts", "write_reference"]
 
@@ -30,7 +30,9 @@ def parameter_table(params: Params, path: str | None = None) -> str:
 
     chosen = [entry for entry in entries(Params) if path is None or f"{entry.path}.".startswith(f"{path}.")]
     if not chosen:
-        raise InputError(f"{path}: no such parameter{nearest(str(path), [entry.path for entry in entries(Params)])}")
+        raise InputError(
+            f"{path}: no such parameter{did_you_mean(str(path), [entry.path for entry in entries(Params)])}"
+        )
     values = params.model_dump()
     table = Table("parameter", "value", "allowed", "meaning", box=None, header_style="", pad_edge=False)
     for entry in chosen:

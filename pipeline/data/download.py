@@ -28,7 +28,7 @@ from pipeline.data.transport import (
     without_secrets,
 )
 from pipeline.errors import InputError
-from pipeline.files import locked, write_json
+from pipeline.files import atomic_file, file_lock, write_json
 from pipeline.params import DataParams
 
 __all__ = ["fetch", "verify"]
@@ -39,15 +39,17 @@ ATTEMPTS = 3  # at each address
 RETRY_PAUSE = 1.0  # seconds before the second try, doubled from try to try
 
 
-def fetch(params: DataParams, folder: Path, cache: Path) -> None:
+def fetch(params: DataParams, folder: Path, cache: Path, mirror: str = "") -> None:
     """Put the data set's files and `files.json`, which lists them, into `folder`.
+
+    `mirror`, a folder or an address, is asked instead of the addresses at which they are published.
 
     Raises `InputError`, and leaves `folder` as it was, where a file cannot be had.
     """
     check(params)
     dataset = DATASETS[params.name]
     with _explain_disk_errors(cache):
-        paths = [_fetch_to_cache(params.name, remote, cache / "downloads") for remote in dataset.remotes]
+        paths = [_fetch_to_cache(params.name, remote, cache / "downloads", mirror) for remote in dataset.remotes]
     with _explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
@@ -80,19 +82,19 @@ def verify(dataset: Dataset, folder: Path) -> None:
             raise InputError(f"{path}: is not the published file ({mismatch}); fetch the data again")
 
 
-def _fetch_to_cache(name: str, remote: Remote, downloads: Path) -> Path:
+def _fetch_to_cache(name: str, remote: Remote, downloads: Path, mirror: str) -> Path:
     """Return the verified file in the cache; fetch it from the first address that has it where it is not there yet."""
     folder_of_file = downloads / remote.checksum
     path = folder_of_file / remote.file
     # Two studies that need the same file wait for each other; the second one finds it in the cache.
-    with locked(downloads / f"{remote.checksum}.lock"):
+    with file_lock(downloads / f"{remote.checksum}.lock"):
         if path.is_file() and remote.mismatch(path) is None:
             return path
         folder_of_file.mkdir(exist_ok=True)
         for leftover in folder_of_file.glob(f".{remote.file}.*"):  # of a killed process, since this one has the lock
             leftover.unlink()
         reasons = []
-        for address in _addresses(name, remote):
+        for address in _addresses(name, remote, mirror):
             try:
                 _download_with_retries(name, remote, address, path)
             except DownloadError as error:
@@ -102,8 +104,7 @@ def _fetch_to_cache(name: str, remote: Remote, downloads: Path) -> Path:
     raise InputError(f"{name}: {remote.file} cannot be fetched: {'; '.join(reasons)}")
 
 
-def _addresses(name: str, remote: Remote) -> tuple[str, ...]:
-    mirror = os.environ.get(MIRROR, "")
+def _addresses(name: str, remote: Remote, mirror: str) -> tuple[str, ...]:
     if not mirror:
         return remote.addresses
     base = mirror.rstrip("/") if is_url(mirror) else str(Path(mirror).expanduser())
@@ -132,22 +133,19 @@ def _download(name: str, remote: Remote, address: str, path: Path) -> None:
     """
     limit = MAX_BYTES if remote.bytes is None else remote.bytes
     is_gzipped = address.endswith(".gz") and not remote.file.endswith(".gz")
-    handle, temporary_name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file, closing(_chunks(address, limit, is_gzipped)) as chunks:
-            with progress_bar(f"{name}/{remote.file}", address, remote.bytes) as advance:
-                for chunk in chunks:
-                    file.write(chunk)
-                    advance(len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
-        mismatch = remote.mismatch(Path(temporary_name))
+    with atomic_file(path) as file:
+        with (
+            closing(_chunks(address, limit, is_gzipped)) as chunks,
+            progress_bar(f"{name}/{remote.file}", address, remote.bytes) as advance,
+        ):
+            for chunk in chunks:
+                file.write(chunk)
+                advance(len(chunk))
+        file.flush()
+        partial = Path(file.name)
+        mismatch = remote.mismatch(partial)
         if mismatch:
-            raise DownloadError(mismatch, retryable=Path(temporary_name).stat().st_size < (remote.bytes or 0))
-        os.chmod(temporary_name, 0o644)
-        os.replace(temporary_name, path)
-    finally:
-        Path(temporary_name).unlink(missing_ok=True)
+            raise DownloadError(mismatch, retryable=partial.stat().st_size < (remote.bytes or 0))
 
 
 def _chunks(address: str, limit: int, is_gzipped: bool) -> Chunks:
@@ -181,4 +179,4 @@ def _explain_disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         path = error.filename or folder
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise InputError.of_disk(error, path) from None

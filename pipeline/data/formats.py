@@ -50,7 +50,7 @@ def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
         with path.open("rb") as file:
             content = file.read(total + 1)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError.of_disk(error, path, "read") from None
     if len(content) == total:
         text = np.frombuffer(content, np.uint8).reshape(rows, columns, 2)
         pixels = text[..., 0] - np.uint8(ord("0"))

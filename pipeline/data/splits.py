@@ -182,4 +182,4 @@ def _save(splits: Splits, folder: Path) -> None:
             if other.stem not in arrays:
                 other.unlink()
     except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+        raise InputError.of_disk(error, error.filename or folder) from None

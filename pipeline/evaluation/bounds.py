@@ -41,7 +41,7 @@ from pipeline.models import HierarchicalVAE
 from pipeline.models.precision import products
 from pipeline.objectives import ELBO, elbo, top_down_kl
 from pipeline.params import EvaluateParams
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 from pipeline.randomness import seeded
 
 __all__ = [
@@ -217,7 +217,9 @@ def bits_per_dimension(nll: Estimate, units: int, levels: int = 1) -> Estimate:
 
 
 def _batches(test: Shaped[Tensor, "n units"], scale: int) -> Iterator[Float[Tensor, "batch units"]]:
-    return (images(pixels, scale) for pixels in watched(test.split(IMAGES), "bounds", f"batches of {IMAGES} images"))
+    return (
+        images(pixels, scale) for pixels in track_progress(test.split(IMAGES), "bounds", f"batches of {IMAGES} images")
+    )
 
 
 def _top_down(model: HierarchicalVAE, batches: Iterator[Float[Tensor, "batch units"]], draws: int) -> Measured:
@@ -242,7 +244,7 @@ def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: i
     # Written in place: what small results of each pass stayed alive between large freed ones would split the heap.
     reconstruction = torch.empty(draws, len(x), device=x.device, dtype=x.dtype)
     rate = torch.empty(model.depth, draws, len(x), device=x.device, dtype=x.dtype)
-    for done in watched(range(0, draws, per_pass), "draws of the posterior", "passes", long=True):
+    for done in track_progress(range(0, draws, per_pass), "draws of the posterior", "passes", long=True):
         part = elbo(model, x, min(per_pass, draws - done))
         reconstruction[done : done + per_pass], rate[:, done : done + per_pass] = part.reconstruction, part.rate
     return ELBO(reconstruction, rate)

@@ -48,7 +48,7 @@ from pipeline.evaluation.estimates import PerImage, of_batches, of_draws
 from pipeline.evaluation.levels import level_terms, log_mean_exp
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, stopped
-from pipeline.progress import note, watched
+from pipeline.progress import print_note, track_progress
 from pipeline.training import SCHEDULES
 
 __all__ = ["gap_terms", "measure_gaps", "refine"]
@@ -117,7 +117,7 @@ def refine(model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: in
     kept = [tensor.detach().clone() for tensor in free]
     gain, taken, converged = torch.zeros_like(best), 0, False
     for number, length in enumerate(_rounds(steps)):
-        for step in watched(range(length), "inference gaps", "steps of a round"):
+        for step in track_progress(range(length), "inference gaps", "steps of a round"):
             optimizer.param_groups[0]["lr"] = rate * SCHEDULES["cosine"](step / length)
             optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():
@@ -199,7 +199,7 @@ def gap_terms(
     refined = search.model
     if not search.converged:
         gained = f"the last round of them gained {search.gain.mean():.3f} nats an image"
-        note(f"q* has not converged in {search.steps} steps: {gained}; raise evaluate.decompose.gap_steps")
+        print_note(f"q* has not converged in {search.steps} steps: {gained}; raise evaluate.decompose.gap_steps")
     with torch.no_grad():
         trained, best, pooled = _weights(model, refined, x, k)
         log_p, error = evidence = log_mean_exp(pooled), jackknife(pooled)

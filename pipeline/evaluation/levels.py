@@ -47,7 +47,7 @@ from pipeline.evaluation.bounds import Estimate, Measured, jackknife
 from pipeline.evaluation.estimates import PerImage, mean_over_images, of_batches, of_draws
 from pipeline.evaluation.extrapolation import Extrapolation, extrapolate, halved_bounds
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import note, watched
+from pipeline.progress import print_note, track_progress
 
 __all__ = ["Evidence", "is_chain", "level_terms", "log_marginals", "log_mean_exp", "measure_levels", "sandwich"]
 
@@ -90,7 +90,7 @@ def _biases(model: HierarchicalVAE, halved: Mapping[str, Tensor]) -> dict[str, E
                 missing.append(f"{name}_bias/z{t}")
             before = after
     if missing:
-        note(f"no limit of the bounds on log p is in sight, so that these are left out: {', '.join(missing)}")
+        print_note(f"no limit of the bounds on log p is in sight, so that these are left out: {', '.join(missing)}")
     return results | {"bias_unmeasured": Estimate(len(missing), None)}
 
 
@@ -195,7 +195,7 @@ def log_marginals(
     left = len(drawn) < model.depth
     sizes = [min(per_pass, draws - done) for done in range(0, draws, per_pass)] if left else [1]
     parts = []
-    for size in watched(sizes, "inner bounds", "passes"):
+    for size in track_progress(sizes, "inner bounds", "passes"):
         z, q = model.posterior(x, size, drawn)
         new = [z[t] for t in sorted(model.order[len(drawn) :])]
         log_q = sum((q_t.log_prob(z_t) for q_t, z_t in zip(q, new, strict=True)), x.new_zeros(()))

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 
 __all__ = ["log_dimensions", "log_mixture", "log_posteriors"]
 
@@ -86,7 +86,7 @@ def log_posteriors(
     Every pair of an example and a query goes through the networks that see both.
     """
     sums = []
-    for start in watched(range(0, len(own), QUERIES), "surgery", f"blocks of {QUERIES} queries"):
+    for start in track_progress(range(0, len(own), QUERIES), "surgery", f"blocks of {QUERIES} queries"):
         block = slice(start, start + QUERIES)
         nodes = [level[None, block] for level in z]
         log_q = torch.cat([_pairs(model, rows, nodes) for rows in x.split(max(1, ROWS // nodes[0].shape[1]))])

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from pipeline.evaluation.bounds import Estimate
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 
 __all__ = ["auroc", "bounds_above", "outliers", "scores", "shuffled"]
 
@@ -62,7 +62,7 @@ def bounds_above(
 def scores(model: HierarchicalVAE, x: Float[Tensor, "n units"], draws: int) -> dict[str, Float[Tensor, " n"]]:
     """Return -elbo and LLR^{>k} of each image, k from 1 to T - 1, by the names that their AUROC has."""
     means = []
-    for batch in watched(x.split(IMAGES), "likelihood ratios", f"batches of {IMAGES} images"):
+    for batch in track_progress(x.split(IMAGES), "likelihood ratios", f"batches of {IMAGES} images"):
         per_pass = max(1, ROWS // len(batch))
         sizes = [min(per_pass, draws - done) for done in range(0, draws, per_pass)]
         sums = [bounds_above(model, batch, size).sum(1) for size in sizes]

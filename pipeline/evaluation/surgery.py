@@ -55,7 +55,7 @@ from pipeline.evaluation.bounds import Estimate
 from pipeline.evaluation.levels import is_chain, log_marginals, log_mean_exp
 from pipeline.evaluation.mixtures import log_dimensions, log_mixture, log_posteriors
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 
 __all__ = ["surgery"]
 
@@ -168,11 +168,11 @@ def _levels(
     if model.depth == 1:
         return [exact]
     # log q(z_t | levels drawn before, x_n) at other draws of those levels than z_t came from.
-    draws = watched(range(paths), "surgery", "draws")
+    draws = track_progress(range(paths), "surgery", "draws")
     again = [_log_probs(model.posterior(x[chosen])[1], nodes) for _ in draws]
     groups = min(GROUPS, len(chosen))
     parts: dict[int, list[_Level]] = {t: [] for t in model.order[1:]}
-    for group in watched(range(groups), "surgery", "groups of queries"):
+    for group in track_progress(range(groups), "surgery", "groups of queries"):
         rows = slice(group, None, groups)
         fresh = _posteriors(model, x) if group else fresh
         for t, levels in parts.items():

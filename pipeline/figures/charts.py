@@ -74,15 +74,18 @@ def rates_by_level(results: Mapping[str, Mapping[int, Row]]) -> Figure:
         " Negative rates are stacked to the left of 0; the diamond marks the sum, the KL."
     )
     title = "Where the nats go: rate by level, distortion, and negative log-likelihood on the test set"
+    depths = {variant: {_depth(row, "test") for row in seeds.values()} for variant, seeds in results.items()}
+    if any(len(some) > 1 for some in depths.values()):
+        caption += " Seeds of a variant differ in depth: a level that one lacks adds 0 to the mean."
     figure = blank(9.6, 0.62 * len(results) + 2.4, title, caption)
     bars, distortion, nll = figure.subplots(1, 3, sharey=True, width_ratios=[2.2, 1, 1])
-    palette = level_colours(max(_depth(row, "test") for seeds in results.values() for row in seeds.values()))
+    palette = level_colours(max(max(some) for some in depths.values()))
     places = np.arange(len(results))[::-1]
     for place, (variant, seeds) in zip(places, results.items(), strict=True):
         ends = {True: 0.0, False: 0.0}
         means = [
-            float(np.mean([row[f"test/rate/z{level}"] for row in seeds.values()]))
-            for level in range(1, _depth(next(iter(seeds.values())), "test") + 1)
+            float(np.mean([row.get(f"test/rate/z{level}", 0.0) for row in seeds.values()]))
+            for level in range(1, max(depths[variant]) + 1)
         ]
         for rate, tone in zip(means, palette, strict=False):
             bars.barh(place, rate, left=ends[rate >= 0], height=0.62, color=tone, edgecolor="white", lw=0.8)

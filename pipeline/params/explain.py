@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from pipeline.params.reference import entries
-from pipeline.text import nearest
+from pipeline.text import did_you_mean
 
 __all__ = ["RENAMED", "explain"]
 
@@ -40,13 +40,13 @@ def explain(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
         case "extra_forbidden":
             names = [entry.path for entry in entries(model) if entry.path.rpartition(".")[0] == parent]
             keys = [name.rpartition(".")[2] for name in names]
-            return f"{path}: unknown key{nearest(key, keys)}" + (f"; allowed: {', '.join(keys)}" if keys else "")
+            return f"{path}: unknown key{did_you_mean(key, keys)}" + (f"; allowed: {', '.join(keys)}" if keys else "")
         case "missing":
             return f"{path}: missing"
         case "literal_error":
             allowed = next((entry.allowed for entry in entries(model) if entry.path == path), context["expected"])
             choices = allowed.split(" | ")
-            return f"{path}: {value} given{nearest(value.strip(chr(39)), choices)}; allowed: {', '.join(choices)}"
+            return f"{path}: {value} given{did_you_mean(value.strip(chr(39)), choices)}; allowed: {', '.join(choices)}"
         case "value_error":
             return f"{path}: {context['error']}"
     allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid ").replace("tuple", "list")

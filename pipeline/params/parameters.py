@@ -23,9 +23,9 @@ from pipeline.params.sections import (
     TrainParams,
     measure_of,
 )
-from pipeline.params.space import check_fixed, check_space
+from pipeline.params.space import check_fixed, check_searches, check_space
 from pipeline.params.text import read_yaml
-from pipeline.text import nearest
+from pipeline.text import did_you_mean
 
 __all__ = ["Params"]
 
@@ -110,7 +110,7 @@ class Params(Strict):
                     f"budgets.{name}: evaluate.outliers: a budget does not set it, because data are fetched for it"
                 )
         if self.budget not in by_budget:
-            hint = nearest(self.budget, by_budget)
+            hint = did_you_mean(self.budget, by_budget)
             raise InputError(f"budget: '{self.budget}' given; allowed: {', '.join(by_budget)}{hint}")
         return by_budget[self.budget]
 
@@ -137,7 +137,7 @@ class Params(Strict):
             if not isinstance(at, dict) or not (last in at or at is raw["variants"]):
                 if path in RENAMED:
                     raise InputError(f"{source}: {path}: renamed to {RENAMED[path]}")
-                raise InputError(f"{source}: {path}: no such parameter{nearest(path, self.flat())}")
+                raise InputError(f"{source}: {path}: no such parameter{did_you_mean(path, self.flat())}")
             at[last] = value
         widths = overrides.get("model.widths")
         if isinstance(widths, list | tuple) and widths and not {"model", "model.depth"} & set(overrides):
@@ -149,7 +149,7 @@ class Params(Strict):
         if name not in self.variants:
             raise InputError(
                 f"variant: '{name}' is not in variants; allowed: {', '.join(self.variants)}"
-                + nearest(name, self.variants)
+                + did_you_mean(name, self.variants)
             )
         return self.override(self.variants[name], f"variants.{name}")
 
@@ -203,9 +203,10 @@ class Params(Strict):
             if name not in self.variants:
                 raise InputError(
                     f"report.published: {name}: not in variants; allowed: {', '.join(self.variants)}"
-                    + nearest(name, self.variants)
+                    + did_you_mean(name, self.variants)
                 )
         check_space(self)
+        check_searches(self)
         check_metric(self)
 
 

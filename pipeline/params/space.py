@@ -17,11 +17,12 @@ from pipeline.errors import InputError
 from pipeline.params.ranges import Choices, Range
 from pipeline.params.rules import check_model
 from pipeline.params.sections import MEASURES, ModelParams, TrainParams
+from pipeline.text import plural
 
 if TYPE_CHECKING:
     from pipeline.params.parameters import Params
 
-__all__ = ["check_fixed", "check_space"]
+__all__ = ["check_fixed", "check_searches", "check_space"]
 
 MAX_COMBINATIONS = 1000  # combinations of all paths that are checked
 MAX_PAIRS = 10_000
@@ -50,6 +51,16 @@ def check_space(params: Params) -> None:
             if not _is_valid(base, settings):
                 words = ", ".join(f"{path}={value}" for path, value in settings.items())
                 params.with_settings(variant, settings, f"sweep.space: variant '{variant}' can draw {words}")
+
+
+def check_searches(params: Params) -> None:
+    """Raise `InputError` where there are more searches than seeds, so that no training would use some of them."""
+    count, seeds = params.sweep.searches, len(params.train.seeds)
+    if count > seeds and any(params.space(variant) for variant in params.variants):
+        raise InputError(
+            f"sweep.searches: {count} given, but train.seeds has {plural(seeds, 'seed')}, and each is trained with the"
+            f" best settings of one search; allowed: at most {seeds}"
+        )
 
 
 def check_fixed(params: Params, overrides: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.redaction import reason
 
 __all__ = ["digest", "format_value", "parse_assignments", "read_yaml"]
 
@@ -44,7 +45,7 @@ def read_yaml(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run this in the project's root or in a study's folder") from None
     except Exception as error:  # the parser raises whatever a broken tag makes its converters raise
-        raise InputError(f"{path.name}: not readable as YAML: {_one_line(error)}") from None
+        raise InputError(f"{path.name}: not readable as YAML: {reason(error, 300)}") from None
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         try:
             value = _parse(text)
         except Exception as error:  # as in `read_yaml`
-            raise InputError(f"--set: {path}: not readable as YAML: {_one_line(error)}") from None
+            raise InputError(f"--set: {path}: not readable as YAML: {reason(error, 300)}") from None
         if path in values and values[path] != value:
             raise InputError(f"--set: {path}: given twice, {values[path]!r} and {value!r}")
         values[path] = value
@@ -96,7 +97,3 @@ def _count_nodes(node: Any, counts: dict[int, int]) -> int:
         below = [part for item in content for part in (item if isinstance(item, tuple) else (item,))]
         counts[id(node)] = 1 + sum(_count_nodes(part, counts) for part in below)
     return counts[id(node)]
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -90,6 +90,7 @@ CONDITIONS: dict[str, Condition] = {
     "train.milestones": Condition(("train.milestones", "train.epochs"), lambda at, epochs: not at or at[0] <= epochs),
     "train.valid_draws": _is("train.objective", "elbo", "beta", "stl"),
     "sweep.metric": SEARCHED,
+    "sweep.searches": SEARCHED,
     "sweep.trials": SEARCHED,
     "sweep.epochs": SEARCHED,
     "sweep.sampler": SEARCHED,

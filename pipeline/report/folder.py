@@ -44,7 +44,12 @@ def write(study: Study) -> None:
     write_csv(folder / "comparisons.csv", tables.full_pairs(comparison))
     write_csv(folder / "milestones.csv", tidy(reached))
     write_text(folder / "table.md", tables.markdown(comparison))
-    means = {r.variant: {name: value.mean for name, value in r.metrics.items()} for r in comparison.results}
+    means = {
+        r.variant: {
+            f"{name}{f' ({value.part})' if value.part else ''}": value.mean for name, value in r.metrics.items()
+        }
+        for r in comparison.results
+    }
     write_json(folder / "summary.json", means)
     write_text(folder / "report.html", html)
 
@@ -98,7 +103,7 @@ def _draw_bounds(study: Study, comparison: Comparison, group: list[Result], reac
         "depth_width": figures.depth_width_map(trials, study.params.sweep.metric),
         "rate_distortion": figures.rate_distortion(points, {name: inputs.finals(study, name) for name in variants}),
     }
-    curves = families(study, group)
+    curves = families(study, group, comparison.summed)
     if curves:
         terms = dict.fromkeys(level_term(result) for result in group)
         drawings["trade_off"] = figures.trade_off(curves, ", ".join(f"{term}/z_t" for term in terms))
@@ -129,11 +134,16 @@ def _means(comparison: Comparison) -> tuple[Means, str]:
     Over several seeds the error holds both, the trainings' differences and that of the draws; one seed has the latter.
     """
     means: Means = {result.variant: {} for result in comparison.results}
-    for (variant, metric), rows in comparison.seeds.groupby(["variant", "metric"], sort=False):
+    counts = {result.variant: len(result.seeds) for result in comparison.results}
+    partial = False
+    for (variant, metric), rows in comparison.summed.groupby(["variant", "metric"], sort=False):
+        partial = partial or len(rows) < counts[variant]
         error = rows["value"].sem() if len(rows) > 1 else rows["se"].max()
         means[variant][metric] = (float(rows["value"].mean()), 0.0 if math.isnan(error) else float(error))
-    counts = {len(result.seeds) for result in comparison.results}
-    if counts == {1}:
+    if set(counts.values()) == {1}:
         return means, "Monte Carlo standard error (one seed)"
-    alone = ", where there is one seed its Monte Carlo error" if 1 in counts else ""
+    alone = ", where there is one seed its Monte Carlo error" if 1 in counts.values() else ""
+    alone += ". What only some seeds have is the mean over those (table.csv says of how many)" if partial else ""
+    if len(comparison.summed) > len(comparison.seeds):
+        alone += ". A level that a seed's model lacks adds 0 to what is summed over levels"
     return means, f"standard error of the mean over seeds{alone}"

@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
 from pipeline.params import MEASURES
 from pipeline.report.metrics import level, term, unit
+from pipeline.searches import entries
 from pipeline.study import Study
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "reading",
     "results",
     "searched",
+    "searches",
     "trials",
 ]
 
@@ -60,7 +62,7 @@ def results(study: Study) -> pd.DataFrame:
 
 
 def image_values(study: Study, variant: str) -> dict[str, np.ndarray]:
-    """Return by metric the values [seeds, images] of all test images; what some images lack is left out."""
+    """Return by metric the values [seeds, images] of all test images; what some images or seeds lack is left out."""
     import numpy as np
     import pandas as pd
 
@@ -70,7 +72,7 @@ def image_values(study: Study, variant: str) -> dict[str, np.ndarray]:
             tables.append(pd.read_parquet(path).set_index("image").astype("float64"))
             if not tables[-1].index.equals(tables[0].index):
                 raise ValueError("the seeds were measured on different images")
-    whole = [name for name in tables[0] if not any(table[name].isna().any() for table in tables)]
+    whole = [name for name in tables[0] if all(name in table and table[name].notna().all() for table in tables)]
     return {name: np.stack([table[name].to_numpy() for table in tables]) for name in whole}
 
 
@@ -134,6 +136,7 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
         return [
             {
                 "variant": variant,
+                "search": int(row.get("search") or 0),  # a table of an older version has one search
                 "number": int(row["number"]),
                 "state": row["state"],
                 "value": float(row["value"]) if row["value"] else None,
@@ -146,24 +149,32 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
         ]
 
 
-def best(study: Study, variant: str) -> dict[str, Any]:
-    """Return the best trial of a variant: its number `trial`, `params` and `value` in nats; None of no search."""
+def best(study: Study, variant: str) -> list[dict[str, Any]]:
+    """Return the best trial of each search of a variant: its number `trial`, `params` and `value` in nats.
+
+    Where nothing was searched there is one entry, with None for trial and value.
+    """
     if not _searched(study, variant):
-        return {"trial": None, "params": {}, "value": None}
+        return [{"trial": None, "params": {}, "value": None}]
     path = needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}")
-    return dict(read_json(path, "trial", "params", "metric", "value"))
+    return entries(path, "trial", "params", "metric", "value")
+
+
+def searches(study: Study, variant: str) -> int:
+    """Return how many searches a variant had; 0 where nothing was searched."""
+    return sum(found["trial"] is not None for found in best(study, variant))
 
 
 def searched(study: Study, variant: str) -> int:
     """Return how many settings the search of a variant had to choose: the paths of its space with several values."""
-    if best(study, variant)["trial"] is None:
+    if searches(study, variant) == 0:
         return 0
     return sum(len(kind.boundary_values) > 1 for kind in study.params.space(variant).values())
 
 
 def _searched(study: Study, variant: str) -> bool:
     """Tell whether there has to be a search: a study that was made by hand may have a training alone."""
-    return not study.by_hand or study.sweep(variant).exists()
+    return not study.is_standalone or study.sweep(variant).exists()
 
 
 def pictures(study: Study, variant: str) -> dict[str, bytes]:

@@ -24,6 +24,7 @@ Milestones = dict[str, dict[int, dict[str, Interval]]]
 def milestones(study: Study) -> Milestones:
     """Read the bounds that were measured at milestones; a variant that has none is left out."""
     found: Milestones = {}
+    confidence, count = study.params.report.confidence, len(study.params.train.seeds)
     for variant in study.params.variants:
         values: dict[int, dict[str, list[float]]] = {}
         with reading(study, study.evaluate(variant) / "milestones.csv", f"evaluate@{variant}") as path:
@@ -31,7 +32,7 @@ def milestones(study: Study) -> Milestones:
                 values.setdefault(int(row["epoch"]), {}).setdefault(row["metric"], []).append(float(row["value"]))
         if values:
             found[variant] = {
-                epoch: {name: interval(some, study.params.report.confidence) for name, some in metrics.items()}
+                epoch: {name: interval(some, confidence, count) for name, some in metrics.items()}
                 for epoch, metrics in sorted(values.items())
             }
     return found
@@ -40,7 +41,14 @@ def milestones(study: Study) -> Milestones:
 def tidy(found: Milestones) -> list[dict[str, Any]]:
     """Return the rows of `milestones.csv`: a number each."""
     return [
-        {"variant": variant, "epoch": epoch, "metric": name, "mean": value.mean, "half": value.half}
+        {
+            "variant": variant,
+            "epoch": epoch,
+            "metric": name,
+            "mean": value.mean,
+            "half": value.half,
+            "part": value.part,
+        }
         for variant, epochs in found.items()
         for epoch, metrics in epochs.items()
         for name, value in metrics.items()

@@ -11,7 +11,9 @@ so that the variance of a mean over both is estimated by
 
 the last since both of the former contain it. For the difference of two variants the columns are the differences of the
 two column means, since both variants were measured on the same images; trainings of different variants are independent,
-so that the seeds of both count, as in Welch's test. The Monte Carlo error of the draws is part of the interaction.
+so that the seeds of both count, as in Welch's test. The luck of the search is part of the seed effect where every seed
+has a search of its own; where fewer searches than seeds were run (`sweep.searches` above 1) it is so in part, and after
+a single search it is in no interval. The Monte Carlo error of the draws is part of the interaction.
 Degrees of freedom follow Satterthwaite, p-values are adjusted by Holm's method over all pairs of variants.
 
 Sources: Satterthwaite, "An Approximate Distribution of Estimates of Variance Components" (1946),

@@ -40,22 +40,26 @@ def full(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `table.csv`; metrics in the order of the deepest variant, so that levels stand together."""
     names = _names(comparison)
     columns = [f"{name}{part} [{unit(name)}]" for name in names for part in ("", " half")]
+    # Of what only some seeds of a variant have, another column says of how many it is the mean.
+    partial = [name for name in names if any(r.metrics[name].part for r in comparison.results if name in r.metrics)]
     rows = []
     for result in comparison.results:
         row: dict[str, Any] = {
             "variant": result.variant,
-            "depth": result.depth,
-            "widths": " + ".join(map(str, result.widths)),
+            "depth": result.depths,
+            "widths": result.widths,
             "likelihood": result.likelihood,
             "measure": result.measure,
             "parameters": result.parameters,
             "searched": result.searched,
+            "searches": result.searches,
             "seeds": len(result.seeds),
             "confidence": comparison.confidence,
             "nll error": _nll_error(result),
         } | dict.fromkeys(columns)
         for name, value in result.metrics.items():
             row |= {f"{name} [{unit(name)}]": value.mean, f"{name} half [{unit(name)}]": value.half}
+        row |= {f"{name} seeds": result.metrics[name].part for name in partial if name in result.metrics}
         rows.append(row | {f"protocol/{key}": value for key, value in result.protocol.items()})
     return rows
 
@@ -71,26 +75,31 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     cells = []
     for result in comparison.results:
         nll = f"{result.metrics['nll']}{f' (too high {result.too_high})' if result.too_high else ''}"
-        rates = [fixed(rate.mean) for rate in result.levels("rate")]
+        rates = [_level(fixed(rate.mean), rate) for rate in result.levels("rate")]
         cells.append(
             [
                 result.variant,
-                str(result.depth),
-                " + ".join(map(str, result.widths)),
+                result.depths,
+                result.widths,
                 f"{result.likelihood} ({short_measure(result.measure)})",
-                f"{result.parameters:,}",
+                " to ".join(f"{int(count):,}" for count in result.parameters.split(" to ")),
                 str(result.metrics["elbo"]),
                 f"**{nll}**" if result.variant in comparison.marked else nll,
                 str(result.metrics["gap"]),
                 str(result.metrics["kl"]),
                 " + ".join(rates).replace("+ -", "- "),
-                " + ".join(f"{count.mean:.1f}".removesuffix(".0") for count in result.levels("informative")),
-                " + ".join(fixed(nats.mean) for nats in result.levels("information")).replace("+ -", "- "),
+                " + ".join(_level(f"{n.mean:.1f}".removesuffix(".0"), n) for n in result.levels("informative")),
+                " + ".join(_level(fixed(n.mean), n) for n in result.levels("information")).replace("+ -", "- "),
                 f"{result.metrics['seconds'].mean:.3g}",
                 str(result.searched),
             ]
         )
     return header, cells
+
+
+def _level(text: str, value: Interval) -> str:
+    """Return the text of a level's mean, with what part of the seeds has the level, unless all have it."""
+    return f"{text} ({value.part})" if value.part else text
 
 
 def _nll_error(result: Result) -> str:
@@ -184,9 +193,9 @@ def notes(comparison: Comparison) -> list[str]:
     single = any(len(result.seeds) == 1 for result in comparison.results)
     spread = (
         f"Numbers are means over seeds ± {comparison.confidence:.0%} interval, over seeds and test images for what"
-        " every image has (bounds, reconstruction, kl, rates, gap), over seeds alone for the rest; neither covers the"
-        " search"
+        " every image has (bounds, reconstruction, kl, rates, gap), over seeds alone for the rest"
     )
+    spread += f"; {comparison.search_coverage}" if comparison.search_coverage else ""
     which = "; ".join(dict.fromkeys(seeds.values() if len(set(seeds.values())) == 1 else map(": ".join, seeds.items())))
     return [
         *(
@@ -194,6 +203,7 @@ def notes(comparison: Comparison) -> list[str]:
             for text, names in protocols.items()
         ),
         f"{spread}{'; with one seed there is no interval' if single else ''}. Seeds: {which}.",
+        *_unlike(comparison),
         *(
             f"The likelihood of {join([r.variant for r in group])} is a {measure}, whose nll may be below 0."
             + (LIMITLESS if measure == DENSITY else "")
@@ -206,6 +216,17 @@ def notes(comparison: Comparison) -> list[str]:
         " be negative.",
         *_information(comparison),
         *_annealing(comparison),
+    ]
+
+
+def _unlike(comparison: Comparison) -> list[str]:
+    """Return a sentence about variants whose seeds have different models."""
+    names = [result.variant for result in comparison.results if len(set(result.models)) > 1]
+    if not names:
+        return []
+    return [
+        f"The seeds of {join(names)} have different models, each with the best settings of one search: depth, units and"
+        " parameters are those of all of them, and a number that only some have says of how many seeds it is the mean."
     ]
 
 

@@ -1,22 +1,22 @@
-"""Stage `train`: a variant's best settings, once a seed. Seeds may be given: those of one worker process."""
+"""Stage `train`: a model for each seed, with the best settings of the seed's search. Workers get some of the seeds."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from pipeline import data, processes, tracking
+from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
-from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
+from pipeline.files import exclusive, file_lock, read_csv, read_json, write_csv, write_json
 from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, digest
-from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
 from pipeline.provenance import code_digest
-from pipeline.redaction import redacted
+from pipeline.redaction import reason
+from pipeline.searches import best_trials, search_index, was_searched
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking import Run, Tracker, mark_current
@@ -27,13 +27,13 @@ from pipeline.work import Work, say
 __all__ = ["main", "run", "trained"]
 
 
-def settings(study: Study, variant: str) -> Params:
-    """Return the variant's parameters with the values its sweep found best, if it was swept."""
+def settings(study: Study, variant: str, seed: int) -> Params:
+    """Return the variant's parameters with the values that the seed's search found best, if there was a search."""
     params = study.params.variant(variant)
-    best = study.sweep(variant) / "best.json"
-    if not swept(study, variant):
+    if not was_searched(study, variant):
         return params
-    content = read_json(best, "params")
+    best = study.sweep(variant) / "best.json"
+    content = best_trials(study, variant)[search_index(study, seed)]
     found, measure = content["params"], content.get("measure")
     if not isinstance(found, dict):
         raise InputError(f"{best}: damaged, its params are no mapping")
@@ -46,59 +46,59 @@ def settings(study: Study, variant: str) -> Params:
     return params
 
 
-def swept(study: Study, variant: str) -> bool:
-    """Tell whether the variant's sweep has left its best settings."""
-    best = study.sweep(variant) / "best.json"
-    return best.exists() and read_json(best, "trial")["trial"] is not None
-
-
-def run(study: Study, variant: str, *, anew: bool = True) -> None:
-    """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran.
+def run(study: Study, variant: str, resources: Resources | None = None, *, anew: bool = True) -> None:
+    """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs that all of them ran.
 
     Without `anew`, models that are there, trained with the same settings, data and code, are left as they are.
     """
-    with alone(study.locks / "train" / variant / "all", f"{variant}: training"):
+    with exclusive(study.locks / "train" / variant / "all", f"{variant}: training"):
         if not anew and trained(study, variant):  # perhaps by a process that was waited for
             print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
             return
-        _run(study, variant)
+        _run(study, variant, resources or Resources.read())
 
 
-def _run(study: Study, variant: str) -> None:
+def _run(study: Study, variant: str, resources: Resources) -> None:
     tracker = Tracker(study).require()
     seeds = list(map(str, study.params.train.seeds))
     processes.map_in_workers(
-        "pipeline.stages.train", study, variant, seeds, lambda seed: train(study, variant, int(seed))
+        "train", study, variant, seeds, lambda seed: train(study, variant, int(seed), resources), resources
     )
     curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
     try:
+        # Seeds of different searches may differ in depth: a mean over some of them would look like one over all.
+        names = [name for name in curves[0][0] if all(name in curve[0] for curve in curves) and name != "timestamp"]
+        left_out = sorted({name for curve in curves for name in curve[0]} - {*names, "timestamp"})
         rows = [
-            {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0] if name != "timestamp"}
+            {name: sum(float(row[name]) for row in rows) / len(rows) for name in names}
             for rows in zip(*curves, strict=False)
         ]
-        if not rows:
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError):
         raise InputError(f"{study.train(variant)}: a curves.csv is damaged; train again") from None
+    if left_out:
+        print(
+            f"{variant}: {study.curves(variant).name} lacks {', '.join(left_out)}, which only some seeds have",
+            flush=True,
+        )
     write_csv(study.curves(variant), rows)
-    shutil.rmtree(study.cache / "train" / study.place / variant, ignore_errors=True)
+    shutil.rmtree(study.cache / "train" / study.unique_name / variant, ignore_errors=True)
     tracker.last_word()
     mark_current(study, tracker)
 
 
-def train(study: Study, variant: str, seed: int) -> None:
+def train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
     # Of a stage that was killed, a worker may live a moment longer.
-    with locked(study.locks / "train" / variant / str(seed)):
-        _train(study, variant, seed)
+    with file_lock(study.locks / "train" / variant / str(seed)):
+        _train(study, variant, seed, resources)
 
 
 def trained(study: Study, variant: str) -> bool:
     """Tell whether all final models of a variant are there, made with the present settings, data and code."""
     try:
         splits = data.load(study.data)
-        state = _state(match_weights(settings(study, variant), splits), splits)
         for seed in study.params.train.seeds:
+            state = _state(match_weights(settings(study, variant, seed), splits), splits)
             folder = study.train(variant) / f"seed-{seed}"
             key = str(read_json(folder / "mlflow.json", "key")["key"])
             if not key.endswith(f"/{state}") or not (folder / "model.json").exists():
@@ -116,7 +116,9 @@ def _state(params: Params, splits: data.Splits) -> str:
     return digest([sections, splits.digest, code_digest("pipeline.training")])
 
 
-def _match_time(study: Study, variant: str, params: Params, splits: data.Splits, state: str) -> Params:
+def _match_time(
+    study: Study, variant: str, params: Params, splits: data.Splits, state: str, resources: Resources
+) -> Params:
     """Return the parameters with as many epochs as `compare.seconds` hold, if `compare.match` asks for that.
 
     The first training of a variant times a few epochs and stores how many fit; the others, and whatever goes on after
@@ -125,11 +127,11 @@ def _match_time(study: Study, variant: str, params: Params, splits: data.Splits,
     limit = params.compare.seconds
     if params.compare.match != "time" or limit is None:
         return params
-    path = study.cache / "train" / study.place / variant / f"epochs-{state}.json"
-    with locked(study.locks / "train" / variant / "epochs"):
+    path = study.cache / "train" / study.unique_name / variant / f"epochs-{state}.json"
+    with file_lock(study.locks / "train" / variant / "epochs"):
         if not path.exists():
             with reporting(f"{variant} timing"):
-                seconds = seconds_per_epoch(params, splits, params.train.seeds[0], processes.device())
+                seconds = seconds_per_epoch(params, splits, params.train.seeds[0], processes.device(resources.device))
             write_json(path, {"epochs": max(1, math.floor(limit / seconds)), "seconds_per_epoch": seconds})
         fits = read_json(path, "epochs", "seconds_per_epoch")
     try:
@@ -140,31 +142,31 @@ def _match_time(study: Study, variant: str, params: Params, splits: data.Splits,
     return params.override({"train.epochs": epochs})
 
 
-def _train(study: Study, variant: str, seed: int) -> None:
+def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     splits = data.load(study.data)
-    params = match_weights(settings(study, variant), splits)
+    params = match_weights(settings(study, variant, seed), splits)
     state = _state(params, splits)
-    params = _match_time(study, variant, params, splits, state)
+    params = _match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
-    scratch = study.cache / "train" / study.place / variant / f"{seed}-{state}{epochs}"
+    scratch = study.cache / "train" / study.unique_name / variant / f"{seed}-{state}{epochs}"
     widths = params.model.level_widths
     piece = Work(stage="train", variant=variant, seed=seed, params=params, stream=seed)
     tracked = Tracker(study).start(
         piece,
-        key=f"{study.place}/{variant}/{seed}/{state}",
+        key=f"{study.unique_name}/{variant}/{seed}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
         about=(
             f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}`"
             f" (protocol {splits.protocol}, binarization {splits.binarization}), seed {seed}: final training, with"
-            f" {'the best settings of its sweep' if swept(study, variant) else 'settings as given'}, and its test"
+            f" {_source(study, variant, seed)}, and its test"
             f" results.\n\n{study.how(f'evaluate@{variant}')}"
         ),
         inputs=[study.data, study.sweep(variant) / "best.json"],
         goes_on=scratch.exists(),
     )
     try:
-        _fit(study, variant, piece, splits, tracked, scratch)
+        _fit(study, variant, piece, splits, tracked, scratch, resources)
     except RunError as error:
         tracked.finish("FAILED", str(error))
         left = f"; its last good state is kept in {scratch}" if (scratch / STATE).exists() else ""
@@ -176,18 +178,29 @@ def _train(study: Study, variant: str, seed: int) -> None:
         if external_fault(error):  # which an `InputError` would have told
             tracked.finish("KILLED")
             raise
-        tracked.finish("FAILED", redacted(" ".join(str(error).split()))[:500] or type(error).__name__)
+        tracked.finish("FAILED", reason(error, 500))
         raise
 
 
-def _fit(study: Study, variant: str, piece: Work, splits: data.Splits, tracked: Run, scratch: Path) -> None:
+def _source(study: Study, variant: str, seed: int) -> str:
+    """Say where a seed's settings come from."""
+    if not was_searched(study, variant):
+        return "settings as given"
+    several = study.params.sweep.searches > 1
+    return f"the best settings of {f'search {search_index(study, seed)}' if several else 'its sweep'}"
+
+
+def _fit(
+    study: Study, variant: str, piece: Work, splits: data.Splits, tracked: Run, scratch: Path, resources: Resources
+) -> None:
     """Train, keep the model, and tell its run."""
     params, seed, widths = piece.params, piece.seed, piece.params.model.level_widths
     scratch.mkdir(parents=True, exist_ok=True)
     model = piece.model(splits)
     records: list[Record] = []
+    device = processes.device(resources.device)
     with reporting(f"{variant} seed {seed}") as reporter:
-        for record in fit(model, splits, params.train, seed=seed, device=processes.device(), folder=scratch):
+        for record in fit(model, splits, params.train, seed=seed, device=device, folder=scratch):
             tracked.log_records([record])
             records.append(record)
             say(reporter, record, params.train.epochs)
@@ -218,21 +231,16 @@ def _fit(study: Study, variant: str, piece: Work, splits: data.Splits, tracked: 
     write_json(folder / "mlflow.json", run)
 
 
-def main() -> None:
+def main(variant: str, *seeds: str) -> None:
     """Run the stage, or one of its workers, as the command line says."""
-    variant, *seeds = sys.argv[1:]
-    study = Study.at(Path.cwd())
+    study, resources = Study.at(Path.cwd()), Resources.read()
     if not seeds:
         tracking.ready(tracking.tracking_uri(study))
-        processes.prefork(len(study.params.train.seeds))
+        processes.prefork(len(study.params.train.seeds), resources)
         for line in study.notices(variant):
             print(line, flush=True)
-        run(study, variant)
+        run(study, variant, resources)
         return
-    processes.become_worker()
+    processes.become_worker(resources)
     for seed in seeds:
-        train(study, variant, int(seed))
-
-
-if __name__ == "__main__":
-    run_main(main)
+        train(study, variant, int(seed), resources)

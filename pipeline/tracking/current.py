@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.files import read_json
+from pipeline.searches import entries
 from pipeline.study import Study
 from pipeline.tracking.tracker import Tracker
 
@@ -28,7 +28,7 @@ CURRENT, SUPERSEDED = "current", "superseded_by"
 NOTE = "mlflow.note.content"
 PAGE = 1000  # runs in one request
 
-Work = tuple[str, str, str]  # stage, variant, and of a training its seed
+Work = tuple[str, str, str]  # stage, variant, and the seed of a training or the number of a search
 
 
 @dataclass
@@ -41,14 +41,15 @@ class _Results:
     def of(cls, study: Study) -> _Results:
         found = cls()
         for variant in study.params.variants:
-            found._add(("sweep", variant, ""), study.sweep(variant))
+            found._add("sweep", variant, study.sweep(variant))
             for seed in study.params.variant(variant).train.seeds:
-                found._add(("train", variant, str(seed)), study.train(variant) / f"seed-{seed}")
+                found._add("train", variant, study.train(variant) / f"seed-{seed}", seed)
         return found
 
-    def _add(self, work: Work, folder: Path) -> None:
+    def _add(self, stage: str, variant: str, folder: Path, first: int = 0) -> None:
         with suppress(InputError):  # it is not there, or damaged, which the stage that reads it says
-            self.runs[work] = read_json(folder / "mlflow.json", "run")
+            for number, entry in enumerate(entries(folder / "mlflow.json", "run"), start=first):
+                self.runs[stage, variant, str(number)] = entry
 
     def present(self, runs: Mapping[str, Run]) -> dict[Work, str | None]:
         """Return the id of each result's run in this store; None where there is none."""
@@ -69,7 +70,7 @@ def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
     """
     tracker = tracker or Tracker(study)
     results = _Results.of(study)
-    if not results.runs or study.root != study.store:
+    if not results.runs or study.root != study.shared_root:
         return True
     done, reason = False, ""
     try:
@@ -126,9 +127,9 @@ def _tags(study: Study, run: Run, runs: Mapping[str, Run], present: Mapping[Work
         return None
     if stage == "trial":
         run_id, stage = tags.get("mlflow.parentRunId", ""), "sweep"
-    work = (stage, variant, seed if stage == "train" else "")
+    work = (stage, variant, seed if stage == "train" else tags.get("search", "0"))
     if work not in present:
-        gone = variant not in study.params.variants
+        gone = variant not in study.params.variants or (stage == "sweep" and (stage, variant, "0") in present)
         gone = gone or (stage == "train" and seed not in map(str, study.params.variant(variant).train.seeds))
         return {CURRENT: "false"} if gone else None
     if present[work] == run_id:

@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
-from pipeline.files import locked, sha256
-from pipeline.stores import sqlite_file
+from pipeline.files import file_lock, sha256
 
 __all__ = ["prepared"]
 
@@ -27,7 +27,7 @@ def prepared(uri: str, locks: Path) -> None:
     file = sqlite_file(uri, Path.cwd())
     if file is None or "?" in uri or file.exists():
         return
-    with locked(locks / "mlflow"):
+    with file_lock(locks / "mlflow"):
         if file.exists():
             return
         # Of two clones that share a database each has a file of its own, and the first gives it the name.

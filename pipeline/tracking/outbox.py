@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import faults
+from pipeline.addresses import sqlite_file
 from pipeline.artifacts import local_folder
 from pipeline.errors import InputError
-from pipeline.files import locked
-from pipeline.stores import sqlite_file
+from pipeline.files import file_lock
 
 __all__ = ["DamagedError", "Op", "Outbox", "end", "meant_for", "now"]
 
@@ -50,7 +50,7 @@ class Outbox:
     def take(cls, folder: Path, patience: float = 0.0) -> Outbox:
         """Hold the outbox in `folder`, made if need be; `BlockingIOError` where another holder outlasts `patience`."""
         held = ExitStack()
-        held.enter_context(locked(folder / LOCK, patience))
+        held.enter_context(file_lock(folder / LOCK, patience))
         try:
             return cls(folder, held)
         except OSError as error:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
-from pipeline.stores import sqlite_file
 from pipeline.study import Study
 from pipeline.tracking.outbox import OPS, Outbox
 from pipeline.tracking.sender import quoted
@@ -81,7 +81,7 @@ def remove_experiments(study: Study) -> int:
 
 def _exists(study: Study) -> bool:
     """Tell whether there can be experiments: a database in a file is not made for this."""
-    file = sqlite_file(tracking_uri(study), study.store)
+    file = sqlite_file(tracking_uri(study), study.shared_root)
     return file is None or file.exists()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
+from pipeline.environment import mlflow_retries
 from pipeline.redaction import redacted
 from pipeline.tracking.outbox import Op, Outbox
 from pipeline.tracking.store import Store
@@ -78,7 +79,7 @@ class Sender:
                 return False
             self._doubtful = True  # until the answer is here; and where MLflow itself may ask twice
             run = self._made(first)
-            self._doubtful = int(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")) > 0
+            self._doubtful = mlflow_retries() > 0
             self._found = False
         else:
             self._found = True

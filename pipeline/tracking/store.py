@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from pipeline import stores
+from pipeline import addresses
 from pipeline.artifacts import FOLDER, folder_fault, local_folder, own_database, relocate
+from pipeline.environment import set_defaults
 from pipeline.errors import InputError
-from pipeline.files import locked
+from pipeline.files import file_lock
 from pipeline.processes.signals import defer_interrupts
 from pipeline.redaction import redacted, without_password
 from pipeline.study import Study
@@ -58,10 +59,10 @@ SETTINGS = {
 
 def tracking_uri(study: Study) -> str:
     """Return MLFLOW_TRACKING_URI, or the database at the root; a PostgreSQL as MLflow reaches it by psycopg 3."""
-    uri = stores.given("mlflow", study.store)
-    if stores.sqlite_file(uri, study.store) is not None:
+    uri = addresses.address("mlflow", study.shared_root)
+    if addresses.sqlite_file(uri, study.shared_root) is not None:
         scheme, sign, path = uri.partition(":///")
-        return uri if path.startswith("file:") else f"{scheme}{sign}{study.store / path}"
+        return uri if path.startswith("file:") else f"{scheme}{sign}{study.shared_root / path}"
     return _postgres(uri) if uri.startswith("postgres") else uri
 
 
@@ -75,7 +76,7 @@ def _postgres(uri: str) -> str:
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         drivers = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name) is not None]
         if not drivers:
-            raise InputError(stores.DRIVER.format("MLFLOW_TRACKING_URI"))
+            raise InputError(addresses.DRIVER.format("MLFLOW_TRACKING_URI"))
         url = url.set(drivername=f"postgresql+{drivers[0]}")
     elif url.drivername != "postgresql+psycopg2":
         return uri
@@ -93,8 +94,7 @@ def ready(uri: str = "http") -> None:
 
     Unless they are set, requests get short time-outs and no retries, and nothing is told to anyone.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    set_defaults(SETTINGS)
     searched = gc.isenabled() and "mlflow" not in sys.modules
     with defer_interrupts(), ExitStack() as whole:
         if searched:  # imports leave no garbage, and to search for it takes a quarter of their time
@@ -113,8 +113,8 @@ def ready(uri: str = "http") -> None:
 
 def identity(study: Study) -> str:
     """Return what names the store wherever the project lies: a project's own database by its path in the root."""
-    file = own_database(study.store)
-    return told(study) if file is None else f"sqlite:///{file.resolve().relative_to(study.store).as_posix()}"
+    file = own_database(study.shared_root)
+    return told(study) if file is None else f"sqlite:///{file.resolve().relative_to(study.shared_root).as_posix()}"
 
 
 def connect(study: Study, *, read_only: bool = False) -> MlflowClient:
@@ -134,7 +134,7 @@ def database(study: Study, *, read_only: bool = False) -> str:
     ready(uri)
     prepared(uri, study.cache / "locks")
     try:
-        relocate(study.store)
+        relocate(study.shared_root)
     except InputError as error:
         if not read_only:
             raise
@@ -227,7 +227,7 @@ class Store:
         """Return where the artifacts of a new experiment are to lie; a server says so itself."""
         if self.client.tracking_uri.startswith("http"):
             return None
-        return (self.study.store / FOLDER / name.rpartition("/")[2]).as_uri()
+        return (self.study.shared_root / FOLDER / name.rpartition("/")[2]).as_uri()
 
     def _made(self, name: str, location: str | None, tags: dict[str, str]) -> str:
         from mlflow.exceptions import MlflowException
@@ -286,7 +286,7 @@ class Store:
         with ExitStack() as turn:
             if tracking_uri(self.study).startswith("sqlite"):
                 with suppress(BlockingIOError):  # of one that is stopped in its turn, say
-                    turn.enter_context(locked(self.study.cache / "locks" / "mlflow-turn", TURN))
+                    turn.enter_context(file_lock(self.study.cache / "locks" / "mlflow-turn", TURN))
             yield
 
     @property
@@ -315,7 +315,7 @@ class Store:
 
     def require(self, about: Mapping[str, Any]) -> None:
         """Raise `InputError` unless MLflow is there, in a database of its own; the first run makes the experiment."""
-        stores.apart(self.study.store)
+        addresses.require_separate(self.study.shared_root)
         limit = time.monotonic() + TABLES
         with telling(self.study):
             from sqlalchemy.exc import IntegrityError, ProgrammingError

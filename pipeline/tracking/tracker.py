@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline import faults, processes, provenance
 from pipeline.data import Splits
+from pipeline.environment import Resources
 from pipeline.errors import InputError
 from pipeline.files import sha256
 from pipeline.params import digest
@@ -117,7 +118,9 @@ class Tracker:
                     "anew": anew,
                     "again": work.stream is not None,
                     "tags": {tag: redacted(value) for tag, value in tags.items()},
-                    "origin": code.tags | provenance.machine(processes.device()) | {"data_digest": splits.digest},
+                    "origin": code.tags
+                    | provenance.machine(processes.device(Resources.read().device))
+                    | {"data_digest": splits.digest},
                     "params": {
                         path: value if isinstance(value, str) else json.dumps(value)
                         for path, value in work.flat.items()

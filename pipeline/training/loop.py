@@ -29,7 +29,7 @@ from pipeline.models import HierarchicalVAE, collect
 from pipeline.models.checkpoint import read_state, write_state
 from pipeline.objectives import ELBO, climbed, elbo
 from pipeline.params import TrainParams
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 from pipeline.randomness import seeded
 from pipeline.training.adam import Adam
 from pipeline.training.step import CompiledStep, Step, steps
@@ -123,7 +123,7 @@ def _epoch(run: _Run, step: Step | CompiledStep, train: Presented, params: Train
     model.train()
     with step.epoch():
         starts = range(0, len(train), params.batch_size)
-        for start in watched(starts, f"epoch {run.epoch + 1}", "batches", long=True):
+        for start in track_progress(starts, f"epoch {run.epoch + 1}", "batches", long=True):
             at = run.epoch + start / len(train)
             x = train.batch(order[start : start + params.batch_size])
             bound, loss = step(x, at, params.learning_rate * SCHEDULES[params.schedule](at / horizon))
@@ -214,7 +214,7 @@ class _Run:
                     os.fsync(file.fileno())
                     self.unsettled, self.settled = [], time.monotonic()
         except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+            raise InputError.of_disk(error, path) from None
 
     def resume(self) -> list[Record]:
         """Take up the state in the folder, if there is one, and return the records up to it."""

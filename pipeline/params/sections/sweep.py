@@ -33,7 +33,12 @@ class SweepParams(Strict):
         description="Validation metric that the search maximizes, of the weights that a training keeps: "
         "valid/objective (what is trained for), valid/elbo or valid/iwae (L_k, with k the draws of validation)."
     )
-    trials: Count = Field(description="Number of trials per variant.")
+    searches: Count = Field(
+        description="Independent searches of each variant, with the sampler seeds seed, seed + 1, ...; the j-th of "
+        "train.seeds is trained with the best settings of search j mod searches, so that with one search a seed (the "
+        "most allowed) intervals over seeds cover the search too."
+    )
+    trials: Count = Field(description="Number of trials per search.")
     epochs: Count = Field(description="Value of train.epochs in a trial.")
     sampler: Literal["tpe", "random"] = Field(
         description="How settings are chosen: tpe (tree-structured Parzen estimator) or random."
@@ -46,7 +51,7 @@ class SweepParams(Strict):
     max_failures: Annotated[int, Field(ge=0, le=MOST)] = Field(
         description="Number of failed trials that a sweep tolerates; one more ends it."
     )
-    seed: Seed = Field(description="Seed of the sampler and of the trials' trainings.")
+    seed: Seed = Field(description="Seed of the sampler and of the trials' trainings, of the first search.")
     space: dict[str, Searched] = Field(
         description="Values that are searched, by dotted path: {low, high, log, step} is an interval, {choices: "
         "[...]} a list. Each must hold the value that the file has at the path, which is the first trial."

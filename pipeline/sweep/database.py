@@ -7,6 +7,7 @@ wherever a command is called.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +21,12 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import scoped_session, sessionmaker
 
-from pipeline import stores
+from pipeline import addresses
 from pipeline.errors import InputError
 from pipeline.redaction import without_password
 from pipeline.study import Study
 
-__all__ = ["CLIENT", "Storage", "Store"]
+__all__ = ["CLIENT", "Database", "Storage"]
 
 CLIENT: dict[str, Any] = {
     "connect_timeout": 10,
@@ -38,31 +39,31 @@ CLIENT: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Store:
+class Database:
     """An address that was checked."""
 
     url: sqlalchemy.URL
 
     @classmethod
-    def of(cls, study: Study) -> Store:
+    def of(cls, study: Study) -> Database:
         """Return the store of a study's sweeps."""
-        given = stores.given("optuna", study.store)
+        address = addresses.address("optuna", study.shared_root)
         wrong = InputError(
-            f"CAVE_OPTUNA_URL: '{without_password(given)}' given;"
-            " allowed: sqlite:///FILE and postgresql://USER:PASSWORD@HOST/DATABASE"
+            f"CAVE_OPTUNA_URL: '{without_password(address)}' given;"
+            " allowed: sqlite:///FILE and postgresql://USER:PASSWORD@HOST/STORAGE_ERRORS"
         )
         try:
-            url = sqlalchemy.make_url(given)
+            url = sqlalchemy.make_url(address)
         except (ArgumentError, ValueError):
             raise wrong from None
         if url.drivername == "sqlite":
             if url.database in (None, "", ":memory:"):
                 raise wrong
-            return cls(url.set(database=str(study.store / str(url.database))))
+            return cls(url.set(database=str(study.shared_root / str(url.database))))
         if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise wrong
         if importlib.util.find_spec("psycopg") is None:
-            raise InputError(stores.DRIVER.format("CAVE_OPTUNA_URL"))
+            raise InputError(addresses.DRIVER.format("CAVE_OPTUNA_URL"))
         return cls(url.set(drivername="postgresql+psycopg"))
 
     @property
@@ -79,6 +80,8 @@ class Store:
 
         Tables of another version of Optuna are an `InputError`, whatever their age.
         """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # a lost connection is reported in one line
         options: dict[str, Any] = {"connect_args": {"timeout": 60}}
         if self.file is None:
             options = {"connect_args": dict(CLIENT), "pool_pre_ping": True}
@@ -88,10 +91,10 @@ class Store:
         if current == storage.get_head_version():
             return storage
         if current in storage.get_all_versions():
-            age, mend = "an older", f"upgrade them with: optuna storage upgrade --storage {self}"
+            age, fix = "an older", f"upgrade them with: optuna storage upgrade --storage {self}"
         else:
-            age, mend = "a newer", "upgrade Optuna with: pip install --upgrade optuna"
-        raise InputError(f"Optuna at {self} cannot be used: its tables are of {age} Optuna; {mend}")
+            age, fix = "a newer", "upgrade Optuna with: pip install --upgrade optuna"
+        raise InputError(f"Optuna at {self} cannot be used: its tables are of {age} Optuna; {fix}")
 
 
 class Storage(optuna.storages.RDBStorage):
@@ -107,7 +110,7 @@ class Storage(optuna.storages.RDBStorage):
         weakref.finalize(self, self.engine.dispose)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """Make one transaction of all that is written in here, by one thread: a kill leaves all of it or nothing.
 
         Optuna commits after every value, and SQLite goes to the disk three times a commit. Where the database refuses a

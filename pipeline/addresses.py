@@ -6,23 +6,33 @@ number of their last migration in a table of one name, and would take the other'
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, postgres_default, store_address
 from pipeline.errors import InputError
 from pipeline.redaction import without_password
 
-__all__ = ["DRIVER", "VARIABLES", "apart", "given", "shared", "sqlite_file"]
+__all__ = [
+    "DRIVER",
+    "VARIABLES",
+    "address",
+    "coordinator_lock",
+    "lock_folder",
+    "require_separate",
+    "shared_database",
+    "sqlite_file",
+    "worker_lock",
+]
 
-VARIABLES = {"mlflow": "MLFLOW_TRACKING_URI", "optuna": "CAVE_OPTUNA_URL"}
+VARIABLES = {"mlflow": MLFLOW_ADDRESS, "optuna": OPTUNA_ADDRESS}
 DRIVER = "{} names a PostgreSQL, and its driver is missing: pip install 'platos-cave[postgres]'"
 HERE = ("", "localhost", "127.0.0.1", "::1")
 
 
-def given(name: str, root: Path) -> str:
+def address(name: str, root: Path) -> str:
     """Return the address of `mlflow`'s or `optuna`'s store as it was given, or else of the file at the root."""
-    return os.environ.get(VARIABLES[name]) or f"sqlite:///{quote(str(root / f'{name}.db'))}"
+    return store_address(VARIABLES[name]) or f"sqlite:///{quote(str(root / f'{name}.db'))}"
 
 
 def sqlite_file(address: str, root: Path) -> Path | None:
@@ -32,16 +42,31 @@ def sqlite_file(address: str, root: Path) -> Path | None:
     return root / path if scheme.partition("+")[0] == "sqlite" and path not in ("", ":memory:") else None
 
 
-def shared(root: Path) -> str | None:
+def shared_database(root: Path) -> str | None:
     """Return the address, without a password, of the one database that both are pointed at, if they are."""
-    first, second = (given(name, root) for name in VARIABLES)
-    found = _identity(first, root)
-    return without_password(second) if found is not None and found == _identity(second, root) else None
+    first, second = (address(name, root) for name in VARIABLES)
+    database = _identity(first, root)
+    return without_password(second) if database is not None and database == _identity(second, root) else None
 
 
-def apart(root: Path) -> None:
+def lock_folder(database: Path) -> Path:
+    """Return the folder of the locks that belong to an SQLite file."""
+    return database.with_name(f"{database.name}.locks")
+
+
+def worker_lock(search: str, token: str) -> str:
+    """Return the name of the lock that a search's worker holds as long as it runs."""
+    return f"{search}/workers/{token}"
+
+
+def coordinator_lock(search: str) -> str:
+    """Return the name of the lock that a search's coordinator holds."""
+    return f"{search}/coordinator"
+
+
+def require_separate(root: Path) -> None:
     """Raise `InputError` unless each has a database of its own."""
-    if address := shared(root):
+    if address := shared_database(root):
         raise InputError(
             f"MLflow and Optuna share the database {address}, and would spoil each other's tables;"
             f" give {' or '.join(VARIABLES.values())} another"
@@ -49,7 +74,7 @@ def apart(root: Path) -> None:
 
 
 def _identity(address: str, root: Path) -> tuple[str, ...] | None:
-    """Return what tells one database from another; nothing where the address does not tell it."""
+    """Return a key that is equal for addresses of one database; None where the address does not determine it."""
     if (path := sqlite_file(address, root)) is not None:
         return ("sqlite", str(path.resolve()))
     if not address.startswith("postgres"):
@@ -61,8 +86,8 @@ def _identity(address: str, root: Path) -> tuple[str, ...] | None:
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return None
     asked = {key: value if isinstance(value, str) else value[-1] for key, value in url.query.items()}
-    host = url.host or asked.get("host") or os.environ.get("PGHOST", "")
-    port = url.port or asked.get("port") or os.environ.get("PGPORT") or 5432
-    user = url.username or asked.get("user") or os.environ.get("PGUSER", "")
-    database = url.database or asked.get("dbname") or os.environ.get("PGDATABASE") or user
+    host = url.host or asked.get("host") or postgres_default("PGHOST")
+    port = url.port or asked.get("port") or postgres_default("PGPORT") or 5432
+    user = url.username or asked.get("user") or postgres_default("PGUSER")
+    database = url.database or asked.get("dbname") or postgres_default("PGDATABASE") or user
     return ("postgresql", "localhost" if host in HERE or host.startswith("/") else host.lower(), str(port), database)
