@@ -172,7 +172,7 @@ def searched(study: Study, variant: str) -> int:
     """Return how many settings the search of a variant had to choose: the paths of its space with several values."""
     if searches(study, variant) == 0:
         return 0
-    return sum(len(kind.extremes) > 1 for kind in study.params.space(variant).values())
+    return sum(len(kind.boundary_values) > 1 for kind in study.params.space(variant).values())
 
 
 def _searched(study: Study, variant: str) -> bool:
