@@ -71,7 +71,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """Return what a YAML text says; one that says more than it is long, by anchors, is a `ValueError`."""
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML  # noqa: TID251
 
     try:
         with warnings.catch_warnings():

@@ -197,7 +197,7 @@ class Params(Strict):
 
 def dump_yaml(params: Params) -> str:
     """Write parameters as a YAML text that `Params.read` takes back."""
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML  # noqa: TID251
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None
