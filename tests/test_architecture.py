@@ -11,57 +11,34 @@ import pytest
 
 from pipeline.params import read_yaml
 from pipeline.provenance import PACKAGE, code_digest, module_files
+from tests.rooms import LINE, imported, room
 from tests.small import ROOT
 
-# From the bottom to the top: a module imports only modules of its own room and of rooms before it in the list.
-BASE = ["location", "startup", "redaction", "errors", "environment", "faults", "text", "progress", "files"]
-BASE += ["randomness"]
-SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures"]
-RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
-MACHINERY = ["processes", "addresses", "artifacts", "provenance", "work", "tracking", "links", "sweep", "stages"]
-COMMANDS = ["reproduce", "removal", "doctor", "cli", "__main__"]
-LINE = [*BASE, *SCIENCE, *RESULTS, *MACHINERY, *COMMANDS]
 DOORS = {"mlflow": "tracking", "optuna": "sweep", "pandas": "report", "matplotlib": "figures", "ray": "processes"}
 DOORS |= {"pyarrow": "files", "arviz_stats": "evaluation"}
 STAGES = ["fetch", "prepare", "sweep", "train", "evaluate", "report"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def noun(path: Path) -> str:
-    """Return the module or subpackage of the package that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imported(path: Path) -> set[str]:
-    """Return the dotted names that a file imports anywhere."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
 def test_every_module_has_its_place_in_the_line() -> None:
     """Every module of the package stands in the line once."""
-    assert {noun(path) for path in FILES} - {"__init__"} == set(LINE)
+    assert {room(path) for path in FILES} - {"__init__"} == set(LINE)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_one_way(path: Path) -> None:
     """A module imports only modules that stand before it in the line."""
-    if noun(path) == "__init__":
+    if room(path) == "__init__":
         return
-    nouns = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")}
-    below = {other for other in nouns & set(LINE) if LINE.index(other) > LINE.index(noun(path))}
+    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")}
+    below = {other for other in rooms & set(LINE) if LINE.index(other) > LINE.index(room(path))}
     assert not below
 
 
 @pytest.mark.parametrize(("library", "door"), DOORS.items())
 def test_a_big_library_has_one_door(library: str, door: str) -> None:
     """MLflow, Optuna, pandas, matplotlib and Ray are each imported by one module alone."""
-    users = {noun(path) for path in FILES if any(name.split(".")[0] == library for name in imported(path))}
+    users = {room(path) for path in FILES if any(name.split(".")[0] == library for name in imported(path))}
     assert users <= {door}
 
 
@@ -93,9 +70,9 @@ def test_a_stage_takes_the_place_of_its_shell(stage: str) -> None:
 
 def test_module_files_follow_lazy_and_nested_imports() -> None:
     """The transitive imports of the training hold the model and the data reader, and no tracking."""
-    nouns = {noun(path) for path in module_files("pipeline.training")}
-    assert {"training", "models", "objectives", "distributions", "data", "params"} <= nouns
-    assert not nouns & {"tracking", "sweep", "report", "stages"}
+    rooms = {room(path) for path in module_files("pipeline.training")}
+    assert {"training", "models", "objectives", "distributions", "data", "params"} <= rooms
+    assert not rooms & {"tracking", "sweep", "report", "stages"}
 
 
 def test_the_code_digest_is_of_the_code_alone() -> None:
