@@ -41,8 +41,8 @@ def level(metric: str) -> str:
     >>> level("mutual_information/z2/lower"), level("elbo")
     ('z2', '')
     """
-    found = LEVEL.search(metric)
-    return found[1] if found else ""
+    match = LEVEL.search(metric)
+    return match[1] if match else ""
 
 
 def unit(metric: str) -> str:

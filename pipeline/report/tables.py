@@ -160,7 +160,7 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
     groups: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {}
     for group, starts in TERMS.items():
         names = [[name for name in _names(comparison) if name.startswith(start)] for start in starts]
-        for name in (name for some in names for name in sorted(some, key=_place)):
+        for name in (name for some in names for name in sorted(some, key=_level_order)):
             cells = [
                 (result.metrics[name].text(3), _error(errors[result.variant, name]))
                 if name in result.metrics
@@ -180,7 +180,7 @@ def _absent(result: Result, name: str) -> str:
     return "not measurable" if name in bounds else ""
 
 
-def _place(name: str) -> int:
+def _level_order(name: str) -> int:
     return int(level(name)[1:] or -1)
 
 
