@@ -43,7 +43,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Give a temporary file beside `path` that takes its place when the block ends, and is removed on an error."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        os.close(handle)
+        with open(name, "wb") as file:  # by its name, which `file.name` is then
             yield file
             file.flush()
             os.fsync(file.fileno())

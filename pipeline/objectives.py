@@ -166,15 +166,15 @@ def training_objective(bound: ELBO, params: TrainParams, epoch: float) -> Float[
     """Return the objective that training maximizes at `epoch`, with free bits and each level's own warm-up.
 
     A level whose rate, a mean over draws and batch, is below `free_bits` counts as that constant. Level t
-    warms up `stagger` epochs after level t - 1.
+    warms up `warmup_stagger` epochs after level t - 1.
     Source: Kingma et al. (2016), appendix C.8, https://arxiv.org/abs/1606.04934
     """
     objective = OBJECTIVES[params.objective]
     if params.free_bits:
         spent = bound.rate.mean((1, 2), keepdim=True) >= params.free_bits
         bound = replace(bound, rate=torch.where(spent, bound.rate, params.free_bits))
-    if params.stagger:
-        starts = [epoch - level * params.stagger for level in range(len(bound.rate))]
+    if params.warmup_stagger:
+        starts = [epoch - level * params.warmup_stagger for level in range(len(bound.rate))]
         ramps = bound.rate.new_tensor([min(1.0, max(0.0, since / params.warmup)) for since in starts])
         return objective(replace(bound, rate=ramps[:, None, None] * bound.rate), params.beta)
     return objective(bound, beta_at(params, epoch))

@@ -24,6 +24,7 @@ from pipeline.errors import InputError
 from pipeline.files import sha256, write_text
 from pipeline.location import nearest_project
 from pipeline.params import Params, notes
+from pipeline.params.derived import outdated
 
 __all__ = ["HIDDEN", "Study", "activate", "active", "creation_lock", "existing_studies", "find_root", "is_name"]
 
@@ -125,6 +126,13 @@ class Study:
     def notes(self, variant: str | None = None, stage: str = "") -> list[str]:
         """Say what overrides values of the study's file, for one variant or all of them, in one stage or in all."""
         return notes(*Params.read_with_file(self.folder / "params.yaml"), variant=variant, command=stage)
+
+    def notices(self, variant: str, stage: str = "") -> list[str]:
+        """Return the lines that a stage begins with: how its settings differ from `study.yaml`, then its `notes`."""
+        changed = (
+            "" if self.folder == self.root else outdated(Params.read_values(self.root / "params.yaml"), self.folder)
+        )
+        return [*([changed] if changed else []), *self.notes(variant, stage)]
 
     @property
     def is_standalone(self) -> bool:

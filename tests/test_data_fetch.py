@@ -89,7 +89,8 @@ def whole(raw, cache, remote):
     """Assert that the file is in both places, listed, and alone."""
     assert (raw / FILE).read_bytes() == CONTENT
     assert sorted(path.name for path in raw.iterdir()) == ["files.json", FILE]
-    row = {"name": "frey_face", "file": FILE, "bytes": len(CONTENT), "checksum": f"{remote.kind}:{remote.checksum}"}
+    checksum = f"{remote.checksum_type}:{remote.checksum}"
+    row = {"name": "frey_face", "file": FILE, "bytes": len(CONTENT), "checksum": checksum}
     assert json.loads((raw / "files.json").read_text()) == [row]
     kept = cache / "downloads" / remote.checksum
     assert [path.name for path in kept.iterdir()] == [FILE]
@@ -192,7 +193,7 @@ def test_no_server(server, tmp_path, monkeypatch):
 
 def test_timeout(server, tmp_path, monkeypatch, pauses):
     """A server that falls silent is left after the time-out."""
-    monkeypatch.setattr(transport, "READ", 0.05)
+    monkeypatch.setattr(transport, "READ_TIMEOUT", 0.05)
     server.answers["/a"] = [(200, {}, b"")]
     done = threading.Event()
     finish = Handler.end_headers
@@ -214,7 +215,7 @@ def test_timeout(server, tmp_path, monkeypatch, pauses):
 
 def test_unknown_size_is_capped(server, tmp_path, monkeypatch):
     """A file of unknown size may not exceed the absolute cap."""
-    monkeypatch.setattr(download, "MOST", 500_000)
+    monkeypatch.setattr(download, "MAX_BYTES", 500_000)
     server.answers["/a"] = [(200, {}, CONTENT)]
     publish(monkeypatch, [server.address + "/a"], size=False)
     fails(*scene(tmp_path), "/a: more than 500000 bytes")
@@ -225,13 +226,13 @@ def test_interrupt(server, tmp_path, monkeypatch):
     server.answers["/a"] = [(200, {}, CONTENT)]
     publish(monkeypatch, [server.address + "/a"])
     raw, cache = scene(tmp_path)
-    through = download.stream
+    through = download.read_chunks
 
     def interrupted(address, most):
         yield next(through(address, most))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download, "stream", interrupted)
+    monkeypatch.setattr(download, "read_chunks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetch(PARAMS, raw, cache)
     untouched(raw, cache)
@@ -378,7 +379,7 @@ def test_secrets(server, tmp_path, monkeypatch, capfd):
     assert server.asked == ["/a?token=geheim"]
     assert "geheim" not in shown
     assert "anna" not in shown
-    assert transport.public("https://anna:ge/he?im#geheim@host/a/b?token=geheim") == "https://host/a/b"
+    assert transport.without_secrets("https://anna:ge/he?im#geheim@host/a/b?token=geheim") == "https://host/a/b"
 
 
 def test_local_sets_need_no_files(tmp_path, monkeypatch):

@@ -263,11 +263,11 @@ FEW = DecomposeParams(
     gap_images=4,
     gap_steps=2,
     gap_draws=2,
-    gap_rate=0.1,
+    gap_learning_rate=0.1,
     ais_images=3,
     ais_chains=2,
     ais_temperatures=3,
-    ais_leapfrog=1,
+    ais_leapfrog_steps=1,
     factor_images=100,
     factor_draws=2,
 )

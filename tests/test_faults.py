@@ -36,7 +36,7 @@ SEVERAL = ALONE | {"CAVE_WORKERS": "2"}
 PRUNED: dict[str, Any] = {
     "sweep.pruner": "median",
     "sweep.epochs": 7,
-    "sweep.startup": 1,
+    "sweep.startup_trials": 1,
     "sweep.trials": 4,
     "sweep.seed": 2,
 }

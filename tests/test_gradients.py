@@ -429,8 +429,8 @@ def test_without_free_bits_and_stagger_the_objective_is_bare() -> None:
 
 
 def test_levels_warm_up_one_after_the_other() -> None:
-    """Level t's weight grows from 0 at epoch (t - 1) * stagger to beta `warmup` epochs later."""
-    bound, params = terms(), train_params(objective="beta", beta=2.0, warmup=10, stagger=4)
+    """Level t's weight grows from 0 at epoch (t - 1) * warmup_stagger to beta `warmup` epochs later."""
+    bound, params = terms(), train_params(objective="beta", beta=2.0, warmup=10, warmup_stagger=4)
     for epoch, ramps in ((0.0, [0, 0, 0]), (4.0, [0.4, 0, 0]), (9.0, [0.9, 0.5, 0.1]), (18.0, [1, 1, 1])):
         weighed = sum(ramp * rate for ramp, rate in zip(ramps, bound.rate, strict=True))
         torch.testing.assert_close(
@@ -441,7 +441,7 @@ def test_levels_warm_up_one_after_the_other() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stagger": 3}, "delays a warmup"),
+        ({"warmup_stagger": 3}, "delays a warmup"),
         ({"objective": "iwae", "free_bits": 1.0}, "go with objective elbo or beta"),
         ({"objective": "dreg", "beta": 2.0}, "weigh nothing"),
     ],

@@ -175,7 +175,10 @@ def test_a_model_of_grey_pixels_trains(name: str) -> None:
         ({"model.likelihood": "gaussian", "data.name": "cave", "data.binarization": "none"}, "those of cave are"),
         ({"model.likelihood": "continuous_bernoulli"}, "needs grey pixels"),
         ({"model.likelihood": "discretized_logistic"}, "needs grey pixels"),
-        ({"model.likelihood": "discretized_logistic", "data.binarization": "none"}, "model.levels: 256 given; allowed"),
+        (
+            {"model.likelihood": "discretized_logistic", "data.binarization": "none"},
+            "model.grey_levels: 256 given; allowed",
+        ),
         ({"data.binarization": "none"}, "'bernoulli' needs binary pixels"),
         ({"data.dequantization": "uniform"}, "data.dequantization: 'uniform' needs grey pixels"),
         (
@@ -183,7 +186,7 @@ def test_a_model_of_grey_pixels_trains(name: str) -> None:
                 "data.dequantization": "uniform",
                 "data.binarization": "none",
                 "model.likelihood": "discretized_logistic",
-                "model.levels": 17,
+                "model.grey_levels": 17,
             },
             "data.dequantization: 'uniform' given, but likelihood discretized_logistic",
         ),
@@ -204,7 +207,7 @@ def test_what_does_not_go_together_is_told_in_one_line(overrides: dict[str, Any]
     "overrides",
     [
         {"model.likelihood": "continuous_bernoulli", "data.binarization": "none"},
-        {"model.likelihood": "discretized_logistic", "model.levels": 17, "data.binarization": "none"},
+        {"model.likelihood": "discretized_logistic", "model.grey_levels": 17, "data.binarization": "none"},
         {"model.likelihood": "discretized_logistic", "data.name": "frey_face", "data.binarization": "none"},
         {"model.likelihood": "gaussian", "model.sigma": 0.1, "data.binarization": "none"},
     ],

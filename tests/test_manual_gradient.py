@@ -19,8 +19,8 @@ from tests.small import model_params, train_params
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "elbo": {"draws": 3},
     "iwae": {"objective": "iwae", "draws": 4},
-    "beta": {"objective": "beta", "beta": 0.7, "warmup": 3, "draws": 2, "gradient": "sum"},
-    "staggered": {"objective": "beta", "beta": 2.0, "warmup": 3, "stagger": 1},
+    "beta": {"objective": "beta", "beta": 0.7, "warmup": 3, "draws": 2, "reduction": "sum"},
+    "staggered": {"objective": "beta", "beta": 2.0, "warmup": 3, "warmup_stagger": 1},
     "free bits": {"free_bits": 0.3, "draws": 2},
 }
 MODELS: dict[str, dict[str, Any]] = {

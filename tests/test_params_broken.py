@@ -346,7 +346,7 @@ CONTRADICTIONS: list[dict[str, Any]] = [
     {"data.name": "cave", "data.cave.images": 1_000_000, "data.cave.size": 512},
     {"train.beta": 2.0},
     {"train.warmup": 3},
-    {"train.stagger": 3},
+    {"train.warmup_stagger": 3},
     {"train.objective": "iwae", "train.free_bits": 1.0},
     {"train.milestones": [3, 2]},
     {"train.milestones": [3, 3]},

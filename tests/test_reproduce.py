@@ -32,7 +32,7 @@ SMALL = QUICK | {
     "variants": {"vae": {"model.depth": 1}},
     "sweep.trials": 2,
     "sweep.epochs": 2,
-    "sweep.startup": 1,
+    "sweep.startup_trials": 1,
 }
 SECRET = "correct-horse"
 VARIABLES = {

@@ -30,9 +30,9 @@ ALONE = os.environ | {"PYTHONPATH": str(ROOT)}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "elbo": {"draws": 3, "clip": None},
     "clipped": {"clip": 0.5},
-    "iwae": {"objective": "iwae", "draws": 4, "adam_second_moment": 1.0, "clip": None},
+    "iwae": {"objective": "iwae", "draws": 4, "adam_initial_second_moment": 1.0, "clip": None},
     "rounded": {"precision": "bfloat16", "clip": None},
-    "beta": {"objective": "beta", "beta": 0.7, "warmup": 3, "draws": 2, "gradient": "sum", "clip": None},
+    "beta": {"objective": "beta", "beta": 0.7, "warmup": 3, "draws": 2, "reduction": "sum", "clip": None},
 }
 
 
@@ -66,7 +66,7 @@ def test_the_one_function_takes_the_steps_of_its_pieces(model: str, objective: s
 def test_known_derivatives_are_those_of_torch(objective: str) -> None:
     """Loss and derivatives by every term agree with those that torch derives, for means and sums."""
     for gradient in ("mean", "sum"):
-        loss = Loss(train_params(**OBJECTIVES[objective] | {"gradient": gradient}))
+        loss = Loss(train_params(**OBJECTIVES[objective] | {"reduction": gradient}))
         assert loss.has_closed_form
         bound = ELBO(torch.randn(4, 5), torch.randn(3, 4, 5))
         value, (by_reconstruction, by_rate) = loss.gradients(bound, 1.0)

@@ -96,7 +96,7 @@ def test_of_a_link_the_link_alone_is_removed(project: Path, tmp_path: Path) -> N
     removal.remove()
     Removal.of(project, "wide2").remove()
     assert list((project / "experiments").iterdir()) == []
-    assert {path.name for path in there.iterdir()} == {"params.yaml", ".gitignore", "train"}
+    assert {path.name for path in there.iterdir()} == {"params.yaml", "study.yaml", ".gitignore", "train"}
     assert (data / "mine").exists()
 
 

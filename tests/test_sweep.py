@@ -108,7 +108,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(study: Study) -> None:
 def test_more_trials_extend_a_study_and_any_other_change_starts_a_new_one(study: Study) -> None:
     """The name in Optuna depends on all that a trial's number depends on, and not on how many there are."""
     name = Sweep(study, "mhvae").name
-    assert Sweep(again(study, **{"sweep.trials": 9, "sweep.failures": 1}), "mhvae").name == name
+    assert Sweep(again(study, **{"sweep.trials": 9, "sweep.max_failures": 1}), "mhvae").name == name
     for change in (
         {"train.learning_rate": 0.01},
         {"sweep.epochs": 4},
@@ -405,8 +405,8 @@ def test_too_many_failures_end_a_sweep(study: Study, monkeypatch: pytest.MonkeyP
         yield
 
     monkeypatch.setattr(pipeline.sweep.worker, "fit", broken)
-    with pytest.raises(RunError, match=r"1 trial failed \(sweep.failures is 0\)"):
-        run(Sweep(again(study, **{"sweep.failures": 0}), "mhvae"), 1)
+    with pytest.raises(RunError, match=r"1 trial failed \(sweep.max_failures is 0\)"):
+        run(Sweep(again(study, **{"sweep.max_failures": 0}), "mhvae"), 1)
     assert rows(study.shared_root / "optuna.db", "select state from trials") == [("FAIL",)]
 
 

@@ -152,14 +152,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"train.objective": "beta", "train.warmup": 3},
-        "sweep.epochs: 3 given, but the warm-up of variant 'vae' can last 3 epochs (train.warmup, train.stagger), and"
-        " only later epochs count; allowed: 4 or more",
+        "sweep.epochs: 3 given, but the warm-up of variant 'vae' can last 3 epochs (train.warmup, train.warmup_stagger)"
+        ", and only later epochs count; allowed: 4 or more",
     ),
     (
         {
             "train.objective": "beta",
             "train.warmup": 1,
-            "train.stagger": 1,
+            "train.warmup_stagger": 1,
             "sweep.space": {"model.depth": {"low": 1, "high": 3}},
             "variants": {"hvae": {}},
         },

@@ -312,7 +312,9 @@ def test_past_its_horizon_the_cosine_schedule_moves_nothing() -> None:
     """Laid out over one epoch, the cosine leaves the weights of the second and third epoch as they are."""
     data = splits()
     built = model(data)
-    after = [weights(built) for _ in fit(built, data, train_params(schedule="cosine", horizon=1, epochs=3), seed=0)]
+    after = [
+        weights(built) for _ in fit(built, data, train_params(schedule="cosine", schedule_epochs=1, epochs=3), seed=0)
+    ]
     assert same(after[0], after[1])
     assert same(after[1], after[2])
 

@@ -40,7 +40,7 @@ def test_the_first_step_with_a_second_moment_of_one_is_the_formula_s() -> None:
     whole = {"epochs": 1, "batch_size": 999, "clip": None}
     before, plain, _, _ = train(**whole, adam_eps=1e6, learning_rate=1.0)
     g = (before - plain) * 1e6  # with a large eps a step is rate g / eps
-    _, after, _, _ = train(**whole, adam_second_moment=1.0, learning_rate=0.1)
+    _, after, _, _ = train(**whole, adam_initial_second_moment=1.0, learning_rate=0.1)
     step = 0.1 * g / (((0.999 + 0.001 * g**2) / 0.001).sqrt() + 1e-8)
     torch.testing.assert_close(before - after, step, rtol=1e-3, atol=1e-9)
 
@@ -49,20 +49,20 @@ def test_summed_gradients_are_those_of_the_mean_times_the_batch() -> None:
     """With an eps that dwarfs the gradient, a step of the sum is as many times longer as there are images."""
     settings = {"epochs": 1, "batch_size": 999, "clip": None, "adam_eps": 1e6, "learning_rate": 1.0}
     before, mean, _, _ = train(**settings)
-    _, total, _, _ = train(**settings, gradient="sum")
+    _, total, _, _ = train(**settings, reduction="sum")
     torch.testing.assert_close(total - before, 56 * (mean - before), rtol=1e-3, atol=1e-9)
 
 
 def test_eps_of_a_sum_is_that_of_a_mean_divided_by_the_batch() -> None:
     """Adam is blind to scale but for eps: `sum` with eps is `mean` with eps / batch size, where batches are full."""
-    _, total, _, _ = train(epochs=3, batch_size=14, clip=None, gradient="sum", adam_eps=1e-4)
+    _, total, _, _ = train(epochs=3, batch_size=14, clip=None, reduction="sum", adam_eps=1e-4)
     _, mean, _, _ = train(epochs=3, batch_size=14, clip=None, adam_eps=1e-4 / 14)
     torch.testing.assert_close(total, mean, rtol=1e-7, atol=1e-9)
 
 
 def test_the_clip_acts_on_the_gradient_that_is_asked_for() -> None:
     """A clip of 14 times as much is the same for the sum over 14 images as for their mean."""
-    _, total, _, _ = train(epochs=2, batch_size=14, clip=1.4, gradient="sum", adam_eps=14e-8)
+    _, total, _, _ = train(epochs=2, batch_size=14, clip=1.4, reduction="sum", adam_eps=14e-8)
     _, mean, _, _ = train(epochs=2, batch_size=14, clip=0.1, adam_eps=1e-8)
     torch.testing.assert_close(total, mean, rtol=1e-6, atol=1e-8)
 
@@ -119,7 +119,9 @@ def test_the_validated_weights_are_those_that_are_kept() -> None:
     assert actual == pytest.approx(max(record.metrics["valid/elbo"] for record in records), rel=1e-9)
 
 
-@pytest.mark.parametrize("changes", [{"ema": 1.0}, {"ema": 0.0}, {"gradient": "max"}, {"adam_second_moment": -1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"ema": 1.0}, {"ema": 0.0}, {"reduction": "max"}, {"adam_initial_second_moment": -1.0}]
+)
 def test_other_values_are_refused(changes: dict[str, Any]) -> None:
     """A decay lies between 0 and 1, a gradient is a mean or a sum, a second moment is not negative."""
     with pytest.raises(ValueError, match=next(iter(changes))):

@@ -77,6 +77,8 @@ CLEAN = [
     "pipeline/sweep",
     "pipeline/doctor",
     "pipeline/cli",
+    "pipeline/report",
+    "pipeline/searches.py",
     *(f"pipeline/{name}.py" for name in ("addresses", "environment", "errors", "files", "location")),
     *(f"pipeline/{name}.py" for name in ("progress", "redaction", "removal", "startup", "study", "text")),
 ]

@@ -11,8 +11,9 @@ from pipeline import data, processes
 from pipeline.cli.new_study import create_study
 from pipeline.environment import Resources
 from pipeline.errors import InputError
-from pipeline.files import file_lock, write_text
-from pipeline.params import Params, digest, dump_yaml, notes
+from pipeline.files import file_lock
+from pipeline.params import Params, digest, notes
+from pipeline.params.derived import write_settings
 from pipeline.processes.signals import ignore_signals
 from pipeline.removal import discard, was_begun
 from pipeline.stages import fetch, prepare
@@ -20,7 +21,7 @@ from pipeline.study import Study, find_root, is_name
 
 __all__ = ["bring_data", "by_hand"]
 
-BUDGET = ("sweep.searches", "sweep.trials", "sweep.failures")  # what may change in a study that is there
+BUDGET = ("sweep.searches", "sweep.trials", "sweep.max_failures")  # what may change in a study that is there
 
 
 @contextmanager
@@ -98,7 +99,7 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
     if budget:
         changed = study.params.override(budget)
         changed.check()
-        write_text(folder / "params.yaml", dump_yaml(changed))
+        write_settings(folder, changed, Params.read_values(study.root / "params.yaml"))
         study = Study.at(folder)
     bring_data(study)
     return study

@@ -11,7 +11,8 @@ from typing import Any
 from pipeline.environment import shared_root
 from pipeline.errors import InputError
 from pipeline.files import file_lock, write_bytes, write_text
-from pipeline.params import Params, dump_yaml
+from pipeline.params import Params
+from pipeline.params.derived import write_settings
 from pipeline.processes.signals import ignore_signals
 from pipeline.study import Study, creation_lock, is_name
 
@@ -33,9 +34,10 @@ def create_study(
     of trials may change.
     """
     folder, params = _plan(root, name, overrides)
+    defaults = Params.read_values(root / "params.yaml")
     with file_lock(creation_lock(shared_root(root), name)):
         if (folder / "params.yaml").exists():
-            write_text(folder / "params.yaml", dump_yaml(params))
+            write_settings(folder, params, defaults)
             _complete(root, folder, pipeline)
             study = Study.at(folder)
             fill(study)
@@ -43,7 +45,7 @@ def create_study(
         staging = folder.with_name(f".{name}.new")
         shutil.rmtree(staging, ignore_errors=True)  # a process that was killed has left it
         try:
-            write_text(staging / "params.yaml", dump_yaml(params))
+            write_settings(staging, params, defaults)
             _complete(root, staging, pipeline)
             fill(Study.at(staging))
             _rename(staging, folder)
@@ -65,7 +67,7 @@ def _plan(root: Path, name: str, overrides: Mapping[str, Any]) -> tuple[Path, Pa
     # The budget's values are in place already, and what `overrides` set is not to be set back.
     params = params.override({"root": "../..", "out": ".", "budget": "default", "budgets": {"default": {}}})
     if (folder / "params.yaml").exists():
-        budget = {f"sweep.{key}": getattr(params.sweep, key) for key in ("searches", "trials", "failures")}
+        budget = {f"sweep.{key}": getattr(params.sweep, key) for key in ("searches", "trials", "max_failures")}
         if Params.read(folder / "params.yaml").override(budget) != params:
             raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
     return folder, params

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import StudyArgument, existing_study, print_links, print_results, print_runs
+from pipeline.cli.common import StudyArgument, StudyOption, existing_study, print_links, print_results, print_runs
 from pipeline.environment import child_variables
 from pipeline.study import Study, existing_studies, find_root
 
@@ -22,6 +22,24 @@ app = typer.Typer()
 def show(study: StudyArgument = None) -> None:
     """Print a study's table, of its comparison or of its search, where its report lies, and the address of its runs."""
     print_results(existing_study(study))
+
+
+@app.command()
+def params(
+    path: Annotated[str | None, typer.Argument(help="A parameter or a section, as model.depth; default: all.")] = None,
+    study: StudyOption = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the comments of params.yaml, and its reference.")
+    ] = False,
+) -> None:
+    """Show parameters: path, value, what is allowed, and what it means."""
+    from pipeline.cli.parameters import parameter_table, write_reference
+
+    if write:
+        lines = write_reference(find_root(Path.cwd()))
+        print("\n".join(lines or ["params.yaml and docs/parameters.md are up to date"]))
+        return
+    print(parameter_table(existing_study(study).params, path))
 
 
 @app.command()

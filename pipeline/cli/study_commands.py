@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import Set, existing_study, name_hint, study_overrides
-from pipeline.cli.new_study import copy_pipeline, create_study
+from pipeline.cli.new_study import create_study
 from pipeline.errors import InputError
 from pipeline.params import Params, notes
 from pipeline.study import activate, find_root
@@ -33,7 +33,10 @@ def study_new(name: str, assignments: Set = None) -> None:
         print(line)
     if linked:
         print(f"experiments/{name}/dvc.yaml was a link and is now a copy of the root's dvc.yaml")
-    print(f"experiments/{name}/params.yaml is written; run it with: dvc repro experiments/{name}/dvc.yaml")
+    print(
+        f"experiments/{name}/study.yaml has its own values, params.yaml beside it all of them; run it with: dvc repro"
+        f" experiments/{name}/dvc.yaml"
+    )
 
 
 @app.command("activate")
@@ -48,20 +51,18 @@ def study_activate(name: str) -> None:
 
 @app.command("refresh")
 def study_refresh() -> None:
-    """Copy the root's dvc.yaml into every study that has one, after it was changed."""
-    from pipeline.files import write_bytes
-    from pipeline.provenance import git
+    """Bring the studies that DVC runs up to date with the root's dvc.yaml and the default values in its params.yaml."""
+    from pipeline.cli.refresh import refresh_params, refresh_pipeline
 
     root = find_root(Path.cwd())
-    for path in sorted((root / "experiments").glob("*/dvc.yaml")):
-        name, before = path.relative_to(root), None if path.is_symlink() else path.read_bytes()
-        if not copy_pipeline(root, path.parent):
-            continue
-        saved = ""
-        if before is not None and git(path.parent, "cat-file", "blob", "HEAD:./dvc.yaml") != before:
-            write_bytes(path.with_name("dvc.yaml.before"), before)
-            saved = f"; what it was is in {name}.before"
-        print(f"{name} is now a copy of the root's dvc.yaml{saved}")
+    defaults = Params.read_values(root / "params.yaml")
+    folders = [path.parent for path in sorted((root / "experiments").glob("*/dvc.yaml"))]
+    for line in (refresh_pipeline(root, folder) for folder in folders):
+        if line:
+            print(line)
+    for line in (refresh_params(root, folder, defaults) for folder in folders):
+        if line:
+            print(line)
 
 
 @app.command("list")

@@ -21,6 +21,7 @@ from pipeline.cli.common import (
 from pipeline.environment import Resources, shared_root
 from pipeline.errors import InputError
 from pipeline.params import Params, notes, parse_assignments
+from pipeline.params.derived import outdated
 from pipeline.study import Study, find_root
 
 __all__ = ["app"]
@@ -47,6 +48,9 @@ def check(assignments: Set = None) -> None:
     print(f"params.yaml is sound: {params.data.name}, variants {', '.join(params.variants)}")
     for line in notes(params, file, overrides):
         print(line)
+    for path in sorted((root / "experiments").glob("*/study.yaml")):
+        if line := outdated(file, path.parent):
+            print(line)
     if cost := seed_cost(Study.at(root, overrides)):
         print(cost)
 

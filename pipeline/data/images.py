@@ -76,10 +76,10 @@ def _thresholds(pixels: UInt8[Tensor, "n units"], scale: int) -> Int16[Tensor, "
     """Return 2^16 pixel / scale, less 2^15; white is 2^15 - 1, above every random number."""
     table = torch.arange(scale + 1, device=pixels.device, dtype=torch.float64).mul_(2**16 / scale).round_().sub_(2**15)
     table = table.clamp_(max=2**15 - 1).to(torch.int16)
-    found = torch.empty(pixels.shape, dtype=torch.int16, device=pixels.device)
-    for part, kept in zip(pixels.split(ROWS), found.split(ROWS), strict=True):  # indices take four bytes a pixel
-        kept.copy_(table[part.int()])
-    return found
+    thresholds = torch.empty(pixels.shape, dtype=torch.int16, device=pixels.device)
+    for part, out in zip(pixels.split(ROWS), thresholds.split(ROWS), strict=True):  # indices take four bytes a pixel
+        out.copy_(table[part.int()])
+    return thresholds
 
 
 def _drawn(thresholds: Int16[Tensor, "batch units"]) -> Float[Tensor, "batch units"]:

@@ -119,5 +119,5 @@ def likelihood(params: ModelParams) -> Family:
     if params.likelihood == "gaussian" and params.sigma != "learned":
         return _fixed_gaussian(params.sigma)
     if params.likelihood == "discretized_logistic":
-        return _discretized_logistic(params.levels)
+        return _discretized_logistic(params.grey_levels)
     return LIKELIHOODS[params.likelihood]

@@ -69,7 +69,7 @@ def decompose(
             x[: settings.gap_images],
             steps=settings.gap_steps,
             draws=settings.gap_draws,
-            rate=settings.gap_rate,
+            rate=settings.gap_learning_rate,
             k=params.draws,
             level_draws=settings.level_draws,
             inner=settings.inner_draws,
@@ -90,7 +90,7 @@ def anneal(
     chains = annealing.Settings(
         temperatures=settings.ais_temperatures,
         chains=settings.ais_chains,
-        leapfrog=settings.ais_leapfrog,
+        leapfrog=settings.ais_leapfrog_steps,
         seed=int(digest([params.seed, stream], 7), 16),
     )
     few = to_unit_interval(test[: settings.ais_images], scale)

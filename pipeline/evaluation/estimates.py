@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Estimate", "Measured", "PerImage", "of_batches", "of_draws", "over_images"]
+__all__ = ["Estimate", "Measured", "PerImage", "mean_over_images", "of_batches", "of_draws"]
 
 PerImage = dict[str, tuple[Tensor, Tensor | None]]
 """By metric the value of each image, and the variance of its error: [batch] each."""
@@ -70,10 +70,12 @@ def of_draws(values: Float[Tensor, "draws batch"]) -> tuple[Float[Tensor, " batc
 
 def of_batches(parts: Sequence[PerImage]) -> Measured:
     """Return the values of all batches of images, one after another, and their means."""
-    return Measured(over_images(parts), {name: torch.cat([part[name][0] for part in parts]).cpu() for name in parts[0]})
+    return Measured(
+        mean_over_images(parts), {name: torch.cat([part[name][0] for part in parts]).cpu() for name in parts[0]}
+    )
 
 
-def over_images(parts: Sequence[PerImage]) -> dict[str, Estimate]:
+def mean_over_images(parts: Sequence[PerImage]) -> dict[str, Estimate]:
     """Return the mean of each value over the images of all batches."""
     results = {}
     for name in parts[0]:

@@ -43,7 +43,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.evaluation.estimates import Estimate, Measured, PerImage, of_batches, of_draws, over_images
+from pipeline.evaluation.estimates import Estimate, Measured, PerImage, mean_over_images, of_batches, of_draws
 from pipeline.evaluation.extrapolation import Extrapolation, extrapolate, halved_bounds
 from pipeline.evaluation.jackknife import log_mean_variance
 from pipeline.evaluation.passes import LATENT_ROWS, passes
@@ -183,7 +183,7 @@ def two_sided_bound(model: HierarchicalVAE, count: int, *, inner: int, outer: in
         exact = log_p - torch.stack([log_q[t - 1] for t in undrawn]).sum(0)
         upper = torch.logsumexp(torch.cat([exact, weights[1:]]), 0)
         results[str(Metric("bound_width", drawn[-1] if drawn else 0))] = (upper - torch.logsumexp(weights, 0), None)
-    return over_images([results])
+    return mean_over_images([results])
 
 
 def is_chain(model: HierarchicalVAE) -> bool:

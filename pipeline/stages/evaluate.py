@@ -329,7 +329,7 @@ def _draw(study: Study, variant: str, model: HierarchicalVAE, splits: data.Split
             wide = [eps.repeat_interleave(count, 0) for eps in held]
             wide[level] = torch.randn(rows * count, width, device=device)
             redrawn.append(model.decode(wide).unflatten(0, (rows, count)))
-    ink = data.DATASETS[splits.name].ink
+    ink = data.DATASETS[splits.name].dark_on_light
     drawings = {
         "samples": figures.samples(pictures(prior).numpy(), f"{variant}: draws from the prior", ink=ink),
         "reconstructions": figures.reconstructions(pictures(x).numpy(), pictures(mean).numpy(), variant, ink=ink),
@@ -346,7 +346,7 @@ def main(variant: str, *pieces: str) -> None:
     if not pieces:
         tracking.ready(tracking.tracking_uri(study))
         processes.prefork(len(_pieces(study)), resources)
-        for line in study.notes(variant, "evaluate"):
+        for line in study.notices(variant, "evaluate"):
             print(line, flush=True)
         run(study, variant, resources)
         return

@@ -44,6 +44,6 @@ def main(variant: str, *options: str) -> None:
     else:
         tracking.ready(tracking.tracking_uri(study))
         processes.prefork(study.params.sweep.trials, resources)
-        for line in study.notes(variant):
+        for line in study.notices(variant):
             print(line, flush=True)
         run(study, variant, resources)

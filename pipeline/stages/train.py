@@ -237,7 +237,7 @@ def main(variant: str, *seeds: str) -> None:
     if not seeds:
         tracking.ready(tracking.tracking_uri(study))
         processes.prefork(len(study.params.train.seeds), resources)
-        for line in study.notes(variant):
+        for line in study.notices(variant):
             print(line, flush=True)
         run(study, variant, resources)
         return

@@ -126,7 +126,7 @@ class Sweep:
         """The name in Optuna: study, variant, number of the search unless it is the first, fingerprint."""
         settings = self.study.params.variant(self.variant).flat()
         # What every trial replaces, or what changes no trial, is left out; the first trial has the own swept values.
-        ignored = {"sweep.searches", "sweep.trials", "sweep.failures", "sweep.space"}
+        ignored = {"sweep.searches", "sweep.trials", "sweep.max_failures", "sweep.space"}
         ignored |= {"train.seeds", "train.epochs", "train.milestones"}
         relevant = {
             path: value
@@ -205,7 +205,7 @@ class Sweep:
                     study_name=self.name,
                     direction="maximize",
                     sampler=SAMPLERS["random"](0, 0),  # `settings` gives each draw its own
-                    pruner=PRUNERS[sweep.pruner](sweep.startup),
+                    pruner=PRUNERS[sweep.pruner](sweep.startup_trials),
                     load_if_exists=True,
                 )
                 if "id" not in study.user_attrs:
@@ -293,7 +293,7 @@ class Sweep:
             # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever
             # one was stopped, as far as they do not depend on the results of others.
             stream = int(digest([self.seed, trial.number, path], 8), 16)
-            sampler = SAMPLERS[settings.sampler](stream, settings.startup)
+            sampler = SAMPLERS[settings.sampler](stream, settings.startup_trials)
             if isinstance(sampler, _Tpe):
                 sampler.common_space = self._common_space
             self.optuna.sampler = sampler
@@ -314,7 +314,7 @@ def started(start: Callable[[], Run]) -> Run:
 def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:
     if isinstance(kind, Choices):
         return trial.suggest_categorical(path, kind.choices)
-    if kind.whole:
+    if kind.is_integer:
         return trial.suggest_int(path, int(kind.low), int(kind.high), log=kind.log, step=int(kind.step or 1))
     return trial.suggest_float(path, kind.low, kind.high, log=kind.log, step=kind.step)
 

@@ -73,11 +73,11 @@ def trials_with_live_worker(sweep: Sweep, running: Sequence[FrozenTrial]) -> set
 
 
 def check_failure_limit(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
-    """Raise `RunError` if more trials have failed than `sweep.failures` allows."""
-    failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.failures
+    """Raise `RunError` if more trials have failed than `sweep.max_failures` allows."""
+    failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.max_failures
     if failed > most:
         count = plural(failed, "trial")
-        raise RunError(f"sweep {sweep.name}: {count} failed (sweep.failures is {most}); see their runs")
+        raise RunError(f"sweep {sweep.name}: {count} failed (sweep.max_failures is {most}); see their runs")
 
 
 def _claim(sweep: Sweep, token: str) -> Trial | None:

@@ -122,7 +122,7 @@ def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: T
 def _epoch(run: _Run, step: Step | CompiledStep, train: TrainingImages, params: TrainParams) -> dict[str, float]:
     """Run one epoch of updates and return its mean terms."""
     model = run.model
-    horizon = params.horizon or params.epochs
+    horizon = params.schedule_epochs or params.epochs
     positions = torch.randperm if params.shuffle else torch.arange
     order = positions(len(train), device=train.device)
     total = torch.zeros(model.depth + 1, device=train.device)

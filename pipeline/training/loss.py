@@ -19,13 +19,13 @@ class Loss:
 
     def __init__(self, params: TrainParams) -> None:
         self.params = params
-        weighed = params.free_bits or params.stagger
+        weighed = params.free_bits or params.warmup_stagger
         self.has_closed_form = params.objective in ("elbo", "beta", "iwae") and not weighed
 
     def __call__(self, bound: ELBO, at: float) -> Float[Tensor, ""]:
         """Return the loss at epoch `at`."""
         objective = training_objective(bound, self.params, at)
-        return -(objective.sum() if self.params.gradient == "sum" else objective.mean())
+        return -(objective.sum() if self.params.reduction == "sum" else objective.mean())
 
     def gradients(self, bound: ELBO, at: float) -> tuple[Float[Tensor, ""], Derivatives]:
         """Return the loss and its derivatives by the reconstruction and by the rates, in shapes that broadcast."""
@@ -43,7 +43,7 @@ class Loss:
         By the log-weights of `iwae` they are the draws' shares of the sum; those of `elbo` and `beta` are numbers.
         """
         depth, draws, batch = bound.rate.shape
-        scale = 1 / (1 if self.params.gradient == "sum" else batch)
+        scale = 1 / (1 if self.params.reduction == "sum" else batch)
         if self.params.objective == "iwae":
             share = torch.softmax(bound.log_weight, 0) * scale
             return -scale * bound.iwae.sum(), (-share, share.expand(depth, -1, -1))

@@ -83,7 +83,7 @@ class Adam:
             part.data, part.grad = weights, gradient
         self.moments = {
             "mean": torch.zeros_like(self.weights),
-            "square": torch.full_like(self.weights, params.adam_second_moment),
+            "square": torch.full_like(self.weights, params.adam_initial_second_moment),
             "steps": torch.zeros((), device=self.weights.device),
         }
         self.excess: Tensor | None = None

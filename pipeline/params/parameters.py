@@ -1,17 +1,15 @@
-"""All sections together: overrides by dotted path, variants, and what no single field shows."""
+"""All sections together: budgets, overrides by dotted path, variants, and checks across sections."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.params.explain import explain
+from pipeline.params.explain import RENAMED, explain
 from pipeline.params.metric import check_metric
 from pipeline.params.ranges import Choices, Range, Strict
 from pipeline.params.rules import check_model, check_outliers
@@ -29,7 +27,7 @@ from pipeline.params.space import check_fixed, check_searches, check_space
 from pipeline.params.text import read_yaml
 from pipeline.text import did_you_mean
 
-__all__ = ["Params", "dump_yaml"]
+__all__ = ["Params"]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
 Folder = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
@@ -39,14 +37,24 @@ Overrides = dict[str, Any]
 class Params(Strict):
     """All of `params.yaml`."""
 
-    root: Folder
-    out: Folder
-    budget: Annotated[str, Field(max_length=100)]
-    budgets: Annotated[dict[Name, Overrides], Field(min_length=1)]
+    root: Folder = Field(description="Folder of the project, relative to this file.")
+    out: Folder = Field(
+        description="Folder of this study's outputs, relative to this file; its last part is the study's name."
+    )
+    budget: Annotated[str, Field(max_length=100)] = Field(
+        description="Name of one of the budgets: its values replace those of this file, but not those of a variant or"
+        " of --set."
+    )
+    budgets: Annotated[dict[Name, Overrides], Field(min_length=1)] = Field(
+        description="Sets of values, {name: {path: value}}, with paths in train, sweep and evaluate."
+    )
     data: DataParams
     model: ModelParams
     train: TrainParams
-    variants: Annotated[dict[Name, Overrides], Field(min_length=1)]
+    variants: Annotated[dict[Name, Overrides], Field(min_length=1)] = Field(
+        description="Models that are compared, {name: {path: value}}, with the values that each replaces, at paths in"
+        " model and train; what a variant fixes is not searched."
+    )
     sweep: SweepParams
     compare: CompareParams
     evaluate: EvaluateParams
@@ -56,64 +64,69 @@ class Params(Strict):
     def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
         """Read and check the whole file; raise `InputError` in one line.
 
-        The file's values give way to those of the `budget` that it or `overrides` names, and these to the `overrides`,
-        all by dotted path. A path that is overridden is not searched.
+        The values of the `budget` that the file or `overrides` names replace those of the file, and `overrides` replace
+        both, all by dotted path. A path that is overridden is not searched.
         """
         return cls.read_with_file(path, overrides)[0]
 
     @classmethod
     def read_with_file(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Params, Params]:
         """Return what `read` returns, and the parameters as they stand in the file, without its budget."""
-        raw = read_yaml(path)
-        if not isinstance(raw, dict):
-            raise InputError(f"{path.name}: a mapping of sections is wanted, not {repr(raw)[:60]}")
-        file, given = cls._validate(raw, path.name), dict(overrides or {})
-        params = file.override({name: given[name] for name in ("budget", "budgets") if name in given}, "--set")
-        params = params._on_budget().override(given, "--set")._without(given)
+        file, overrides = cls.read_values(path), dict(overrides or {})
+        params = file.override({name: overrides[name] for name in ("budget", "budgets") if name in overrides}, "--set")
+        params = params._apply_budget().override(overrides, "--set")._remove_from_space(overrides)
         params.check()
-        check_fixed(params, given)
+        check_fixed(params, overrides)
         return params, file
 
-    def _without(self, given: Mapping[str, Any]) -> Params:
-        """Return these parameters with the given paths taken out of the search space, unless that is given too."""
-        space = self.sweep.space
-        if {"sweep", "sweep.space"} & set(given):
-            return self
-        kept = {path: kind for path, kind in space.items() if not {path, path.split(".")[0]} & set(given)}
-        if kept == space:
-            return self
-        return self.model_copy(update={"sweep": self.sweep.model_copy(update={"space": kept})})
+    @classmethod
+    def read_values(cls, path: Path) -> Params:
+        """Return the parameters as they stand in a file, each value checked by itself, without its budget."""
+        raw = read_yaml(path)
+        if not isinstance(raw, dict):
+            raise InputError(f"{path.name}: expected a mapping of sections, not {repr(raw)[:60]}")
+        return cls._validate(raw, path.name)
 
-    def _on_budget(self) -> Params:
-        """Return these parameters with the values of their budget in place; every budget is checked."""
-        worked = {}
+    def _remove_from_space(self, overrides: Mapping[str, Any]) -> Params:
+        """Return these parameters without the overridden paths in the search space, unless that is overridden too."""
+        space = self.sweep.space
+        if {"sweep", "sweep.space"} & set(overrides):
+            return self
+        smaller = {path: kind for path, kind in space.items() if not {path, path.split(".")[0]} & set(overrides)}
+        if smaller == space:
+            return self
+        return self.model_copy(update={"sweep": self.sweep.model_copy(update={"space": smaller})})
+
+    def _apply_budget(self) -> Params:
+        """Return these parameters with the values of their budget; every budget is checked."""
+        by_budget = {}
         for name, overrides in self.budgets.items():
             for path in overrides:
                 if path.split(".")[0] not in ("train", "sweep", "evaluate"):
                     raise InputError(f"budgets.{name}: {path}: a budget sets paths in train, sweep and evaluate")
-            worked[name] = self.override(overrides, f"budgets.{name}")
-            if worked[name].evaluate.outliers != self.evaluate.outliers:
+            by_budget[name] = self.override(overrides, f"budgets.{name}")
+            if by_budget[name].evaluate.outliers != self.evaluate.outliers:
                 raise InputError(
                     f"budgets.{name}: evaluate.outliers: a budget does not set it, because data are fetched for it"
                 )
-        if self.budget not in worked:
-            hint = did_you_mean(self.budget, worked)
-            raise InputError(f"budget: '{self.budget}' given; allowed: {', '.join(worked)}{hint}")
-        return worked[self.budget]
+        if self.budget not in by_budget:
+            hint = did_you_mean(self.budget, by_budget)
+            raise InputError(f"budget: '{self.budget}' given; allowed: {', '.join(by_budget)}{hint}")
+        return by_budget[self.budget]
 
     @classmethod
     def _validate(cls, raw: object, source: str) -> Params:
         try:
             return cls.model_validate(_tuples(raw))
         except ValidationError as error:
-            raise InputError(f"{source}: {explain(error, cls)}") from None
+            raise InputError(f"{source}: {explain(error, raw, cls)}") from None
         except RecursionError:
             raise InputError(f"{source}: nested too deeply, or within itself") from None
 
     def override(self, overrides: Mapping[str, Any], source: str = "overrides") -> Params:
         """Return these parameters with the values at some dotted paths replaced, checked anew.
 
-        Giving `model.widths` sets `model.depth` to its length unless the same overrides name a depth.
+        An override of `model.widths` sets `model.depth` to its length, unless the same overrides have a depth.
         """
         raw = self.model_dump()
         for path, value in overrides.items():
@@ -122,6 +135,8 @@ class Params(Strict):
             for key in parents:
                 at = at.get(key) if isinstance(at, dict) else None
             if not isinstance(at, dict) or not (last in at or at is raw["variants"]):
+                if path in RENAMED:
+                    raise InputError(f"{source}: {path}: renamed to {RENAMED[path]}")
                 raise InputError(f"{source}: {path}: no such parameter{did_you_mean(path, self.flat())}")
             at[last] = value
         widths = overrides.get("model.widths")
@@ -145,11 +160,11 @@ class Params(Strict):
 
     @property
     def outliers(self) -> DataParams | None:
-        """The data set that images from elsewhere are taken from; None where there are none, or they are shuffled."""
-        wanted = self.evaluate.outliers
-        if wanted is None or wanted.data == "shuffled":
+        """The data set that outliers are taken from; None without outliers, or if they are shuffled images."""
+        outliers = self.evaluate.outliers
+        if outliers is None or outliers.data == "shuffled":
             return None
-        return self.data.model_copy(update={"name": wanted.data, "protocol": "auto"})
+        return self.data.model_copy(update={"name": outliers.data, "protocol": "auto"})
 
     def space(self, variant: str) -> dict[str, Range | Choices]:
         """Return what is swept for a variant: the space less what it fixes, `model.widths` fixing depth and units."""
@@ -174,7 +189,7 @@ class Params(Strict):
         return dict(_flatten(sections, ""))
 
     def check(self) -> None:
-        """Check what no single field shows: variants, the space, and sections against each other."""
+        """Check what no single field can: variants, the search space, and sections against each other."""
         for name, fixed in self.variants.items():
             for path in fixed:
                 if path.split(".")[0] not in ("model", "train") or path == "train.seeds":
@@ -193,18 +208,6 @@ class Params(Strict):
         check_space(self)
         check_searches(self)
         check_metric(self)
-
-
-def dump_yaml(params: Params) -> str:
-    """Write parameters as a YAML text that `Params.read` takes back."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = None
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    text = StringIO()
-    yaml.dump(json.loads(params.model_dump_json()), text)
-    return text.getvalue()
 
 
 def _tuples(value: Any) -> Any:

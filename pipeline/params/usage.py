@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.params.sections import published_binary
-from pipeline.params.text import shown
+from pipeline.params.text import format_value
 
-__all__ = ["CONDITIONS", "Condition", "left_out", "unused"]
+__all__ = ["CONDITIONS", "Condition", "is_unused_by", "unused"]
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,25 @@ def _is(path: str, *values: Any) -> Condition:
     return Condition((path,), lambda value: value in values)
 
 
-def _drawn(name: str, binarization: str, grey: bool) -> bool:
-    """Tell whether the data's seed decides on splits, on binarized pixels or on what is rendered."""
+def _uses_seed(name: str, binarization: str, grey: bool) -> bool:
+    """Return whether splits, binarized pixels or rendered images depend on the seed of the data."""
     split = name in ("digits", "cave", "omniglot", "frey_face")
     return split or (binarization != "none" and not published_binary(name, grey))
 
 
-def _compiled(*values: Any) -> bool:
-    """Tell whether the training step can be compiled."""
-    inference, prior, network, batch_norm, likelihood, sigma, objective, free_bits, stagger, ema = values
+def _is_compiled(*values: Any) -> bool:
+    """Return whether the training step can be compiled."""
+    inference, prior, network, batch_norm, likelihood, sigma, objective, free_bits, warmup_stagger, ema = values
     model = (inference, prior, network, batch_norm) == ("bottom_up", "normal", "mlp", False)
     family = likelihood == "bernoulli" or (likelihood == "gaussian" and sigma == "learned")
-    return model and family and objective in ("elbo", "beta", "iwae") and not free_bits and not stagger and ema is None
+    return (
+        model
+        and family
+        and objective in ("elbo", "beta", "iwae")
+        and not free_bits
+        and not warmup_stagger
+        and ema is None
+    )
 
 
 RENDERED = _is("data.name", "cave")
@@ -48,7 +55,7 @@ CONDITIONS: dict[str, Condition] = {
     "data.binarization": Condition(
         ("data.name", "data.cave.grey"), lambda name, grey: not published_binary(name, grey)
     ),
-    "data.seed": Condition(("data.name", "data.binarization", "data.cave.grey"), _drawn),
+    "data.seed": Condition(("data.name", "data.binarization", "data.cave.grey"), _uses_seed),
     "data.cave.images": RENDERED,
     "data.cave.size": RENDERED,
     "data.cave.grey": RENDERED,
@@ -57,14 +64,14 @@ CONDITIONS: dict[str, Condition] = {
     "model.parents": DEEP,
     "model.pseudo_inputs": _is("model.prior", "vamp", "mixture"),
     "model.sigma": _is("model.likelihood", "gaussian"),
-    "model.levels": _is("model.likelihood", "discretized_logistic"),
+    "model.grey_levels": _is("model.likelihood", "discretized_logistic"),
     "model.activation": Condition(("model.hidden", "model.inference"), lambda hidden, way: any(hidden)),
     "train.beta": _is("train.objective", "beta"),
     "train.warmup": _is("train.objective", "beta"),
-    "train.stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth > 1),
+    "train.warmup_stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth > 1),
     "train.free_bits": _is("train.objective", "elbo", "beta"),
     "train.epochs": _is("compare.match", "none", "parameters"),
-    "train.horizon": _is("train.schedule", "cosine", "staged"),
+    "train.schedule_epochs": _is("train.schedule", "cosine", "staged"),
     "train.compile": Condition(
         (
             "model.inference",
@@ -75,10 +82,10 @@ CONDITIONS: dict[str, Condition] = {
             "model.sigma",
             "train.objective",
             "train.free_bits",
-            "train.stagger",
+            "train.warmup_stagger",
             "train.ema",
         ),
-        _compiled,
+        _is_compiled,
     ),
     "train.milestones": Condition(("train.milestones", "train.epochs"), lambda at, epochs: not at or at[0] <= epochs),
     "train.valid_draws": _is("train.objective", "elbo", "beta", "stl"),
@@ -88,11 +95,11 @@ CONDITIONS: dict[str, Condition] = {
     "sweep.epochs": SEARCHED,
     "sweep.sampler": SEARCHED,
     "sweep.pruner": SEARCHED,
-    "sweep.startup": Condition(
+    "sweep.startup_trials": Condition(
         ("sweep.space", "sweep.sampler", "sweep.pruner"),
         lambda space, sampler, pruner: bool(space) and (sampler, pruner) != ("random", "none"),
     ),
-    "sweep.failures": SEARCHED,
+    "sweep.max_failures": SEARCHED,
     "sweep.seed": SEARCHED,
     "compare.parameters": _is("compare.match", "parameters"),
     "compare.seconds": _is("compare.match", "time"),
@@ -105,16 +112,16 @@ CONDITIONS: dict[str, Condition] = {
     "evaluate.decompose.factor_images": RENDERED,
     "evaluate.decompose.factor_draws": RENDERED,
 }
-LEFT_OUT = {  # by command by hand, or stage: the first parts of paths
+UNUSED_BY = {  # by command by hand, or stage: the first parts of paths
     "train": ("sweep",),
     "sweep": ("evaluate", "report", "train.epochs", "train.seeds", "train.milestones", "compare.seconds"),
     "evaluate": ("data", "model", "train", "sweep", "compare"),
 }
 
 
-def left_out(path: str, command: str) -> bool:
-    """Tell whether `cave train`, `cave sweep` or the stage `evaluate` has no use for a parameter."""
-    return any(path == start or path.startswith(f"{start}.") for start in LEFT_OUT.get(command, ()))
+def is_unused_by(path: str, command: str) -> bool:
+    """Return whether `cave train`, `cave sweep` or the stage `evaluate` does not use a parameter."""
+    return any(path == start or path.startswith(f"{start}.") for start in UNUSED_BY.get(command, ()))
 
 
 def unused(path: str, values: Mapping[str, Any], searched: Mapping[str, Any]) -> str:
@@ -125,7 +132,9 @@ def unused(path: str, values: Mapping[str, Any], searched: Mapping[str, Any]) ->
     condition = CONDITIONS.get(path)
     if condition is None or set(condition.reads) & set(searched):
         return ""
-    known = [values.get(read) for read in condition.reads]
-    if condition.holds(*known):
+    values_read = [values.get(read) for read in condition.reads]
+    if condition.holds(*values_read):
         return ""
-    return ", ".join(f"{read} is {shown(value)}" for read, value in zip(condition.reads, known, strict=True))
+    return ", ".join(
+        f"{read} is {format_value(value)}" for read, value in zip(condition.reads, values_read, strict=True)
+    )

@@ -12,7 +12,7 @@ import torch
 from pipeline.evaluation.decompose import decompose
 from pipeline.models import build
 from pipeline.params import Params
-from pipeline.params.used import CONDITIONS, LEFT_OUT, unused
+from pipeline.params.usage import CONDITIONS, UNUSED_BY, unused
 from pipeline.training import fit, milestones
 from pipeline.training.compiled import CompiledStep
 from tests.small import MODEL, ROOT, TRAIN, model_params, splits, train_params
@@ -23,12 +23,12 @@ ALWAYS = {
     "data": "name protocol dequantization",
     "model": "depth widths inference prior likelihood network batch_norm hidden",
     "train": "objective draws batch_size learning_rate schedule adam_beta1 adam_beta2 adam_eps"
-    " adam_second_moment gradient clip precision shuffle ema patience keep seeds",
+    " adam_initial_second_moment reduction clip precision shuffle ema patience keep seeds",
     "sweep": "space",
     "compare": "match",
     "evaluate": "draws k active_draws active_threshold milestone_draws precision outliers seed",
-    "evaluate.decompose": "level_images level_draws simulated queries aggregate gap_images gap_steps gap_draws gap_rate"
-    " ais_images ais_chains ais_temperatures ais_leapfrog",
+    "evaluate.decompose": "level_images level_draws simulated queries aggregate gap_images gap_steps gap_draws"
+    " gap_learning_rate ais_images ais_chains ais_temperatures ais_leapfrog_steps",
     "report": "confidence images published",
 }
 
@@ -43,7 +43,7 @@ def test_every_parameter_is_always_used_or_has_a_condition() -> None:
 def test_conditions_read_parameters() -> None:
     """Whatever a condition reads, and whatever a command leaves out, is a parameter or a section."""
     assert {read for condition in CONDITIONS.values() for read in condition.reads} <= set(FLAT)
-    starts = {start for some in LEFT_OUT.values() for start in some}
+    starts = {start for some in UNUSED_BY.values() for start in some}
     assert starts <= set(FLAT) | {path.split(".")[0] for path in FLAT}
 
 
@@ -64,18 +64,18 @@ NUMBERS: list[tuple[str, tuple[Any, Any], dict[str, Any], bool]] = [
     ("model.pseudo_inputs", (3, 5), {"prior": "vamp"}, True),
     ("model.sigma", ("learned", 0.5), {"likelihood": "gaussian"}, True),
     ("model.sigma", ("learned", 0.5), {"likelihood": "continuous_bernoulli"}, False),
-    ("model.levels", (17, 256), {"likelihood": "discretized_logistic"}, True),
-    ("model.levels", (17, 256), {"likelihood": "gaussian"}, False),
+    ("model.grey_levels", (17, 256), {"likelihood": "discretized_logistic"}, True),
+    ("model.grey_levels", (17, 256), {"likelihood": "gaussian"}, False),
     ("model.activation", ("tanh", "relu"), {}, True),
     ("model.activation", ("tanh", "relu"), {"hidden": ((),)}, False),
     ("train.beta", (1.0, 2.0), BETA, True),
     ("train.warmup", (1, 3), {"objective": "beta"}, True),
-    ("train.stagger", (0, 1), BETA, True),
-    ("train.stagger", (0, 1), BETA | {"depth": 1}, False),
+    ("train.warmup_stagger", (0, 1), BETA, True),
+    ("train.warmup_stagger", (0, 1), BETA | {"depth": 1}, False),
     ("train.free_bits", (0.0, 1.0), {}, True),
-    ("train.horizon", (None, 9), {"schedule": "cosine"}, True),
-    ("train.horizon", (None, 9), {"schedule": "staged"}, True),
-    ("train.horizon", (None, 9), {}, False),
+    ("train.schedule_epochs", (None, 9), {"schedule": "cosine"}, True),
+    ("train.schedule_epochs", (None, 9), {"schedule": "staged"}, True),
+    ("train.schedule_epochs", (None, 9), {}, False),
     ("train.valid_draws", (1, 2), {}, True),
     ("train.valid_draws", (1, 2), {"objective": "stl"}, True),
     ("train.valid_draws", (1, 2), {"objective": "iwae", "draws": 3}, False),
@@ -110,7 +110,7 @@ def test_the_table_agrees_with_the_numbers(
     {}, {"inference": "top_down"}, {"prior": "vamp"}, {"network": "conv"}, {"batch_norm": True},
     {"likelihood": "gaussian"}, {"likelihood": "gaussian", "sigma": 0.5}, {"likelihood": "continuous_bernoulli"},
     {"likelihood": "discretized_logistic"}, {"objective": "stl"}, {"objective": "iwae"}, {"objective": "dreg"}, BETA,
-    {"free_bits": 1.0}, BETA | {"stagger": 1}, {"ema": 0.9}, {"depth": 1}, {"parents": "every"},
+    {"free_bits": 1.0}, BETA | {"warmup_stagger": 1}, {"ema": 0.9}, {"depth": 1}, {"parents": "every"},
 ], ids=str)  # fmt: skip
 def test_a_step_is_compiled_where_the_table_says_so(changes: dict[str, Any]) -> None:
     """`train.compile` is used for the models and objectives that `CompiledStep` supports."""
@@ -159,6 +159,6 @@ def test_what_depends_on_a_searched_path_may_be_used() -> None:
     assert unused("model.pseudo_inputs", FLAT, {}) == "model.prior is normal"
     assert unused("model.pseudo_inputs", FLAT, {"model.prior": None}) == ""
     assert unused("model.z_ratio", FLAT | {"model.widths": (8, 4)}, {}) == "model.widths is [8, 4], model.depth is 2"
-    assert unused("sweep.startup", FLAT | {"sweep.space": {}}, {}).startswith("sweep.space is {}")
+    assert unused("sweep.startup_trials", FLAT | {"sweep.space": {}}, {}).startswith("sweep.space is {}")
     assert unused("data.seed", FLAT | {"data.name": "mnist", "data.binarization": "none"}, {})
     assert not unused("data.seed", FLAT | {"data.name": "mnist"}, {})
