@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from pipeline.data.images import to_unit_interval
 from pipeline.evaluation import Estimate
 from pipeline.evaluation.decompose import anneal, decompose
-from pipeline.evaluation.levels import level_terms, measure_levels, sandwich
+from pipeline.evaluation.levels import level_terms, measure_levels, two_sided_bound
 from pipeline.models import build
 from pipeline.objectives import elbo
 from pipeline.params import DecomposeParams, EvaluateParams
@@ -192,10 +192,10 @@ def test_the_sums_of_the_terms_stand_beside_them(depth: int, inference: str, par
 def test_on_the_models_own_draws_the_bound_is_two_sided(parents: Parents) -> None:
     """The width of the sandwich is 0 to 1e-9 with the exact posterior, and positive and falling in K with another."""
     exact_chain = chain((3, 2, 3, 1), parents)
-    for width in sandwich(exact_chain.model, 20, inner=3, outer=3).values():
+    for width in two_sided_bound(exact_chain.model, 20, inner=3, outer=3).values():
         assert abs(width.value) < 1e-9
     wrong = exact_chain.perturbed(0.03)
-    few, many = (sandwich(wrong, 300, inner=k, outer=k) for k in (2, 50))
+    few, many = (two_sided_bound(wrong, 300, inner=k, outer=k) for k in (2, 50))
     assert set(few) == {"bound_width/x", "bound_width/z1", "bound_width/z2"}
     for name, width in few.items():
         assert width.value > 3 * width.se

@@ -63,7 +63,7 @@ def test_the_script_has_the_models_of_this_project(chain: Chain) -> None:
 
 
 @chains
-def test_the_script_climbs_the_same_bound(chain: Chain) -> None:
+def test_the_script_maximizes_the_same_bound(chain: Chain) -> None:
     """On the same weights and images the mean bounds over many draws differ by less than 5 of their standard errors."""
     model = shaken(chain)
     script, x = twin(model, chain), (torch.rand(1, chain.widths[0]) < 0.4).float().expand(1000, -1)

@@ -16,7 +16,8 @@ from experiments.speed.models import CHAINS, PIXELS, Chain, twin
 from experiments.speed.peers import peer
 from experiments.speed.ratio import Row, alternate, row
 from experiments.speed.script import Script
-from pipeline.evaluation.bounds import IMAGES, ROWS, importance_bound, many_draws
+from pipeline.evaluation.bounds import IMAGES, importance_bound, many_draws
+from pipeline.evaluation.passes import DECODED_ROWS
 from pipeline.models import HierarchicalVAE
 from pipeline.models.precision import Precision, linear_autocast
 from pipeline.randomness import seeded
@@ -72,7 +73,7 @@ def difference(chain: Chain, images: int, draws: int) -> float:
 
 
 def _in_passes(script: Script, x: Tensor, draws: int) -> Tensor:
-    size = max(1, ROWS // len(x))
+    size = max(1, DECODED_ROWS // len(x))
     return torch.cat([script.log_weight(x, min(size, draws - done)) for done in range(0, draws, size)])
 
 
