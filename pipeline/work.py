@@ -108,7 +108,7 @@ def again(work: Work, wanted: str, out: Path, kept: Path, cache: Path, epochs: i
     weights = save_model(out / "model", model, work.params.model, splits) if ended else None
     made = {"code_digest": code_digest("pipeline.training"), "data_digest": splits.digest}
     made |= {"params_digest": digest(work.flat), **machine(device)}
-    best = best_record(records, params).epoch
+    best = best_record(records, params, model.depth).epoch
     return {"format": FORMAT, "records": [asdict(r) for r in records], "best": best, "weights": weights, "made": made}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import ContinuousBernoulli as Published
 
-from pipeline.distributions import LIKELIHOODS, Family, likelihood
+from pipeline.distributions import LIKELIHOODS, likelihood
 from pipeline.distributions.grey import ContinuousBernoulli, DiscretizedLogistic
 from pipeline.errors import InputError
 from pipeline.models import build
@@ -141,31 +141,6 @@ def test_the_bias_gives_the_mean_of_the_data(name: str) -> None:
     else:
         assert ((found - mean).abs() < 0.08).all()
         torch.testing.assert_close(found[3], mean[3])
-
-
-@grey
-@pytest.mark.parametrize("size", [1e2, 1e4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_extreme_raw_numbers_keep_everything_finite(name: str, size: float, dtype: torch.dtype) -> None:
-    """Density, mean, deviation and gradient of raw numbers of 0 and +-10,000 are finite, at both ends of [0, 1]."""
-    family = likelihood(GREY[name])
-    signs = torch.tensor([[-1.0, 0.0, 1.0], [0.0, 1.0, -1.0]], dtype=dtype)[: family.per_unit]
-    raw = (size * signs.flatten()).requires_grad_()
-    distribution = family.distribution(raw)
-    density = distribution.log_prob(torch.tensor([[0.0] * 3, [1.0] * 3], dtype=dtype))
-    (gradient,) = torch.autograd.grad(density.sum(), raw)
-    for value in (density, distribution.mean, distribution.stddev, gradient):
-        assert value.isfinite().all()
-
-
-@float64
-@pytest.mark.parametrize("family", [likelihood(params) for params in GREY.values()], ids=list(GREY))
-def test_densities_keep_the_leading_dimensions(family: Family) -> None:
-    """`log_prob` sums over the units, broadcasts x over draws, and `expand` adds draws to sample."""
-    p = family.distribution(torch.randn(4, 3, family.per_unit * 5))
-    assert p.event_shape == (5,)
-    assert p.log_prob(torch.full((1, 3, 5), 0.2)).shape == (4, 3)
-    assert p.expand((2, 4, 3)).sample().shape == (2, 4, 3, 5)
 
 
 @float64

@@ -18,6 +18,7 @@ from scipy import stats
 from pipeline import figures, report
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_bytes, write_csv, write_json, write_parquet
+from pipeline.metric import Metric
 from pipeline.report import folder as report_folder
 from pipeline.report import inputs, tables
 from pipeline.report.families import families
@@ -36,7 +37,7 @@ NLL = {"vae": 23.4, "hvae": 22.9, "mhvae": 22.8}
 FACTORS = ("solid", "size", "light")
 SCORES = ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness")
 DRAWN = {  # what a figure of the finer decompositions needs
-    "gaps_by_level": ("kl_up", "gap/"),
+    "gaps_by_level": ("chain_kl", "gap/"),
     "sandwich": ("ais", "bdmc"),
     "inference_gaps": ("approximation_gap", "amortization_gap"),
     "surgery": ("mutual_information", "marginal_kl", "total_correlation", "dimension_kl"),
@@ -152,7 +153,7 @@ def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float
         values |= {f"total_correlation/{end}": 4.0 + w for end, w in BETWEEN}
         values |= {f"total_correlation/z{t}/{end}": 1.0 / t + w for t in levels[1:] for end, w in BETWEEN}
     if variant != "hvae":
-        values |= {f"kl_up/z{t}": 13.0 / t**3 + 0.02 * rng.normal() for t in levels}
+        values |= {f"chain_kl/z{t}": 13.0 / t**3 + 0.02 * rng.normal() for t in levels}
         values |= {"marginal_kl/z1": 4.0 + 0.1 * rng.normal()}
         values |= {f"mutual_information/z{t}/{end}": 5.0 / t + w for t in levels[1:] for end, w in BETWEEN}
         values |= {f"marginal_kl/z{t}/{end}": 0.5 + w for t in levels[-1:] if t > 1 for end, w in BETWEEN}
@@ -165,8 +166,12 @@ def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float
     values["inference_gap"] = values["approximation_gap"] + values["amortization_gap"]
     values |= {"ais/elbo": -23.4, "ais/iwae": -23.02 + 0.01 * rng.normal(), "ais": -23.0, "ais/acceptance": 0.65}
     values |= {"bdmc/lower": -21.012, "bdmc/upper": -21.0, "bdmc/width": 0.012, "bdmc/acceptance": 0.6}
-    values |= {f"probe/{factor}/z{t}": 0.9 - 0.1 * t + 0.01 * rng.normal() for factor in FACTORS for t in (0, *levels)}
-    values |= {f"probe/z{t}": 0.9 - 0.1 * t for t in (0, *levels)}
+    values |= {
+        str(Metric(f"probe/{factor}", t)): 0.9 - 0.1 * t + 0.01 * rng.normal()
+        for factor in FACTORS
+        for t in (0, *levels)
+    }
+    values |= {str(Metric("probe", t)): 0.9 - 0.1 * t for t in (0, *levels)}
     return values | {f"{score}/z{t}": 0.1 + 0.05 * t for score in SCORES for t in levels}
 
 
@@ -614,12 +619,12 @@ def test_what_is_saturated_or_not_measurable_is_said_beside_the_table(fine):
 
 
 def test_the_tidy_table_names_term_and_level(fine):
-    """Term and level of a row are its metric; a level is z0 (the image), z1, ... or none."""
+    """Term and level of a row are its metric; a level is x (the image), z1, ... or none."""
     rows = read_csv(fine.report / "results.csv")
-    assert {row["level"] for row in rows} == {"", "z0", "z1", "z2", "z3"}
+    assert {row["level"] for row in rows} == {"", "x", "z1", "z2", "z3"}
     found = {row["metric"]: (row["term"], row["level"], row["unit"]) for row in rows}
     assert found["mutual_information/z2/lower"] == ("mutual_information/lower", "z2", "nats")
-    assert found["probe/size/z0"] == ("probe/size", "z0", "score")
+    assert found["probe/size/x"] == ("probe/size", "x", "score")
     assert found["iwae/50"] == ("iwae/50", "", "nats")
     assert {row["metric"] for row in rows if not row["level"]} == {row["term"] for row in rows if not row["level"]}
 
@@ -737,7 +742,7 @@ def test_parts_by_level_sum_to_the_whole_where_seeds_differ_in_depth(tmp_path):
     comparison = report.build(made)
     means, error = report_folder._means(comparison)
     values = comparison.seeds.query("variant == 'mhvae'")
-    for term in ("kl_up", "gap", "rate"):
+    for term in ("chain_kl", "gap", "rate"):
         total = values[(values["term"] == term) & (values["level"] != "")].groupby("seed")["value"].sum()
         shown = sum(means["mhvae"][f"{term}/z{level}"][0] for level in (1, 2, 3))
         assert shown == pytest.approx(total.mean())
@@ -796,10 +801,10 @@ def test_a_variant_that_was_not_searched_has_no_trials(tmp_path):
 
 
 def test_the_terminal_shows_the_most_telling_terms(fine):
-    """Of the finer decompositions the terminal has kl_up and gap by level and the width of the sandwich alone."""
+    """Of the finer decompositions the terminal has chain_kl and gap by level and the width of the sandwich alone."""
     shown = {line.split(" ")[0] for line in report.table_text(fine).splitlines()}
     values = finer("mhvae", 3, np.random.default_rng(0))
-    assert shown & set(values) == {*(f"{key}/z{t}" for key in ("kl_up", "gap") for t in (1, 2, 3)), "bdmc/width"}
+    assert shown & set(values) == {*(f"{key}/z{t}" for key in ("chain_kl", "gap") for t in (1, 2, 3)), "bdmc/width"}
     assert max(map(len, report.table_text(fine).splitlines())) <= 120
 
 

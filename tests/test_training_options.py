@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import pipeline.training.loop
-from pipeline.data.images import Presented, images
+from pipeline.data.images import TrainingImages, to_unit_interval
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from pipeline.randomness import seeded
 from pipeline.training import Record, best_record, fit, milestones, terms
+from pipeline.training.loop import _Run
 from tests.small import model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -70,11 +70,11 @@ def test_the_clip_acts_on_the_gradient_that_is_asked_for() -> None:
 def test_the_order_of_images_stays_where_it_is_not_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without shuffling every epoch presents the images in the order of the data."""
     shown: list[Tensor] = []
-    batch = Presented.batch
-    monkeypatch.setattr(Presented, "batch", lambda self, at: shown.append(batch(self, at)) or shown[-1])
+    batch = TrainingImages.batch
+    monkeypatch.setattr(TrainingImages, "batch", lambda self, at: shown.append(batch(self, at)) or shown[-1])
     train(epochs=2, shuffle=False)
     data = splits("static")
-    wanted = images(torch.tensor(data.train), data.scale)
+    wanted = to_unit_interval(torch.tensor(data.train), data.scale)
     assert torch.equal(torch.cat(shown), torch.cat([wanted, wanted]))
 
 
@@ -86,14 +86,14 @@ def test_averaged_weights_are_the_moving_average_of_the_steps() -> None:
     with seeded(0, "weights"):
         model = build(model_params(), torch.tensor(data.mean).double())
     steps.append(flat(model))
-    follow = pipeline.training.loop._Run.follow
+    update_ema = _Run.update_ema
 
     def spy(run: Any) -> None:
         steps.append(flat(run.model))
-        follow(run)
+        update_ema(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.training.loop._Run, "follow", spy)
+        patch.setattr(_Run, "update_ema", spy)
         list(fit(model, data, train_params(**settings, ema=0.7), seed=0))
     average = steps[0]
     for weights in steps[1:]:
@@ -115,7 +115,7 @@ def test_the_validated_weights_are_those_that_are_kept() -> None:
     _, _, records, model = train(epochs=10, ema=0.8, learning_rate=0.05)
     data = splits("static")
     with seeded(0, "valid"), torch.no_grad():
-        found = terms(elbo(model, images(torch.tensor(data.valid), data.scale), 2))[0].item()
+        found = terms(elbo(model, to_unit_interval(torch.tensor(data.valid), data.scale), 2))[0].item()
     assert found == pytest.approx(max(record.metrics["valid/elbo"] for record in records), rel=1e-9)
 
 
@@ -132,8 +132,8 @@ def test_the_last_weights_are_those_of_a_training_as_long() -> None:
     """With keep `last` the weights are the last epoch's, whatever the validation says; with `best` the best epoch's."""
     long = {"epochs": 24, "learning_rate": 0.03}  # it overfits; at a rate of 1 rounding decides which epoch is best
     _, last, records, _ = train(**long, keep="last")
-    assert best_record(records, train_params(**long, keep="last")) == records[-1]
-    best = best_record(records, train_params(**long))
+    assert best_record(records, train_params(**long, keep="last"), 2) == records[-1]
+    best = best_record(records, train_params(**long), 2)
     assert best.epoch < 24
     _, kept, _, _ = train(**long)
     _, shorter, _, _ = train(**long | {"epochs": best.epoch, "keep": "last"})

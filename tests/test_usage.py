@@ -14,7 +14,7 @@ from pipeline.models import build
 from pipeline.params import Params
 from pipeline.params.usage import CONDITIONS, UNUSED_BY, unused
 from pipeline.training import fit, milestones
-from pipeline.training.gradients import Chain, Loss
+from pipeline.training.compiled import CompiledStep
 from tests.small import MODEL, ROOT, TRAIN, model_params, splits, train_params
 from tests.workshop import QUICK
 
@@ -113,11 +113,11 @@ def test_the_table_agrees_with_the_numbers(
     {"free_bits": 1.0}, BETA | {"warmup_stagger": 1}, {"ema": 0.9}, {"depth": 1}, {"parents": "every"},
 ], ids=str)  # fmt: skip
 def test_a_step_is_compiled_where_the_table_says_so(changes: dict[str, Any]) -> None:
-    """`train.compile` is used for the models and objectives that `steps` compiles."""
+    """`train.compile` is used for the models and objectives that `CompiledStep` supports."""
     model = model_params(**{name: value for name, value in changes.items() if name in MODEL})
     train = train_params(**{name: value for name, value in changes.items() if name in TRAIN})
     built = build(model, torch.full((16,), 0.5), (4, 4))
-    compiled = Chain.fits(built) and Loss(train).is_known and train.ema is None
+    compiled = CompiledStep.supports(built, train)
     flat = {f"model.{n}": v for n, v in dict(model).items()} | {f"train.{n}": v for n, v in dict(train).items()}
     assert (unused("train.compile", flat, {}) == "") is compiled
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pipeline.metric import Metric
 from pipeline.params import measure_of
 from pipeline.report import inputs
 from pipeline.report.intervals import Interval, interval
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPARED", "Comparison", "Model", "Result", "build", "join"]
 
-SUMMED = ("rate", "kl_up", "kl_down", "gap", "approximation_gap", "amortization_gap")  # over levels, to one number
+SUMMED = ("rate", "chain_kl", "kl", "gap", "approximation_gap", "amortization_gap")  # over levels, to one number
 COMPARED = ("nll", "elbo", "reconstruction", "kl", "gap")  # what every pair of variants is compared by
 FEW = 3  # variants of which every pair gets a sentence
 MANY = 5  # variants of which a page still shows every pair
@@ -86,7 +87,7 @@ class Result:
 
     def levels(self, metric: str) -> list[Interval]:
         """Return a metric that is split by level, from z_1 up, each level over the seeds that have it."""
-        return [self.metrics[f"{metric}/z{level}"] for level in range(1, self.depth + 1)]
+        return [self.metrics[str(Metric(metric, level))] for level in range(1, self.depth + 1)]
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ class Comparison:
             for row in [group.iloc[0].to_dict()]
             for (variant, seed), depth in depths.items()
             if variant == row["variant"]
-            and depth < int(row["level"][1:])
-            and (variant, seed, f"{row['term']}/z1") in have
+            and depth < (Metric.parse(row["metric"]).level or 0)
+            and (variant, seed, str(Metric(row["term"], 1))) in have
         ]
         return pd.concat([self.seeds, pd.DataFrame(rows)], ignore_index=True) if rows else self.seeds
 

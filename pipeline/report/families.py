@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.metric import Metric
 from pipeline.report.comparison import Result
 from pipeline.study import Study
 
@@ -46,7 +47,8 @@ def _curve(models: list[tuple[float, Result]], seeds: pd.DataFrame) -> list[Trad
             result.metrics["kl"].mean,
             -result.metrics["reconstruction"].mean,
             tuple(
-                float(means[result.variant, f"{level_term(result)}/z{level}"]) for level in range(1, result.depth + 1)
+                float(means[result.variant, str(Metric(level_term(result), level))])
+                for level in range(1, result.depth + 1)
             ),
         )
         for beta, result in sorted(models, key=lambda model: model[0])
@@ -57,7 +59,9 @@ def level_term(result: Result) -> str:
     """Return the term that splits the rate by level: a true divergence where there is one, else the rates."""
     levels = range(1, result.depth + 1)
     return next(
-        term for term in ("kl_down", "kl_up", "rate") if all(f"{term}/z{level}" in result.metrics for level in levels)
+        term
+        for term in ("kl", "chain_kl", "rate")
+        if all(str(Metric(term, level)) in result.metrics for level in levels)
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.files import write_bytes, write_csv, write_json, write_text
+from pipeline.metric import Metric
 from pipeline.report import inputs, tables
 from pipeline.report.comparison import Comparison, Result, build
 from pipeline.report.families import families, level_term
@@ -20,7 +21,7 @@ from pipeline.study import Study
 __all__ = ["write"]
 
 DECOMPOSITIONS = {  # figures that are drawn where one of these metrics was measured
-    "gaps_by_level": ("kl_up/z1", "gap/z1"),
+    "gaps_by_level": ("chain_kl/z1", "gap/z1"),
     "sandwich": ("ais", "bdmc/width"),
     "inference_gaps": ("approximation_gap", "amortization_gap"),
     "surgery": ("mutual_information", "mutual_information/z1"),
@@ -68,10 +69,14 @@ def _draw(study: Study, comparison: Comparison, reached: Milestones) -> dict[str
             drawn = _draw_bounds(study, comparison, group, reached)
             drawings |= {f"{name}{end}": drawing for name, drawing in drawn.items()}
         curves = {result.variant: inputs.curves(study, result.variant) for result in comparison.results}
-        drawings["rates_by_epoch"] = figures.rates_by_epoch(curves)
+        drawings["rates_by_epoch"] = figures.rates_by_epoch(curves, _depths(comparison.results))
         means, error = _means(comparison)
         drawings |= _decompositions(means, error, [name for name in DECOMPOSITIONS if name not in BOUNDS])
         return {name: figures.png(drawing) for name, drawing in drawings.items()}
+
+
+def _depths(results: Iterable[Result]) -> dict[str, dict[int, int]]:
+    return {r.variant: {seed: len(m.widths) for seed, m in zip(r.seeds, r.models, strict=True)} for r in results}
 
 
 def _draw_bounds(study: Study, comparison: Comparison, group: list[Result], reached: Milestones) -> dict[str, Any]:
@@ -92,13 +97,13 @@ def _draw_bounds(study: Study, comparison: Comparison, group: list[Result], reac
         result.variant: {
             name: (value.mean, value.half)
             for name, value in result.metrics.items()
-            if name == "elbo" or name.startswith("iwae/")
+            if Metric.parse(name).family in ("elbo", "iwae")
         }
         for result in group
     }
     drawings = {
         "bounds": figures.bounds(bounds, comparison.confidence),
-        "rates_by_level": figures.rates_by_level(tests),
+        "rates_by_level": figures.rates_by_level(tests, _depths(group)),
         "curves": figures.curves({variant: inputs.curves(study, variant) for variant in variants}),
         "depth_width": figures.depth_width_map(trials, study.params.sweep.metric),
         "rate_distortion": figures.rate_distortion(points, {name: inputs.finals(study, name) for name in variants}),

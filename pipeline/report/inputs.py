@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
+from pipeline.metric import Metric
 from pipeline.params import MEASURES
-from pipeline.report.metrics import level, term, unit
 from pipeline.searches import entries
 from pipeline.study import Study
 
@@ -56,7 +57,9 @@ def results(study: Study) -> pd.DataFrame:
             timed = {**cells, "seconds": {"value": about["seconds"], "se": None}}
             for key, cell in timed.items():
                 name = key.removeprefix("test/")
-                parts = (name, term(name), level(name), float(cell["value"]), cell["se"], unit(name))
+                metric = Metric.parse(name)
+                term = str(replace(metric, level=None))
+                parts = (name, term, metric.level_name, float(cell["value"]), cell["se"], metric.unit)
                 rows.append((variant, seed, len(about["widths"]), *parts))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.metric import Metric, levels_of
 from pipeline.params import DENSITY, INFORMATIVE, PROBABILITY
 from pipeline.report.comparison import Comparison, Result, join
 from pipeline.report.intervals import Interval, fixed
-from pipeline.report.metrics import level, unit
 
 __all__ = ["full", "full_pairs", "markdown", "notes", "pairs", "short", "short_measure", "terms", "verdict"]
 
@@ -19,7 +19,7 @@ TERMS = {  # of the table of terms: what their names begin with
     "the weights behind nll": ("ess/", "khat/", "nll/"),
     "training images less test images": ("generalization/",),
     "by level": (
-        *("rate/", "kl_down/", "levels/", "kl_up/", "kl_up_bias/", "gap/", "gap_bias/", "bias_unmeasured"),
+        *("rate/", "kl/", "levels/", "chain_kl/", "chain_kl_bias/", "gap/", "gap_bias/", "bias_unmeasured"),
         *("log_marginal/", "width/"),
     ),
     "bounds by annealing": ("ais", "bdmc/"),
@@ -39,7 +39,7 @@ LIMITLESS = (
 def full(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `table.csv`; metrics in the order of the deepest variant, so that levels stand together."""
     names = _names(comparison)
-    columns = [f"{name}{part} [{unit(name)}]" for name in names for part in ("", " half")]
+    columns = [f"{name}{part} [{Metric.parse(name).unit}]" for name in names for part in ("", " half")]
     # Of what only some seeds of a variant have, another column says of how many it is the mean.
     partial = [name for name in names if any(r.metrics[name].part for r in comparison.results if name in r.metrics)]
     rows = []
@@ -58,7 +58,10 @@ def full(comparison: Comparison) -> list[dict[str, Any]]:
             "nll error": _nll_error(result),
         } | dict.fromkeys(columns)
         for name, value in result.metrics.items():
-            row |= {f"{name} [{unit(name)}]": value.mean, f"{name} half [{unit(name)}]": value.half}
+            row |= {
+                f"{name} [{Metric.parse(name).unit}]": value.mean,
+                f"{name} half [{Metric.parse(name).unit}]": value.half,
+            }
         row |= {f"{name} seeds": result.metrics[name].part for name in partial if name in result.metrics}
         rows.append(row | {f"protocol/{key}": value for key, value in result.protocol.items()})
     return rows
@@ -167,7 +170,7 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
                 else (_absent(result, name), "")
                 for result in comparison.results
             ]
-            groups.setdefault(group, []).append((name, unit(name), cells))
+            groups.setdefault(group, []).append((name, Metric.parse(name).unit, cells))
     return groups
 
 
@@ -176,12 +179,14 @@ def _error(value: float) -> str:
 
 
 def _absent(result: Result, name: str) -> str:
-    bounds = {f"{INFORMATION}/z{t}/{side}" for t in unmeasured(result) for side in ("lower", "upper")}
-    return "not measurable" if name in bounds else ""
+    metric = Metric.parse(name)
+    is_bound = metric.term == INFORMATION and metric.side != ""
+    return "not measurable" if is_bound and metric.level in unmeasured(result) else ""
 
 
 def _place(name: str) -> int:
-    return int(level(name)[1:] or -1)
+    level = Metric.parse(name).level
+    return -1 if level is None else level
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -257,9 +262,7 @@ def unmeasured(result: Result) -> list[int]:
     """Return the levels whose mutual information was asked for and left out, since its bounds say nothing."""
     if INFORMATION not in result.metrics:
         return []
-    ends = ("", "/lower")
-    levels = range(1, result.depth + 1)
-    return [t for t in levels if not any(f"{INFORMATION}/z{t}{end}" in result.metrics for end in ends)]
+    return [t for t in range(1, result.depth + 1) if t not in levels_of(result.metrics, INFORMATION)]
 
 
 def _annealing(comparison: Comparison) -> list[str]:

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping
 
 from pipeline.files import read_csv
+from pipeline.metric import Metric
 from pipeline.report.inputs import needed, reading
 from pipeline.report.intervals import Interval
 from pipeline.report.search import search_text
@@ -24,7 +25,7 @@ SHOWN = (
     "reconstruction",
     "kl",
     "rate",
-    "kl_up",
+    "chain_kl",
     "nll",
     "gap",
     "bpd",
@@ -60,7 +61,8 @@ def _text(study: Study, rows: list[dict[str, str]]) -> str:
         table += [["nll error", *(row["nll error"] for row in rows)]]
     for column in rows[0]:
         name, bracket, unit = column.partition(" [")
-        shown = {name, name.split("/")[0]} & set(SHOWN) and not name.startswith("nll/")
+        metric = Metric.parse(name)
+        shown = name in SHOWN or (metric.level is not None and metric.term in SHOWN)
         if bracket and shown and not name.endswith(" half"):
             part = f"{name} seeds"
             cells = [_cell(row[column], row.get(f"{name} half [{unit}", ""), row.get(part, "")) for row in rows]

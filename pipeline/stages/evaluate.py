@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from pipeline import data, figures, processes, tracking
-from pipeline.data.images import Presented, frozen, images
+from pipeline.data.images import TrainingImages, frozen, to_unit_interval
 from pipeline.environment import Resources
 from pipeline.evaluation import Estimate, Measured, annealing, bits_per_dimension, evaluate, outliers
 from pipeline.evaluation.decompose import anneal, decompose
 from pipeline.files import exclusive, file_lock, read_json, write_csv, write_json, write_parquet
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE, checkpoint
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, OutlierParams, digest
 from pipeline.progress import reporting
@@ -134,7 +135,9 @@ def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     model = checkpoint.load(source).to(test.device)
     seen = _training_images(settings, splits, test, len(test), f"seen images {seed}")
     measured = _bounds(settings, source, splits, test, seed, train=seen)
-    bounds = {name: value for name, value in measured.estimates.items() if not name.startswith("generalization/")}
+    bounds = {
+        name: value for name, value in measured.estimates.items() if Metric.parse(name).family != "generalization"
+    }
     measured |= _taken_apart(settings, model, splits, test, seed)
     if settings.outliers is not None:
         measured |= _outliers(study, settings.outliers, model, splits, test, seed)
@@ -246,7 +249,7 @@ def _taken_apart(
             model,
             train,
             splits.factors["train"][:few],
-            images(test, splits.scale),
+            to_unit_interval(test, splits.scale),
             splits.factors["test"],
             splits.factor_names,
             draws=settings.decompose.factor_draws,
@@ -262,7 +265,9 @@ def _training_images(
 ) -> torch.Tensor:
     """Return the first `count` training images, or all, on the device of the test images, presented once."""
     grey = torch.as_tensor(splits.train[:count], device=test.device)
-    presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic", splits.dequantized)
+    presented = TrainingImages(
+        grey, splits.scale, splits.binary and splits.binarization == "dynamic", splits.dequantized
+    )
     with seeded(settings.seed, stream):
         return presented.batch(torch.arange(len(grey), device=grey.device))
 
@@ -286,8 +291,8 @@ def _outliers(
     # Data sets of equal grey levels may be stored to different scales: 1 or 255 of binary pixels.
     scale = splits.scale if settings.data == "shuffled" else elsewhere.scale
     with seeded(study.params.evaluate.seed, f"outliers seed {seed}"):
-        own = outliers.scores(model, images(test[: settings.images], splits.scale), settings.draws)
-        other = outliers.scores(model, images(others, scale), settings.draws)
+        own = outliers.scores(model, to_unit_interval(test[: settings.images], splits.scale), settings.draws)
+        other = outliers.scores(model, to_unit_interval(others, scale), settings.draws)
     return Measured(outliers.outliers(own, other), {f"outlier_score/{name}": score for name, score in own.items()})
 
 
@@ -308,7 +313,7 @@ def _draw(study: Study, variant: str, model: HierarchicalVAE, splits: data.Split
         return grid.clamp(0, 1).cpu()
 
     with seeded(study.params.evaluate.seed, "figures"):
-        x = images(test[:count], splits.scale)
+        x = to_unit_interval(test[:count], splits.scale)
         z, q = model.posterior(x)
         mean = model.joint(z)[0].mean[0]
         widths = [factor.event_shape[0] for factor in q]

@@ -307,7 +307,7 @@ def _train(sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, 
             records.append(record)
             if record.epoch > train.warmup_end(model.depth):
                 # What a training that ended here would have kept: trials are compared by nothing else.
-                reports.add(record.epoch, best_record(records, train).metrics[sweep.metric])
+                reports.add(record.epoch, best_record(records, train, model.depth).metrics[sweep.metric])
                 # Of the epochs before the last that another life has come to, none has pruned it.
                 if pruned := record.epoch >= before and reports.pruned():
                     break
@@ -316,5 +316,5 @@ def _train(sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, 
             tick()
             processes.raise_if_interrupted()
     reports.flush_once()
-    best = best_record(records, train)
+    best = best_record(records, train, model.depth)
     return _End(TrialState.PRUNED if pruned else TrialState.COMPLETE, best.epoch, best.metrics)

@@ -20,7 +20,7 @@ __all__ = [
 class DecomposeParams(Strict):
     """Numbers of images and draws of each decomposition; the first images of the test set are taken."""
 
-    level_images: Several = Field(description="Test images behind kl_up and the gaps by level.")
+    level_images: Several = Field(description="Test images behind chain_kl and the gaps by level.")
     level_draws: Several = Field(description="Posterior draws per image behind them.")
     inner_draws: Several = Field(
         description="Draws of the remaining levels for each draw of the first ones, behind the inner bounds."

@@ -10,8 +10,10 @@ from torch import nn
 
 from pipeline.models import ACTIVATIONS, build
 from pipeline.params import TrainParams
-from pipeline.training.gradients import Chain, Loss, Plain, gradient
-from pipeline.training.gradients.dense import DERIVATIVES, Dense
+from pipeline.training.loss import Loss
+from pipeline.training.manual import ManualGradient
+from pipeline.training.manual.dense import DERIVATIVES, Dense
+from pipeline.training.step import AutogradGradient, gradient
 from tests.small import model_params, train_params
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -37,7 +39,7 @@ def both(settings: TrainParams, **changes: Any) -> tuple[list[torch.Tensor], lis
         weights.data.add_(0.1 * torch.randn_like(weights))
     x = (torch.rand(5, 12) < 0.5).to(torch.get_default_dtype())
     found = []
-    for form in (Plain, Chain):
+    for form in (AutogradGradient, ManualGradient):
         torch.manual_seed(0)
         bound, loss = form(model, Loss(settings))(x, settings.draws, 1.3)
         slopes = [weights.grad.clone() for weights in model.parameters() if weights.grad is not None]
@@ -73,14 +75,14 @@ def test_what_was_computed_before_changes_nothing(model: str, objective: str) ->
         ((torch.rand(size, 12) < 0.5).float(), draws) for size, draws in ((5, 3), (2, 3), (5, 1), (7, 4), (2, 3))
     ]
 
-    def step(form: Chain, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def step(form: ManualGradient, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         torch.manual_seed(seed)
         x, draws = batches[seed]
         bound, loss = form(x, draws, 1.0)
         return [bound.reconstruction, bound.rate, loss], [weights.grad.clone() for weights in built.parameters()]
 
-    once = [step(Chain(built, Loss(settings)), seed) for seed in range(len(batches))]
-    form = Chain(built, Loss(settings))
+    once = [step(ManualGradient(built, Loss(settings)), seed) for seed in range(len(batches))]
+    form = ManualGradient(built, Loss(settings))
     again = [step(form, seed) for seed in (0, 1, 2, 3, 4, 0, 1, 2, 3, 4)]  # all are compared after the last
     torch.testing.assert_close(again, once + once, rtol=0, atol=0)
 
@@ -94,16 +96,16 @@ def test_it_agrees_in_single_precision() -> None:
 @pytest.mark.parametrize(
     ("changes", "form"),
     [
-        ({}, Chain),
-        ({"parents": "every"}, Chain),
-        ({"inference": "top_down"}, Plain),
-        ({"prior": "vamp", "pseudo_inputs": 3}, Plain),
-        ({"prior": "mixture", "pseudo_inputs": 3}, Plain),
-        ({"likelihood": "continuous_bernoulli"}, Plain),
-        ({"likelihood": "discretized_logistic"}, Plain),
-        ({"likelihood": "gaussian", "sigma": 0.1}, Plain),
-        ({"batch_norm": True}, Plain),
-        ({"activation": "silu"}, Plain),
+        ({}, ManualGradient),
+        ({"parents": "every"}, ManualGradient),
+        ({"inference": "top_down"}, AutogradGradient),
+        ({"prior": "vamp", "pseudo_inputs": 3}, AutogradGradient),
+        ({"prior": "mixture", "pseudo_inputs": 3}, AutogradGradient),
+        ({"likelihood": "continuous_bernoulli"}, AutogradGradient),
+        ({"likelihood": "discretized_logistic"}, AutogradGradient),
+        ({"likelihood": "gaussian", "sigma": 0.1}, AutogradGradient),
+        ({"batch_norm": True}, AutogradGradient),
+        ({"activation": "silu"}, AutogradGradient),
     ],
 )
 def test_what_has_no_gradient_by_hand_is_left_to_torch(changes: dict[str, Any], form: type) -> None:
@@ -116,11 +118,11 @@ def test_what_has_no_gradient_by_hand_is_left_to_torch(changes: dict[str, Any], 
 def test_gradients_that_are_not_the_losss_own_are_left_to_torch(objective: str) -> None:
     """Objectives with a gradient of their own take torch's."""
     model = build(model_params(), torch.full((12,), 0.3))
-    assert type(gradient(model, train_params(objective=objective))) is Plain
+    assert type(gradient(model, train_params(objective=objective))) is AutogradGradient
 
 
 def test_every_activation_is_known_to_one_form() -> None:
     """A network of any registered activation either fits or is left to torch, and convolutions never fit."""
     assert set(DERIVATIVES) < set(ACTIVATIONS.values())
-    assert not Dense.fits(nn.Sequential(nn.Conv2d(1, 1, 3)))
-    assert not Dense.fits(nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))
+    assert not Dense.supports(nn.Sequential(nn.Conv2d(1, 1, 3)))
+    assert not Dense.supports(nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))

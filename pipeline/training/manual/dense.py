@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.models.precision import Precision
 
-__all__ = ["Dense", "Kept"]
+__all__ = ["Dense", "Saved"]
 
 aten = torch.ops.aten
 ACTIVATE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
@@ -32,8 +32,8 @@ DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, Tensor], Tensor]] = {
 }
 """By activation: from the gradient g after it and its result a = f(u), the gradient before it."""
 
-Kept = list[tuple[Tensor, Tensor, Tensor]]
-"""Of every layer what it was given, and the factors of its product: that and the weights, both rounded if asked for."""
+Saved = list[tuple[Tensor, Tensor, Tensor]]
+"""Of every layer its input, and the factors of its product: the input and the weights, rounded with bfloat16."""
 
 
 class Dense:
@@ -47,50 +47,50 @@ class Dense:
         self.dtype, self.rounded = self.layers[0][0].dtype, precision == "bfloat16"
 
     @classmethod
-    def fits(cls, network: nn.Module) -> bool:
-        """Tell whether the network is of this form."""
+    def supports(cls, network: nn.Module) -> bool:
+        """Return whether the network has this form."""
         if not isinstance(network, nn.Sequential):
             return False
         inner = {type(module) for module in network} - {nn.Linear}
         return len(inner) <= 1 and inner <= set(DERIVATIVES)
 
-    def forward(self, context: Float[Tensor, "rows inputs"]) -> tuple[Float[Tensor, "rows outputs"], Kept]:
+    def forward(self, context: Float[Tensor, "rows inputs"]) -> tuple[Float[Tensor, "rows outputs"], Saved]:
         """Return the raw numbers, and what `backward` needs."""
-        kept: Kept = []
+        saved: Saved = []
         a = context
         for index, (weight, bias) in enumerate(self.layers):
             factors = self._round(a), self._round(weight)
-            kept.append((a, *factors))
+            saved.append((a, *factors))
             if self.rounded:
                 a = (factors[0] @ factors[1].t()).to(self.dtype).add_(bias)
             else:
                 a = torch.addmm(bias, a, weight.t())
             if index < len(self.layers) - 1:
                 a = self.f(a)
-        return a, kept
+        return a, saved
 
     def backward(
         self,
-        kept: Kept,
+        saved: Saved,
         gradient: Float[Tensor, "rows outputs"],
         into: Sequence[Tensor | None],
-        wanted: bool = True,
+        context_gradient: bool = True,
     ) -> tuple[Float[Tensor, "rows inputs"] | None, list[Tensor]]:
-        """Return the context's gradient, if it is `wanted`, and those of the first layer's weight and bias, and so on.
+        """Return the gradient of the context, None without `context_gradient`, and of each layer's weight and bias.
 
-        Those of weights and biases are written `into` tensors, where there are any.
+        The gradients of weights and biases are written `into` tensors, where there are any.
         """
-        found: list[Tensor] = []
-        for index in reversed(range(len(kept))):
-            (a, *factors), g = kept[index], self._round(gradient)
+        by_weights: list[Tensor] = []
+        for index in reversed(range(len(saved))):
+            (a, *factors), g = saved[index], self._round(gradient)
             by_weight = self._product(g.t(), factors[0], into[2 * index])
-            found[:0] = [by_weight, torch.sum(gradient, 0, out=into[2 * index + 1])]
-            if index == 0 and not wanted:
-                return None, found
+            by_weights[:0] = [by_weight, torch.sum(gradient, 0, out=into[2 * index + 1])]
+            if index == 0 and not context_gradient:
+                return None, by_weights
             gradient = self._product(g, factors[1])
             if index:
                 gradient = self.derivative(gradient, a)
-        return gradient, found
+        return gradient, by_weights
 
     def _round(self, factor: Tensor) -> Tensor:
         return factor.to(torch.bfloat16) if self.rounded else factor
