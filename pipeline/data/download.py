@@ -120,7 +120,7 @@ def _take(name: str, remote: Remote, address: str, path: Path) -> None:
     """Bring a file from an address to `path`; the fault of an address raises `RefusedError`, the disk's `OSError`."""
     most = MOST if remote.bytes is None else remote.bytes
     packed = address.endswith(".gz") and not remote.file.endswith(".gz")
-    with atomic_file(path) as file:
+    with atomic_file(path) as (file, part):
         with (
             closing(_pieces(address, most, packed)) as pieces,
             progress(f"{name}/{remote.file}", address, remote.bytes) as tick,
@@ -129,7 +129,6 @@ def _take(name: str, remote: Remote, address: str, path: Path) -> None:
                 file.write(piece)
                 tick(len(piece))
         file.flush()
-        part = Path(file.name)
         fault = remote.fault(part)
         if fault:
             raise RefusedError(fault, again=part.stat().st_size < (remote.bytes or 0))
