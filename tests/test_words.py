@@ -63,7 +63,6 @@ SCIENCE = [
     "surgery",
     "training",
     "training_options",
-    "used",
     "weights",
 ]
 """The tests of the models, their training and their evaluation."""
