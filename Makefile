@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test test-nightly test-quick check format bench bench-full calibration growth ui env clean
+.PHONY: repro test test-nightly test-quick check format docs bench bench-full calibration growth ui env clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)          ## raw images to the comparison of all variants
@@ -39,6 +39,10 @@ check: $(READY)          ## linter, formatter, type checker
 format: $(READY)
 	@ruff check --fix .
 	@ruff format .
+
+docs: $(READY)           ## the comments of params.yaml, docs/parameters.md, and the figure of docs/architecture.md
+	@cave params --write
+	@python -m tests.rooms
 
 bench: $(READY)          ## speed as ratios, beside the kept ones: 3 minutes on two quiet cores
 	@python experiments/speed/measure.py

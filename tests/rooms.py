@@ -7,7 +7,21 @@ from pathlib import Path
 
 from tests.small import ROOT
 
-__all__ = ["COMMANDS", "LINE", "MACHINERY", "RESULTS", "SCIENCE", "TOOLS", "arrows", "drawing", "imported", "room"]
+__all__ = [
+    "BEGIN",
+    "COMMANDS",
+    "DOCUMENT",
+    "END",
+    "LINE",
+    "MACHINERY",
+    "RESULTS",
+    "SCIENCE",
+    "TOOLS",
+    "arrows",
+    "drawing",
+    "imported",
+    "room",
+]
 
 PACKAGE = ROOT / "pipeline"
 DOCUMENT = ROOT / "docs" / "architecture.md"

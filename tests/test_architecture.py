@@ -12,7 +12,20 @@ import pytest
 
 from pipeline.params import read_yaml
 from pipeline.provenance import PACKAGE, code_digest, module_files
-from tests.rooms import LINE, imported, room
+from tests.rooms import (
+    BEGIN,
+    COMMANDS,
+    DOCUMENT,
+    END,
+    LINE,
+    MACHINERY,
+    RESULTS,
+    SCIENCE,
+    arrows,
+    drawing,
+    imported,
+    room,
+)
 from tests.small import ROOT
 
 DOORS = {"mlflow": "tracking", "optuna": "sweep", "pandas": "report", "matplotlib": "figures", "ray": "processes"}
@@ -34,6 +47,17 @@ def test_imports_run_one_way(path: Path) -> None:
     rooms = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")}
     below = {other for other in rooms & set(LINE) if LINE.index(other) > LINE.index(room(path))}
     assert not below
+
+
+def test_the_science_imports_no_machinery() -> None:
+    """Neither the science nor what it writes and reads imports the machinery or the commands."""
+    imports = {other for name in (*SCIENCE, *RESULTS) for other in arrows()[name]}
+    assert not imports & {*MACHINERY, *COMMANDS}
+
+
+def test_the_figure_of_the_rooms_is_that_of_the_imports() -> None:
+    """docs/architecture.md shows the rooms and their imports as they are; `make docs` draws them anew."""
+    assert f"{BEGIN}{drawing()}{END}" in DOCUMENT.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("library", "door"), DOORS.items())

@@ -39,7 +39,7 @@ FAMILIES = {name: (family, SUPPORT[name]) for name, family in LIKELIHOODS.items(
     "latent": (LATENT, SUPPORT["gaussian"]),
     "gaussian of one sigma": (likelihood(model_params(likelihood="gaussian", sigma=0.2)), SUPPORT["gaussian"]),
     "17 grey levels": (
-        likelihood(model_params(likelihood="discretized_logistic", levels=17)),
+        likelihood(model_params(likelihood="discretized_logistic", grey_levels=17)),
         points(torch.arange(17) / 16),
     ),
 }
