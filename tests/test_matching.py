@@ -154,7 +154,7 @@ def test_the_epochs_of_a_time_are_measured_once(study: Study, monkeypatch: pytes
     logged = "select r.name, p.value from params p join runs r using (run_uuid) where p.key = 'train.epochs'"
     assert set(rows(timed.shared_root / "mlflow.db", logged)) == {("vae seed 0", "4"), ("vae seed 1", "4")}
     assert train.trained(timed, "vae")
-    assert not (timed.cache / "train" / timed.place / "vae").exists()
+    assert not (timed.cache / "train" / timed.unique_name / "vae").exists()
     train.run(timed, "vae")
     assert lengths[4:] == [8, 8]  # is measured anew where all is trained anew
 

@@ -162,9 +162,8 @@ def test_a_host_that_joins_goes_through_all_searches(study: Study, monkeypatch: 
     def here(asked: list[list[str]], *_: Any, **__: Any) -> None:
         commands.extend(asked)
         with monkeypatch.context() as worker:
-            worker.setattr("sys.argv", asked[0])
             worker.chdir(two.folder)
-            stage.main()
+            stage.main(*asked[0][2:])
 
     monkeypatch.setattr("pipeline.processes.run", here)
     run(Sweep(study, VARIANT), 1)  # the first is finished

@@ -58,12 +58,12 @@ def test_what_a_study_is_told_apart_by_is_where_its_outputs_lie(sides: tuple[Stu
     """Two folders of a study differ in it, one folder has one, and it moves with its root."""
     one, two = sides
     assert one.name == two.name == "default"
-    assert one.place != two.place
-    assert {one.place[:8], two.place[:8]} == {"default-"}
-    assert Study.at(one.folder).place == one.place
+    assert one.unique_name != two.unique_name
+    assert {one.unique_name[:8], two.unique_name[:8]} == {"default-"}
+    assert Study.at(one.folder).unique_name == one.unique_name
     shutil.copytree(one.folder, tmp_path / "moved" / "one")
     os.environ["DVC_ROOT"] = str(tmp_path / "moved")  # which `monkeypatch` takes back
-    assert Study.at(tmp_path / "moved" / "one").place == one.place
+    assert Study.at(tmp_path / "moved" / "one").unique_name == one.unique_name
 
 
 @pytest.mark.slow
