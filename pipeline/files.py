@@ -39,12 +39,12 @@ POLL = 0.02  # seconds between two attempts to get a lock
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Give a temporary file beside `path` that takes its place when the block ends, and is removed on an error."""
+def atomic_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Open a temporary file beside `path`, which replaces it when the block ends, and is removed on an error."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            yield file
+            yield file, Path(name)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
@@ -62,7 +62,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file at once: a reader, or a crash, sees the old content or the new, never a part."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
+        with atomic_file(path) as (file, _):
             file.write(content)
     except OSError as error:
         raise InputError.of_disk(error, path) from None

@@ -24,14 +24,14 @@ def entries(path: Path, *keys: str) -> list[dict[str, Any]]:
         InputError: the file is missing or damaged, or an entry lacks one of `keys`.
     """
     content = read_json(path)
-    found = content.get("searches", [content]) if isinstance(content, dict) else content
-    if not isinstance(found, list) or not found:
+    searches = content.get("searches", [content]) if isinstance(content, dict) else content
+    if not isinstance(searches, list) or not searches:
         raise InputError(f"{path}: damaged, it has no searches")
-    for entry in found:
+    for entry in searches:
         for key in keys:
             if not isinstance(entry, dict) or key not in entry:
                 raise InputError(f"{path}: damaged, it has no {key}")
-    return found
+    return searches
 
 
 def search_index(study: Study, seed: int) -> int:
@@ -40,7 +40,7 @@ def search_index(study: Study, seed: int) -> int:
 
 
 def was_searched(study: Study, variant: str) -> bool:
-    """Tell whether the variant's sweep has left best settings, which that of an empty space does not."""
+    """Return whether the variant's sweep found best settings; that of an empty space finds none."""
     best = study.sweep(variant) / "best.json"
     return best.exists() and entries(best, "trial")[0]["trial"] is not None
 
@@ -51,11 +51,11 @@ def best_trials(study: Study, variant: str) -> list[dict[str, Any]]:
     Raises:
         InputError: the file is missing or damaged, or it has another number of searches than `sweep.searches`.
     """
-    best, wanted = study.sweep(variant) / "best.json", study.params.sweep.searches
-    found = entries(best, "trial", "params")
-    if len(found) != wanted:
+    best, count = study.sweep(variant) / "best.json", study.params.sweep.searches
+    trials = entries(best, "trial", "params")
+    if len(trials) != count:
         raise InputError(
-            f"{best}: it has the results of {plural(len(found), 'search')}, and sweep.searches is {wanted};"
+            f"{best}: it has the results of {plural(len(trials), 'search')}, and sweep.searches is {count};"
             f" run stage sweep again: `{study.command(f'sweep@{variant}')}`"
         )
-    return found
+    return trials

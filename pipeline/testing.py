@@ -197,8 +197,8 @@ def _check_samples(p: Distribution) -> None:
 
 def _check_gradients(module: nn.Module) -> None:
     for name, weights in module.named_parameters():
-        reached = weights.grad is not None and bool(weights.grad.isfinite().all()) and bool(weights.grad.any())
-        _require(reached, f"the gradient of {name} is missing, 0 or not finite")
+        useful = weights.grad is not None and bool(weights.grad.isfinite().all()) and bool(weights.grad.any())
+        _require(useful, f"the gradient of {name} is missing, 0 or not finite")
 
 
 def _close(value: Tensor, expected: Tensor | float, tolerance: float, what: str) -> None:

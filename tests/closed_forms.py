@@ -86,11 +86,11 @@ class Exact:
             above = slice(self.starts[t + 1], self.starts[t + 2])
             # The second z_t has z_t's mean and variance; its covariance with z_t+1 comes from z_t-1 alone.
             weight = rung.weights[0]
-            here, below = slice(self.starts[t], self.starts[t + 1]), slice(self.starts[t - 1], self.starts[t])
+            this, below = slice(self.starts[t], self.starts[t + 1]), slice(self.starts[t - 1], self.starts[t])
             cross = weight @ self.variance[below, above]
             a = child.weights[0]
-            spread = self.variance[here, here] - cross @ a.mT - a @ cross.mT + a @ self.variance[above, above] @ a.mT
-            off = self.mean[:, here] - self.mean[:, above] @ a.mT - child.offset
+            spread = self.variance[this, this] - cross @ a.mT - a @ cross.mT + a @ self.variance[above, above] @ a.mT
+            off = self.mean[:, this] - self.mean[:, above] @ a.mT - child.offset
             solved = torch.linalg.solve(child.covariance, off.mT).mT
             log_p = -0.5 * (
                 torch.linalg.solve(child.covariance, spread).trace() + (off * solved).sum(-1) + logdet(child.covariance)

@@ -110,8 +110,8 @@ class Chain:
 
     def posterior(self, x: Tensor) -> MultivariateNormal:
         """Return p(z_1:T | x) of each example."""
-        known, wanted = range(self.widths[0]), range(self.widths[0], sum(self.widths))
-        weight, offset, covariance = condition(self.mean, self.covariance, wanted, known)
+        observed, expected = range(self.widths[0]), range(self.widths[0], sum(self.widths))
+        weight, offset, covariance = condition(self.mean, self.covariance, expected, observed)
         return MultivariateNormal(x @ weight.mT + offset, covariance)
 
     def perturbed(self, scale: float) -> HierarchicalVAE:
@@ -126,9 +126,9 @@ class Chain:
         return HierarchicalVAE(self.model.generative, map(wrong, self.model.inference), self.model.parents)
 
 
-def condition(mean: Tensor, covariance: Tensor, wanted: Iterable[int], known: Iterable[int]) -> tuple[Tensor, ...]:
+def condition(mean: Tensor, covariance: Tensor, expected: Iterable[int], observed: Iterable[int]) -> tuple[Tensor, ...]:
     """Return weight, offset and covariance of p(wanted | known) in the Gaussian N(mean, covariance)."""
-    a, b = (torch.tensor(list(units), dtype=torch.long) for units in (wanted, known))
+    a, b = (torch.tensor(list(units), dtype=torch.long) for units in (expected, observed))
     weight = torch.linalg.solve(covariance[b][:, b], covariance[b][:, a]).mT
     rest = covariance[a][:, a] - weight @ covariance[b][:, a]
     return weight, mean[a] - weight @ mean[b], (rest + rest.mT) / 2
@@ -155,10 +155,10 @@ def exact(generative: Sequence[nn.Module], widths: Sequence[int], parents: Paren
     mean, covariance = joint(generative, widths, parents)
     inference = []
     for t in range(1, depth + 1):
-        known = range(t - 1, -1, -1) if parents == "every" else [t - 1]
-        units = [unit for s in known for unit in range(starts[s], starts[s + 1])]
+        observed = range(t - 1, -1, -1) if parents == "every" else [t - 1]
+        units = [unit for s in observed for unit in range(starts[s], starts[s + 1])]
         weight, at, rest = condition(mean, covariance, range(starts[t], starts[t + 1]), units)
-        inference.append(Affine(weight.split([widths[s] for s in known], dim=1), at, rest))
+        inference.append(Affine(weight.split([widths[s] for s in observed], dim=1), at, rest))
     return Chain(HierarchicalVAE(generative, inference, parents), tuple(widths), mean, covariance)
 
 

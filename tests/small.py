@@ -74,8 +74,8 @@ def splits(binarization: str = "dynamic", scale: int = 255, rows: int = 56) -> S
     random = np.random.default_rng(0)
 
     def draw(count: int) -> np.ndarray:
-        left = random.random(count) < 0.5
-        bright = np.where(left[:, None], np.arange(4) < 2, np.arange(4) >= 2).repeat(4, axis=0).reshape(count, 16)
+        leftwards = random.random(count) < 0.5
+        bright = np.where(leftwards[:, None], np.arange(4) < 2, np.arange(4) >= 2).repeat(4, axis=0).reshape(count, 16)
         pixels = scale * np.where(bright, 0.85, 0.15) * random.uniform(0.6, 1.0, (count, 16))
         return np.rint(pixels).astype(np.uint8)
 

@@ -96,14 +96,14 @@ def test_shares_and_information_are_those_of_gaussians() -> None:
     lower = Affine([a[:, None]], torch.ones(4), (s**2).diag())
     upper = Affine([w], torch.zeros(3), torch.eye(3))
     model = HierarchicalVAE([lower, upper, nn.Identity()], [lower, upper], "nearest")
-    found = activity(model, iter(x.split(50)), draws=1000, threshold=0.01)
+    actual = activity(model, iter(x.split(50)), draws=1000, threshold=0.01)
     shares = [a**2 / (a**2 + s**2), (w @ a) ** 2 / ((w @ a) ** 2 + w**2 @ s**2 + 1)]
     for t, share in enumerate(shares, start=1):
-        assert found[f"informative/z{t}"][0] == (share > INFORMATIVE).sum() > 0
-        value, error = found[f"information/z{t}"]
+        assert actual[f"informative/z{t}"][0] == (share > INFORMATIVE).sum() > 0
+        value, error = actual[f"information/z{t}"]
         assert error < 0.01
         assert abs(value - (-0.5 * torch.log1p(-share)).sum()) <= 4 * error + 1e-12
-    assert found["information/z1"][1] == 0
+    assert actual["information/z1"][1] == 0
 
 
 class Scaled(nn.Module):
@@ -114,10 +114,10 @@ class Scaled(nn.Module):
         self.rung, self.of_parent, self.of_child = rung, of_parent, of_child
 
     def forward(self, parent: Tensor) -> Independent:
-        found = self.rung(parent / self.of_parent)
+        actual = self.rung(parent / self.of_parent)
         if self.of_child == 1.0:
-            return found
-        return Independent(Normal(found.mean * self.of_child, found.stddev * self.of_child), 1)
+            return actual
+        return Independent(Normal(actual.mean * self.of_child, actual.stddev * self.of_child), 1)
 
 
 @pytest.mark.parametrize("scale", [0.01, 50.0])
@@ -138,19 +138,19 @@ def test_no_rescaling_of_a_unit_moves_what_the_image_explains(scale: float) -> N
         "nearest",
     )
     x = torch.bernoulli(torch.full((60, 6), 0.5))
-    bounds, found = [], []
+    bounds, actual = [], []
     for each in (model, other):
         torch.manual_seed(3)
         bounds.append(elbo(each, x, 20).log_weight.detach())
         torch.manual_seed(3)
-        found.append(activity(each, iter(x.split(50)), draws=200, threshold=0.01))
+        actual.append(activity(each, iter(x.split(50)), draws=200, threshold=0.01))
     torch.testing.assert_close(bounds[0], bounds[1], rtol=1e-9, atol=1e-9)
     for name in ("informative/z1", "informative/z2", "information/z1", "information/z2", "active/z2"):
-        assert found[1][name] == pytest.approx(found[0][name], rel=1e-6, abs=1e-9), name
-    assert found[0]["informative/z1"][0] == 4
-    assert found[0]["information/z1"][0] > 0.1
-    assert found[0]["active/z1"][0] == 4
-    assert found[1]["active/z1"][0] == (0 if scale < 1 else 4)
+        assert actual[1][name] == pytest.approx(actual[0][name], rel=1e-6, abs=1e-9), name
+    assert actual[0]["informative/z1"][0] == 4
+    assert actual[0]["information/z1"][0] > 0.1
+    assert actual[0]["active/z1"][0] == 4
+    assert actual[1]["active/z1"][0] == (0 if scale < 1 else 4)
 
 
 def test_printed_errors_are_those_of_many_seeds() -> None:
@@ -158,8 +158,8 @@ def test_printed_errors_are_those_of_many_seeds() -> None:
     x = torch.randn(40, 1)
     x = (x - x.mean()) / x.std(correction=0)
     model = two_levels(1.0, 0.7)
-    found = torch.tensor([activity(model, [x], draws=100, threshold=0.01)["information/z2"] for _ in range(60)])
+    actual = torch.tensor([activity(model, [x], draws=100, threshold=0.01)["information/z2"] for _ in range(60)])
     share = 0.7**2 / (0.7**2 + 0.7**2 + 1)
-    spread = found[:, 0].std()
-    assert 0.8 < spread / found[:, 1].square().mean().sqrt() < 1.25
-    assert abs(found[:, 0].mean() + 0.5 * math.log1p(-share)) < 4 * spread / 60**0.5
+    spread = actual[:, 0].std()
+    assert 0.8 < spread / actual[:, 1].square().mean().sqrt() < 1.25
+    assert abs(actual[:, 0].mean() + 0.5 * math.log1p(-share)) < 4 * spread / 60**0.5

@@ -18,7 +18,7 @@ def small() -> HierarchicalVAE:
     return build(model_params(), torch.full((12,), 0.3))
 
 
-def climb(model: HierarchicalVAE, seed: int) -> None:
+def ascend(model: HierarchicalVAE, seed: int) -> None:
     """Leave the gradient of a batch's loss in the weights."""
     torch.manual_seed(seed)
     model.zero_grad(set_to_none=False)
@@ -32,14 +32,14 @@ def test_its_steps_are_those_of_torch(changes: dict[str, Any]) -> None:
     model, params = small(), train_params(**changes)
     other = deepcopy(model)
     betas = (params.adam_beta1, params.adam_beta2)
-    wanted = torch.optim.Adam(other.parameters(), betas=betas, eps=params.adam_eps)
+    expected = torch.optim.Adam(other.parameters(), betas=betas, eps=params.adam_eps)
     mine = Adam(model, params)
     for step in range(10):
-        rate = wanted.param_groups[0]["lr"] = 0.1 / (step + 1)
-        climb(model, step)
-        climb(other, step)
+        rate = expected.param_groups[0]["lr"] = 0.1 / (step + 1)
+        ascend(model, step)
+        ascend(other, step)
         mine.step(rate)
-        wanted.step()
+        expected.step()
     torch.testing.assert_close(list(model.parameters()), list(other.parameters()), rtol=1e-12, atol=1e-12)
 
 
@@ -48,7 +48,7 @@ def test_a_clipped_gradient_has_the_norm_that_is_asked_for() -> None:
     """Above the limit a step's direction stays and the norm becomes the limit; below it nothing changes."""
     model = small()
     mine = Adam(model, train_params())
-    climb(model, 0)
+    ascend(model, 0)
     whole = mine.gradient.clone()
     mine.clip(2 * whole.norm().item())
     mine.step(0.1)

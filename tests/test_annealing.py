@@ -350,7 +350,7 @@ def test_steps_adapted_inside_a_weighted_chain_are_biased_and_frozen_ones_are_no
     """On a spike the mean weight is 20 % too low and 10 standard errors off where chains adapt, within 3 where frozen.
 
     A chain on the spike rejects large steps, shrinks them and so stays there; one on the floor accepts them. The step
-    then tells where the chain is, and the move no longer leaves f_beta invariant.
+    then reveals where the chain is, and the move no longer leaves f_beta invariant.
     """
     path, betas, n = spike(0.05), SCHEDULES["sigmoid"](50), 10_000
     log_z = math.log(0.5 / math.sqrt(2 * math.pi * (1 + 0.05**2)) + 0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,36 @@ def test_a_module_defines_and_does_nothing() -> None:
             if not (docstring or guard or registers or isinstance(node, DEFINES)):
                 busy.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)[:60]}")
     assert busy == []
+
+
+def test_private_attributes_are_those_of_the_own_class() -> None:
+    """Private attributes of other objects are used in `sweep/compat.py` alone, where Optuna's are listed."""
+    users = []
+    for path in FILES:
+        if path.relative_to(PACKAGE).as_posix() == "sweep/compat.py":
+            continue
+        tree = ast.parse(path.read_text())
+        own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+                owner = ast.unparse(node.value)
+                if owner not in ("self", "cls", "os", "sys") and node.attr not in own:
+                    users.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
+    assert users == []
+
+
+def test_no_two_places_share_ten_lines() -> None:
+    """Ten lines in a row, but for blanks, comments and imports, stand in one place alone."""
+    places: dict[tuple[str, ...], str] = {}
+    shared = []
+    for path in FILES:
+        lines = [(n, line.strip()) for n, line in enumerate(path.read_text().splitlines(), start=1)]
+        lines = [(n, line) for n, line in lines if line and not line.startswith(("#", "import ", "from "))]
+        for start in range(len(lines) - 9):
+            key, where = tuple(line for _, line in lines[start : start + 10]), f"{path.name}:{lines[start][0]}"
+            shared += [f"{where} and {places[key]}"] if key in places else []
+            places.setdefault(key, where)
+    assert shared == []
 
 
 def test_a_test_says_a_sentence() -> None:

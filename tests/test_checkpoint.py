@@ -55,7 +55,7 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path, depth: int, parents: str, 
 
 
 def test_the_description_tells_what_the_model_is(tmp_path: Path) -> None:
-    """`model.json` has the format, the parameters, the data set and what else the writer told."""
+    """`model.json` has the format, the parameters, the data set and what else the writer adds."""
     saved(tmp_path)
     description = json.loads((tmp_path / "model.json").read_text())
     assert description["format"] == FORMAT
@@ -72,7 +72,7 @@ def test_a_path_may_be_a_text(tmp_path: Path) -> None:
 
 
 def describe(folder: Path, **changes: Any) -> None:
-    """Change what `model.json` tells; a value of None takes the key out."""
+    """Change entries of `model.json`; a value of None takes the key out."""
     path = folder / "model.json"
     description = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in description.items() if value is not None}))
@@ -180,12 +180,12 @@ def test_a_state_comes_back_with_its_counters(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 2).mT, "b": torch.tensor(7), "c": torch.zeros(0, 4, dtype=torch.float64)}
     counters = [3, 0.1 + 0.2, float("-inf"), {"best": None}]
     write_state(tmp_path / "deep" / "state.safetensors", tensors, counters)
-    found, told = read_state(tmp_path / "deep" / "state.safetensors")
-    assert told == counters
-    assert found.keys() == tensors.keys()
+    actual, output = read_state(tmp_path / "deep" / "state.safetensors")
+    assert output == counters
+    assert actual.keys() == tensors.keys()
     for name, value in tensors.items():
-        assert found[name].dtype == value.dtype
-        assert torch.equal(found[name], value)
+        assert actual[name].dtype == value.dtype
+        assert torch.equal(actual[name], value)
 
 
 def test_a_state_without_counters_has_none(tmp_path: Path) -> None:

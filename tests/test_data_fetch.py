@@ -264,7 +264,7 @@ def test_full_disk(where, server, tmp_path, monkeypatch):
 
             write = fail
 
-        monkeypatch.setattr(download.os, "fdopen", Full)
+        monkeypatch.setattr("pipeline.files.os.fdopen", Full)
     elif where == "fsync":
         monkeypatch.setattr(download.os, "fsync", fail)
     else:

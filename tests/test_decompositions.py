@@ -173,8 +173,8 @@ def test_the_sums_of_the_terms_stand_beside_them(depth: int, inference: str, par
     torch.manual_seed(0)
     data = splits()
     model = build(model_params(depth=depth, parents=parents, inference=inference), torch.full((16,), 0.5))
-    found = decompose(model, torch.as_tensor(data.test), data.scale, PARAMS, FEW)
-    value = {name: estimate.value for name, estimate in found.estimates.items()}
+    actual = decompose(model, torch.as_tensor(data.test), data.scale, PARAMS, FEW)
+    value = {name: estimate.value for name, estimate in actual.estimates.items()}
     levels = range(1, depth + 1)
     assert value["levels/gap"] == pytest.approx(sum(value[f"gap/z{t}"] for t in levels), abs=1e-9)
     assert value["levels/gap"] == pytest.approx(value["log_marginal/x"] - value["levels/elbo"], abs=1e-9)
@@ -184,8 +184,8 @@ def test_the_sums_of_the_terms_stand_beside_them(depth: int, inference: str, par
     parts = [f"{name}_gap" for name in ("approximation", "amortization")]
     assert value["inference_gap"] == pytest.approx(sum(value[name] for name in parts), abs=1e-9)
     for name in ["gap/z1", "levels/kl", "levels/elbo", *parts, *(f"{name}/z{depth}" for name in parts)]:
-        assert found.images[name].shape == (FEW.gap_images if "_gap" in name else FEW.level_images,)
-        assert found.images[name].mean().item() == pytest.approx(value[name], abs=1e-9), name
+        assert actual.images[name].shape == (FEW.gap_images if "_gap" in name else FEW.level_images,)
+        assert actual.images[name].mean().item() == pytest.approx(value[name], abs=1e-9), name
 
 
 @pytest.mark.parametrize("parents", ["nearest", "every"])
@@ -322,8 +322,8 @@ def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, p
     test = torch.as_tensor(data.test)
 
     def everything() -> dict[str, Estimate]:
-        given = (model, test, data.scale, PARAMS, FEW)
-        return decompose(*given).estimates | anneal(*given)
+        inputs = (model, test, data.scale, PARAMS, FEW)
+        return decompose(*inputs).estimates | anneal(*inputs)
 
     first = everything()
     torch.manual_seed(5)
@@ -352,6 +352,6 @@ def test_the_surgery_of_training_images_is_limited_by_their_number() -> None:
     of_test, of_train = (
         decompose(model, test, data.scale, PARAMS, FEW, aggregate=aggregate).estimates for aggregate in (None, train)
     )
-    information = [found["mutual_information"].value for found in (of_test, of_train)]
+    information = [actual["mutual_information"].value for actual in (of_test, of_train)]
     assert information[0] <= math.log(len(test)) < information[1] <= math.log(len(train)) + 1e-9
     assert of_test["gap/z1"] == of_train["gap/z1"]

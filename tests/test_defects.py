@@ -81,8 +81,8 @@ def test_every_defect_has_a_test(defect: str) -> None:
     for name in DEFECTS[defect]:
         file, function = name.split("::")
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-        (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
-        assert any(isinstance(node, ast.Assert) for node in ast.walk(found))
+        (actual,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+        assert any(isinstance(node, ast.Assert) for node in ast.walk(actual))
 
 
 def measured() -> tuple[Chain, HierarchicalVAE, Tensor, Tensor]:

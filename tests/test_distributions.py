@@ -48,9 +48,9 @@ def test_densities_are_those_of_the_formula(name: str) -> None:
     family = FAMILIES[name]
     raw = torch.randn(4, 1, 3, family.per_unit * 5)
     x = torch.bernoulli(torch.full((4, 2, 3, 5), 0.5)) if name == "bernoulli" else torch.randn(4, 2, 3, 5)
-    found = family.distribution(raw).log_prob(x)
-    assert found.shape == (4, 2, 3)
-    torch.testing.assert_close(found, plain_log_prob(name, raw, x), rtol=1e-12, atol=1e-12)
+    actual = family.distribution(raw).log_prob(x)
+    assert actual.shape == (4, 2, 3)
+    torch.testing.assert_close(actual, plain_log_prob(name, raw, x), rtol=1e-12, atol=1e-12)
 
 
 @families
@@ -59,8 +59,8 @@ def test_the_bias_gives_the_mean_of_the_data(name: str) -> None:
     family = FAMILIES[name]
     mean = torch.tensor([0.0, 0.0005, 0.2, 0.5, 0.9, 1.0])
     distribution = family.distribution(family.bias(mean))
-    wanted = mean.clamp(1e-3, 1 - 1e-3) if name == "bernoulli" else mean
-    torch.testing.assert_close(distribution.mean, wanted, rtol=1e-12, atol=1e-12)
+    expected = mean.clamp(1e-3, 1 - 1e-3) if name == "bernoulli" else mean
+    torch.testing.assert_close(distribution.mean, expected, rtol=1e-12, atol=1e-12)
     if name != "bernoulli":
         torch.testing.assert_close(distribution.stddev, torch.ones(6), rtol=1e-12, atol=1e-12)
 

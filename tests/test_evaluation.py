@@ -163,14 +163,14 @@ def test_the_table_adds_up(depth: int) -> None:
 def test_the_values_of_images_are_those_of_their_means() -> None:
     """Every key that images have is the mean over them, but for what judges the weights; kl is the sum of rates."""
     model, test = bernoulli(2)
-    found = evaluate(model, test, 1, evaluate_params(), discrete=True)
-    assert {len(values) for values in found.images.values()} == {len(test)}
-    for name, values in found.images.items():
+    actual = evaluate(model, test, 1, evaluate_params(), discrete=True)
+    assert {len(values) for values in actual.images.values()} == {len(test)}
+    for name, values in actual.images.items():
         if name not in ("ess", "khat"):
-            assert found.estimates[name].value == pytest.approx(values.mean().item(), rel=1e-5)
-    assert found.estimates["ess/median"].value == found.images["ess"].median().item()
-    assert found.estimates["khat/high"].value == (found.images["khat"] > 0.7).double().mean().item()
-    torch.testing.assert_close(found.images["rate/z1"] + found.images["rate/z2"], found.images["kl"])
+            assert actual.estimates[name].value == pytest.approx(values.mean().item(), rel=1e-5)
+    assert actual.estimates["ess/median"].value == actual.images["ess"].median().item()
+    assert actual.estimates["khat/high"].value == (actual.images["khat"] > 0.7).double().mean().item()
+    torch.testing.assert_close(actual.images["rate/z1"] + actual.images["rate/z2"], actual.images["kl"])
 
 
 @pytest.mark.parametrize(("size", "reliable"), [(PERTURBATION, True), (0.4, False), (0.8, False), (1.2, False)])
@@ -206,7 +206,7 @@ def test_generalization_is_training_less_test() -> None:
 
 
 def test_only_discrete_images_have_bits() -> None:
-    """A continuous density has no bits per dimension, so none are told."""
+    """A continuous density has no bits per dimension, so that none are reported."""
     model, test = bernoulli()
     assert "bpd" not in evaluate(model, test, 1, evaluate_params(), discrete=False).estimates
 

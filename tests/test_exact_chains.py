@@ -82,11 +82,13 @@ def blocks(widths: tuple[int, ...], first: int, last: int) -> range:
 # --- Closed forms of (a), (b), (c) and (d)
 
 
-def mean_divergence(q: Distribution, weight: Tensor, offset: Tensor, covariance: Tensor, given: list[Tensor]) -> Tensor:
-    """Return the mean over nodes of KL(q || N(weight given + offset, covariance)), [batch]."""
+def mean_divergence(
+    q: Distribution, weight: Tensor, offset: Tensor, covariance: Tensor, inputs: list[Tensor]
+) -> Tensor:
+    """Return the mean over nodes of KL(q || N(weight inputs + offset, covariance)), [batch]."""
     mean = offset.expand(*q.batch_shape, -1)
-    if given:
-        mean = mean + torch.cat([node.expand(*q.batch_shape, -1) for node in given], -1) @ weight.mT
+    if inputs:
+        mean = mean + torch.cat([node.expand(*q.batch_shape, -1) for node in inputs], -1) @ weight.mT
     return kl_divergence(q, MultivariateNormal(mean, covariance)).mean(0)
 
 
@@ -98,12 +100,12 @@ def divergences(linear: Chain, model: HierarchicalVAE, x: Tensor) -> dict[str, T
     variance = inference.covariance_matrix[0]
     terms: dict[str, list[Tensor]] = {"top_down": [], "bottom_up": [], "gaps": []}
     for t in range(1, depth + 1):
-        here = blocks(widths, t, t)
+        this = blocks(widths, t, t)
         for name, first in (("bottom_up", 1), ("gaps", 0)):
-            parts = condition(linear.mean, linear.covariance, here, blocks(widths, first, t - 1))
+            parts = condition(linear.mean, linear.covariance, this, blocks(widths, first, t - 1))
             terms[name].append(mean_divergence(q[t - 1], *parts, z[first:t]))
         shift = widths[0]
-        above, own = [u - shift for u in blocks(widths, t + 1, depth)], [u - shift for u in here]
+        above, own = [u - shift for u in blocks(widths, t + 1, depth)], [u - shift for u in this]
         weight, _, rest = condition(torch.zeros(len(variance)), variance, own, above)
         mean = inference.mean[:, own]
         if t < depth:
@@ -206,8 +208,8 @@ def ladder(widths: tuple[int, ...]) -> HierarchicalVAE:
     """Draw a linear-Gaussian ladder at random, its posterior not the true one."""
     depth = len(widths) - 1
     generative = [diagonal(widths[t], widths[t + 1]) for t in range(depth)]
-    says = [Says(diagonal(widths[t], widths[0])) for t in range(1, depth + 1)]
-    return HierarchicalVAE([*generative, StandardNormal(widths[depth])], says, "nearest", "top_down")
+    evidence = [Says(diagonal(widths[t], widths[0])) for t in range(1, depth + 1)]
+    return HierarchicalVAE([*generative, StandardNormal(widths[depth])], evidence, "nearest", "top_down")
 
 
 def exact_ladder(depth: int) -> HierarchicalVAE:
@@ -218,14 +220,14 @@ def exact_ladder(depth: int) -> HierarchicalVAE:
     """
     generative = [diagonal(1, 1) for _ in range(depth)]
     c, d, r2 = torch.ones(()), torch.zeros(()), torch.zeros(())
-    says = []
+    evidence = []
     for t, rung in enumerate(generative, start=1):
         d, r2 = d + c * rung.offset[0], r2 + c**2 * rung.covariance[0, 0]
         c = c * rung.weight[0, 0]
         precision = c**2 / r2 + (1.0 if t == depth else 0.0)
         gain = c / r2 / precision
-        says.append(Says(Diagonal(gain.reshape(1, 1), (-gain * d).reshape(1), (precision**-0.5).reshape(1))))
-    return HierarchicalVAE([*generative, StandardNormal(1)], says, "nearest", "top_down")
+        evidence.append(Says(Diagonal(gain.reshape(1, 1), (-gain * d).reshape(1), (precision**-0.5).reshape(1))))
+    return HierarchicalVAE([*generative, StandardNormal(1)], evidence, "nearest", "top_down")
 
 
 def top_down_closed(model: HierarchicalVAE, x: Tensor) -> tuple[Tensor, MultivariateNormal]:
@@ -234,11 +236,11 @@ def top_down_closed(model: HierarchicalVAE, x: Tensor) -> tuple[Tensor, Multivar
     mean, variance = x @ top.weight.mT + top.offset, top.covariance
     terms = [0.5 * (variance.diagonal() + mean**2 - 1 - variance.diagonal().log()).sum(-1)]
     means, joint_variance = mean, variance
-    for p, says in zip(reversed(model.generative[1:-1]), reversed(model.inference[:-1]), strict=True):
-        s2, r2 = p.covariance.diagonal(), says.rung.covariance.diagonal()
+    for p, evidence in zip(reversed(model.generative[1:-1]), reversed(model.inference[:-1]), strict=True):
+        s2, r2 = p.covariance.diagonal(), evidence.rung.covariance.diagonal()
         v = 1 / (1 / s2 + 1 / r2)
         gain = (v / s2)[:, None] * p.weight
-        constant = v * (p.offset / s2 + (x @ says.rung.weight.mT + says.rung.offset) / r2)
+        constant = v * (p.offset / s2 + (x @ evidence.rung.weight.mT + evidence.rung.offset) / r2)
         apart = gain - p.weight
         square = (mean @ apart.mT + constant - p.offset) ** 2 + (apart @ variance @ apart.mT).diagonal()
         terms.insert(0, 0.5 * (v / s2 - 1 - (v / s2).log() + square / s2).sum(-1))
@@ -294,8 +296,8 @@ def test_a_ladder_with_the_true_posterior_is_exact(depth: int) -> None:
 def entropy(mean: Tensor, covariance: Tensor, refine: int = 1) -> Tensor:
     """Return the entropy of the mixture of N(mean_n, covariance), one or two dimensions, by the trapezoidal rule."""
     sigma = torch.linalg.eigvalsh(covariance).min().sqrt().item()
-    reach = 9 * covariance.diagonal().sqrt()
-    low, high = mean.min(0).values - reach, mean.max(0).values + reach
+    span = 9 * covariance.diagonal().sqrt()
+    low, high = mean.min(0).values - span, mean.max(0).values + span
     axes, volume = [], 1.0
     for a, b in zip(low.tolist(), high.tolist(), strict=True):
         points = refine * math.ceil((b - a) / sigma * 8) + 1
@@ -319,8 +321,8 @@ class Mixed:
             mean, covariance = q.mean[:, units], q.covariance_matrix[0][units][:, units]
             of_mixture = entropy(mean, covariance, refine)
             noise = 0.5 * torch.logdet(2 * math.pi * math.e * covariance)
-            here = torch.tensor(list(blocks(widths, t, t)))
-            c, off = linear.covariance[here][:, here], mean - linear.mean[here]
+            this = torch.tensor(list(blocks(widths, t, t)))
+            c, off = linear.covariance[this][:, this], mean - linear.mean[this]
             second = covariance + off.mT @ off / len(off)
             cross = 0.5 * (torch.linalg.solve(c, second).trace() + torch.logdet(2 * math.pi * c))
             self.information.append((of_mixture - noise).item())
@@ -398,11 +400,11 @@ def test_the_divergence_of_the_first_level_is_met_from_above(depth: int) -> None
     linear, model, x = small_chain(depth, 0)
     exact = Mixed(linear, model, x).marginal_kl[0]
     queries = 600 if depth == 2 else 300  # at depth 2 the error of a query is the largest
-    found = surgery(model, x.repeat(queries * 2 // 5, 1), queries=queries, paths=2, inner=4000, pairs=2)[
+    actual = surgery(model, x.repeat(queries * 2 // 5, 1), queries=queries, paths=2, inner=4000, pairs=2)[
         "marginal_kl/z1"
     ]
-    assert found.se < 0.1
-    assert -4 * found.se < found.value - exact < 4 * found.se + (0.1 if depth > 1 else 0.0)
+    assert actual.se < 0.1
+    assert -4 * actual.se < actual.value - exact < 4 * actual.se + (0.1 if depth > 1 else 0.0)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4, 5, 6])
@@ -434,7 +436,7 @@ def activity(linear: Chain, model: HierarchicalVAE, x: Tensor) -> list[Tensor]:
     """Return Var_x E_q[z_t] of each unit of each level, the images x given."""
     mean = inferred(model, x).mean
     units = [[u - linear.widths[0] for u in blocks(linear.widths, t, t)] for t in range(1, model.depth + 1)]
-    return [mean[:, here].var(0) for here in units]
+    return [mean[:, this].var(0) for this in units]
 
 
 @both
@@ -455,9 +457,9 @@ def test_the_activity_of_a_unit_has_a_closed_form(scale: float, case: int, depth
     for t, variance in enumerate(activity(linear, model, x), start=1):
         equal(nodes[t].var(0), variance)
         if not scale:
-            known, here = blocks(linear.widths, 0, 0), blocks(linear.widths, t, t)
-            weight = condition(linear.mean, linear.covariance, here, known)[0]
-            spread = x.mT.cov().reshape(len(known), len(known))
+            observed, this = blocks(linear.widths, 0, 0), blocks(linear.widths, t, t)
+            weight = condition(linear.mean, linear.covariance, this, observed)[0]
+            spread = x.mT.cov().reshape(len(observed), len(observed))
             equal((weight @ spread @ weight.mT).diagonal(), variance)
 
 
@@ -476,10 +478,10 @@ def test_active_units_are_counted_at_every_level(depth: int, parents: Parents) -
     thresholds = [math.sqrt(a * b) for a, b in pairwise(sizes.tolist()) if b > 2 * a and b > 0.01]
     assert len(thresholds) >= 2
     for threshold in thresholds:
-        found = unit_activity(model, iter(x.split(50)), draws=2000, threshold=threshold)
+        actual = unit_activity(model, iter(x.split(50)), draws=2000, threshold=threshold)
         for t, variance in enumerate(variances, start=1):
-            assert found[f"active/z{t}"][0] == (variance > threshold).sum(), (t, threshold)
-            assert found[f"active/z{t}"][1] < 0.01
+            assert actual[f"active/z{t}"][0] == (variance > threshold).sum(), (t, threshold)
+            assert actual[f"active/z{t}"][1] < 0.01
 
 
 # --- Approximation and amortization

@@ -35,25 +35,25 @@ def test_what_is_left_is_found_to_a_factor(log_weight: Callable[..., Tensor], sh
     it where they have none or a large one, and a quarter for lognormal weights of variance 16.
     """
     bounds = halved_bounds(log_weight(shape, 100, 20_000))
-    found, lacks = extrapolate(bounds), -bounds[0].mean().item()
-    assert found.measurable
-    assert 0.7 < found.remaining / lacks < 1.6
+    actual, lacks = extrapolate(bounds), -bounds[0].mean().item()
+    assert actual.measurable
+    assert 0.7 < actual.remaining / lacks < 1.6
     if (log_weight, shape) != (lognormal, 1.0):
-        assert found.last_doubling < 0.67 * lacks
+        assert actual.last_doubling < 0.67 * lacks
     if (log_weight, shape) == (lognormal, 16.0):
-        assert found.last_doubling < 0.27 * lacks
+        assert actual.last_doubling < 0.27 * lacks
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.8])
 def test_rises_in_a_constant_ratio_are_extrapolated_exactly(ratio: float) -> None:
     """Bounds that lack c r^j at the j-th doubling give ratio, last rise and limit to 1e-10, with an error of 0."""
     lacks = torch.tensor([2.0 * ratio**level for level in range(5)]).flip(0)
-    found = extrapolate(-lacks[:, None].expand(-1, 7))
-    assert found.ratio == pytest.approx(ratio, abs=1e-10)
-    assert found.remaining == pytest.approx(lacks[0].item(), abs=1e-10)
-    assert found.last_doubling == pytest.approx((lacks[1] - lacks[0]).item(), abs=1e-10)
-    assert found.remaining_se < 1e-10
-    assert found.measurable
+    actual = extrapolate(-lacks[:, None].expand(-1, 7))
+    assert actual.ratio == pytest.approx(ratio, abs=1e-10)
+    assert actual.remaining == pytest.approx(lacks[0].item(), abs=1e-10)
+    assert actual.last_doubling == pytest.approx((lacks[1] - lacks[0]).item(), abs=1e-10)
+    assert actual.remaining_se < 1e-10
+    assert actual.measurable
 
 
 def test_a_rise_without_end_is_not_measurable() -> None:
@@ -67,9 +67,9 @@ def test_a_rise_without_end_is_not_measurable() -> None:
 
 def test_equal_weights_leave_nothing() -> None:
     """With the exact posterior all bounds are equal, and 0 nats are left, which is a measurement."""
-    found = extrapolate(halved_bounds(torch.full((50, 6), -90.0)))
-    assert found.measurable
-    assert abs(found.remaining) < 1e-9
+    actual = extrapolate(halved_bounds(torch.full((50, 6), -90.0)))
+    assert actual.measurable
+    assert abs(actual.remaining) < 1e-9
     with pytest.raises(ValueError, match="at least"):
         extrapolate(halved_bounds(torch.full((1, 6), -90.0)))
 
@@ -101,7 +101,7 @@ def test_errors_are_the_deviation_over_repetitions(variance: float) -> None:
         shape = (64, 400) if images else (64, 40, 40)
         shift = 0.0 if images else offsets
         rows = [extrapolate(halved_bounds(lognormal(variance, *shape[::-1]).mT + shift)) for _ in range(60)]
-        for name in ("left", "last_doubling"):
+        for name in ("remaining", "last_doubling"):
             values = torch.tensor([getattr(row, name) for row in rows])
             errors = torch.tensor([getattr(row, f"{name}_se") for row in rows])
             assert 0.8 < values.std() / errors.square().mean().sqrt() < 1.25, (name, images)

@@ -104,12 +104,12 @@ def test_noise_knows_nothing(seed: int) -> None:
     """Units independent of the factors have MIG, D and C of 0 within 4 standard errors; no fit beats a constant."""
     random = np.random.default_rng(seed)
     images = tuple(np.hstack([factors(n, random), random.normal(size=(n, 4))]) for n in (1000, 900))
-    found = scores(only([4, 5, 6, 7]), images)
+    actual = scores(only([4, 5, 6, 7]), images)
     for name in ("mig", "dci_disentanglement", "dci_completeness"):
-        score = found[f"{name}/z1"]
+        score = actual[f"{name}/z1"]
         assert abs(score.value) < 4 * score.se, name
     for name in ("dci_informativeness", "probe", *(f"probe/{factor}" for factor in NAMES)):
-        score = found[f"{name}/z1"]
+        score = actual[f"{name}/z1"]
         assert -0.12 < score.value <= 4 * score.se, name
 
 
@@ -186,12 +186,12 @@ def test_the_probe_of_gaussians_is_their_squared_correlation() -> None:
     weight, sigma = random.normal(size=(3, 5)), np.array([0.5, 2.0, 8.0])
     z = random.normal(size=(6000, 5))
     v = np.column_stack([random.integers(0, 3, 6000), z @ weight.T + sigma * random.normal(size=(6000, 3))])
-    found = probe(z[:4000], z[4000:], v[:4000], v[4000:], NAMES, "z1")
+    actual = probe(z[:4000], z[4000:], v[:4000], v[4000:], NAMES, "z1")
     for name, b, s in zip(NAMES[1:], weight, sigma, strict=True):
-        score = found[f"probe/{name}/z1"]
+        score = actual[f"probe/{name}/z1"]
         assert abs(score.value - b @ b / (b @ b + s**2)) < 4 * score.se, name
-    mean = np.mean([found[f"probe/{name}/z1"].value for name in NAMES])
-    assert found["probe/z1"].value == pytest.approx(mean, abs=1e-12)
+    mean = np.mean([actual[f"probe/{name}/z1"].value for name in NAMES])
+    assert actual["probe/z1"].value == pytest.approx(mean, abs=1e-12)
 
 
 def test_the_probe_of_a_category_is_that_of_the_best_rule() -> None:
@@ -227,16 +227,16 @@ def test_the_errors_are_those_of_new_images() -> None:
 
     The errors of D and C also count the trees' randomness, and are too large rather than too small.
     """
-    found: dict[str, list[Estimate]] = {}
+    actual: dict[str, list[Estimate]] = {}
     for seed in range(16):
         random = np.random.default_rng(seed)
         images = tuple(np.hstack([factors(n, random), random.normal(size=(n, 4))]) for n in (500, 400))
         weight = np.hstack([HADAMARD * [1, 1, 0.3, 0.3], 0.5 * np.eye(4)])
         for name, score in scores(weight, images, 0.3).items():
-            found.setdefault(name, []).append(score)
+            actual.setdefault(name, []).append(score)
     for name in ("mig/z1", "dci_disentanglement/z1", "dci_completeness/z1", "dci_informativeness/z1", "probe/z1"):
-        deviation = np.std([score.value for score in found[name]], ddof=1)
-        error = math.sqrt(np.mean([score.se**2 for score in found[name]]))
+        deviation = np.std([score.value for score in actual[name]], ddof=1)
+        error = math.sqrt(np.mean([score.se**2 for score in actual[name]]))
         low = 0.3 if name.startswith(("dci_d", "dci_c")) else 0.6
         assert low < deviation / error < 1.5, name
 
@@ -272,17 +272,17 @@ def test_every_model_is_measured(inference: str, parents: str, depth: int, monke
         return factor_scores(model, x[:80], v[:80], x[80:], v[80:], tuple(FACTORS), draws=3, seed=seed)
 
     before = torch.get_rng_state()
-    found = measure(0)
+    actual = measure(0)
     assert torch.equal(torch.get_rng_state(), before)
     levels = [f"z{t}" for t in range(1, depth + 1)]
     kinds = ["mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"]
     probes = [f"probe/{name}" for name in FACTORS] + ["probe"]
     expected = {f"{kind}/{level}" for kind in kinds for level in levels}
-    assert set(found) == expected | {f"{kind}/{level}" for kind in probes for level in ["x", *levels]}
-    assert all(math.isfinite(score.value) and score.se >= 0 for score in found.values())
+    assert set(actual) == expected | {f"{kind}/{level}" for kind in probes for level in ["x", *levels]}
+    assert all(math.isfinite(score.value) and score.se >= 0 for score in actual.values())
     if depth == 1:
-        assert measure(0) == found
-        assert measure(1) != found
+        assert measure(0) == actual
+        assert measure(1) != actual
 
 
 def test_a_level_of_one_unit_and_constant_units_have_scores() -> None:

@@ -98,10 +98,10 @@ def test_parts_of_a_gap_end_where_their_sum_is():
     """Bars are the means by level end to end, whiskers their errors; what is not split by level is one grey bar."""
     rows = {"mhvae": {"approximation_gap/z1": (0.2, 0.01), "approximation_gap/z2": (0.1, 0.02)}}
     rows["mhvae"] |= {"approximation_gap": (0.3, 0.03), "amortization_gap": (0.15, 0.05)}
-    left, right = figures.inference_gaps(rows, ERROR).axes
-    assert [(bar.get_x(), bar.get_width()) for bar in left.patches] == [(0.0, 0.2), (0.2, pytest.approx(0.1))]
+    first, right = figures.inference_gaps(rows, ERROR).axes
+    assert [(bar.get_x(), bar.get_width()) for bar in first.patches] == [(0.0, 0.2), (0.2, pytest.approx(0.1))]
     assert [bar.get_width() for bar in right.patches] == [0.15]
-    spans = [segment[:, 0] for part in left.containers if hasattr(part, "has_xerr") for segment in segments(part)]
+    spans = [segment[:, 0] for part in first.containers if hasattr(part, "has_xerr") for segment in segments(part)]
     ends = [(0.19, 0.21), (0.28, 0.32), (0.27, 0.33)]
     assert [tuple(span) for span in spans] == [pytest.approx(end) for end in ends]
 
@@ -130,10 +130,10 @@ def test_information_of_upper_levels_is_a_span():
 def test_the_width_of_a_sandwich_is_written_out():
     """Both bounds and their distance stand over the bar, whose length the distance is."""
     row = {"bdmc/lower": (-21.0123, 0.3), "bdmc/upper": (-21.0001, 0.3), "bdmc/width": (0.0122, 0.004)}
-    left, right = figures.sandwich({"vae": row}, ERROR).axes
+    first, right = figures.sandwich({"vae": row}, ERROR).axes
     assert [bar.get_width() for bar in right.patches] == [0.0122]
     assert [text.get_text() for text in right.texts] == ["-21.012 to -21.000: width 0.012 ± 0.004"]
-    assert [text.get_text() for text in left.texts] == ["not measured"]
+    assert [text.get_text() for text in first.texts] == ["not measured"]
 
 
 def test_a_heat_map_has_its_top_level_above_and_the_pixels_below():
@@ -186,8 +186,8 @@ def test_a_samples_grid_holds_every_image_in_order():
     """Seven images stand in rows of four with a pixel between them; with ink, 1 is black."""
     picture = np.asarray(figures.samples(IMAGES, "draws").axes[0].images[0].get_array())
     for number, image in enumerate(IMAGES):
-        top, left = number // 4 * 9, number % 4 * 7
-        assert picture[top : top + 8, left : left + 6, 0] == pytest.approx(1 - image, abs=0.01)
+        top, first = number // 4 * 9, number % 4 * 7
+        assert picture[top : top + 8, first : first + 6, 0] == pytest.approx(1 - image, abs=0.01)
     assert picture.shape == (17, 27, 3)
 
 

@@ -32,16 +32,20 @@ SHAPES = [
     ((560,), (3, 2, 560)),
     ((2, 3, 101), (2, 3, 101)),
 ]
-shapes = pytest.mark.parametrize(("given", "value"), SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+shapes = pytest.mark.parametrize(("arguments", "value"), SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 kinds = pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
 
 
-def pair(kind: str, given: tuple[int, ...], value: tuple[int, ...], dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+def pair(
+    kind: str, arguments: tuple[int, ...], value: tuple[int, ...], dtype: torch.dtype
+) -> tuple[list[Tensor], Tensor]:
     """Return the parameters of a distribution, and values under it."""
     if kind == "bernoulli":
-        return [5 * torch.randn(given, dtype=dtype)], (torch.rand(value) < 0.4).to(dtype)
-    return [torch.randn(given, dtype=dtype), torch.rand(given, dtype=dtype) + 0.1], torch.randn(value, dtype=dtype)
+        return [5 * torch.randn(arguments, dtype=dtype)], (torch.rand(value) < 0.4).to(dtype)
+    return [torch.randn(arguments, dtype=dtype), torch.rand(arguments, dtype=dtype) + 0.1], torch.randn(
+        value, dtype=dtype
+    )
 
 
 def fused(kind: str, *parameters: Tensor) -> Independent:
@@ -65,31 +69,31 @@ def gradients(density: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
 @dtypes
 @shapes
 def test_densities_and_gradients_are_those_of_torch(
-    kind: str, dtype: torch.dtype, given: tuple[int, ...], value: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    kind: str, dtype: torch.dtype, arguments: tuple[int, ...], value: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values, shapes and gradients in every input agree, in one piece and in many."""
-    parameters, x = pair(kind, given, value, dtype)
+    parameters, x = pair(kind, arguments, value, dtype)
     inputs = [tensor.requires_grad_() for tensor in (*parameters, x)]
-    wanted = plain(kind, *parameters).log_prob(x)
-    found_gradients = gradients(wanted, inputs)
+    expected = plain(kind, *parameters).log_prob(x)
+    found_gradients = gradients(expected, inputs)
     for size in (100_000, 1000, 30, 1):
         monkeypatch.setattr(pipeline.distributions.bernoulli, "PIECE", size)
         with torch.no_grad():
-            torch.testing.assert_close(fused(kind, *parameters).log_prob(x), wanted)
-        found = fused(kind, *parameters).log_prob(x)
-        torch.testing.assert_close(found, wanted)
-        for one, other in zip(gradients(found, inputs), found_gradients, strict=True):
+            torch.testing.assert_close(fused(kind, *parameters).log_prob(x), expected)
+        actual = fused(kind, *parameters).log_prob(x)
+        torch.testing.assert_close(actual, expected)
+        for one, other in zip(gradients(actual, inputs), found_gradients, strict=True):
             torch.testing.assert_close(one, other)
 
 
 @kinds
-@pytest.mark.parametrize(("given", "value"), [((0, 4, 7), (1, 4, 7)), ((1, 0, 7), (3, 0, 7))])
-def test_no_rows_have_no_density(kind: str, given: tuple[int, ...], value: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("arguments", "value"), [((0, 4, 7), (1, 4, 7)), ((1, 0, 7), (3, 0, 7))])
+def test_no_rows_have_no_density(kind: str, arguments: tuple[int, ...], value: tuple[int, ...]) -> None:
     """Without draws or examples there are no densities, and the gradients are empty or zero."""
-    parameters, x = pair(kind, given, value, torch.float32)
+    parameters, x = pair(kind, arguments, value, torch.float32)
     inputs = [tensor.requires_grad_() for tensor in (*parameters, x)]
     density = fused(kind, *parameters).log_prob(x)
-    assert density.shape == torch.broadcast_shapes(given, value)[:-1]
+    assert density.shape == torch.broadcast_shapes(arguments, value)[:-1]
     with torch.no_grad():
         assert fused(kind, *parameters).log_prob(x).shape == density.shape
     assert not any(gradient.any() for gradient in torch.autograd.grad(density.sum(), inputs))
@@ -121,10 +125,10 @@ def test_extreme_logits_cost_what_they_should(dtype: torch.dtype, size: float) -
     logits[1::2] *= -1
     logits.requires_grad_()
     for x in (torch.zeros(784, dtype=dtype), torch.ones(784, dtype=dtype), torch.full((784,), 0.25, dtype=dtype)):
-        found, wanted = (kind("bernoulli", logits).log_prob(x) for kind in (fused, plain))
+        actual, expected = (kind("bernoulli", logits).log_prob(x) for kind in (fused, plain))
         alone = fused("bernoulli", logits.detach()).log_prob(x)
-        torch.testing.assert_close(alone, wanted.detach(), rtol=1e-6, atol=784 * torch.finfo(dtype).eps)
-        torch.testing.assert_close(gradients(found, [logits]), gradients(wanted, [logits]))
+        torch.testing.assert_close(alone, expected.detach(), rtol=1e-6, atol=784 * torch.finfo(dtype).eps)
+        torch.testing.assert_close(gradients(actual, [logits]), gradients(expected, [logits]))
 
 
 def test_single_precision_errs_as_little_as_torch() -> None:
@@ -153,17 +157,17 @@ def test_an_expanded_distribution_is_the_expanded_one_of_torch(kind: str) -> Non
     """Shapes, moments, densities and gradients of an expanded distribution agree; it may be expanded again."""
     parameters, x = pair(kind, (1, 4, 7), (6, 4, 7), torch.float64)
     inputs = [tensor.requires_grad_() for tensor in parameters]
-    once, wanted = (make(kind, *parameters).expand((6, 4)) for make in (fused, plain))
-    for found in (once, fused(kind, *parameters).expand((3, 1, 4)).expand((3, 6, 4)).expand((3, 6, 4))):
-        assert found.event_shape == wanted.event_shape
-        assert isinstance(found, Independent)
+    once, expected = (make(kind, *parameters).expand((6, 4)) for make in (fused, plain))
+    for actual in (once, fused(kind, *parameters).expand((3, 1, 4)).expand((3, 6, 4)).expand((3, 6, 4))):
+        assert actual.event_shape == expected.event_shape
+        assert isinstance(actual, Independent)
         for name in ("mean", "stddev", "variance"):
-            torch.testing.assert_close(getattr(found, name), getattr(wanted, name).expand(*found.batch_shape, -1))
-        density = found.log_prob(x)
-        torch.testing.assert_close(density, wanted.log_prob(x).expand(found.batch_shape))
-        assert found.sample((2,)).shape == (2, *found.batch_shape, 7)
+            torch.testing.assert_close(getattr(actual, name), getattr(expected, name).expand(*actual.batch_shape, -1))
+        density = actual.log_prob(x)
+        torch.testing.assert_close(density, expected.log_prob(x).expand(actual.batch_shape))
+        assert actual.sample((2,)).shape == (2, *actual.batch_shape, 7)
     torch.testing.assert_close(
-        gradients(density, inputs), gradients(wanted.log_prob(x).expand(found.batch_shape), inputs)
+        gradients(density, inputs), gradients(expected.log_prob(x).expand(actual.batch_shape), inputs)
     )
 
 
@@ -184,9 +188,9 @@ def test_divergences_know_the_gaussian() -> None:
     """The closed form of KL holds between fused Gaussians and torch's."""
     one, _ = pair("gaussian", (3, 4), (3, 4), torch.float64)
     other, _ = pair("gaussian", (3, 4), (3, 4), torch.float64)
-    wanted = kl_divergence(plain("gaussian", *one), plain("gaussian", *other))
-    torch.testing.assert_close(kl_divergence(fused("gaussian", *one), fused("gaussian", *other)), wanted)
-    torch.testing.assert_close(kl_divergence(fused("gaussian", *one), plain("gaussian", *other)), wanted)
+    expected = kl_divergence(plain("gaussian", *one), plain("gaussian", *other))
+    torch.testing.assert_close(kl_divergence(fused("gaussian", *one), fused("gaussian", *other)), expected)
+    torch.testing.assert_close(kl_divergence(fused("gaussian", *one), plain("gaussian", *other)), expected)
 
 
 # --- Bounds
@@ -223,11 +227,11 @@ def test_bounds_in_single_precision_are_those_of_the_plain_form(
             log_q = sum(q_t.log_prob(z_t) for q_t, z_t in zip(q, z[1:], strict=True))
             return torch.logsumexp(log_p - log_q, 0) - math.log(500)
 
-        found = bound()
+        actual = bound()
         as_torch_has_it()
         model.double()
         z = [node.double() for node in z]
-        assert (found - bound()).abs().max() < 1e-4
+        assert (actual - bound()).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("objective", ["elbo", "iwae"])
@@ -236,13 +240,13 @@ def test_gradients_of_a_bound_are_those_of_the_plain_form(objective: str, as_tor
     """On the same draws every weight has the same gradient."""
     model = build(model_params(depth=3, parents="every"), torch.full((16,), 0.2))
     x = (torch.rand(5, 16) < 0.5).double()
-    found = []
+    actual = []
     for change in (lambda: None, as_torch_has_it):
         change()
         torch.manual_seed(0)
         value = getattr(elbo(model, x, 4), objective).sum()
-        found.append(torch.autograd.grad(value, list(model.parameters())))
-    torch.testing.assert_close(found[0], found[1])
+        actual.append(torch.autograd.grad(value, list(model.parameters())))
+    torch.testing.assert_close(actual[0], actual[1])
 
 
 def test_weights_may_be_held_constant() -> None:
@@ -282,8 +286,8 @@ def test_memory_does_not_grow_with_the_draws(threshold: str) -> None:
     """Terms of 50,000 draws of 10 images take less than 500 MB above the idle process, however malloc is set."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": threshold, "MALLOC_TRIM_THRESHOLD_": threshold}
     words = [sys.executable, "-c", MEMORY]
-    told = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    assert 0 < int(told) < 500e6
+    output = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert 0 < int(output) < 500e6
 
 
 def test_families_that_have_no_fused_form_stay_as_they_are() -> None:

@@ -76,11 +76,11 @@ def sampled(model: HierarchicalVAE, objective: str, x: Tensor, draws: int) -> tu
     return blocks.mean(0), blocks.std(0) / BLOCKS**0.5
 
 
-def agree(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor] | Tensor) -> None:
+def agree(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor] | Tensor) -> None:
     """Assert that two gradients agree within 4 standard errors."""
-    value, error = (wanted, torch.zeros(())) if isinstance(wanted, Tensor) else wanted
-    total = (found[1] ** 2 + error**2).sqrt()
-    assert ((found[0] - value).abs() <= 4 * total + 1e-12).all()
+    value, error = (expected, torch.zeros(())) if isinstance(expected, Tensor) else expected
+    total = (actual[1] ** 2 + error**2).sqrt()
+    assert ((actual[0] - value).abs() <= 4 * total + 1e-12).all()
     assert (value.abs() > 10 * total).any()  # there is something to agree on
 
 
@@ -177,8 +177,8 @@ def gauss_hermite(depth: int, points: int) -> tuple[Tensor, Tensor]:
     nodes, weights = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(points))
     grid = torch.cartesian_prod(*[nodes] * depth).reshape(-1, depth)
     each = torch.cartesian_prod(*[weights / weights.sum()] * depth).reshape(-1, depth)
-    kept = each.prod(1) > 1e-10
-    return grid[kept], each.prod(1)[kept]
+    saved = each.prod(1) > 1e-10
+    return grid[saved], each.prod(1)[saved]
 
 
 def bound_of_two(model: HierarchicalVAE, x: Tensor, points: int) -> Tensor:
@@ -202,9 +202,9 @@ def test_in_hierarchies_expected_gradients_are_those_of_quadrature(kind: str) ->
     exact = gradients(model, bound_of_two(model, x, POINTS[kind]))
     fewer = gradients(model, bound_of_two(model, x, POINTS[kind] - 2))
     for objective in ("iwae", "dreg"):
-        found = sampled(model, objective, x, 2)
-        agree(found, exact)
-        assert (exact - fewer).abs().max() < 0.05 * found[1].max()
+        actual = sampled(model, objective, x, 2)
+        agree(actual, exact)
+        assert (exact - fewer).abs().max() < 0.05 * actual[1].max()
 
 
 def learned_chain(depth: int) -> tuple[HierarchicalVAE, tuple[int, ...]]:
@@ -215,8 +215,8 @@ def learned_chain(depth: int) -> tuple[HierarchicalVAE, tuple[int, ...]]:
     def rung(outputs: int, inputs: int) -> Diagonal:
         return Diagonal(torch.randn(outputs, inputs) / inputs**0.5, torch.randn(outputs), 0.5 + torch.rand(outputs))
 
-    generative = [*(rung(below, here) for below, here in steps), StandardNormal(widths[-1])]
-    return HierarchicalVAE(generative, [rung(here, below) for below, here in steps], "nearest"), widths
+    generative = [*(rung(below, this) for below, this in steps), StandardNormal(widths[-1])]
+    return HierarchicalVAE(generative, [rung(this, below) for below, this in steps], "nearest"), widths
 
 
 def closed_gradient(model: HierarchicalVAE, widths: tuple[int, ...], x: Tensor) -> Tensor:
@@ -234,11 +234,11 @@ def test_in_chains_the_expected_gradient_has_a_closed_form(objective: str, depth
     """
     model, widths = learned_chain(depth)
     x = torch.randn(3, widths[0])
-    wanted = closed_gradient(model, widths, x)
+    expected = closed_gradient(model, widths, x)
     measure = pathwise_terms if objective in PATHWISE else elbo
-    found = gradients(model, OBJECTIVES[objective](measure(model, x, cubature(model)), 1.0).sum())
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
-    assert (wanted.abs() > 1e-3).all()
+    actual = gradients(model, OBJECTIVES[objective](measure(model, x, cubature(model)), 1.0).sum())
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    assert (expected.abs() > 1e-3).all()
 
 
 @pytest.mark.parametrize("depth", [2, 3])
@@ -273,10 +273,10 @@ def test_the_generative_weights_are_not_doubly_reparameterized() -> None:
     exact, error = sampled(model, "iwae", X, 3)
     OBJECTIVES["wrong"] = lambda bound, _: squared_twice(bound)
     try:
-        found, spread = sampled(model, "wrong", X, 3)
+        actual, spread = sampled(model, "wrong", X, 3)
     finally:
         del OBJECTIVES["wrong"]
-    assert ((found - exact).abs() > 10 * (error**2 + spread**2).sqrt()).any()
+    assert ((actual - exact).abs() > 10 * (error**2 + spread**2).sqrt()).any()
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -340,15 +340,15 @@ def test_weights_that_a_ladder_shares_keep_the_gradient_of_the_plain_objective(
     """
     for kind in ("ladder", "deep ladder"):
         model = small(**HIERARCHIES[kind])
-        found = []
+        actual = []
         for objective in (one, other):
             torch.manual_seed(4)
             value = OBJECTIVES[objective](
                 (pathwise_terms if objective in PATHWISE else elbo)(model, X, draws), 1.0
             ).sum()
-            found.append(gradients(model.generative, value))
-        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
-        assert found[1].abs().max() > 1e-3
+            actual.append(gradients(model.generative, value))
+        torch.testing.assert_close(*actual, rtol=1e-9, atol=1e-9)
+        assert actual[1].abs().max() > 1e-3
     model, x = exact_ladder(), torch.full((1, 1), 0.7)
     path = gradients(model.inference, OBJECTIVES[one](pathwise_terms(model, x.expand(20, 1), draws), 1.0).sum())
     torch.testing.assert_close(path, torch.zeros_like(path), rtol=0, atol=1e-10)

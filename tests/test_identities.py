@@ -100,8 +100,8 @@ def test_gradients_of_the_bound_are_those_of_its_closed_form(depth: int, parents
     ]
     bound = elbo(model, x, cubature(model)).elbo.sum()
     closed = (linear.log_p(x) - kl_divergence(inferred(model, x), linear.posterior(x))).sum()
-    for found, wanted in zip(torch.autograd.grad(bound, knobs), torch.autograd.grad(closed, knobs), strict=True):
-        exactly_equal(found, wanted, 1e-8)
+    for actual, expected in zip(torch.autograd.grad(bound, knobs), torch.autograd.grad(closed, knobs), strict=True):
+        exactly_equal(actual, expected, 1e-8)
 
 
 @both
@@ -220,11 +220,11 @@ def test_the_bound_is_not_the_weighted_mean_of_log_weights() -> None:
 # --- A non-linear model by quadrature
 
 
-def grid(dimensions: int, points: int, reach: float = 12.0) -> tuple[Tensor, float]:
+def grid(dimensions: int, points: int, span: float = 12.0) -> tuple[Tensor, float]:
     """Return nodes [points^dimensions, dimensions] of the trapezoidal rule and the log of a node's volume."""
-    axis = torch.linspace(-reach, reach, points)
+    axis = torch.linspace(-span, span, points)
     nodes = torch.cartesian_prod(*[axis] * dimensions).reshape(-1, dimensions)
-    return nodes, dimensions * math.log(2 * reach / (points - 1))
+    return nodes, dimensions * math.log(2 * span / (points - 1))
 
 
 def by_hand(model: HierarchicalVAE, x: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,16 +71,16 @@ def test_merging_is_the_normalized_product() -> None:
     p, hat = (Independent(Normal(torch.randn(3, 1), 0.2 + torch.rand(3, 1)), 1) for _ in range(2))
     axis = torch.linspace(-12, 12, 20_001)[:, None, None]
     product = (p.log_prob(axis) + hat.log_prob(axis)).exp()
-    wanted = product / (product.sum(0) * 24 / 20_000)
-    torch.testing.assert_close(merge(p, hat).log_prob(axis).exp(), wanted, rtol=1e-8, atol=1e-12)
+    expected = product / (product.sum(0) * 24 / 20_000)
+    torch.testing.assert_close(merge(p, hat).log_prob(axis).exp(), expected, rtol=1e-8, atol=1e-12)
 
 
 def test_with_the_exact_posterior_every_log_weight_is_the_evidence() -> None:
     """On a linear-Gaussian ladder with the true posterior, each draw's log-weight is log p(x)."""
     ladder, evidence = exact_ladder()
     x = evidence.sample((5,)) + 1
-    found = elbo(ladder, x, draws=7).log_weight
-    torch.testing.assert_close(found, evidence.log_prob(x).expand(7, 5), rtol=1e-9, atol=1e-9)
+    actual = elbo(ladder, x, draws=7).log_weight
+    torch.testing.assert_close(actual, evidence.log_prob(x).expand(7, 5), rtol=1e-9, atol=1e-9)
 
 
 def kl_forms(ladder: HierarchicalVAE, x: Tensor, draws: int) -> dict[str, Tensor]:
@@ -104,10 +104,10 @@ def test_the_divergences_give_the_evidence_and_their_wrong_forms_do_not() -> Non
     ladder, evidence = exact_ladder()
     x = torch.tensor([[3.0], [-2.0]]) * evidence.stddev + evidence.mean
     forms = kl_forms(ladder, x, 100_000)
-    wanted = evidence.log_prob(x)
+    expected = evidence.log_prob(x)
     for name, values in forms.items():
         error = values.std(0) / len(values) ** 0.5
-        distance = (values.mean(0) - wanted) / error
+        distance = (values.mean(0) - expected) / error
         if name == "ours":
             assert (distance.abs() < 4).all()
         elif name == "no top":
@@ -193,9 +193,9 @@ def test_factors_at_the_nodes_are_those_of_the_draw(depth: int, parents: str) ->
             shared = direction == "top_down" and t < depth
             assert density.requires_grad is shared
             if shared:
-                found = torch.autograd.grad(density.sum(), list(built.parameters()), allow_unused=True)
-                reached = {id(w) for w, g in zip(built.parameters(), found, strict=True) if g is not None}
-                assert reached == {id(w) for w in built.generative[t].parameters()}
+                actual = torch.autograd.grad(density.sum(), list(built.parameters()), allow_unused=True)
+                with_gradient = {id(w) for w, g in zip(built.parameters(), actual, strict=True) if g is not None}
+                assert with_gradient == {id(w) for w in built.generative[t].parameters()}
 
 
 @both
@@ -212,7 +212,7 @@ def test_gradients_reach_every_weight(objective: str, parents: str) -> None:
 
 
 def test_a_ladder_trains_and_its_divergences_are_evaluated() -> None:
-    """A ladder of three levels climbs its bound; `kl/z_t` sum to `kl` within 4 standard errors."""
+    """Training raises the bound of a ladder of three levels; `kl/z_t` sum to `kl` within 4 standard errors."""
     data = splits("static")
     built = build(model_params(inference="top_down", depth=3, z_dim=3), torch.tensor(data.mean).double())
     records = list(fit(built, data, train_params(epochs=8, learning_rate=0.02), seed=0))

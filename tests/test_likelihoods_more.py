@@ -77,8 +77,8 @@ def test_draws_of_the_continuous_bernoulli_are_its_own(eta: float) -> None:
     p = ContinuousBernoulli(torch.tensor(eta))
     x = p.sample((100_000,))
     assert ((x >= 0) & (x <= 1)).all()
-    for moment, wanted in ((x, p.mean), (x**2, p.variance + p.mean**2)):
-        assert (moment.mean() - wanted).abs() < 5 * moment.std() / 100_000**0.5
+    for moment, expected in ((x, p.mean), (x**2, p.variance + p.mean**2)):
+        assert (moment.mean() - expected).abs() < 5 * moment.std() / 100_000**0.5
 
 
 # --- Discretized logistic
@@ -133,14 +133,14 @@ def test_the_bias_gives_the_mean_of_the_data(name: str) -> None:
     """At its `bias` a family has the data's mean; the continuous Bernoulli keeps 0.01 off the ends."""
     family = likelihood(GREY[name])
     mean = torch.tensor([0.0, 0.005, 0.2, 0.5, 0.9, 1.0])
-    found = family.distribution(family.bias(mean)).mean
+    actual = family.distribution(family.bias(mean)).mean
     if name == "continuous_bernoulli":
-        torch.testing.assert_close(found, mean.clamp(0.01, 0.99), rtol=0, atol=1e-9)
+        torch.testing.assert_close(actual, mean.clamp(0.01, 0.99), rtol=0, atol=1e-9)
     elif name == "gaussian":
-        torch.testing.assert_close(found, mean)
+        torch.testing.assert_close(actual, mean)
     else:
-        assert ((found - mean).abs() < 0.08).all()
-        torch.testing.assert_close(found[3], mean[3])
+        assert ((actual - mean).abs() < 0.08).all()
+        torch.testing.assert_close(actual[3], mean[3])
 
 
 @float64

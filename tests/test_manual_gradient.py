@@ -38,14 +38,14 @@ def both(settings: TrainParams, **changes: Any) -> tuple[list[torch.Tensor], lis
     for weights in model.parameters():
         weights.data.add_(0.1 * torch.randn_like(weights))
     x = (torch.rand(5, 12) < 0.5).to(torch.get_default_dtype())
-    found = []
+    actual = []
     for form in (AutogradGradient, ManualGradient):
         torch.manual_seed(0)
         bound, loss = form(model, Loss(settings))(x, settings.draws, 1.3)
         slopes = [weights.grad.clone() for weights in model.parameters() if weights.grad is not None]
         assert len(slopes) == len(list(model.parameters()))
-        found.append([bound.reconstruction, bound.rate, loss, *slopes])
-    return found[0], found[1]
+        actual.append([bound.reconstruction, bound.rate, loss, *slopes])
+    return actual[0], actual[1]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

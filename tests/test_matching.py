@@ -45,13 +45,13 @@ MODELS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("weights", [20_000, 100_000])
 def test_hidden_widths_are_scaled_to_a_number_of_weights(model: str, weights: int) -> None:
     """Every kind of model comes within 1%, by its hidden widths alone; the model that is built has that number."""
-    given, data = params(weights, **MODELS[model]), splits()
-    matched = match_weights(given, data)
+    inputs, data = params(weights, **MODELS[model]), splits()
+    matched = match_weights(inputs, data)
     built = build(matched.model, torch.as_tensor(data.mean, dtype=torch.float32), data.shape)
     count = sum(some.numel() for some in built.parameters())
     assert count == count_weights(matched.model, data)
     assert abs(count - weights) <= 0.01 * weights
-    assert matched == given.override({"model.hidden": matched.model.hidden})
+    assert matched == inputs.override({"model.hidden": matched.model.hidden})
 
 
 def test_a_model_that_has_the_number_stays_as_it_is() -> None:
@@ -115,13 +115,13 @@ def test_trials_and_final_models_have_as_many_weights(study: Study, monkeypatch:
     variants = {"vae": {"model.depth": 1}, "hvae": {"model.depth": 3}}
     matched = {"compare": compare, "variants": variants, "sweep.space": space, "train.seeds": [0], "train.epochs": 1}
     names = {Sweep(study, variant).name for variant in variants}
-    found = make_study(study.folder, **matched | {"model.hidden": [[32, 32]]})
+    actual = make_study(study.folder, **matched | {"model.hidden": [[32, 32]]})
     for variant in variants:
-        run(Sweep(found, variant), 1)
-        train.run(found, variant)
-        sizes.append(read_json(found.train(variant) / "seed-0" / "model.json")["parameters"])
-        assert Sweep(found, variant).name not in names
-        assert train.trained(found, variant)
+        run(Sweep(actual, variant), 1)
+        train.run(actual, variant)
+        sizes.append(read_json(actual.train(variant) / "seed-0" / "model.json")["parameters"])
+        assert Sweep(actual, variant).name not in names
+        assert train.trained(actual, variant)
     assert len(sizes) == 6
     assert max(sizes) <= 50_500
     assert min(sizes) >= 49_500

@@ -77,8 +77,8 @@ def test_a_multilayer_perceptron_has_the_layers_it_is_given(hidden: tuple[int, .
     assert [type(layer) for layer in built] == ([nn.Linear, nn.ELU] * len(linear))[:-1]
     for layer in linear:
         assert not layer.bias.any()
-        reach = (6 / (layer.in_features + layer.out_features)) ** 0.5
-        assert 0.5 * reach < layer.weight.abs().max() <= reach
+        span = (6 / (layer.in_features + layer.out_features)) ** 0.5
+        assert 0.5 * span < layer.weight.abs().max() <= span
 
 
 # --- Widths and sizes
@@ -157,9 +157,9 @@ def test_only_every_descendant_reaches_the_top(parents: str) -> None:
     built.inference[2].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     x = torch.rand(4, 6)
     z, _ = built.posterior(x, draws=2)
-    wanted = z[2::-1] if parents == "every" else [z[2]]
-    assert len(seen[0]) == len(wanted)
-    assert all(torch.equal(found, node) for found, node in zip(seen[0], wanted, strict=True))
+    expected = z[2::-1] if parents == "every" else [z[2]]
+    assert len(seen[0]) == len(expected)
+    assert all(torch.equal(actual, node) for actual, node in zip(seen[0], expected, strict=True))
 
 
 def test_at_depth_one_both_kinds_are_the_same_model() -> None:

@@ -137,8 +137,8 @@ def test_the_best_bound_is_measured_with_its_own_statistics() -> None:
     built, _ = model(data, batch_norm=True)
     records = list(fit(built, data, train_params(epochs=12, learning_rate=0.05), seed=0))
     with seeded(0, "valid"), torch.no_grad():
-        found = terms(elbo(built, to_unit_interval(torch.tensor(data.valid), data.scale), 2))[0].item()
-    assert found == pytest.approx(max(record.metrics["valid/elbo"] for record in records), rel=1e-9)
+        actual = terms(elbo(built, to_unit_interval(torch.tensor(data.valid), data.scale), 2))[0].item()
+    assert actual == pytest.approx(max(record.metrics["valid/elbo"] for record in records), rel=1e-9)
 
 
 def test_a_resumed_training_with_statistics_and_averages_is_the_uninterrupted_one(tmp_path: Path) -> None:
@@ -209,11 +209,11 @@ def test_a_convolutional_model_starts_at_the_mean_and_trains(inference: str, par
     data = splits("static")
     start, _ = model(data, hidden=((3, 4), (6,)), **settings)
     mean = torch.tensor(data.mean).double()
-    wanted = mean.clamp(1e-3, 1 - 1e-3) if likelihood == "bernoulli" else mean
-    torch.testing.assert_close(start.decode([torch.zeros(1, 4), torch.zeros(1, 2)])[0], wanted)
+    expected = mean.clamp(1e-3, 1 - 1e-3) if likelihood == "bernoulli" else mean
+    torch.testing.assert_close(start.decode([torch.zeros(1, 4), torch.zeros(1, 2)])[0], expected)
     for rungs in (start.inference, start.generative[:-1]):
-        found = [any(isinstance(module, nn.Conv2d) for module in rung.modules()) for rung in rungs]
-        assert found == [True, False]
+        actual = [any(isinstance(module, nn.Conv2d) for module in rung.modules()) for rung in rungs]
+        assert actual == [True, False]
     trained(hidden=((3, 4), (6,)), **settings)
 
 
@@ -225,7 +225,7 @@ def test_a_convolutional_model_needs_a_shape() -> None:
 
 
 def test_a_convolutional_checkpoint_comes_back(tmp_path: Path) -> None:
-    """The checkpoint tells the shape that its network needs."""
+    """The checkpoint holds the shape that its network needs."""
     data = splits("static")
     built, params = model(data, network="conv", hidden=((3,),))
     save_model(tmp_path, built, params, data)
@@ -245,6 +245,6 @@ def test_a_convolutional_checkpoint_comes_back(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused(overrides: dict[str, Any], message: str) -> None:
-    """Both are told in one line."""
+    """Both are errors of one line."""
     with pytest.raises(InputError, match=message):
         Params.read(ROOT / "params.yaml", overrides)

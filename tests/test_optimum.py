@@ -71,8 +71,8 @@ def maximum(x: Tensor, k: int, sigma: float | None = None) -> float:
     """Return the greatest mean log p(x) of the family, sigma given or learned, in nats."""
     eigenvalues = torch.linalg.eigvalsh(x.mT.cov(correction=0)).flip(0)
     variance = eigenvalues[k:].mean() if sigma is None else torch.tensor(sigma**2)
-    kept = torch.cat([eigenvalues[:k].clamp(min=variance), variance.expand(len(eigenvalues) - k)])
-    return (-0.5 * (2 * math.pi * kept).log() - 0.5 * eigenvalues / kept).sum().item()
+    saved = torch.cat([eigenvalues[:k].clamp(min=variance), variance.expand(len(eigenvalues) - k)])
+    return (-0.5 * (2 * math.pi * saved).log() - 0.5 * eigenvalues / saved).sum().item()
 
 
 def mhvae(widths: tuple[int, ...]) -> HierarchicalVAE:
@@ -81,8 +81,8 @@ def mhvae(widths: tuple[int, ...]) -> HierarchicalVAE:
     def rung(outputs: int, inputs: int, sigmas: int) -> Diagonal:
         return Diagonal(0.3 * torch.randn(outputs, inputs), torch.zeros(outputs), 0.7 * torch.ones(sigmas))
 
-    generative = [rung(below, here, 1 if t == 0 else below) for t, (below, here) in enumerate(pairwise(widths))]
-    inference = [rung(here, below, here) for below, here in pairwise(widths)]
+    generative = [rung(below, this, 1 if t == 0 else below) for t, (below, this) in enumerate(pairwise(widths))]
+    inference = [rung(this, below, this) for below, this in pairwise(widths)]
     return HierarchicalVAE([*generative, StandardNormal(widths[-1])], inference, "nearest")
 
 

@@ -57,9 +57,9 @@ def test_the_ratio_of_an_exact_chain_has_its_closed_form() -> None:
     weight, precision = rung.weights[0], torch.linalg.inv(rung.covariance)
     # E over z_1' ~ N(m, S) of log N(x; W z_1' + b, Q) is that at m, less half the trace of W' Q^-1 W S.
     inner = rung(p[1].mean).log_prob(x) - 0.5 * torch.trace(weight.mT @ precision @ weight @ above.covariance)
-    wanted = inner + p[2].log_prob(z[2]) - q[1].log_prob(z[2])
-    error = math.hypot((wanted.std() / len(wanted) ** 0.5).item(), (bound[1].std() / len(wanted) ** 0.5).item())
-    assert abs(bound[1].mean() - wanted.mean()) < 4 * error < 0.1
+    expected = inner + p[2].log_prob(z[2]) - q[1].log_prob(z[2])
+    error = math.hypot((expected.std() / len(expected) ** 0.5).item(), (bound[1].std() / len(expected) ** 0.5).item())
+    assert abs(bound[1].mean() - expected.mean()) < 4 * error < 0.1
 
 
 @pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
@@ -89,8 +89,8 @@ def test_the_auroc_and_its_error_are_those_of_two_normals() -> None:
 def test_equal_scores_count_one_half() -> None:
     """With ties the AUROC is that of scikit-learn."""
     own, other = torch.tensor([0.0, 1, 1, 2]), torch.tensor([1.0, 2, 3])
-    wanted = roc_auc_score([0] * 4 + [1] * 3, torch.cat([own, other]))
-    assert auroc(own, other).value == pytest.approx(wanted)
+    expected = roc_auc_score([0] * 4 + [1] * 3, torch.cat([own, other]))
+    assert auroc(own, other).value == pytest.approx(expected)
     assert auroc(own, own).value == 0.5
 
 
@@ -118,9 +118,9 @@ def test_a_model_of_digits_tells_shuffled_digits_apart(tmp_path: Path) -> None:
     list(fit(model, made, train_params(epochs=15, batch_size=64), seed=0))
     test = torch.as_tensor(made.test)
     own, other = (scores(model, to_unit_interval(x, made.scale), 20) for x in (test, shuffled(test, 0)))
-    found = outliers(own, other)
-    assert list(found) == ["outlier_auroc/elbo", "outlier_auroc/llr/z1"]
-    assert found["outlier_auroc/elbo"].value > 0.98
+    actual = outliers(own, other)
+    assert list(actual) == ["outlier_auroc/elbo", "outlier_auroc/llr/z1"]
+    assert actual["outlier_auroc/elbo"].value > 0.98
     again = auroc(own["elbo"], scores(model, to_unit_interval(test, made.scale), 20)["elbo"])
     assert again.value == pytest.approx(0.5, abs=0.02)
 
@@ -135,20 +135,20 @@ def test_a_model_of_digits_tells_shuffled_digits_apart(tmp_path: Path) -> None:
 )
 def test_wrong_outliers_are_refused_in_one_line(overrides: dict[str, Any], message: str) -> None:
     """The study's own data, an unknown name and too few images are refused with the key."""
-    wanted = {"data": "shuffled", "images": 10, "draws": 4} | overrides
+    expected = {"data": "shuffled", "images": 10, "draws": 4} | overrides
     with pytest.raises(InputError, match=message) as refused:
-        Params.read(ROOT / "params.yaml", {"evaluate.outliers": wanted})
+        Params.read(ROOT / "params.yaml", {"evaluate.outliers": expected})
     assert "\n" not in str(refused.value)
 
 
 def test_outliers_of_other_grey_levels_or_by_a_budget_are_refused() -> None:
     """Pixels of 256 levels are not compared with 17, and a budget does not ask for data that are not fetched."""
     grey = {"data.binarization": "none", "model.likelihood": "gaussian"}
-    wanted = {"data": "mnist", "images": 10, "draws": 4}
+    expected = {"data": "mnist", "images": 10, "draws": 4}
     with pytest.raises(InputError, match="'mnist' has 256 grey levels here, digits has 17"):
-        Params.read(ROOT / "params.yaml", grey | {"evaluate.outliers": wanted})
+        Params.read(ROOT / "params.yaml", grey | {"evaluate.outliers": expected})
     with pytest.raises(InputError, match="a budget does not set it"):
-        Params.read(ROOT / "params.yaml", {"budgets": {"default": {"evaluate.outliers": wanted}}})
+        Params.read(ROOT / "params.yaml", {"budgets": {"default": {"evaluate.outliers": expected}}})
 
 
 def test_images_of_another_shape_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,16 +165,16 @@ def test_a_study_measures_its_outliers(tmp_path: Path, monkeypatch: pytest.Monke
     """The stages bring another data set (here a twin of the study's own), and a seed has each AUROC with its error."""
     monkeypatch.setenv("CAVE_WORKERS", "1")
     monkeypatch.setitem(data.DATASETS, "omniglot", data.DATASETS["cave"])
-    wanted = {"data": "omniglot", "images": 20, "draws": 4}
-    changes = {"train.seeds": [0], "train.epochs": 1, "evaluate.decompose": None, "evaluate.outliers": wanted}
+    expected = {"data": "omniglot", "images": 20, "draws": 4}
+    changes = {"train.seeds": [0], "train.epochs": 1, "evaluate.decompose": None, "evaluate.outliers": expected}
     made = make_study(tmp_path, **changes)
     fetch.run(made)
     prepare.run(made)
     assert (made.outliers / "test.npy").exists()
     train.run(made, "mhvae")
     evaluate.run(made, "mhvae")
-    found = read_json(made.evaluate("mhvae") / "seed-0.json")["final"]
-    twin = [found[f"test/outlier_auroc/{name}"] for name in ("elbo", "llr/z1")]
+    actual = read_json(made.evaluate("mhvae") / "seed-0.json")["final"]
+    twin = [actual[f"test/outlier_auroc/{name}"] for name in ("elbo", "llr/z1")]
     assert all(abs(each["value"] - 0.5) < 4 * each["se"] for each in twin)
     params, own = made.params.evaluate.outliers, data.load(made.data)
     model, test = checkpoint.load(made.train("mhvae") / "seed-0"), torch.as_tensor(own.test)

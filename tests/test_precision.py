@@ -34,14 +34,14 @@ def model(**changes: Any) -> HierarchicalVAE:
 def test_gradients_are_near_those_of_single_precision(form: Any, changes: dict[str, Any]) -> None:
     """Gradients deviate by 10 roundings in norm at most, their direction by 0.1%, and they are not the same."""
     built, x = model(**changes), (torch.rand(50, 196) < 0.3).float()
-    found = {}
+    actual = {}
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
         bound, loss = form(built, Loss(train_params(precision=precision)))(x, 2, 1.0)
         gradient = torch.cat([weights.grad.flatten() for weights in built.parameters() if weights.grad is not None])
-        found[precision] = gradient.clone(), bound.log_weight, loss
+        actual[precision] = gradient.clone(), bound.log_weight, loss
         assert {gradient.dtype, bound.rate.dtype, loss.dtype} == {torch.float32}
-    (exact, weights, loss), (rounded, near, close) = found.values()
+    (exact, weights, loss), (rounded, near, close) = actual.values()
     assert 0 < (rounded - exact).norm() / exact.norm() < 10 * ROUNDING
     assert torch.cosine_similarity(rounded, exact, dim=0) > 0.999
     assert (near - weights).abs().mean() < ROUNDING * weights.abs().mean()
@@ -51,16 +51,16 @@ def test_gradients_are_near_those_of_single_precision(form: Any, changes: dict[s
 def test_both_forms_round_alike() -> None:
     """The gradient by hand and that of torch differ less from each other than either does from single precision."""
     built, x = model(depth=2), (torch.rand(50, 196) < 0.3).float()
-    found = []
+    actual = []
     for form, precision in ((ManualGradient, "bfloat16"), (AutogradGradient, "bfloat16"), (ManualGradient, "float32")):
         torch.manual_seed(0)
         form(built, Loss(train_params(precision=precision)))(x, 1, 1.0)
-        found.append(torch.cat([w.grad.flatten() for w in built.parameters() if w.grad is not None]).clone())
-    assert (found[0] - found[1]).norm() < 0.7 * (found[0] - found[2]).norm()
+        actual.append(torch.cat([w.grad.flatten() for w in built.parameters() if w.grad is not None]).clone())
+    assert (actual[0] - actual[1]).norm() < 0.7 * (actual[0] - actual[2]).norm()
 
 
 def test_bounds_err_by_less_than_they_say() -> None:
-    """The error that is told is that of the first images on the same draws, below 0.2 nats; the mean's is smaller."""
+    """The reported error is that of the first images on the same draws, below 0.2 nats; the mean's is smaller."""
     built = model(depth=2)
     test = torch.randint(2, (20, 196), dtype=torch.uint8)
     settings = {"draws": 200, "k": (1, 200)}

@@ -102,8 +102,8 @@ def test_noise_of_a_component_s_share_is_its_own_noise() -> None:
         uniform = torch.tensor([0.375, 0.9, 0.875])
         z = reparameterize(prior(), torch.special.ndtri(uniform)[:, None])[:, 0]
     sigma = prior().component_distribution.stddev[:, 0]
-    wanted = torch.tensor([-5.0, 5.0, 5.0]) + torch.special.ndtri(torch.tensor([0.5, 0.6, 0.5])) * sigma[[0, 1, 1]]
-    torch.testing.assert_close(z, wanted)
+    expected = torch.tensor([-5.0, 5.0, 5.0]) + torch.special.ndtri(torch.tensor([0.5, 0.6, 0.5])) * sigma[[0, 1, 1]]
+    torch.testing.assert_close(z, expected)
 
 
 def test_the_noise_of_a_normal_is_scaled_and_shifted() -> None:
@@ -124,8 +124,8 @@ def test_a_vamp_prior_of_one_level_is_the_aggregated_posterior_of_its_images(inf
     assert ((u > 0) & (u < 1)).all()
     _, (q,) = built.posterior(u)
     z = torch.randn(9, 4)
-    wanted = q.log_prob(z[:, None]).logsumexp(1) - torch.tensor(3.0).log()
-    torch.testing.assert_close(prior().log_prob(z), wanted)
+    expected = q.log_prob(z[:, None]).logsumexp(1) - torch.tensor(3.0).log()
+    torch.testing.assert_close(prior().log_prob(z), expected)
 
 
 def test_pseudo_inputs_of_deeper_models_are_what_the_top_rung_sees() -> None:

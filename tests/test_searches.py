@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.doctor.finding import Place
+from pipeline.doctor.finding import Target
 from pipeline.doctor.unfinished import _today
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json, write_json, write_text
@@ -133,7 +133,7 @@ def test_each_search_is_a_study_of_its_own(study: Study, capsys: pytest.CaptureF
     ]
     pictures = {path.name for path in (folder / "figures").iterdir()}
     assert pictures == {"search-0-depth_width.png", "search-1-depth_width.png"}
-    assert _today(Place(two.root, two.folder, two.store, two.out), wanted=True) == set(names)
+    assert _today(Target(two.root, two.folder, two.shared_root, two.out), needed=True) == set(names)
 
     assert current(two) == {"true": 6}
     before = rows(two.shared_root / "mlflow.db", "select run_uuid from runs")

@@ -45,20 +45,20 @@ def test_the_one_function_takes_the_steps_of_its_pieces(model: str, objective: s
     Adam's own pass over the weights takes the clipped norm in single precision.
     """
     params, tolerance = train_params(**OBJECTIVES[objective], compile=True), 1e-6 if objective == "clipped" else 1e-9
-    found = []
+    actual = []
     for form in (Step, CompiledStep):
         torch.manual_seed(0)
         built = build(model_params(**MODELS[model]), torch.full((12,), 0.3))
         adam = Adam(built, params)
-        step, told = form(built, adam, params), []
+        step, output = form(built, adam, params), []
         for epoch in range(2):
             with step.epoch():
                 for batch in range(3):
                     x = (torch.rand(5, 12) < 0.5).double()  # fewer than params.batch_size: nothing is compiled
                     bound, loss = step(x, epoch + batch / 3, 0.01 / (batch + 1))
-                    told += [bound.reconstruction, bound.rate, loss]
-        found.append([*told, adam.weights, *adam.moments.values(), *built.parameters()])
-    torch.testing.assert_close(found[1], found[0], rtol=tolerance, atol=tolerance)
+                    output += [bound.reconstruction, bound.rate, loss]
+        actual.append([*output, adam.weights, *adam.moments.values(), *built.parameters()])
+    torch.testing.assert_close(actual[1], actual[0], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("objective", ["elbo", "iwae", "beta"])
@@ -70,8 +70,8 @@ def test_known_derivatives_are_those_of_torch(objective: str) -> None:
         assert loss.has_closed_form
         bound = ELBO(torch.randn(4, 5), torch.randn(3, 4, 5))
         value, (by_reconstruction, by_rate) = loss.gradients(bound, 1.0)
-        wanted, (wanted_reconstruction, wanted_rate) = loss._autograd_gradients(bound, 1.0)
-        torch.testing.assert_close(value, wanted)
+        expected, (wanted_reconstruction, wanted_rate) = loss._autograd_gradients(bound, 1.0)
+        torch.testing.assert_close(value, expected)
         torch.testing.assert_close(by_reconstruction.expand(4, 5), wanted_reconstruction)
         torch.testing.assert_close(by_rate.expand(3, 4, 5), wanted_rate)
 

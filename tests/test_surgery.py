@@ -258,14 +258,14 @@ def test_printed_errors_are_those_of_many_seeds() -> None:
     ladder, x = model(2, inference="top_down"), torch.rand(60, 16)
     with torch.no_grad():
         ladder.inference[1].head[-1].bias[4:] += 2.0  # z_2 is wide
-    found: dict[str, list[Estimate]] = {}
+    actual: dict[str, list[Estimate]] = {}
     for seed in range(40):
         torch.manual_seed(seed)
         for name, term in measured(ladder, x, 60, paths=10).items():
-            found.setdefault(name, []).append(term)
-    del found["mutual_information/saturated"], found["total_correlation/z1/lower"]  # cut at 0 in some
-    assert {"mutual_information/z1/lower", "mutual_information/z1/upper", "total_correlation/upper"} < set(found)
-    for name, terms in found.items():
+            actual.setdefault(name, []).append(term)
+    del actual["mutual_information/saturated"], actual["total_correlation/z1/lower"]  # cut at 0 in some
+    assert {"mutual_information/z1/lower", "mutual_information/z1/upper", "total_correlation/upper"} < set(actual)
+    for name, terms in actual.items():
         spread = torch.tensor([term.value for term in terms]).std()
         printed = torch.tensor([term.se for term in terms]).square().mean().sqrt()
         assert len(terms) == 40

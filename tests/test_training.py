@@ -169,9 +169,9 @@ def test_the_state_is_on_disk_before_its_record_is_given(tmp_path: Path) -> None
 def test_training_without_a_folder_is_the_same(tmp_path: Path) -> None:
     """Keeping the state changes no number."""
     bare, records = train(train_params(epochs=3))
-    kept, again = train(train_params(epochs=3), folder=tmp_path)
+    saved, again = train(train_params(epochs=3), folder=tmp_path)
     assert curve(records) == curve(again)
-    assert same(weights(bare), weights(kept))
+    assert same(weights(bare), weights(saved))
 
 
 # --- Random numbers
@@ -412,7 +412,7 @@ def test_the_weights_kept_are_those_of_the_objective_after_its_warm_up() -> None
         )
 
 
-def test_a_weight_changes_what_training_climbs() -> None:
+def test_a_weight_changes_what_training_maximizes() -> None:
     """A heavier rate gives a lower kl after the same number of epochs."""
     last = [
         train(train_params(objective="beta", beta=beta, epochs=30))[1][-1].metrics["valid/kl"]
@@ -467,7 +467,7 @@ def test_the_size_of_a_pass_changes_no_mean(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_bound_that_is_not_finite_is_named_and_the_last_good_state_stays(tmp_path: Path) -> None:
-    """The error tells epoch, step and term; the folder holds the epoch before, from which training goes on."""
+    """The error names epoch, step and term; the folder holds the epoch before, from which training goes on."""
     data = splits()
     params = train_params(epochs=4)
     broken = model(data)
@@ -488,7 +488,7 @@ def test_a_bound_that_is_not_finite_is_named_and_the_last_good_state_stays(tmp_p
 
 
 def test_a_rate_that_is_not_finite_is_named_before_the_sums_it_breaks() -> None:
-    """Where q(z_2|.) is broken, the rate is told and not the elbo or the kl."""
+    """Where q(z_2|.) is broken, the error names the rate and not the elbo or the kl."""
     data = splits()
     broken = model(data)
     with torch.no_grad():
@@ -525,8 +525,8 @@ def test_the_staged_schedule_is_the_published_one() -> None:
     """At each of 3,280 epochs the factor is 10^(-i/7) in a stage i of 3^i epochs, i = 0, ..., 7."""
     published = [10 ** (-stage / 7) for stage in range(8) for _ in range(3**stage)]
     assert len(published) == 3280
-    found = [SCHEDULES["staged"](epoch / 3280) for epoch in range(3280)]
-    assert found == pytest.approx(published, rel=1e-12)
+    actual = [SCHEDULES["staged"](epoch / 3280) for epoch in range(3280)]
+    assert actual == pytest.approx(published, rel=1e-12)
     within = [SCHEDULES["staged"]((epoch + 0.999) / 3280) for epoch in range(3280)]
     assert within == pytest.approx(published, rel=1e-12)
 
@@ -538,7 +538,7 @@ def test_the_cosine_is_one_half_half_way() -> None:
 
 @pytest.mark.parametrize("damage", ["empty", "gone", "torn"])
 def test_a_state_without_its_records_is_refused(tmp_path: Path, damage: str) -> None:
-    """Records that do not fit the state's epochs are told in one line; nothing is silently left out."""
+    """Records that do not fit the state's epochs are an error of one line; nothing is silently left out."""
     model = build(model_params(), torch.full((16,), 0.5))
     list(fit(model, splits(), train_params(epochs=2), seed=0, folder=tmp_path))
     records = tmp_path / "records.jsonl"
@@ -551,7 +551,7 @@ def test_a_state_without_its_records_is_refused(tmp_path: Path, damage: str) -> 
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
-    """A folder with the state of a deeper model is told in one line."""
+    """A folder with the state of a deeper model is an error of one line."""
     deep = build(model_params(depth=3), torch.full((16,), 0.5))
     list(fit(deep, splits(), train_params(epochs=1), seed=0, folder=tmp_path))
     with pytest.raises(InputError, match="not the state of this training"):

@@ -74,8 +74,8 @@ def test_the_order_of_images_stays_where_it_is_not_shuffled(monkeypatch: pytest.
     monkeypatch.setattr(TrainingImages, "batch", lambda self, at: shown.append(batch(self, at)) or shown[-1])
     train(epochs=2, shuffle=False)
     data = splits("static")
-    wanted = to_unit_interval(torch.tensor(data.train), data.scale)
-    assert torch.equal(torch.cat(shown), torch.cat([wanted, wanted]))
+    expected = to_unit_interval(torch.tensor(data.train), data.scale)
+    assert torch.equal(torch.cat(shown), torch.cat([expected, expected]))
 
 
 def test_averaged_weights_are_the_moving_average_of_the_steps() -> None:
@@ -115,8 +115,8 @@ def test_the_validated_weights_are_those_that_are_kept() -> None:
     _, _, records, model = train(epochs=10, ema=0.8, learning_rate=0.05)
     data = splits("static")
     with seeded(0, "valid"), torch.no_grad():
-        found = terms(elbo(model, to_unit_interval(torch.tensor(data.valid), data.scale), 2))[0].item()
-    assert found == pytest.approx(max(record.metrics["valid/elbo"] for record in records), rel=1e-9)
+        actual = terms(elbo(model, to_unit_interval(torch.tensor(data.valid), data.scale), 2))[0].item()
+    assert actual == pytest.approx(max(record.metrics["valid/elbo"] for record in records), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ def test_the_last_weights_are_those_of_a_training_as_long() -> None:
     assert best_record(records, train_params(**long, keep="last"), 2) == records[-1]
     best = best_record(records, train_params(**long), 2)
     assert best.epoch < 24
-    _, kept, _, _ = train(**long)
+    _, saved, _, _ = train(**long)
     _, shorter, _, _ = train(**long | {"epochs": best.epoch, "keep": "last"})
-    assert torch.equal(kept, shorter)
-    assert not torch.equal(kept, last)
+    assert torch.equal(saved, shorter)
+    assert not torch.equal(saved, last)
 
 
 @pytest.mark.parametrize("killed_after", [0, 1, 2, 3])
@@ -155,9 +155,9 @@ def test_milestones_are_the_weights_of_those_epochs(tmp_path: Path, killed_after
             if record.epoch == killed_after:
                 break
     list(fit(fresh(), data, params, seed=0, folder=tmp_path))
-    found = milestones(tmp_path)
-    assert list(found) == [2, 3]
-    for epoch, weights in found.items():
+    actual = milestones(tmp_path)
+    assert list(actual) == [2, 3]
+    for epoch, weights in actual.items():
         model = fresh()
         list(fit(model, data, train_params(epochs=epoch, ema=0.5, keep="last"), seed=0))
         for name, value in model.state_dict().items():

@@ -133,7 +133,7 @@ def _download(name: str, remote: Remote, address: str, path: Path) -> None:
     """
     limit = MAX_BYTES if remote.bytes is None else remote.bytes
     is_gzipped = address.endswith(".gz") and not remote.file.endswith(".gz")
-    with atomic_file(path) as file:
+    with atomic_file(path) as (file, partial):
         with (
             closing(_chunks(address, limit, is_gzipped)) as chunks,
             progress_bar(f"{name}/{remote.file}", address, remote.bytes) as advance,
@@ -142,7 +142,6 @@ def _download(name: str, remote: Remote, address: str, path: Path) -> None:
                 file.write(chunk)
                 advance(len(chunk))
         file.flush()
-        partial = Path(file.name)
         mismatch = remote.mismatch(partial)
         if mismatch:
             raise DownloadError(mismatch, retryable=partial.stat().st_size < (remote.bytes or 0))

@@ -117,7 +117,7 @@ def load(folder: Path) -> Splits:
     try:
         # Mapped before it is read, so that a header cannot claim more than there is.
         arrays = {
-            name: np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+            name: np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))  # noqa: TID251
             for name in record["arrays"]
         }
         splits = Splits(
@@ -175,7 +175,7 @@ def _save(splits: Splits, folder: Path) -> None:
     try:
         for name, array in arrays.items():
             content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
+            np.save(content, array, allow_pickle=False)  # noqa: TID251
             write_bytes(folder / f"{name}.npy", content.getvalue())
         write_json(folder / "data.json", _describe(splits) | {"digest": splits.digest})
         for other in folder.glob("*.npy"):

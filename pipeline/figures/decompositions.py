@@ -81,13 +81,13 @@ def surgery(results: Means, error: str) -> Figure:
     and `/lower` and `/upper` of that of the levels above.
     """
     caption = (
-        "Left: KL = what the latents tell of which test image they belong to (mutual information) + how far the latents"
+        "Left: KL = how much the latents reveal of which test image they belong to (mutual information) + how far those"
         " of all test images together are from the prior (marginal KL). The thin bar below, at one level: marginal KL"
         " = dependence between units (total correlation) + each unit by itself. Right: the information in each level:"
         f" exact for the level drawn first, else between two estimates. Whiskers: one {error}."
     )
     title = "The mean KL over the data set: information about the image, and mismatch with the prior"
-    figure, (left, right), positions = _rows(results, title, caption, height=0.85)
+    figure, (kl_panel, level_panel), positions = _rows(results, title, caption, height=0.85)
     information = "mutual_information"
     depth = max(1, *(_highest(row, information) for row in results.values()))
     palette = level_colours(depth)
@@ -95,22 +95,30 @@ def surgery(results: Means, error: str) -> Figure:
     for position, row in zip(positions, results.values(), strict=True):
         terms = [name for name in (information, "marginal_kl") if name in row]
         split = [name for name in ("total_correlation", "dimension_kl") if len(terms) == 2 and name in row]
-        _stack(left, position, [(*row[name], PARTS[name]) for name in terms])
+        _stack(kl_panel, position, [(*row[name], PARTS[name]) for name in terms])
         if len(split) == 2:
             _stack(
-                left, position - 0.41, [(*row[name], PARTS[name]) for name in split], 0.18, start=row[information][0]
+                kl_panel,
+                position - 0.41,
+                [(*row[name], PARTS[name]) for name in split],
+                0.18,
+                start=row[information][0],
             )
         shown |= {name: PARTS[name] for name in (*terms, *(split if len(split) == 2 else []))}
         levels = _highest(row, information)
         for level, tone in enumerate(palette[:levels], start=1):
             _span(
-                right, position + THICK * ((levels - level + 0.5) / levels - 0.5), row, Metric(information, level), tone
+                level_panel,
+                position + THICK * ((levels - level + 0.5) / levels - 0.5),
+                row,
+                Metric(information, level),
+                tone,
             )
-    _finish(left, "the KL split over the data set")
-    _finish(right, "mutual information by level")
-    left.set_ylim(-0.6, len(results) - 0.5)
+    _finish(kl_panel, "the KL split over the data set")
+    _finish(level_panel, "mutual information by level")
+    kl_panel.set_ylim(-0.6, len(results) - 0.5)
     for border in positions[:-1] - 0.56:
-        right.axhline(border, color=GREY, lw=0.5, alpha=0.5)
+        level_panel.axhline(border, color=GREY, lw=0.5, alpha=0.5)
     handles = [line(_words(name), tone, lw=7) for name, tone in shown.items()]
     handles += [line(f"$z_{{{level}}}$", tone, lw=3, marker="o") for level, tone in enumerate(palette, start=1)]
     figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
@@ -143,9 +151,9 @@ def _stack(axes: Any, position: float, parts: Sequence[Part], thick: float = THI
     """Put parts end to end from `start`, negative ones to the left, a whisker of one standard error at each end."""
     ends = {True: start, False: start}
     for step, (mean, error, tone) in enumerate(parts):
-        left = ends[mean >= 0]
-        axes.barh(position, mean, left=left, height=thick, color=tone, edgecolor="white", lw=0.8, zorder=2)
-        ends[mean >= 0] = end = left + mean
+        base = ends[mean >= 0]
+        axes.barh(position, mean, left=base, height=thick, color=tone, edgecolor="white", lw=0.8, zorder=2)
+        ends[mean >= 0] = end = base + mean
         # One below the other, so that none hides the next.
         at = position + (thick * (0.38 - 0.55 * step / len(parts)) if len(parts) > 1 else 0)
         axes.errorbar(end, at, xerr=error, color="black", lw=1, capsize=8 * thick / (1 + len(parts)), zorder=3)

@@ -32,27 +32,29 @@ def sandwich(results: Means, error: str) -> Figure:
         f" one {error}."
     )
     figure = blank(9.6, 0.7 * len(results) + 2.0, "How far the bounds are from log p(x): annealing as a check", caption)
-    left, right = figure.subplots(1, 2, sharey=True)
+    images_panel, model_panel = figure.subplots(1, 2, sharey=True)
     positions = np.arange(len(results))[::-1]
     for position, (variant, row) in zip(positions, results.items(), strict=True):
         tone = colour(variant, results)
         for step, (name, (marker, _)) in enumerate(BELOW.items()):
             if name in row:
                 at = position + 0.22 * (1 - step)
-                left.errorbar(row[name][0], at, xerr=row[name][1], fmt=marker, ms=7, color=tone, mec="white", capsize=3)
+                images_panel.errorbar(
+                    row[name][0], at, xerr=row[name][1], fmt=marker, ms=7, color=tone, mec="white", capsize=3
+                )
         if "bdmc/lower" in row:
-            _between(right, position, row, tone)
-        for axes, name in ((left, "ais"), (right, "bdmc/lower")):
+            _between(model_panel, position, row, tone)
+        for axes, name in ((images_panel, "ais"), (model_panel, "bdmc/lower")):
             if name not in row:
                 axes.text(0.02, position, "not measured", color=GREY, fontsize=9, va="center", style="italic",
                           transform=axes.get_yaxis_transform())  # fmt: skip
-    left.set_yticks(positions, list(results), fontsize=11)
-    left.set_ylim(-0.5, len(results) - 0.5)
-    plain(left, "test images: lower bounds", "bound on log p(x) (nats per example)")
-    plain(right, "images drawn from the model: both sides", "nats above the lower bound")
-    right.axvline(0, color=GREY, lw=0.8)
-    left.xaxis.set_major_locator(MaxNLocator(5))
-    right.xaxis.set_major_locator(MaxNLocator(5))
+    images_panel.set_yticks(positions, list(results), fontsize=11)
+    images_panel.set_ylim(-0.5, len(results) - 0.5)
+    plain(images_panel, "test images: lower bounds", "bound on log p(x) (nats per example)")
+    plain(model_panel, "images drawn from the model: both sides", "nats above the lower bound")
+    model_panel.axvline(0, color=GREY, lw=0.8)
+    images_panel.xaxis.set_major_locator(MaxNLocator(5))
+    model_panel.xaxis.set_major_locator(MaxNLocator(5))
     handles = [Line2D([], [], ls="", marker=marker, color=GREY, ms=7, label=name) for marker, name in BELOW.values()]
     figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
     return figure

@@ -1,6 +1,6 @@
 """What all figures share: colours, an empty figure with its title and caption, plain axes, and the file.
 
-A variant has one colour in all figures, a level another; both scales can be told apart by colour-blind readers.
+A variant has one colour in all figures, a level another; both scales can be distinguished by colour-blind readers.
 """
 
 from __future__ import annotations

@@ -78,12 +78,12 @@ def rate_distortion(
     low, high = framed.min(0), framed.max(0)
     margin = 0.07 * (high - low) + 1e-3 * (1 + np.abs(high))
     low, high = low - margin, high + margin
-    outside = int(sum(np.any((point < low) | (point > high)) for point in np.array(pruned).reshape(-1, 2)))
+    hidden = int(sum(np.any((point < low) | (point > high)) for point in np.array(pruned).reshape(-1, 2)))
     caption = (
         "Rate: nats that the latents spend on an image (KL). Distortion: nats by which the image is still unknown once"
         " they are known. ELBO = -(rate + distortion): along a dotted line it is equal, further down and left it is"
         " higher. Everything is measured on the validation set, at the epoch whose weights count."
-        f"{f' Trials stopped early that lie outside the frame: {outside}.' if outside else ''}"
+        f"{f' Trials stopped early that lie outside the frame: {hidden}.' if hidden else ''}"
     )
     figure = blank(8.5, 5.0, "Rate and distortion of all trials and of the final models", caption)
     axes = figure.subplots()

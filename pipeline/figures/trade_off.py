@@ -67,8 +67,8 @@ def trade_off(families: Mapping[str, Sequence[TradeOff]], terms: str) -> Figure:
 
 def _equal_bounds(axes: Any) -> None:
     """Add dotted lines along which rate + distortion is equal."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    rate, distortion = np.meshgrid(np.linspace(left, right, 50), np.linspace(low, high, 50))
+    (least, most), (low, high) = axes.get_xlim(), axes.get_ylim()
+    rate, distortion = np.meshgrid(np.linspace(least, most, 50), np.linspace(low, high, 50))
     style = {"colors": GREY, "linewidths": 0.8, "linestyles": ":", "zorder": 1}
     lines = axes.contour(rate, distortion, -rate - distortion, 7, **style)
     axes.clabel(lines, fontsize=8, fmt=lambda bound: f"ELBO {bound:g}")

@@ -146,15 +146,15 @@ def conv(
     layers: list[nn.Module] = []
     if image.side == "input":
         channels = [inputs // pixels, *hidden]
-        for here, above in pairwise(channels):
-            layers.append(_glorot(nn.Conv2d(here, above, 3, stride=2, padding=1)))
+        for lower, above in pairwise(channels):
+            layers.append(_glorot(nn.Conv2d(lower, above, 3, stride=2, padding=1)))
             layers += [Residual(above, activation), ACTIVATIONS[activation]()]
         encoder = Rows(nn.Unflatten(1, (channels[0], *image.shape)), *layers, nn.Flatten())
         return nn.Sequential(encoder, _glorot(nn.Linear(channels[-1] * height * width, outputs)))
     channels = [outputs // pixels, *hidden]
-    for size, (below, here) in zip(sizes[-2::-1], list(pairwise(channels))[::-1], strict=True):
-        layers += [Residual(here, activation), ACTIVATIONS[activation](), nn.Upsample(size=size)]
-        layers.append(_glorot(nn.Conv2d(here, below, 3, padding=1)))
+    for size, (below, upper) in zip(sizes[-2::-1], list(pairwise(channels))[::-1], strict=True):
+        layers += [Residual(upper, activation), ACTIVATIONS[activation](), nn.Upsample(size=size)]
+        layers.append(_glorot(nn.Conv2d(upper, below, 3, padding=1)))
     decoder = Rows(nn.Unflatten(1, (channels[-1], height, width)), *layers, nn.Flatten())
     return nn.Sequential(_glorot(nn.Linear(inputs, channels[-1] * height * width)), decoder, Bias(outputs))
 

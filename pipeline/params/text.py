@@ -71,7 +71,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 def _parse(text: str) -> Any:
     """Parse a YAML text; raise `ValueError` where it is nested too deeply or its anchors unfold to too many values."""
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML  # noqa: TID251
 
     try:
         with warnings.catch_warnings():

@@ -82,8 +82,8 @@ class Result:
     @property
     def too_high(self) -> str:
         """By how much nll exceeds -log p(x), in words; empty where that is small for every seed."""
-        found = self.metrics.get("nll/bias")
-        return describe_bias(self.metrics["nll/reliable"].mean == 1, found.mean if found else None, self.rough)
+        bias = self.metrics.get("nll/bias")
+        return describe_bias(self.metrics["nll/reliable"].mean == 1, bias.mean if bias else None, self.rough)
 
     def levels(self, metric: str) -> list[Interval]:
         """Return a metric that is split by level, from z_1 up, each level over the seeds that have it."""
@@ -200,26 +200,26 @@ class Comparison:
             return f"The nll of {best.variant} is {best.metrics['nll']} nats.{_bias_note(group)}"
         of = "" if of_all else f" of {join([result.variant for result in group])}"
         text = f"The lowest mean nll{of} is that of {best.variant}, {best.metrics['nll']} nats."
-        found = self._sentences(group, best)
-        if any(difference.half is None for difference in found):
+        ranked = self._sentences(group, best)
+        if any(difference.half is None for difference in ranked):
             few = "One seed has no interval, so that no difference is shown to be more than chance."
             return f"{text} {few}{_bias_note(group)}"
-        text = " ".join([text, *(difference.sentence for difference in found)])
-        first = found[0]
-        seeds = " or ".join(str(count) for count in sorted({n for d in found for n in d.seeds}))
+        text = " ".join([text, *(difference.sentence for difference in ranked)])
+        first = ranked[0]
+        seeds = " or ".join(str(count) for count in sorted({n for d in ranked for n in d.seeds}))
         pairs = len(group) * (len(group) - 1) // 2
         text += f" Differences are paired over the {first.images} test images; their {self.confidence:.0%} intervals"
         text += f" cover {seeds} seeds, images and draws{f'; {self.search_coverage}' if self.search_coverage else ''}."
         text += f" Values of p are adjusted for {pairs} pairs (Holm)." if pairs > 1 else ""
-        if min(n for d in found for n in d.seeds) < FEWEST_SEEDS:
+        if min(n for d in ranked for n in d.seeds) < FEWEST_SEEDS:
             text += f" Fewer than {FEWEST_SEEDS} seeds decide nothing."
         return f"{text}{_bias_note(group)}"
 
 
 def _bias_note(group: list[Result]) -> str:
     """Say of which variants nll lies further above -log p(x) than its error says."""
-    found = [f"that of {result.variant} {result.too_high}" for result in group if result.too_high]
-    return f" nll is too high by more than its error says: {join(found)}." if found else ""
+    parts = [f"that of {result.variant} {result.too_high}" for result in group if result.too_high]
+    return f" nll is too high by more than its error says: {join(parts)}." if parts else ""
 
 
 def build(study: Study) -> Comparison:
@@ -235,21 +235,21 @@ def build(study: Study) -> Comparison:
             else interval(values.tolist(), confidence, count)
         )
     unknown = set(seeds.loc[(seeds["metric"] == "nll/bias") & seeds["se"].isna(), "variant"])
-    results = tuple(_result(study, *found, found[0] in unknown) for found in metrics.items())
+    results = tuple(_result(study, variant, row, variant in unknown) for variant, row in metrics.items())
     return Comparison(confidence, seeds, results, _differences(results, images, confidence), tuple(study.notes()))
 
 
 def _differences(
     results: Sequence[Result], images: Mapping[str, Mapping[str, Any]], confidence: float
 ) -> tuple[Difference, ...]:
-    found: list[Difference] = []
+    pairs: list[Difference] = []
     if any(result.protocol != results[0].protocol for result in results):
         return ()
     for measure in dict.fromkeys(result.measure for result in results):
         group = [result.variant for result in results if result.measure == measure]
         for metric in COMPARED:
-            found += differences(metric, {variant: images[variant][metric] for variant in group}, confidence)
-    return tuple(found)
+            pairs += differences(metric, {variant: images[variant][metric] for variant in group}, confidence)
+    return tuple(pairs)
 
 
 def _result(study: Study, variant: str, metrics: Mapping[str, Interval], rough: bool) -> Result:

@@ -33,9 +33,9 @@ Means = dict[str, dict[str, tuple[float, float]]]  # by variant and metric: a me
 
 def write(study: Study) -> None:
     """Write tables, figures, `summary.json` and the page `report.html` into the report's folder."""
-    comparison, reached = build(study), milestones(study)
-    drawings = _draw(study, comparison, reached)
-    html = page(study, comparison, reached, drawings)
+    comparison, bounds_by_epoch = build(study), milestones(study)
+    drawings = _draw(study, comparison, bounds_by_epoch)
+    html = page(study, comparison, bounds_by_epoch, drawings)
     curves, folder = inputs.mean_curves(study), study.report
     for name, content in drawings.items():
         write_bytes(folder / "figures" / f"{name}.png", content)
@@ -43,7 +43,7 @@ def write(study: Study) -> None:
     write_text(folder / "results.csv", comparison.seeds.to_csv(index=False, lineterminator="\n"))
     write_csv(folder / "table.csv", tables.full(comparison))
     write_csv(folder / "comparisons.csv", tables.full_pairs(comparison))
-    write_csv(folder / "milestones.csv", tidy(reached))
+    write_csv(folder / "milestones.csv", tidy(bounds_by_epoch))
     write_text(folder / "table.md", tables.markdown(comparison))
     means = {
         r.variant: {
@@ -55,7 +55,7 @@ def write(study: Study) -> None:
     write_text(folder / "report.html", html)
 
 
-def _draw(study: Study, comparison: Comparison, reached: Milestones) -> dict[str, bytes]:
+def _draw(study: Study, comparison: Comparison, bounds_by_epoch: Milestones) -> dict[str, bytes]:
     """Return by name the PNGs that compare variants.
 
     What shows bounds is drawn once a measure, where there are several, under names that end in it.
@@ -66,7 +66,7 @@ def _draw(study: Study, comparison: Comparison, reached: Milestones) -> dict[str
         drawings: dict[str, Any] = {}
         for measure, group in comparison.groups.items():
             end = f"-{tables.short_measure(measure)}" if len(comparison.groups) > 1 else ""
-            drawn = _draw_bounds(study, comparison, group, reached)
+            drawn = _draw_bounds(study, comparison, group, bounds_by_epoch)
             drawings |= {f"{name}{end}": drawing for name, drawing in drawn.items()}
         curves = {result.variant: inputs.curves(study, result.variant) for result in comparison.results}
         drawings["rates_by_epoch"] = figures.rates_by_epoch(curves, _depths(comparison.results))
@@ -79,7 +79,9 @@ def _depths(results: Iterable[Result]) -> dict[str, dict[int, int]]:
     return {r.variant: {seed: len(m.widths) for seed, m in zip(r.seeds, r.models, strict=True)} for r in results}
 
 
-def _draw_bounds(study: Study, comparison: Comparison, group: list[Result], reached: Milestones) -> dict[str, Any]:
+def _draw_bounds(
+    study: Study, comparison: Comparison, group: list[Result], bounds_by_epoch: Milestones
+) -> dict[str, Any]:
     """Return by name the figures that have bounds, or differences of log p(x | z_1), on an axis."""
     from pipeline import figures
 
@@ -114,7 +116,7 @@ def _draw_bounds(study: Study, comparison: Comparison, group: list[Result], reac
         drawings["trade_off"] = figures.trade_off(curves, ", ".join(f"{term}/z_t" for term in terms))
     nll = {
         variant: {epoch: (metrics["nll"].mean, metrics["nll"].half) for epoch, metrics in epochs.items()}
-        for variant, epochs in reached.items()
+        for variant, epochs in bounds_by_epoch.items()
         if variant in variants
     }
     if nll:
@@ -129,8 +131,8 @@ def _decompositions(means: Means, error: str, names: Iterable[str]) -> dict[str,
     """Return the figures of these names for which a metric was measured."""
     from pipeline import figures
 
-    found = {metric for row in means.values() for metric in row}
-    return {name: getattr(figures, name)(means, error) for name in names if set(DECOMPOSITIONS[name]) & found}
+    measured = {metric for row in means.values() for metric in row}
+    return {name: getattr(figures, name)(means, error) for name in names if set(DECOMPOSITIONS[name]) & measured}
 
 
 def _means(comparison: Comparison) -> tuple[Means, str]:

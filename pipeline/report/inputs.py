@@ -1,4 +1,4 @@
-"""What the report reads: the files of the stages before it. A missing one is told with the stage that makes it."""
+"""What the report reads: the files of the stages before it. A missing one is an error that names its stage."""
 
 from __future__ import annotations
 
@@ -90,21 +90,21 @@ def model(study: Study, variant: str, seed: int) -> dict[str, Any]:
     These are `widths` of z_1, ..., z_T, `parameters`, `seconds`, `best_epoch`, and its `model`, the settings.
     """
     with reading(study, study.train(variant) / f"seed-{seed}" / "model.json", f"train@{variant}") as path:
-        found = dict(read_json(path, "widths", "parameters", "seconds", "best_epoch", "model"))
-        MEASURES[found["model"]["likelihood"]]
-        return found
+        content = dict(read_json(path, "widths", "parameters", "seconds", "best_epoch", "model"))
+        MEASURES[content["model"]["likelihood"]]
+        return content
 
 
 def curves(study: Study, variant: str) -> dict[int, list[dict[str, float]]]:
     """Return by seed the rows of a variant's training, one an epoch."""
     import pandas as pd
 
-    found = {}
+    rows = {}
     for seed in _seeds(study, variant):
         with reading(study, study.train(variant) / f"seed-{seed}" / "curves.csv", f"train@{variant}") as path:
             read_csv(path)[0]["epoch"]
-            found[seed] = pd.read_csv(path).to_dict("records")
-    return found
+            rows[seed] = pd.read_csv(path).to_dict("records")
+    return rows
 
 
 def mean_curves(study: Study) -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ def best(study: Study, variant: str) -> list[dict[str, Any]]:
 
 def searches(study: Study, variant: str) -> int:
     """Return how many searches a variant had; 0 where nothing was searched."""
-    return sum(found["trial"] is not None for found in best(study, variant))
+    return sum(trial["trial"] is not None for trial in best(study, variant))
 
 
 def searched(study: Study, variant: str) -> int:
@@ -176,7 +176,7 @@ def searched(study: Study, variant: str) -> int:
 
 
 def _searched(study: Study, variant: str) -> bool:
-    """Tell whether there has to be a search: a study that was made by hand may have a training alone."""
+    """Return whether there must be a search: a standalone study may have a training alone."""
     return not study.is_standalone or study.sweep(variant).exists()
 
 

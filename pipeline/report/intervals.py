@@ -26,7 +26,7 @@ class Interval:
         return self.text(2)
 
     def text(self, digits: int) -> str:
-        """Write mean and half width to so many decimals; a half width that would vanish is told as a bound."""
+        """Write mean and half width to so many decimals; a half width that would round to zero becomes a bound."""
         part = f" ({self.part})" if self.part else ""
         if self.half is None:
             return fixed(self.mean, digits) + part

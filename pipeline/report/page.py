@@ -16,7 +16,7 @@ from pipeline.study import Study
 __all__ = ["image", "page"]
 
 
-def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Mapping[str, bytes]) -> str:
+def page(study: Study, comparison: Comparison, bounds_by_epoch: Milestones, drawings: Mapping[str, bytes]) -> str:
     """Return the page; `drawings` are the PNGs that compare variants, by name."""
     from jinja2 import Environment, StrictUndefined
 
@@ -33,7 +33,7 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
         notes=tables.notes(comparison),
         pairs=tables.pairs(comparison),
         terms=tables.terms(comparison),
-        milestones=table(study, comparison, reached) if reached or params.report.published else None,
+        milestones=table(study, comparison, bounds_by_epoch) if bounds_by_epoch or params.report.published else None,
         drawings=_grouped(drawings),
         pictures={variant: _images(inputs.pictures(study, variant)) for variant in variants},
         searches=[row for variant in variants for row in _searches(study, variant)],
@@ -49,15 +49,15 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
 
 
 def _searches(study: Study, variant: str) -> list[dict[str, Any]]:
-    """Return what each search of a variant has found: its name, the states of its trials and its best trial."""
-    found, trials = inputs.best(study, variant), inputs.trials(study, variant)
+    """Return what each search of a variant found: its name, the states of its trials and its best trial."""
+    best_trials, trials = inputs.best(study, variant), inputs.trials(study, variant)
     return [
         {
-            "name": f"{variant} search {number}" if len(found) > 1 else variant,
+            "name": f"{variant} search {number}" if len(best_trials) > 1 else variant,
             "states": [trial["state"] for trial in trials if trial["search"] == number],
             "best": best,
         }
-        for number, best in enumerate(found)
+        for number, best in enumerate(best_trials)
     ]
 
 

@@ -63,7 +63,7 @@ def search(study: Study, variant: str) -> Search:
     ended = {"COMPLETE": "completed", "PRUNED": "stopped early", "FAIL": "failed"}
     counts = ", ".join(f"{states.count(state)} {word}" for state, word in ended.items() if state in states)
     settings = [
-        f"{f'search {number}: ' if several else ''}{_settings(found['params'])}" for number, found in enumerate(best)
+        f"{f'search {number}: ' if several else ''}{_settings(trial['params'])}" for number, trial in enumerate(best)
     ]
     return Search(
         variant=variant,
@@ -96,7 +96,7 @@ def write_search(study: Study) -> None:
 
     from pipeline.report.page import image
 
-    found = [search(study, variant) for variant in _variants(study)]
+    searches = [search(study, variant) for variant in _variants(study)]
     pictures = {
         variant: {path.stem: image(path.read_bytes()) for path in _figures(study, variant)}
         for variant in _variants(study)
@@ -105,7 +105,7 @@ def write_search(study: Study) -> None:
     html = (
         Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         .from_string(template)
-        .render(name=study.name, searches=found, pictures=pictures)
+        .render(name=study.name, searches=searches, pictures=pictures)
     )
     write_text(study.report / "report.html", html)
     for path in study.report.iterdir():  # of the report that it replaces
@@ -115,32 +115,32 @@ def write_search(study: Study) -> None:
             path.unlink()
 
 
-def _text(found: Search) -> str:
+def _text(result: Search) -> str:
     width = terminal_width()
-    table = align_columns([found.header, *found.cells], right=True)
-    if found.cells and max(map(len, table)) > width:  # a block a trial
+    table = align_columns([result.header, *result.cells], right=True)
+    if result.cells and max(map(len, table)) > width:  # a block a trial
         table = [
-            line for row in found.cells for line in [*align_columns(list(zip(found.header, row, strict=True))), ""]
+            line for row in result.cells for line in [*align_columns(list(zip(result.header, row, strict=True))), ""]
         ][:-1]
-    elif found.cells:
+    elif result.cells:
         table.insert(1, "-" * max(map(len, table)))
     what = "the best trials, by their metric on the validation set (higher is better):"
-    lines = [*textwrap.wrap(found.about, width), *(textwrap.wrap(what, width) if found.cells else []), "", *table, ""]
-    for best in found.best:
+    lines = [*textwrap.wrap(result.about, width), *(textwrap.wrap(what, width) if result.cells else []), "", *table, ""]
+    for best in result.best:
         lines += textwrap.wrap(f"best settings: {best}", width, break_long_words=False)
     lines += textwrap.wrap(
         "Their final models are not trained yet. This trains them and measures the test bounds:", width
     )
-    return "\n".join([*lines, f"  {found.command}"])
+    return "\n".join([*lines, f"  {result.command}"])
 
 
 def _variants(study: Study) -> list[str]:
     """Return the variants that were searched; `InputError` where there is none."""
-    found = [variant for variant in study.params.variants if (study.sweep(variant) / "best.json").exists()]
-    if not found:
+    variants = [variant for variant in study.params.variants if (study.sweep(variant) / "best.json").exists()]
+    if not variants:
         variant = next(iter(study.params.variants))
         raise InputError(f"study {study.name} has no results yet; run `{study.command(f'sweep@{variant}')}`")
-    return found
+    return variants
 
 
 def _figures(study: Study, variant: str) -> list[Path]:

@@ -163,7 +163,7 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
     groups: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {}
     for group, starts in TERMS.items():
         names = [[name for name in _names(comparison) if name.startswith(start)] for start in starts]
-        for name in (name for some in names for name in sorted(some, key=_place)):
+        for name in (name for some in names for name in sorted(some, key=_level_order)):
             cells = [
                 (result.metrics[name].text(3), _error(errors[result.variant, name]))
                 if name in result.metrics
@@ -184,7 +184,7 @@ def _absent(result: Result, name: str) -> str:
     return "not measurable" if is_bound and metric.level in unmeasured(result) else ""
 
 
-def _place(name: str) -> int:
+def _level_order(name: str) -> int:
     level = Metric.parse(name).level
     return -1 if level is None else level
 

@@ -69,6 +69,8 @@ def _run(study: Study, variant: str, resources: Resources) -> None:
         # Seeds of different searches may differ in depth: a mean over some of them would look like one over all.
         names = [name for name in curves[0][0] if all(name in curve[0] for curve in curves) and name != "timestamp"]
         left_out = sorted({name for curve in curves for name in curve[0]} - {*names, "timestamp"})
+        if not {"epoch", "valid/elbo"} <= set(names):
+            raise ValueError
         rows = [
             {name: sum(float(row[name]) for row in rows) / len(rows) for name in names}
             for rows in zip(*curves, strict=False)
