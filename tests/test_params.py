@@ -288,7 +288,7 @@ def literals(model: type[BaseModel], prefix: str = "") -> list[tuple[str, tuple[
 
 @pytest.mark.parametrize(("path", "choices"), literals(Params), ids=[path for path, _ in literals(Params)])
 def test_a_misspelt_name_is_told_with_the_choices_and_the_nearest(path: str, choices: tuple[str, ...]) -> None:
-    """A name with one letter twice is told with its path, the nearest choice and all of them."""
+    """A name with one letter twice is reported with its path, the nearest choice and all of them."""
     assert len(literals(Params)) >= 11
     for choice in choices:
         message = error_line(setting, f"{path}={choice[0]}{choice}")
@@ -324,7 +324,7 @@ def at(raw: Any, path: str) -> Any:
 
 @pytest.mark.parametrize("section", sections())
 def test_a_missing_key_is_told_with_its_path(tmp_path: Path, section: str) -> None:
-    """Every key of every section must be there: what is not is told as `path: missing`."""
+    """Every key of every section must be there: what is not is reported as `path: missing`."""
     whole = read_yaml(FILE)
     for key in at(whole, section):
         raw = copy.deepcopy(whole)
@@ -335,7 +335,7 @@ def test_a_missing_key_is_told_with_its_path(tmp_path: Path, section: str) -> No
 
 @pytest.mark.parametrize("section", sections())
 def test_an_unknown_key_is_told_with_those_there_are(tmp_path: Path, section: str) -> None:
-    """A misspelt key beside the right one is told with its path, the nearest key and all of them."""
+    """A misspelt key beside the right one is reported with its path, the nearest key and all of them."""
     raw = read_yaml(FILE)
     keys = list(at(raw, section))
     at(raw, section)[keys[0] + "x"] = 1
@@ -347,7 +347,7 @@ def test_an_unknown_key_is_told_with_those_there_are(tmp_path: Path, section: st
 
 @pytest.mark.parametrize("section", sections())
 def test_a_misspelt_key_is_told_and_not_the_one_that_it_leaves_missing(tmp_path: Path, section: str) -> None:
-    """A key with a letter twice in the place of the right one is named, with the right one as what may be meant."""
+    """A key with a letter twice in place of the right one is named, with the right one as what may be meant."""
     whole = read_yaml(FILE)
     for key in at(whole, section):
         raw = copy.deepcopy(whole)
@@ -399,7 +399,7 @@ def test_a_file_that_is_no_parameters_is_told_in_one_line(tmp_path: Path, text: 
 
 
 def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
-    """A missing file, a folder and bytes that are no UTF-8 are told with the path."""
+    """A missing file, a folder and bytes that are no UTF-8 are reported with the path."""
     assert "no such file" in error_line(Params.read, tmp_path / "none.yaml")
     assert str(tmp_path.name) in error_line(Params.read, tmp_path)
     (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
@@ -409,15 +409,15 @@ def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
 # --- Random files and words, through the command line
 
 
-def places(raw: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the place of everything in nested lists and mappings."""
+def spots(raw: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the spot of everything in nested lists and mappings."""
     items = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
-    return [place for key, value in items for place in [(*path, key), *places(value, (*path, key))]]
+    return [spot for key, value in items for spot in [(*path, key), *spots(value, (*path, key))]]
 
 
-def within(raw: Any, place: tuple[Any, ...]) -> Any:
-    """Return what stands at a place."""
-    for key in place:
+def within(raw: Any, spot: tuple[Any, ...]) -> Any:
+    """Return what stands at a spot."""
+    for key in spot:
         raw = raw[key]
     return raw
 
@@ -428,9 +428,12 @@ def text_of(raw: Any) -> bytes:
     return text.replace("-Infinity", "-.inf").replace("Infinity", ".inf").replace("NaN", ".nan").encode()
 
 
-PLACES = places(RAW)
-STRICT = [place for place in PLACES if place[0] not in ("budgets", "variants") and "space" not in place]
-MAPPINGS = [(), *(place for place in STRICT if isinstance(within(RAW, place), dict) and place[-1] != "published")]
+SPOTS = spots(RAW)
+STRICT = [spot for spot in SPOTS if spot[0] not in ("budgets", "variants") and "space" not in spot]
+MAPPINGS = [
+    (),
+    *(spot for spot in STRICT if isinstance(within(RAW, spot), dict) and spot[-1] != "published"),
+]
 ODD = st.sampled_from(
     ["🗿", "", " ", "-", "__class__", "model.depth", "dept h", "\u202e", "ключ", "a\tb", "null", "0", "x" * 300]
 )
@@ -490,15 +493,15 @@ NOISE = st.binary(max_size=200) | st.text(max_size=100).map(str.encode)
 def mistyped(draw: st.DrawFn) -> bytes:
     """Replace anything by something of another type, or by a number that none of them may be."""
     raw = copy.deepcopy(RAW)
-    place = draw(st.sampled_from([place for place in STRICT if place[0] not in ("root", "out")]))
-    was = within(raw, place)
+    spot = draw(st.sampled_from([spot for spot in STRICT if spot[0] not in ("root", "out")]))
+    was = within(raw, spot)
     wrong: list[Any] = [float("nan"), float("inf"), -float("inf"), -(10**30), -1e308, -1, -0.5]
     wrong += [
         {"🗿": 1}, [[[[[]]]]], [None], "", "🗿", "1", {"low": {}}, [{}], "x" * 5000, {"a": {"b": [1, {"c": None}]}},
     ]  # fmt: skip
     if not isinstance(was, list):
         wrong += [[], [1, 2]]
-    within(raw, place[:-1])[place[-1]] = draw(st.sampled_from([value for value in wrong if value != was]))
+    within(raw, spot[:-1])[spot[-1]] = draw(st.sampled_from([value for value in wrong if value != was]))
     return text_of(raw)
 
 
@@ -506,10 +509,10 @@ def mistyped(draw: st.DrawFn) -> bytes:
 def beyond(draw: st.DrawFn) -> bytes:
     """Give a whole number of more digits than any machine counts to, or a fraction where units are counted."""
     raw = copy.deepcopy(RAW)
-    counts = [place for place in STRICT if type(within(RAW, place)) is int]
-    place = draw(st.sampled_from(counts))
+    counts = [spot for spot in STRICT if type(within(RAW, spot)) is int]
+    spot = draw(st.sampled_from(counts))
     digits = draw(st.sampled_from([20, 40, 300, 4000, 5000, 20_000]))
-    within(raw, place[:-1])[place[-1]] = "@"
+    within(raw, spot[:-1])[spot[-1]] = "@"
     number = draw(
         st.sampled_from(
             ["9" * digits, "-" + "9" * digits, "0x" + "f" * digits, "1." + "5" * digits, "9" * digits + ".5"]
@@ -542,23 +545,23 @@ def misspelt(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def emptied(draw: st.DrawFn) -> bytes:
-    """Put nothing, a list or a single value in the place of a whole section, or of the file."""
-    place = draw(st.sampled_from([(), *(place for place in PLACES if isinstance(within(RAW, place), dict))]))
+    """Put nothing, a list or a single value in place of a whole section, or of the file."""
+    spot = draw(st.sampled_from([(), *(spot for spot in SPOTS if isinstance(within(RAW, spot), dict))]))
     value = draw(st.sampled_from([None, [], [1], "", 0, True, "model", [[]], 1.5, ["depth", 2], [{"depth": 2}]]))
-    assume(not (place == ("evaluate", "decompose") and value is None))
-    if not place:
+    assume(not (spot == ("evaluate", "decompose") and value is None))
+    if not spot:
         return text_of(value)
     raw = copy.deepcopy(RAW)
-    within(raw, place[:-1])[place[-1]] = value
+    within(raw, spot[:-1])[spot[-1]] = value
     return text_of(raw)
 
 
 @st.composite
 def tagged(draw: st.DrawFn) -> bytes:
-    """Put a tag, an alias, a cycle, a bomb or a pile of brackets in the place of a value."""
+    """Put a tag, an alias, a cycle, a bomb or a pile of brackets in place of a value."""
     raw = copy.deepcopy(RAW)
-    place = draw(
-        st.sampled_from([place for place in STRICT if place[-1] != "published" and place[0] not in ("root", "out")])
+    spot = draw(
+        st.sampled_from([spot for spot in STRICT if spot[-1] != "published" and spot[0] not in ("root", "out")])
     )
     deep = draw(st.sampled_from([50, 300, 1000, 5000]))
     bomb = "[&a0 [x,x], " + ", ".join(f"&a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)) + "]"
@@ -573,7 +576,7 @@ def tagged(draw: st.DrawFn) -> bytes:
         "[" * deep, "[" * deep + "]" * deep, "{a: " * deep + "1" + "}" * deep, "'" + "\\" * deep, '"\\ud800"',
         '"\\x00"', '"\\x1b[2J"', "\\",
     ]  # fmt: skip
-    within(raw, place[:-1])[place[-1]] = "@"
+    within(raw, spot[:-1])[spot[-1]] = "@"
     return text_of(raw).replace(b'"@"', draw(st.sampled_from(values)).encode())
 
 
@@ -627,7 +630,7 @@ def test_a_damaged_file_is_one_line_or_valid(project: Path, content: bytes) -> N
 @st.composite
 def words(draw: st.DrawFn) -> str:
     """Draw a `--set` word that is wrong in its path, in its value, or in its form."""
-    paths = [".".join(map(str, place)) for place in STRICT if place[0] in ("data", "model", "train", "evaluate")]
+    paths = [".".join(map(str, spot)) for spot in STRICT if spot[0] in ("data", "model", "train", "evaluate")]
     path = draw(st.sampled_from([path for path in paths if not any(part.isdigit() for part in path.split("."))]))
     kind = draw(st.sampled_from(["path", "value", "form"]))
     if kind == "path":
@@ -769,7 +772,7 @@ def test_widths_set_the_depth_unless_a_depth_is_given() -> None:
 
 
 def test_a_variant_is_its_overrides() -> None:
-    """A variant has what it fixes and otherwise what the file has; an unknown one is told with those there are."""
+    """A variant has what it fixes and otherwise what the file has; an unknown one is reported with those there are."""
     params = default()
     for name, overrides in params.variants.items():
         flat = params.variant(name).flat()
