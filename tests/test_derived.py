@@ -342,5 +342,5 @@ def test_a_changed_default_makes_the_right_stages_stale(root: Path) -> None:
         (root / "params.yaml").write_text(text)
         change_default(root, old, new)
         refresh_params(root, study.folder, Params.read_values(root / "params.yaml"))
-        found = json.loads(dvc("status", "--json", "dvc.yaml"))
-        assert {stage.rpartition(":")[2] for stage in found} == stale, (old, found)
+        stale_stages = json.loads(dvc("status", "--json", "dvc.yaml"))
+        assert {stage.rpartition(":")[2] for stage in stale_stages} == stale, (old, stale_stages)

@@ -13,8 +13,8 @@ from pipeline.params import Params, notes, parse_assignments, read_yaml
 from pipeline.stages import evaluate as evaluate_stage
 from pipeline.stages import sweep as sweep_stage
 from pipeline.stages import train as train_stage
+from tests.command import call as told
 from tests.small import ROOT
-from tests.test_params_broken import told
 
 LINES = [
     "vae: model.depth 1 in place of 2; model.z_ratio 1.0 in place of 0.5;"

@@ -63,6 +63,7 @@ SCIENCE = [
     "surgery",
     "training",
     "training_options",
+    "usage",
     "weights",
 ]
 """The tests of the models, their training and their evaluation."""
@@ -74,6 +75,13 @@ CLEAN = [
     *(f"tests/test_{name}.py" for name in SCIENCE),
     "pipeline/processes",
     "pipeline/sweep",
+    "pipeline/params",
+    "pipeline/data",
+    "docs/parameters.md",
+    "tests/test_params.py",
+    "tests/test_derived.py",
+    "tests/test_broken_files.py",
+    "tests/command.py",
     "pipeline/doctor",
     "pipeline/cli",
     "pipeline/report",

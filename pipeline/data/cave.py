@@ -139,14 +139,14 @@ def _scan(corners: Array, size: int, grey: bool) -> Array:
     crossed = (y <= level) != (np.roll(y, -1, -1) <= level)
     # An edge that is crossed is not level, so that only unused slopes are replaced.
     at = x + (level - y) * (dx / np.where(dy == 0, 1, dy))
-    left = np.where(crossed, at, np.inf).min(-1)[..., None]
-    right = np.where(crossed, at, -np.inf).max(-1)[..., None]
+    lower = np.where(crossed, at, np.inf).min(-1)[..., None]
+    upper = np.where(crossed, at, -np.inf).max(-1)[..., None]
     edges = np.arange(size + 1) / size - 0.5
     if not grey:
         centres = (edges[:-1] + edges[1:]) / 2
-        inside: Array = (left <= centres) & (centres <= right)
+        inside: Array = (lower <= centres) & (centres <= upper)
         return inside.astype(np.uint8)
-    covered = np.clip(np.minimum(right, edges[1:]) - np.maximum(left, edges[:-1]), 0, None) * size
+    covered = np.clip(np.minimum(upper, edges[1:]) - np.maximum(lower, edges[:-1]), 0, None) * size
     share = covered.reshape(len(corners), size, SUBROWS, size).mean(2)
     pixels: Array = np.rint(255 * np.minimum(share, 1)).astype(np.uint8)
     return pixels

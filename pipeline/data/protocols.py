@@ -5,7 +5,7 @@
 | stratified | 70 / 15 / 15 % of each label's images, drawn by seed |
 | standard | the first / the last 10,000 of the training part / the test part |
 | burda | the first / the last 400 of the training part / the test part |
-| static, published | the published parts; what was published in fewer is set aside from a seeded shuffle |
+| static, published | the published parts; what was published in fewer is held out from a seeded shuffle |
 
 burda: Importance Weighted Autoencoders (Burda, Grosse, Salakhutdinov 2016), https://arxiv.org/abs/1509.00519.
 A choice maps each split to a published part and the rows of it, int64 [n].

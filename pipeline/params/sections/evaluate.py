@@ -62,7 +62,7 @@ class OutlierParams(Strict):
     """Images of another kind that the test set is compared with; the first of their test set are taken."""
 
     data: Literal["shuffled"] | DataName = Field(
-        description="Images that the test set is told from: shuffled (its own, with their pixels in random order) or "
+        description="Images that the test set is compared with: shuffled (its own, with pixels in random order) or "
         "another data set of the same shape."
     )
     images: Several = Field(description="Number of images of each kind.")
@@ -93,7 +93,7 @@ class EvaluateParams(Strict):
         description="The finer decompositions, on the first images of the test set. null: left out."
     )
     outliers: OutlierParams | None = Field(
-        description="How well each level tells the test set from other images, as in {data: shuffled, images: 500, "
+        description="How well each level separates the test set from other images, as in {data: shuffled, images: 500, "
         "draws: 100}. null: not measured."
     )
     seed: Seed = Field(description="Seed of all draws of the evaluation.")

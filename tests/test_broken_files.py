@@ -1,0 +1,99 @@
+"""Broken files that one stage leaves for another, and broken parameters in a process of their own: one line each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import data
+from pipeline.models import build
+from pipeline.models.checkpoint import load, save_model
+from pipeline.processes.entry import run_main
+from pipeline.stages import train as stage
+from tests.command import assert_one_line, call
+from tests.small import ROOT, model_params, splits
+from tests.workshop import make_study
+
+TEXT = (ROOT / "params.yaml").read_bytes()
+
+JUNK = [
+    b"", b"{", b"null", b"[]", b"3", b'"x"', b"{}", b"\xff\xfe", b"\x00", b"[" * 100_000, b'{"a":' * 100_000,
+    b"9" * 5000, b"NaN", b'{"params": 3, "trial": 1}', b'{"params": null, "trial": 1}',
+    b'{"params": {"model.dept": 1}, "trial": 1}', b'{"trial": 0}',
+    b'{"params": {"model.depth": 1e999}, "trial": 1}', b'{"params": {"model": {}}, "trial": 1}',
+    b'{"params": [1], "trial": 1}', b'{"params": {"model.depth": -1}, "trial": 1}',
+    b'{"params": {"": 1}, "trial": 1}', b'\xef\xbb\xbf{"trial": 1}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("junk", range(len(JUNK)))
+def test_a_broken_best_json_gets_its_line(tmp_path: Path, junk: int) -> None:
+    """A `best.json` that no sweep has written stops the training of its variant in one line."""
+    study = make_study(tmp_path)
+    folder = study.sweep("mhvae")
+    folder.mkdir(parents=True)
+    (folder / "best.json").write_bytes(JUNK[junk])
+    assert "best.json" in assert_one_line(
+        *call(main=lambda: run_main(lambda: print(stage.settings(study, "mhvae", 0))))
+    )
+
+
+@pytest.mark.parametrize("junk", range(len(JUNK)))
+@pytest.mark.parametrize("name", ["model.json", "data.json"])
+def test_broken_json_between_stages_gets_its_line(tmp_path: Path, name: str, junk: int) -> None:
+    """A description of a model, or of the data, that is none is refused in one line by what reads it."""
+    model = build(model_params(), splits_mean(), (4, 4))
+    save_model(tmp_path, model, model_params(), splits())
+    (tmp_path / name).write_bytes(JUNK[junk])
+    read = {"model.json": load, "data.json": data.load}[name]
+    assert_one_line(*call(main=lambda: run_main(lambda: print(read(tmp_path)))))
+
+
+def splits_mean() -> Any:
+    """Return the mean image of the small data as the model takes it."""
+    import torch
+
+    return torch.as_tensor(splits().mean, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a,b\n1,2\n", b"\xff", b"\x00", b"epoch\nx\n", b'epoch\n"' + b"x" * 200_000, b"epoch\n1,2,3\n"]
+)
+def test_a_broken_curve_gets_its_line(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `curves.csv` that no training has written is refused in one line where the curves are averaged."""
+    study = make_study(tmp_path)
+    for seed in (0, 1):
+        folder = study.train("vae") / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "curves.csv").write_bytes(b"epoch,seconds\n1,2\n" if seed == 0 else content)
+    monkeypatch.setattr("pipeline.processes.map_in_workers", lambda *_: None)  # both were trained
+    assert_one_line(*call(main=lambda: run_main(lambda: stage.run(study, "vae"))))
+
+
+FEW = [
+    b"model: [1, 2",
+    b"\xff\xfe",
+    b"",
+    TEXT.replace(b"depth: 2", b"dept: 2"),
+    b"a: &a [*a]",
+    TEXT + b"x: !!python/name:os.system ''\n",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", FEW, ids=range(len(FEW)))
+@pytest.mark.parametrize("words", [["check"], ["train", "--variant", "vae"]], ids=lambda words: words[0])
+def test_a_process_of_its_own_tells_the_same(tmp_path: Path, content: bytes, words: list[str]) -> None:
+    """A broken file ends a real command with its line and exit code 2, and nothing is written."""
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "params.yaml").write_bytes(content)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert_one_line(done.returncode, done.stdout, done.stderr)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "pyproject.toml"]
