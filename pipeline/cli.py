@@ -44,8 +44,8 @@ Help = Annotated[str | None, typer.Option("--study", help="A study's name; defau
 def check(assignments: Set = None) -> None:
     """Check params.yaml, and that DVC would start; say in one line what is wrong."""
     from pipeline import data, stores
-    from pipeline.provenance import dvc_starts
     from pipeline.report.cost import seed_cost
+    from pipeline.runs.provenance import dvc_starts
 
     root, overrides = find_root(Path.cwd()), parse_assignments(assignments or [])
     params, file = Params.read_with_file(root / "params.yaml", overrides)
@@ -160,14 +160,15 @@ def sync() -> None:
 
     root = find_root(Path.cwd())
     tracker = Tracker(Study.at(root))
-    told = tracker.require().deliver(everything=True)
-    print(f"sent to MLflow at {tracker.store.address}: {told.sent}; left: {told.left + sum(told.elsewhere.values())}")
-    for address, count in told.elsewhere.items():
+    result = tracker.require().publish_all(everything=True)
+    left = result.left + sum(result.elsewhere.values())
+    print(f"sent to MLflow at {tracker.server.address}: {result.done}; left: {left}")
+    for address, count in result.elsewhere.items():
         print(f"{count} meant for MLflow at {address}: set MLFLOW_TRACKING_URI to it")
-    if told.busy:
-        print(f"{told.busy} belong to work that is running")
+    if result.busy:
+        print(f"{result.busy} belong to work that is running")
     unmarked = [study.name for study in existing_studies(root) if not mark_current(study)]
-    if told.left or told.elsewhere or unmarked:
+    if left or unmarked:
         sys.exit(1)
 
 
@@ -219,7 +220,7 @@ def study_activate(name: str) -> None:
 def study_refresh() -> None:
     """Copy the root's dvc.yaml into every study that has one, after it was changed."""
     from pipeline.files import write_bytes
-    from pipeline.provenance import git
+    from pipeline.runs.provenance import git
 
     root = find_root(Path.cwd())
     for path in sorted((root / "experiments").glob("*/dvc.yaml")):
@@ -293,7 +294,7 @@ def ui(
 ) -> None:
     """Serve the MLflow UI on this machine alone, until Ctrl-C."""
     from pipeline.links import free_port
-    from pipeline.tracking import database, mark_current, tracking_uri
+    from pipeline.tracking import mark_current, open_database, tracking_uri
 
     found = _existing(study)
     uri = tracking_uri(found)
@@ -303,7 +304,7 @@ def ui(
         print("MLFLOW_TRACKING_URI names a server: it shows the runs itself")
         return
     port, notice = free_port(port)
-    database(found, read_only=True)
+    open_database(found, read_only=True)
     mark_current(found)
     if notice:
         print(notice)

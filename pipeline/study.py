@@ -67,8 +67,13 @@ class Study:
 
     @property
     def cache(self) -> Path:
-        """Downloads, locks, states of unfinished work, which starts anew without them, and what MLflow is to hear."""
+        """Downloads, locks, and what unfinished work and MLflow still need: without it, work starts anew."""
         return self.store / ".cache"
+
+    @property
+    def runs(self) -> Path:
+        """The folders of runs that are not finished, or that MLflow lacks."""
+        return self.cache / "runs"
 
     @property
     def raw(self) -> Path:

@@ -83,7 +83,7 @@ def _run(study: Study, variant: str) -> None:
         if all(f"test/{name}" in seed for seed in seeds.values())
     }
     write_json(study.metrics(variant), means)
-    tracker.last_word()
+    tracker.flush_at_exit()
     mark_current(study, tracker)
 
 
@@ -166,9 +166,9 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
     metrics = {0: _logged("test/", final)}
     metrics |= {epoch: _logged("milestone/", found) for epoch, found in milestones.items()}
     known = read_json(source / "mlflow.json", "run")
-    run = Tracker(study).find(known["run"], known.get("key"))
+    run = Tracker(study).reopen(known.get("key") or str(known["run"]), known["run"])
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
-    run.log_once("evaluation", digest([results, then]), metrics, files)
+    run.log_result("evaluation", digest([results, then]), metrics, files)
     wrong = _too_high(final)
     run.set_tags({"nll_error": f"too high {wrong}" if wrong else "reliable"})
     run.finish(None)
@@ -339,7 +339,7 @@ def main() -> None:
     variant, *pieces = sys.argv[1:]
     study = Study.at(Path.cwd())
     if not pieces:
-        tracking.ready(tracking.tracking_uri(study))
+        tracking.import_mlflow(tracking.tracking_uri(study))
         launch.fork(len(_pieces(study)))
         for line in study.notes(variant, "evaluate"):
             print(line, flush=True)

@@ -35,7 +35,7 @@ def main() -> None:
             print(f"{variant}: a worker starts again: {error}", file=sys.stderr, flush=True)
             sys.exit(AGAIN)
     else:
-        tracking.ready(tracking.tracking_uri(study))
+        tracking.import_mlflow(tracking.tracking_uri(study))
         launch.fork(study.params.sweep.trials)
         for line in study.notes(variant):
             print(line, flush=True)

@@ -15,12 +15,12 @@ from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_
 from pipeline.matching import match_weights, seconds_per_epoch
 from pipeline.params import Params, digest
 from pipeline.progress import reporting
-from pipeline.provenance import code_digest
+from pipeline.runs import RunSpec, study_folders
+from pipeline.runs.provenance import code_digest
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking import Run, Tracker, mark_current
-from pipeline.training import STATE, Record, best_record, fit, milestones
-from pipeline.work import Work, say
+from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress
 
 __all__ = ["main", "run", "trained"]
 
@@ -77,8 +77,9 @@ def _run(study: Study, variant: str) -> None:
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{study.train(variant)}: a curves.csv is damaged; train again") from None
     write_csv(study.curves(variant), rows)
+    tracker.discard_states(*study_folders(study, f"{study.place}/{variant}/"))
     shutil.rmtree(study.cache / "train" / study.place / variant, ignore_errors=True)
-    tracker.last_word()
+    tracker.flush_at_exit()
     mark_current(study, tracker)
 
 
@@ -142,12 +143,11 @@ def _train(study: Study, variant: str, seed: int) -> None:
     state = _state(params, splits)
     params = _match_time(study, variant, params, splits, state)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
-    scratch = study.cache / "train" / study.place / variant / f"{seed}-{state}{epochs}"
     widths = params.model.level_widths
-    piece = Work(stage="train", variant=variant, seed=seed, params=params, stream=seed)
-    tracked = Tracker(study).start(
-        piece,
-        key=f"{study.place}/{variant}/{seed}/{state}",
+    spec = RunSpec(stage="train", variant=variant, seed=seed, params=params, rng_seed=seed)
+    run = Tracker(study).start(
+        spec,
+        key=f"{study.place}/{variant}/{seed}{epochs}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
         about=(
@@ -157,36 +157,34 @@ def _train(study: Study, variant: str, seed: int) -> None:
             f" results.\n\n{study.how(f'evaluate@{variant}')}"
         ),
         inputs=[study.data, study.sweep(variant) / "best.json"],
-        goes_on=scratch.exists(),
     )
     try:
-        _fit(study, variant, piece, splits, tracked, scratch)
+        _fit(study, variant, spec, splits, run)
     except RunError as error:
-        tracked.finish("FAILED", str(error))
-        left = f"; its last good state is kept in {scratch}" if (scratch / STATE).exists() else ""
-        raise RunError(f"{variant} seed {seed}: {error}{left}") from None
+        kept = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
+        run.finish("FAILED", str(error))
+        raise RunError(f"{variant} seed {seed}: {error}{kept}") from None
     except (KeyboardInterrupt, InputError):  # a full disk, say: the same command goes on
-        tracked.finish("KILLED")
+        run.finish("KILLED")
         raise
     except Exception as error:
         if outside(error):  # which an `InputError` would have told
-            tracked.finish("KILLED")
+            run.finish("KILLED")
             raise
-        tracked.finish("FAILED", redacted(" ".join(str(error).split()))[:500] or type(error).__name__)
+        run.finish("FAILED", redacted(" ".join(str(error).split()))[:500] or type(error).__name__)
         raise
 
 
-def _fit(study: Study, variant: str, piece: Work, splits: data.Splits, tracked: Run, scratch: Path) -> None:
-    """Train, keep the model, and tell its run."""
-    params, seed, widths = piece.params, piece.seed, piece.params.model.level_widths
-    scratch.mkdir(parents=True, exist_ok=True)
-    model = piece.model(splits)
+def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run) -> None:
+    """Train, write the model and its curve, and log them to the run."""
+    params, seed, widths = spec.params, spec.seed, spec.params.model.level_widths
+    model = initial_model(params.model, splits, seed)
     records: list[Record] = []
     with reporting(f"{variant} seed {seed}") as reporter:
-        for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=scratch):
-            tracked.log_records([record])
+        for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=run.folder.path):
+            run.publish()
             records.append(record)
-            say(reporter, record, params.train.epochs)
+            print_progress(reporter, record, params.train.epochs)
             launch.heed()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
@@ -201,17 +199,17 @@ def _fit(study: Study, variant: str, piece: Work, splits: data.Splits, tracked: 
         "seconds": round(records[-1].seconds, 2),
     }
     weights_digest = save_model(folder, model, params.model, splits, **about)
-    for epoch, weights in milestones(scratch).items():
+    for epoch, weights in milestones(run.folder.path).items():
         model.load_state_dict(weights)
         reached = about | {"epochs": epoch, "best_epoch": epoch, "seconds": round(records[epoch - 1].seconds, 2)}
         save_model(folder / f"epoch-{epoch}", model, params.model, splits, **reached)
     rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
     write_csv(folder / "curves.csv", rows)
     files = [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"]
-    tracked.log_once("weights_digest", weights_digest, {0: {"seconds": records[-1].seconds}}, {"model": files})
-    tracked.finish()
-    run = {"experiment": tracked.tracker.experiment_id, "run": tracked.run_id, "key": tracked.key}
-    write_json(folder / "mlflow.json", run)
+    run.log_result("weights_digest", weights_digest, {0: {"seconds": records[-1].seconds}}, {"model": files})
+    run.finish()
+    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key}
+    write_json(folder / "mlflow.json", named)
 
 
 def main() -> None:
@@ -219,7 +217,7 @@ def main() -> None:
     variant, *seeds = sys.argv[1:]
     study = Study.at(Path.cwd())
     if not seeds:
-        tracking.ready(tracking.tracking_uri(study))
+        tracking.import_mlflow(tracking.tracking_uri(study))
         launch.fork(len(study.params.train.seeds))
         for line in study.notes(variant):
             print(line, flush=True)

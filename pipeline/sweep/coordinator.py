@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,15 +18,15 @@ from typing import Any, TypeVar
 
 from optuna.trial import TrialState
 
-from pipeline import faults, launch
+from pipeline import launch
 from pipeline.errors import InputError, LostError
+from pipeline.runs import RunSpec, study_folders
 from pipeline.sweep.outputs import write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
 from pipeline.sweep.search import Sweep, started
 from pipeline.sweep.worker import LIVES, alive, bear, finished, work
 from pipeline.text import plural
 from pipeline.tracking import Run
-from pipeline.work import Work
 
 __all__ = ["PATIENCE", "join", "run"]
 
@@ -101,10 +100,8 @@ def _share(sweep: Sweep, workers: int, held: ExitStack) -> None:
 
 
 def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
-    faults.reached("coordinator-locked")
     with sweep.locks.hold(f"{sweep.name}/parent"):
         parent = started(lambda: _parent(sweep))
-    faults.reached("parent-started")
     try:
         with sweep.reaching():
             if not finished(sweep):
@@ -121,8 +118,8 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
         raise
     except BaseException as error:
         parent.finish(_status(sweep, error))
-        if sweep.tracker.store.up:
-            sweep.tracker.deliver(seconds=2.0)  # of workers that did not end by themselves
+        if sweep.tracker.server.reachable:
+            sweep.tracker.publish_all(seconds=2.0)  # of workers that did not end by themselves
         raise
 
 
@@ -159,7 +156,7 @@ def _join(sweep: Sweep, workers: int) -> None:
                 print(f"{sweep.variant}: best trial {best['trial']}; results: {sweep.study.sweep(sweep.variant)}")
         except BlockingIOError:
             print(f"{sweep.variant}: all trials are finished; {_holder(sweep)} writes the results")
-            sweep.tracker.last_word()
+            sweep.tracker.flush_at_exit()
             _clear(sweep)
 
 
@@ -174,7 +171,7 @@ def _abandoning(sweep: Sweep) -> Iterator[None]:
         with suppress(Exception, KeyboardInterrupt):
             fresh = replace(sweep)  # on a connection of its own
             with _held(fresh):
-                run = fresh.tracker.find(fresh.optuna.user_attrs["mlflow_run_id"])
+                run = fresh.tracker.reopen(fresh.key, fresh.optuna.user_attrs["mlflow_run_id"])
                 run.finish(_status(fresh, error))
         raise
 
@@ -189,10 +186,9 @@ def _status(sweep: Sweep, error: BaseException) -> str | None:
 
 def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     best = write(sweep, parent)
-    faults.reached("outputs-written")
     sweep.locks.check()
     parent.finish()
-    sweep.tracker.last_word()
+    sweep.tracker.flush_at_exit()
     _clear(sweep)
     return best
 
@@ -201,7 +197,7 @@ def _clear(sweep: Sweep) -> None:
     """Remove the states of trials that others have finished, unless a trial is unfinished."""
     with sweep.locks.hold(f"{sweep.name}/admission"):
         if all(trial.state != TrialState.RUNNING for trial in sweep.trials()):
-            shutil.rmtree(sweep.scratch, ignore_errors=True)
+            sweep.tracker.discard_states(*study_folders(sweep.study, f"{sweep.key}/"))
 
 
 def _search(sweep: Sweep, workers: int, progress: Progress) -> None:
@@ -254,9 +250,8 @@ def _parent(sweep: Sweep) -> Run:
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
     )
     run = sweep.tracker.start(
-        Work(stage="sweep", variant=sweep.variant, seed=params.sweep.seed, params=params),
+        RunSpec(stage="sweep", variant=sweep.variant, seed=params.sweep.seed, params=params),
         key=sweep.key,
-        goes_on=True,
         name=f"sweep {sweep.variant}",
         splits=sweep.splits,
         about=about,
@@ -267,5 +262,5 @@ def _parent(sweep: Sweep) -> Run:
             sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
         elif "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
             run.finish("KILLED")
-            raise InputError(f"MLflow at {sweep.tracker.store.address} cannot be used: it did not make a run")
+            raise InputError(f"MLflow at {sweep.tracker.server.address} cannot be used: it did not make a run")
     return run

@@ -59,7 +59,7 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}
-    parent.log_once("best", digest([best, runs]), {0: top.user_attrs["metrics"]}, files)
+    parent.log_result("best", digest([best, runs]), {0: top.user_attrs["metrics"]}, files)
     return best
 
 
@@ -67,7 +67,7 @@ def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
     """Return the MLflow run of every trial; of one that MLflow has heard of only later, as MLflow tells it."""
     known = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
     if None in known.values():
-        there = not sweep.tracker.deliver(seconds=60.0).failed
+        there = not sweep.tracker.publish_all(seconds=60.0).failed
         told = sweep.tracker.run_ids(f"{sweep.key}/") if there else {}
         known = {number: run or told.get(f"{sweep.key}/{number}") for number, run in known.items()}
     return known

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -27,7 +26,7 @@ from pipeline import data, faults
 from pipeline.errors import InputError, LostError, redacted
 from pipeline.matching import match_weights
 from pipeline.params import Choices, Params, Range, digest
-from pipeline.provenance import code_digest
+from pipeline.runs.provenance import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
 from pipeline.sweep.locks import Locks, locks
@@ -152,11 +151,6 @@ class Sweep:
     def _found(self) -> IntersectionSearchSpace:
         return IntersectionSearchSpace(include_pruned=True)
 
-    @property
-    def scratch(self) -> Path:
-        """The states of trials that are not finished."""
-        return self.study.cache / "sweeps" / self.key
-
     @cached_property
     def store(self) -> Store:
         """The database."""
@@ -272,7 +266,7 @@ class Sweep:
                 sampler.found = self._found
             self.optuna.sampler = sampler
             values[path] = _suggest(trial, path, kind)
-            faults.reached("suggested")
+            faults.reached("transaction-open")
         return values
 
 
