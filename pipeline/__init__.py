@@ -21,14 +21,14 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys(
     os.environ["OMP_WAIT_POLICY"] = "passive"
 
 if sys.argv[:1] == ["-m"]:  # one of the package's own programs begins, whose imports leave no garbage
-    gc.disable()  # until `pipeline.errors.guarded`
+    gc.disable()  # until `pipeline.errors.run_main`
     from pipeline.location import use_project_code
 
     use_project_code()  # before other modules of what may be the wrong copy are imported
 
 
 def load(path: str | Path) -> HierarchicalVAE:
-    """Give back the model saved in folder `path` (see `pipeline.checkpoint.load`)."""
-    from pipeline import checkpoint
+    """Give back the model saved in folder `path` (see `pipeline.models.checkpoint.load`)."""
+    from pipeline.models import checkpoint
 
     return checkpoint.load(path)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.errors import InputError, one_line, without_password
+from pipeline.errors import InputError
+from pipeline.redaction import one_line, without_password
 from pipeline.stores import given, sqlite_file
 from pipeline.study import Study
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import launch
+from pipeline import processes
 from pipeline.errors import InputError
 from pipeline.files import read_json
+from pipeline.processes.signals import ignore_signals
 from pipeline.retrain import FORMAT
 from pipeline.runs import PATCH, SPEC
 from pipeline.runs.provenance import CAP, PATCHES, git, git_failure
-from pipeline.signals import undisturbed
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking import LoggedRun
@@ -72,7 +72,7 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
             epochs = 0 if ended else max(then.epochs)
             words = [str(word) for word in (spec, out, kept, study.cache, epochs)]
             module = "pipeline.retrain" if (project / "pipeline" / "retrain.py").exists() else "pipeline.work"
-            launch.run([[module, *words]], project, environment=_environment(tags, project), launcher="local")
+            processes.run([[module, *words]], project, environment=_environment(tags, project), launcher="local")
         result = read_json(out / "result.json")
     if result.get("format") != FORMAT:
         raise InputError(f"run {run_id}: its code writes results of format {result.get('format')!r}, not {FORMAT}")
@@ -120,7 +120,7 @@ def _folder(keep: bool) -> Iterator[Path]:
         yield scratch
     finally:
         if not keep:
-            with undisturbed():
+            with ignore_signals():
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -145,7 +145,7 @@ def _worktree(root: Path, commit: str, scratch: Path, keep: bool) -> Iterator[Pa
             raise InputError(f"git cannot make a worktree of commit {commit[:12]} in {tree}: {reason}")
         yield tree
     finally:
-        with undisturbed():
+        with ignore_signals():
             if keep and tree.exists():
                 print(f"the code is kept in {tree}; `git worktree remove --force {tree}` removes it")
             else:

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from pipeline import data, launch
-from pipeline.checkpoint import save_model
-from pipeline.errors import InputError, guarded
+from pipeline import data, processes
+from pipeline.errors import InputError
 from pipeline.files import write_json
 from pipeline.log import Record
+from pipeline.models.checkpoint import save_model
 from pipeline.params import digest
+from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
 from pipeline.runs import RunSpec
 from pipeline.runs.provenance import code_digest, machine
@@ -34,7 +35,7 @@ def retrain(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: P
     """Train what `spec` describes, for so many epochs at most; return what came out, and what it was made with."""
     splits = _splits(spec, data_digest, out, prepared, cache)
     try:
-        device = launch.device()
+        device = processes.device()
     except InputError as error:
         print(f"{error}; trained on the processor instead", flush=True)
         device = torch.device("cpu")
@@ -71,11 +72,11 @@ def _splits(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: P
 
 def _main() -> None:
     path, out, prepared, cache, epochs = sys.argv[1:]
-    launch.become_worker()
+    processes.become_worker()
     spec, data_digest = RunSpec.read(Path(path))
     result = retrain(spec, data_digest, Path(out), Path(prepared), Path(cache), int(epochs))
     write_json(Path(out) / "result.json", result)
 
 
 if __name__ == "__main__":
-    guarded(_main)
+    run_main(_main)

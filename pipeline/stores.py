@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pipeline.errors import InputError, without_password
+from pipeline.errors import InputError
+from pipeline.redaction import without_password
 
 __all__ = ["DRIVER", "VARIABLES", "apart", "given", "shared", "sqlite_file"]
 

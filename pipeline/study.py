@@ -11,23 +11,20 @@ outputs that no stage has made yet, so a `.dvcignore` in the study's folder hide
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import locked, sha256, write_bytes, write_text
+from pipeline.files import sha256, write_text
 from pipeline.location import nearest_project
-from pipeline.params import Params, dump_yaml, notes
-from pipeline.signals import undisturbed
+from pipeline.params import Params, notes
 
-__all__ = ["HIDDEN", "Study", "activate", "active", "copy_pipeline", "existing_studies", "find_root", "is_name"]
+__all__ = ["HIDDEN", "Study", "activate", "active", "existing_studies", "find_root", "is_name"]
 
 HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 
@@ -146,97 +143,10 @@ class Study:
         here = self.command(stage)
         return f"Reproduce with `{here}{' ' if self.folder == self.root else ':'}{stage}`."
 
-    @classmethod
-    def create(
-        cls,
-        root: Path,
-        name: str,
-        overrides: Mapping[str, Any],
-        *,
-        pipeline: bool = True,
-        fill: Callable[[Study], object] = lambda study: None,
-    ) -> Study:
-        """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a copy of `dvc.yaml`.
-
-        All is checked first, and `fill`, which may bring data, is called while the new folder still has a hidden name:
-        where anything fails, nothing is left. In a folder that is there, other parameters are an `InputError`; a budget
-        of trials may change.
-        """
-        folder, params = cls._plan(root, name, overrides)
-        with locked(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
-            if (folder / "params.yaml").exists():
-                write_text(folder / "params.yaml", dump_yaml(params))
-                cls._complete(root, folder, pipeline)
-                study = cls.at(folder)
-                fill(study)
-                return study
-            aside = folder.with_name(f".{name}.new")
-            shutil.rmtree(aside, ignore_errors=True)  # a process that was killed has left it
-            try:
-                write_text(aside / "params.yaml", dump_yaml(params))
-                cls._complete(root, aside, pipeline)
-                fill(cls.at(aside))
-                _rename(aside, folder)
-            except BaseException:
-                with undisturbed():
-                    shutil.rmtree(aside, ignore_errors=True)
-                raise
-        return cls.at(folder)
-
-    @classmethod
-    def _plan(cls, root: Path, name: str, overrides: Mapping[str, Any]) -> tuple[Path, Params]:
-        """Return the folder and the parameters of a study that is to be made; all that could be wrong is checked."""
-        folder = root / "experiments" / name
-        if not is_name(name):
-            raise InputError(f"study: '{name}' given; allowed: lower-case letters, digits, - and _")
-        params = Params.read(root / "params.yaml", overrides)
-        if (root / params.out).resolve() == folder.resolve():
-            raise InputError(f"study: '{name}' is the study of the root's params.yaml; choose another name")
-        # The budget's values are in place already, and what `overrides` set is not to be set back.
-        params = params.override({"root": "../..", "out": ".", "budget": "default", "budgets": {"default": {}}})
-        if (folder / "params.yaml").exists():
-            budget = {"sweep.trials": params.sweep.trials, "sweep.failures": params.sweep.failures}
-            if Params.read(folder / "params.yaml").override(budget) != params:
-                raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
-        return folder, params
-
-    @staticmethod
-    def _complete(root: Path, folder: Path, pipeline: bool) -> None:
-        """Put what else belongs to a study into its folder."""
-        copy = folder / "dvc.yaml"
-        if not pipeline:
-            write_text(folder / ".gitignore", "/raw\n/data\n/outliers\n/train\n")  # what DVC would keep out of git
-        elif copy.is_symlink() or not copy.exists():
-            copy_pipeline(root, folder)
-
-
-def _rename(aside: Path, folder: Path) -> None:
-    try:
-        aside.rename(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
-        raise InputError(
-            f"study: experiments/{folder.name} is there and is no study (it has no params.yaml); choose another name"
-        ) from None
-
 
 def is_name(name: str) -> bool:
     """Tell whether a study may have this name: a folder's, of lower-case letters, digits, - and _."""
     return re.fullmatch(r"[\w-]{1,100}", name) is not None and name == name.lower() and name.strip("-_") != ""
-
-
-def copy_pipeline(root: Path, folder: Path) -> bool:
-    """Make a study's `dvc.yaml` a copy of the root's, also where it was a link; return whether it was not one yet."""
-    copy = folder / "dvc.yaml"
-    try:
-        content = (root / "dvc.yaml").read_bytes()
-        if not copy.is_symlink() and copy.exists() and copy.read_bytes() == content:
-            return False
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    write_bytes(copy, content)
-    return True
 
 
 def active(folder: Path) -> bool:

@@ -14,20 +14,9 @@ CHECKED = (
     "pipeline.data",
     "pipeline.distributions",
     "pipeline.models",
-    "pipeline.precision",
     "pipeline.objectives",
-    "pipeline.gradients",
-    "pipeline.adam",
-    "pipeline.steps",
-    "pipeline.images",
-    "pipeline.checkpoint",
     "pipeline.training",
-    "pipeline.extrapolation",
-    "pipeline.weights",
-    "pipeline.activity",
     "pipeline.evaluation",
-    "pipeline.annealing",
-    "pipeline.decompositions",
 )
 enforce = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
 hook = install_import_hook(CHECKED, "tests.conftest.enforce")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.adam import Adam
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
+from pipeline.training.adam import Adam
 from tests.small import model_params, train_params
 
 

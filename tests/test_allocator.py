@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from pipeline.allocator import keep_freed
+from pipeline.processes.malloc import tune_malloc
 from tests.small import ROOT
 
 FAULTS = """
 import resource, sys, torch
-from pipeline.allocator import keep_freed
+from pipeline.processes.malloc import tune_malloc
 
 def churn() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,13 +23,13 @@ def churn() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 if sys.argv[1] == "kept":
-    assert keep_freed()
+    assert tune_malloc()
 churn()
 print(churn())
 """
 
 
-@pytest.mark.skipif(not keep_freed(), reason="not glibc")
+@pytest.mark.skipif(not tune_malloc(), reason="not glibc")
 def test_memory_that_was_freed_is_taken_again_without_a_page_fault() -> None:
     """Taking and freeing 24 MB many times meets next to no page faults, and thousands at glibc's first thresholds."""
 
@@ -47,4 +47,4 @@ def test_memory_that_was_freed_is_taken_again_without_a_page_fault() -> None:
 def test_another_libc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without glibc's mark nothing is set."""
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
-    assert not keep_freed.__wrapped__()
+    assert not tune_malloc.__wrapped__()

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.annealing import (
+from pipeline.distributions import from_noise
+from pipeline.evaluation import Estimate
+from pipeline.evaluation.annealing import (
     PATHS,
     SCHEDULES,
     Path,
@@ -25,8 +27,6 @@ from pipeline.annealing import (
     tune,
     warning,
 )
-from pipeline.distributions import from_noise
-from pipeline.evaluation import Estimate
 from pipeline.models import HierarchicalVAE, build
 from tests.linear_gaussian import Chain, chain
 from tests.small import model_params
@@ -384,7 +384,7 @@ def test_the_keys_and_their_identities() -> None:
 
 def test_chains_of_given_and_of_simulated_images_draw_from_different_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """No two runs of one measurement share a stream of random numbers: their errors are independent."""
-    module = sys.modules["pipeline.annealing.sandwich"]
+    module = sys.modules["pipeline.evaluation.annealing.sandwich"]
     streams, seeded = [], module.seeded
     monkeypatch.setattr(module, "seeded", lambda seed, stream: streams.append(stream) or seeded(seed, stream))
     annealed(bent((2,)), torch.rand(2, 6).round(), settings(temperatures=4, chains=2, leapfrog=1), simulated=2, draws=4)
@@ -457,7 +457,7 @@ def test_a_seed_gives_one_result_and_leaves_the_caller_alone() -> None:
 def test_passes_of_few_rows_give_the_same_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Split into passes over examples and over chains, the shapes are the same and the mean weight still p(x)."""
     exact = linear(2)
-    monkeypatch.setattr(sys.modules["pipeline.annealing.sandwich"], "ROWS", 300)
+    monkeypatch.setattr(sys.modules["pipeline.evaluation.annealing.sandwich"], "ROWS", 300)
     results = sandwich(exact.model, 3, settings(chains=1000))
     assert results.up.log_weight.shape == (1000, 3)
     for w in (results.up.log_weight - exact.log_p(results.x)).exp().T:

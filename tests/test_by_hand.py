@@ -11,7 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import report
-from pipeline.by_hand import by_hand
+from pipeline.cli.by_hand import by_hand
+from pipeline.cli.new_study import create_study
 from pipeline.errors import InputError, RunError
 from pipeline.params import parse_assignments
 from pipeline.report.search import search
@@ -37,7 +38,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     root = fake(tmp_path)
     (tmp_path / "pyproject.toml").touch()
     monkeypatch.chdir(tmp_path)
-    study = Study.create(tmp_path, "mine", {"variants": {"vae": root.params.variants["vae"]}}, pipeline=False)
+    study = create_study(tmp_path, "mine", {"variants": {"vae": root.params.variants["vae"]}}, pipeline=False)
     for name in ("sweep", "train", "evaluate"):
         shutil.copytree(root.out / name / "vae", study.out / name / "vae")
     study.curves("vae").parent.mkdir()
@@ -134,7 +135,7 @@ def _interrupt(*_: Any, **__: Any) -> None:
 def test_work_that_was_begun_stays_and_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an epoch the study stays, and the same call takes it up; what is trained is known as that."""
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.launch.heed", _interrupt)
+        patch.setattr("pipeline.processes.raise_if_interrupted", _interrupt)
         with pytest.raises(KeyboardInterrupt), by_hand("train", "x", "vae", {}) as study:
             stage.run(study, "vae")
     assert set(made(project)) == {"x", study.place, "platos-cave/x"}
@@ -178,7 +179,7 @@ def test_a_study_goes_on_with_its_own_settings(project: Path, capsys: pytest.Cap
 def test_a_study_of_dvc_is_not_run_by_hand(project: Path) -> None:
     """Of a study that DVC runs, the command says how."""
     (project / "dvc.yaml").write_text("stages: {}\n")
-    Study.create(project, "wide", {})
+    create_study(project, "wide", {})
     with (
         pytest.raises(InputError, match=r"is run by DVC .`dvc repro experiments/wide/dvc\.yaml`"),
         by_hand("train", "wide", "vae", {}),

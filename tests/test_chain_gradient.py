@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.gradients import Chain, Loss, Plain, gradient
-from pipeline.gradients.dense import DERIVATIVES, Dense
 from pipeline.models import ACTIVATIONS, build
 from pipeline.params import TrainParams
+from pipeline.training.gradients import Chain, Loss, Plain, gradient
+from pipeline.training.gradients.dense import DERIVATIVES, Dense
 from tests.small import model_params, train_params
 
 OBJECTIVES: dict[str, dict[str, Any]] = {

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint import FORMAT, load, read_state, save_model, write_state
 from pipeline.errors import InputError
 from pipeline.models import HierarchicalVAE, build
+from pipeline.models.checkpoint import FORMAT, load, read_state, save_model, write_state
 from pipeline.objectives import elbo
 from tests.small import model_params, splits
 

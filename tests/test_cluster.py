@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError, LostError
+from pipeline.errors import DisconnectedError, InputError
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
@@ -210,7 +210,7 @@ def test_a_lost_connection_is_noticed(study: Study, postgres: Postgres) -> None:
         held.check()
         database = os.environ["CAVE_OPTUNA_URL"].rpartition("/")[2]
         postgres.ask(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'")
-        with pytest.raises(LostError, match=r"the connection to postgresql.* is lost"):
+        with pytest.raises(DisconnectedError, match=r"the connection to postgresql.* is lost"):
             held.check()
         with locks(Store.of(study)).hold("mine", wait=False):
             pass

@@ -13,7 +13,6 @@ from pipeline.files import read_json, write_json
 from pipeline.stages import fetch, prepare, train
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker, mark_current
-from pipeline.work import Work
 from tests.small import splits
 from tests.workshop import make_study, rows
 

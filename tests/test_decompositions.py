@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pipeline.decompositions import anneal, decompose
-from pipeline.decompositions.levels import level_terms, measure_levels, sandwich
+from pipeline.data.images import images
 from pipeline.evaluation import Estimate
-from pipeline.images import images
+from pipeline.evaluation.decompose import anneal, decompose
+from pipeline.evaluation.levels import level_terms, measure_levels, sandwich
 from pipeline.models import build
 from pipeline.objectives import elbo
 from pipeline.params import DecomposeParams, EvaluateParams

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pipeline.activity import activity
+from pipeline.data.images import images
 from pipeline.evaluation import evaluate
-from pipeline.images import images
+from pipeline.evaluation.activity import activity
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, top_down_kl
 from pipeline.params import EvaluateParams

@@ -24,7 +24,7 @@ from pipeline.doctor import CHECKS, Finding, Place, disk, examine, place, table
 from pipeline.doctor.finding import Check
 from pipeline.errors import InputError
 from pipeline.files import locked, write_bytes
-from pipeline.provenance import dvc_starts
+from pipeline.runs.provenance import dvc_starts
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep

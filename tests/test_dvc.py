@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from pipeline.cli import app
+from pipeline.cli.new_study import copy_pipeline, create_study
 from pipeline.doctor import CHECKS, place
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
 from pipeline.params import Params, dump_yaml, read_yaml
-from pipeline.study import Study, activate, active, copy_pipeline
+from pipeline.study import activate, active
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
 
@@ -204,7 +205,7 @@ def test_copies_are_refreshed_and_nothing_is_lost(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`cave study refresh` replaces links and old copies, one line each, and saves what is in no commit."""
-    folders = [Study.create(root, name, {}).folder for name in ("link", "own", "same")]
+    folders = [create_study(root, name, {}).folder for name in ("link", "own", "same")]
     (folders[0] / "dvc.yaml").unlink()
     (folders[0] / "dvc.yaml").symlink_to("../../dvc.yaml")
     (folders[1] / "dvc.yaml").write_text("stages: {}\n")
@@ -235,7 +236,7 @@ def test_a_study_is_activated_once(
     root: Path, own: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`cave study activate` takes the line away that hides a study from DVC, and no other line of a user's."""
-    study = Study.create(root, "table", {})
+    study = create_study(root, "table", {})
     text = (ROOT / "experiments" / "iwae_table1" / ".dvcignore").read_text()
     (study.folder / ".dvcignore").write_text(text + own)
     assert not active(study.folder)
@@ -272,7 +273,7 @@ def test_the_metrics_file_has_the_numbers_that_people_compare(tmp_path: Path, mo
         for seed, found in results.items():
             write_json(study.evaluate("vae") / f"seed-{seed}.json", {"final": found, "milestones": {}})
 
-    monkeypatch.setattr(evaluate.launch, "share", measured)
+    monkeypatch.setattr(evaluate.processes, "map_in_workers", measured)
     assert data.load(study.data).binary
     evaluate.run(study, "vae")
     assert read_json(study.metrics("vae")) == dict.fromkeys(NUMBERS - {"bpd"}, 1.5)

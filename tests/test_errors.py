@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import InputError, RunError, guarded, passwords, redacted, without_password
+from pipeline.errors import InputError, RunError
+from pipeline.processes.entry import run_main
+from pipeline.redaction import passwords, redacted, without_password
 
 SECRET = "hunter/2@home"
 ADDRESS = "postgresql://me:hunter%2F2%40home@host:5432/db"
@@ -67,7 +69,7 @@ def test_a_traceback_holds_no_password(monkeypatch: pytest.MonkeyPatch, capsys: 
             raise KeyError(SECRET) from error
 
     with pytest.raises(SystemExit) as ended:
-        guarded(fail)
+        run_main(fail)
     told = capsys.readouterr().err
     assert ended.value.code == 1
     assert "Traceback" in told

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pipeline.evaluation
-from pipeline.evaluation import Estimate, evaluate, importance_bound, jackknife, many_draws
-from pipeline.images import images
+from pipeline.data.images import images
+from pipeline.evaluation.bounds import Estimate, evaluate, importance_bound, jackknife, many_draws
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from pipeline.params import EvaluateParams

@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal, kl_divergence
 
-from pipeline.activity import activity as unit_activity
-from pipeline.annealing import Settings
-from pipeline.annealing import sandwich as annealed
-from pipeline.decompositions.estimates import mean_over_images, of_draws
-from pipeline.decompositions.gaps import gap_terms
-from pipeline.decompositions.levels import level_terms, measure_levels
-from pipeline.decompositions.surgery import surgery
+from pipeline.data.images import images
 from pipeline.distributions import StandardNormal
 from pipeline.evaluation import Estimate, evaluate
-from pipeline.images import images
+from pipeline.evaluation.activity import activity as unit_activity
+from pipeline.evaluation.annealing import Settings
+from pipeline.evaluation.annealing import sandwich as annealed
+from pipeline.evaluation.estimates import mean_over_images, of_draws
+from pipeline.evaluation.inference_gaps import gap_terms
+from pipeline.evaluation.levels import level_terms, measure_levels
+from pipeline.evaluation.surgery import surgery
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo, top_down_kl
 from pipeline.params import EvaluateParams

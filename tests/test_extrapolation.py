@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.extrapolation import extrapolate, halved_bounds
+from pipeline.evaluation.extrapolation import extrapolate, halved_bounds
 
 pytestmark = pytest.mark.usefixtures("float64")
 

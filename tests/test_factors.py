@@ -10,9 +10,11 @@ import torch
 from scipy.stats import norm
 
 from pipeline.data.cave import FACTORS, draw, render
-from pipeline.decompositions.factors import factor_scores
-from pipeline.decompositions.factors.importances import concentration, dci
-from pipeline.decompositions.factors.information import (
+from pipeline.errors import InputError
+from pipeline.evaluation import Estimate
+from pipeline.evaluation.factors import factor_scores
+from pipeline.evaluation.factors.importances import concentration, dci
+from pipeline.evaluation.factors.information import (
     BINS,
     CLASSES,
     adjusted_information,
@@ -22,12 +24,10 @@ from pipeline.decompositions.factors.information import (
     information,
     mutual_information_gap,
 )
-from pipeline.decompositions.factors.jackknife import leave_out, summarize
-from pipeline.decompositions.factors.probes import probe
-from pipeline.decompositions.factors.representation import represent
-from pipeline.decompositions.factors.skill import skill
-from pipeline.errors import InputError
-from pipeline.evaluation import Estimate
+from pipeline.evaluation.factors.jackknife import leave_out, summarize
+from pipeline.evaluation.factors.probes import probe
+from pipeline.evaluation.factors.representation import represent
+from pipeline.evaluation.factors.skill import skill
 from pipeline.models import HierarchicalVAE, build
 from tests.linear_gaussian import Affine, chain, inferred
 from tests.small import model_params
@@ -266,7 +266,7 @@ def test_every_model_is_measured(inference: str, parents: str, depth: int, monke
 
     The same seed gives the same numbers, and the caller's random state stays as it was.
     """
-    monkeypatch.setattr("pipeline.decompositions.factors.importances.TREES", 2)
+    monkeypatch.setattr("pipeline.evaluation.factors.importances.TREES", 2)
     v = draw(120, 0)
     x = torch.tensor(render(v, 28, False)).double()
     model = build(model_params(depth=depth, inference=inference, parents=parents), x.mean(0).clamp(0.01, 0.99)).eval()

@@ -259,7 +259,7 @@ def test_weights_may_be_held_constant() -> None:
 MEMORY = """
 import resource, sys, torch
 from pathlib import Path
-from pipeline.evaluation import many_draws
+from pipeline.evaluation.bounds import many_draws
 from pipeline.models import build
 from tests.small import model_params
 

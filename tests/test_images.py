@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pipeline import data
+from pipeline.data.images import Presented, dequantized, frozen, images
 from pipeline.distributions import DiagGaussian
 from pipeline.evaluation import Estimate, bits_per_dimension
-from pipeline.images import Presented, dequantized, frozen, images
 from pipeline.models import build
 from pipeline.params import Params
 from pipeline.training import fit

@@ -17,9 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import faults, signals
+from pipeline import faults
 from pipeline.artifacts import relocate
 from pipeline.files import read_csv
+from pipeline.processes import signals
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from tests.small import ROOT
@@ -267,13 +268,13 @@ def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
 def test_an_interrupt_waits_for_what_is_not_to_be_broken_off() -> None:
     """Within `later` a signal is noted and raised at its end; once it was raised, `later` raises it no second time."""
     steps = []
-    with signals.hearing():
+    with signals.handle_signals():
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-            with signals.later(), signals.later():
+            with signals.defer_interrupts(), signals.defer_interrupts():
                 os.kill(os.getpid(), signal.SIGTERM)
                 steps.append("went on")
             steps.append("never")
-        with signals.later():
+        with signals.defer_interrupts():
             steps.append("cleaned up")
     assert steps == ["went on", "cleaned up"]
 
@@ -281,8 +282,8 @@ def test_an_interrupt_waits_for_what_is_not_to_be_broken_off() -> None:
 DEAF = """
 import os, signal, time
 from pathlib import Path
-from pipeline import launch
-launch.become_worker()
+from pipeline import processes
+processes.become_worker()
 signal.signal(signal.SIGINT, lambda *_: Path(f"asked-{os.getpid()}").touch())
 Path(f"here-{os.getpid()}").touch()
 while True:
@@ -290,20 +291,20 @@ while True:
 """
 STARTS = """
 from pathlib import Path
-from pipeline import launch
-from pipeline.errors import guarded
-guarded(lambda: launch.run([["deaf"], ["deaf"]], Path.cwd()))
+from pipeline import processes
+from pipeline.processes.entry import run_main
+run_main(lambda: processes.run([["deaf"], ["deaf"]], Path.cwd()))
 """
 BUSY = """
 import hashlib
 from pathlib import Path
-from pipeline.errors import guarded
+from pipeline.processes.entry import run_main
 
 def work():
     Path("here-0").touch()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
-guarded(work)
+run_main(work)
 """
 
 
@@ -342,14 +343,14 @@ def test_what_nohup_has_ignored_stays_ignored(tmp_path: Path) -> None:
     code = """
 import os, signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-from pipeline.errors import guarded
+from pipeline.processes.entry import run_main
 
 def work():
     os.kill(os.getpid(), signal.SIGHUP)
     print("lives", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
-guarded(work)
+run_main(work)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import launch
+from pipeline import processes
 from pipeline.errors import InputError, RunError
-from pipeline.launch import machine
+from pipeline.processes import machine
 from tests.small import ROOT
 
 
@@ -27,17 +27,17 @@ def module(folder: Path, name: str, code: str) -> str:
 def test_workers_are_as_many_as_asked_for_but_never_more_than_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """CAVE_WORKERS sets their number; one piece of work has one worker."""
     monkeypatch.setenv("CAVE_WORKERS", "3")
-    assert [launch.workers(most) for most in (1, 2, 9)] == [1, 2, 3]
+    assert [processes.workers(most) for most in (1, 2, 9)] == [1, 2, 3]
     monkeypatch.setenv("CAVE_WORKERS", "0")
     with pytest.raises(InputError, match="CAVE_WORKERS: '0' given"):
-        launch.workers(2)
+        processes.workers(2)
 
 
 def test_an_unknown_device_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """CAVE_DEVICE must name a device that works here."""
     monkeypatch.setenv("CAVE_DEVICE", "abacus")
     with pytest.raises(InputError, match="CAVE_DEVICE: 'abacus' is not usable here"):
-        launch.device()
+        processes.device()
 
 
 def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         pathlib.Path("done").touch()
     """
-    launch.run([[module(tmp_path, "once", code)]], tmp_path, retries=1)
+    processes.run([[module(tmp_path, "once", code)]], tmp_path, retries=1)
     assert (tmp_path / "done").exists()
 
 
@@ -69,7 +69,7 @@ def test_a_failing_worker_ends_the_run(tmp_path: Path, code: str, fault: type[Ex
     write += "os.rename('p', 'pid'); time.sleep(60)"
     name, other = module(tmp_path, "failing", wait + code), module(tmp_path, "sleeping", write)
     with pytest.raises(fault, match=told):
-        launch.run([[name], [other]], tmp_path)
+        processes.run([[name], [other]], tmp_path)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -78,13 +78,13 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
     """After kill -9 of the parent, its worker ends by itself."""
     code = """
         import os, pathlib, time
-        from pipeline import launch
-        launch.become_worker()
+        from pipeline import processes
+        processes.become_worker()
         pathlib.Path("pid").write_text(str(os.getpid()))
         time.sleep(60)
     """
     name = module(tmp_path, "worker", code)
-    parent = f"import pathlib; from pipeline import launch; launch.run([['{name}']], pathlib.Path('.'))"
+    parent = f"import pathlib; from pipeline import processes; processes.run([['{name}']], pathlib.Path('.'))"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, env=environment)
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
@@ -148,7 +148,7 @@ def test_a_gpu_has_as_many_slots_as_shares(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.slots() == [{"CUDA_VISIBLE_DEVICES": slot} for slot in slots]
-    assert launch.workers(100) == (len(slots) or machine.cores())
+    assert processes.workers(100) == (len(slots) or machine.cores())
 
 
 @pytest.mark.usefixtures("gpus")
@@ -185,7 +185,7 @@ def test_each_worker_is_pinned_and_keeps_its_slot(tmp_path: Path, monkeypatch: p
             os.kill(os.getpid(), signal.SIGKILL)
     """
     name = module(tmp_path, "pinned", code)
-    launch.run([[name, str(slot)] for slot in range(4)], tmp_path, retries=1)
+    processes.run([[name, str(slot)] for slot in range(4)], tmp_path, retries=1)
     found = [(tmp_path / f"slot-{slot}").read_text().split() for slot in range(4)]
     assert found == [["2"], ["GPU-aaaa"], ["2"], ["GPU-aaaa", "GPU-aaaa"]]
 
@@ -194,21 +194,21 @@ def test_an_unknown_launcher_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     """CAVE_LAUNCHER must be a launcher's name."""
     monkeypatch.setenv("CAVE_LAUNCHER", "rya")
     with pytest.raises(InputError, match=r"CAVE_LAUNCHER: 'rya' given \(did you mean 'ray'\?\); allowed: local, ray"):
-        launch.run([], Path.cwd())
+        processes.run([], Path.cwd())
 
 
 def test_a_missing_ray_is_told_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray is not installed, one line says how to get it."""
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"'ray' is not installed; run: pip install 'platos-cave\[ray\]'"):
-        launch.run([], Path.cwd(), launcher="ray")
+        processes.run([], Path.cwd(), launcher="ray")
 
 
 def test_an_interrupt_that_falls_into_a_finalizer_is_not_lost() -> None:
     """What Python swallows there is heard at the next safe place, and nothing is told of it."""
     script = """
 import os, signal
-from pipeline import signals
+from pipeline.processes import signals
 
 class Closing:
     def __del__(self):
@@ -217,10 +217,10 @@ class Closing:
             pass
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell has started it in the background
-with signals.hearing():
+with signals.handle_signals():
     Closing()
     try:
-        signals.heed()
+        signals.raise_if_interrupted()
     except KeyboardInterrupt:
         print("heard")
 """
@@ -251,7 +251,7 @@ def _young(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     module(folder, "brought", "")
     module(folder, "tells", TELLS)
     code = "\n".join(
-        ["import brought, os, pathlib, time", "from pipeline import launch", "here = pathlib.Path('.')", *lines]
+        ["import brought, os, pathlib, time", "from pipeline import processes", "here = pathlib.Path('.')", *lines]
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "CAVE_WORKERS": "2"}
     environment |= {"CAVE_DEVICE": "cpu", "PYTHONUNBUFFERED": ""}
@@ -263,7 +263,7 @@ def _young(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
 def test_a_spare_becomes_a_worker_with_what_its_parent_has_imported(tmp_path: Path) -> None:
     """Workers that were forked ahead find the imports done, in sessions of their own; a third is a program."""
-    done = _young(tmp_path, "launch.fork(9)", "launch.run([['tells', name] for name in 'abc'], here)")
+    done = _young(tmp_path, "processes.prefork(9)", "processes.run([['tells', name] for name in 'abc'], here)")
     assert (done.returncode, done.stderr) == (0, "")
     assert [(tmp_path / f"told-{name}").read_text() for name in "ab"] == ["True True a", "True True b"]
     assert sorted(path.name for path in tmp_path.glob("program-*")) == ["program-c"]
@@ -273,7 +273,9 @@ def test_a_spare_becomes_a_worker_with_what_its_parent_has_imported(tmp_path: Pa
 def test_a_spare_that_is_killed_is_followed_by_a_program(tmp_path: Path) -> None:
     """A worker that was forked and is killed is started again as any other."""
     done = _young(
-        tmp_path, "launch.fork(2)", "launch.run([['tells', name] for name in ('a', 'killed')], here, retries=1)"
+        tmp_path,
+        "processes.prefork(2)",
+        "processes.run([['tells', name] for name in ('a', 'killed')], here, retries=1)",
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "told-killed").exists()
@@ -283,7 +285,7 @@ def test_a_spare_that_is_killed_is_followed_by_a_program(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
 def test_a_fault_before_a_spare_is_at_work_is_told(tmp_path: Path) -> None:
     """A worker that was forked and cannot import its module says so, as a program does."""
-    done = _young(tmp_path, "launch.fork(2)", "launch.run([['tells', 'a'], ['absent']], here, retries=0)")
+    done = _young(tmp_path, "processes.prefork(2)", "processes.run([['tells', 'a'], ['absent']], here, retries=0)")
     assert done.returncode == 1
     assert "ModuleNotFoundError: No module named 'absent'" in done.stderr
 
@@ -298,9 +300,9 @@ def test_what_a_spare_hears_is_not_its_parents(tmp_path: Path) -> None:
         "source, sink = os.pipe()",
         "setsid = os.setsid",
         "os.setsid = lambda: (os.read(source, 1), setsid())",
-        "with signals.hearing():",
-        "    launch.fork(2)",
-        "    from pipeline.launch.spares import _spares",
+        "with signals.handle_signals():",
+        "    processes.prefork(2)",
+        "    from pipeline.processes.preforked import _spares",
         "    [os.kill(spare.pid, signal.SIGINT) for spare in _spares]",
         "    os.write(sink, b'on')",
         "    print([os.waitstatus_to_exitcode(os.waitpid(spare.pid, 0)[1]) for spare in _spares])",
@@ -312,7 +314,7 @@ def test_what_a_spare_hears_is_not_its_parents(tmp_path: Path) -> None:
 def test_a_spare_that_cannot_write_ends_all_the_same(tmp_path: Path) -> None:
     """Where its reader has gone, which is its parent's too, both end, and the spare not in its parent's code."""
     lines = ["source, sink = os.pipe()", "os.close(source)", "os.dup2(sink, 1)"]
-    lines += ["launch.fork(2)", "launch.run([['tells', name] for name in ('a', 'prints')], here)"]
+    lines += ["processes.prefork(2)", "processes.run([['tells', name] for name in ('a', 'prints')], here)"]
     done = _young(tmp_path, *lines)
     assert done.returncode == -signal.SIGINT
     assert done.stderr.count("Traceback") == 1
@@ -322,8 +324,8 @@ def test_a_spare_that_cannot_write_ends_all_the_same(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
 def test_a_spare_serves_its_own_environment_alone(tmp_path: Path) -> None:
     """Where a variable has changed since, workers are programs; spares that nobody needed end with their parent."""
-    lines = ["launch.fork(2)", "os.environ['OMP_NUM_THREADS'] = '7'", "launch.run([['tells', 'a']], here)"]
-    lines += ["from pipeline.launch.spares import _spares", "print(*(spare.pid for spare in _spares))"]
+    lines = ["processes.prefork(2)", "os.environ['OMP_NUM_THREADS'] = '7'", "processes.run([['tells', 'a']], here)"]
+    lines += ["from pipeline.processes.preforked import _spares", "print(*(spare.pid for spare in _spares))"]
     done = _young(tmp_path, *lines)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "program-a").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import provenance
+from pipeline.runs import provenance
 from tests.small import ROOT
 from tests.test_reproduce import IDENTITY, git
 from tests.workshop import make_study
@@ -122,8 +122,8 @@ def test_workers_run_the_code_of_their_stage(clones: tuple[Path, Path]) -> None:
     first, second = clones
     code = (
         "from pathlib import Path; from pipeline.location import use_project_code; use_project_code();"
-        " from pipeline import launch;"
-        " launch.run([['pipeline.stages.fetch']], Path('experiments/wide').resolve(), launcher='local')"
+        " from pipeline import processes;"
+        " processes.run([['pipeline.stages.fetch']], Path('experiments/wide').resolve(), launcher='local')"
     )
     done = run(second, first, "-P", "-c", code, PYTHONSAFEPATH="1")
     assert done.stderr.count(" is installed here; ") == 1
@@ -139,7 +139,7 @@ def repository(folder: Path) -> Path:
     return folder
 
 
-CODE = "from pathlib import Path; from pipeline import provenance; print(provenance.code(Path.cwd()).tags)"
+CODE = "from pathlib import Path; from pipeline.runs import provenance; print(provenance.code(Path.cwd()).tags)"
 
 
 def test_a_commit_is_tagged_only_where_its_code_runs(tmp_path: Path) -> None:

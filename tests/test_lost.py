@@ -134,7 +134,7 @@ def test_a_worker_that_joins_goes_on_where_its_database_was_away(
         run(Sweep(study, VARIANT), 1)
     else:
         monkeypatch.setattr(
-            "pipeline.launch.run", lambda *_, **__: pipeline.sweep.work(Sweep(study, VARIANT))
+            "pipeline.processes.run", lambda *_, **__: pipeline.sweep.work(Sweep(study, VARIANT))
         )  # here, where no trial is the test's matter
     capsys.readouterr()
     cut(place, monkeypatch)

@@ -14,13 +14,13 @@ import pipeline.sweep.outputs
 import pipeline.sweep.worker
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
-from pipeline.matching import count_weights, match_weights, seconds_per_epoch
 from pipeline.models import build
 from pipeline.params import Params
 from pipeline.stages import fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.training import Record, fit
+from pipeline.training.matching import count_weights, match_weights, seconds_per_epoch
 from tests.small import ROOT, splits
 from tests.workshop import make_study, rows
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.checkpoint import load, save_model
 from pipeline.data import Splits
+from pipeline.data.images import images
 from pipeline.errors import InputError
-from pipeline.images import images
 from pipeline.models import NETWORKS, HierarchicalVAE, Image, build, collect
+from pipeline.models.checkpoint import load, save_model
 from pipeline.models.networks import BatchNorm, conv, mlp
 from pipeline.objectives import OBJECTIVES, STOPPED, elbo, stopped
 from pipeline.params import ModelParams, Params
-from pipeline.training import fit, seeded, terms
+from pipeline.randomness import seeded
+from pipeline.training import fit, terms
 from tests.small import ROOT, model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.by_hand import by_hand
+from pipeline.cli.by_hand import by_hand
 from pipeline.errors import InputError
 from pipeline.params import Params, notes, parse_assignments, read_yaml
 from pipeline.stages import evaluate as evaluate_stage
@@ -221,7 +221,7 @@ def test_a_stage_begins_with_its_variants_lines(
     file.write_text(file.read_text().replace("budget: default ", "budget: quick "))
     monkeypatch.setattr(sys, "argv", ["stage", "vae"])
     monkeypatch.setattr("pipeline.tracking.ready", lambda uri: None)
-    monkeypatch.setattr("pipeline.launch.fork", lambda count: None)
+    monkeypatch.setattr("pipeline.processes.prefork", lambda count: None)
     monkeypatch.setattr(stage, "run", lambda study, variant: print("runs"))
     stage.main()
     assert capsys.readouterr().out.splitlines() == [*wanted, "runs"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipeline.tracking.outbox import Outbox
 
 import pipeline.sweep.worker
 from pipeline.errors import InputError
@@ -21,9 +22,7 @@ from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.tracking import Run, Tracker
-from pipeline.tracking.outbox import Outbox
 from pipeline.training import Record, fit
-from pipeline.work import Work
 from tests.small import ROOT, splits
 from tests.tracking_server import Proxy, Server, free_port
 from tests.workshop import make_study, rows

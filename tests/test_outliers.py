@@ -12,13 +12,13 @@ import torch
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from pipeline import checkpoint, data
+from pipeline import data
 from pipeline.data import Splits
-from pipeline.decompositions.outliers import auroc, bounds_above, outliers, scores, shuffled
+from pipeline.data.images import images
 from pipeline.errors import InputError
+from pipeline.evaluation.outliers import auroc, bounds_above, outliers, scores, shuffled
 from pipeline.files import read_json
-from pipeline.images import images
-from pipeline.models import build
+from pipeline.models import build, checkpoint
 from pipeline.params import Params
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.training import fit

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
+from pipeline.cli.new_study import create_study
 from pipeline.errors import InputError
 from pipeline.params import Choices, Params, Range, digest, dump_yaml, parse_assignments, read_yaml
-from pipeline.study import Study, active
+from pipeline.study import active
 from tests.small import ROOT
 
 FILE = ROOT / "params.yaml"
@@ -598,9 +599,9 @@ def test_a_budget_gives_way_to_what_is_set_by_hand(tmp_path: Path) -> None:
     assert (own.train.epochs, quick.train.epochs, quick.model) == (60, 4, own.model)
     by_hand = {"budget": "quick", "train.epochs": 7}
     assert Params.read(tmp_path / "params.yaml", by_hand).train.epochs == 7
-    made = Study.create(tmp_path, "made", by_hand, pipeline=False)
+    made = create_study(tmp_path, "made", by_hand, pipeline=False)
     assert (made.params.train.epochs, made.params.sweep.trials) == (7, 3)
-    again = Study.create(tmp_path, "made", by_hand | {"sweep.trials": 9}, pipeline=False)
+    again = create_study(tmp_path, "made", by_hand | {"sweep.trials": 9}, pipeline=False)
     assert (again.params.train.epochs, again.params.sweep.trials) == (7, 9)
 
 

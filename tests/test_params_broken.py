@@ -24,10 +24,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline import cli, data
-from pipeline.checkpoint import load, save_model
-from pipeline.errors import guarded
 from pipeline.models import build
+from pipeline.models.checkpoint import load, save_model
 from pipeline.params import read_yaml
+from pipeline.processes.entry import run_main
 from pipeline.stages import train as stage
 from tests.small import ROOT, model_params, splits
 from tests.workshop import make_study
@@ -607,7 +607,7 @@ def test_a_broken_best_json_gets_its_line(tmp_path: Path, junk: int) -> None:
     folder = study.sweep("mhvae")
     folder.mkdir(parents=True)
     (folder / "best.json").write_bytes(JUNK[junk])
-    assert "best.json" in one_line(*told(main=lambda: guarded(lambda: print(stage.settings(study, "mhvae")))))
+    assert "best.json" in one_line(*told(main=lambda: run_main(lambda: print(stage.settings(study, "mhvae")))))
 
 
 @pytest.mark.parametrize("junk", range(len(JUNK)))
@@ -618,7 +618,7 @@ def test_broken_json_between_stages_gets_its_line(tmp_path: Path, name: str, jun
     save_model(tmp_path, model, model_params(), splits())
     (tmp_path / name).write_bytes(JUNK[junk])
     read = {"model.json": load, "data.json": data.load}[name]
-    one_line(*told(main=lambda: guarded(lambda: print(read(tmp_path)))))
+    one_line(*told(main=lambda: run_main(lambda: print(read(tmp_path)))))
 
 
 def splits_mean() -> Any:
@@ -638,8 +638,8 @@ def test_a_broken_curve_gets_its_line(tmp_path: Path, content: bytes, monkeypatc
         folder = study.train("vae") / f"seed-{seed}"
         folder.mkdir(parents=True)
         (folder / "curves.csv").write_bytes(b"epoch,seconds\n1,2\n" if seed == 0 else content)
-    monkeypatch.setattr("pipeline.launch.share", lambda *_: None)  # both were trained
-    one_line(*told(main=lambda: guarded(lambda: stage.run(study, "vae"))))
+    monkeypatch.setattr("pipeline.processes.map_in_workers", lambda *_: None)  # both were trained
+    one_line(*told(main=lambda: run_main(lambda: stage.run(study, "vae"))))
 
 
 FEW = [

@@ -18,7 +18,6 @@ from pipeline.artifacts import moved_roots, relocate
 from pipeline.errors import InputError
 from pipeline.study import Study
 from pipeline.tracking import SETTINGS, Run, Tracker, past
-from pipeline.work import Work
 from tests.small import splits
 from tests.workshop import make_study, rows
 

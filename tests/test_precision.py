@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pipeline.evaluation import evaluate
-from pipeline.gradients import Chain, Loss, Plain
 from pipeline.models import HierarchicalVAE, build
-from pipeline.precision import products
+from pipeline.models.precision import products
 from pipeline.training import fit
+from pipeline.training.gradients import Chain, Loss, Plain
 from tests.small import model_params, splits, train_params
 from tests.test_evaluation import evaluate_params
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from pipeline import progress
-from pipeline.annealing import Settings, annealed
 from pipeline.data import cave
+from pipeline.evaluation.annealing import Settings, annealed
 from pipeline.models import build
 from pipeline.progress import EVERY, Reporter, left, reporting, watched
 from pipeline.report.cost import seed_cost
@@ -22,7 +22,6 @@ from pipeline.sweep import Sweep
 from pipeline.sweep.progress import QUIET, Progress
 from pipeline.text import plural
 from pipeline.training import Record
-from pipeline.work import say
 from tests.small import ROOT, model_params
 from tests.workshop import make_study
 

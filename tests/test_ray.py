@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import launch
+from pipeline import processes
 from pipeline.errors import InputError
 from pipeline.study import Study
 from tests.small import ROOT
@@ -173,8 +173,8 @@ def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) 
     code = "import json, os, sys\nopen(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))\n"
     (tmp_path / "tells.py").write_text(code)
     starts = (
-        "from pathlib import Path\nfrom pipeline import launch\nfrom pipeline.errors import guarded\n"
-        "guarded(lambda: launch.run([['tells', str(n)] for n in range(3)], Path.cwd()))\n"
+        "from pathlib import Path\nfrom pipeline import processes\nfrom pipeline.processes.entry import run_main\n"
+        "run_main(lambda: processes.run([['tells', str(n)] for n in range(3)], Path.cwd()))\n"
     )
     (tmp_path / "starts.py").write_text(starts)
     own = {
@@ -200,26 +200,30 @@ def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) 
 @pytest.mark.parametrize("given", ["HOST:PORT", "auto"])
 def test_a_cluster_that_answers_and_says_nothing_is_given_up(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray itself would try for minutes, a time limit ends it with one line, however the address was given."""
-    monkeypatch.setattr("pipeline.launch.ray.LIMIT", 5.0)
+    monkeypatch.setattr("pipeline.processes.ray.LIMIT", 5.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("CAVE_RAY_ADDRESS", address if given == "HOST:PORT" else given)
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(InputError, match=r"CAVE_RAY_ADDRESS: no cluster at '.*': not joined within 5 s"):
-            launch.LAUNCHERS["ray"]()
+            processes.LAUNCHERS["ray"]()
 
 
 def test_why_a_cluster_is_not_joined_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Ray says of an address that is none is the end of the one line."""
     monkeypatch.setenv("CAVE_RAY_ADDRESS", "nonsense")
     with pytest.raises(InputError, match=r"CAVE_RAY_ADDRESS: no cluster at 'nonsense': \w+Error: .*") as caught:
-        launch.LAUNCHERS["ray"]()
+        processes.LAUNCHERS["ray"]()
     assert "Traceback" not in str(caught.value)
 
 
 def test_no_cluster_is_told_in_one_line(tmp_path: Path) -> None:
     """An address where nothing listens is an input error."""
-    lines = ["from pipeline import launch", "from pipeline.errors import guarded", "guarded(launch.LAUNCHERS['ray'])"]
+    lines = [
+        "from pipeline import processes",
+        "from pipeline.processes.entry import run_main",
+        "run_main(processes.LAUNCHERS['ray'])",
+    ]
     (tmp_path / "starts.py").write_text("\n".join(lines))
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

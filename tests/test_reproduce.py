@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import provenance
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
 from pipeline.reproduce import Comparison, _check_room, _folder, _worktree, reproduce
+from pipeline.runs import provenance
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
 
@@ -370,7 +370,7 @@ def test_a_worktree_is_kept_if_wanted(
 ) -> None:
     """With `--keep`, the run's code stays where it is told, until it is removed by hand."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("pipeline.launch.run", lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.processes.run", lambda *_, **__: None)
     with pytest.raises(InputError):  # nothing was trained
         reproduce(repository, final(repository), keep=True)
     (tree,) = tmp_path.glob("cave-reproduce-*/tree")

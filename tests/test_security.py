@@ -41,25 +41,26 @@ import numpy as np
 import pytest
 import sqlalchemy
 import torch
+from pipeline.tracking.outbox import Outbox
 
-from pipeline import checkpoint, data
+from pipeline import data
 from pipeline.data import DATASETS, download
 from pipeline.data.formats import read_mat
-from pipeline.errors import InputError, guarded, one_line
+from pipeline.errors import InputError
 from pipeline.files import read_json
-from pipeline.models import build
+from pipeline.models import build, checkpoint
 from pipeline.params import Params, read_yaml
-from pipeline.provenance import dvc_hashes
+from pipeline.processes.entry import run_main
+from pipeline.redaction import one_line
 from pipeline.report import inputs, table_text
 from pipeline.report.milestones import milestones
 from pipeline.reproduce import reproduce
+from pipeline.runs.provenance import dvc_hashes
 from pipeline.stages import evaluate, fetch, prepare
 from pipeline.stages import train as training
 from pipeline.study import Study
 from pipeline.tracking import Tracker
-from pipeline.tracking.outbox import Outbox
 from pipeline.training import fit
-from pipeline.work import Work
 from tests.small import ROOT, model_params, splits, train_params
 from tests.test_checkpoint import Planted
 from tests.tracking_server import free_port
@@ -900,7 +901,7 @@ def test_no_chain_of_errors_tells_a_password(
         anew = url.render_as_string(hide_password=False)
         shown = [address, anew, {"password": f"={word}&"} if len(word) > 3 else url, json.dumps({"url": address})]
         with pytest.raises(SystemExit):
-            guarded(partial(fail, *shown))
+            run_main(partial(fail, *shown))
         told = capsys.readouterr().err
         assert "Traceback" in told
         assert leaks(told, word) == []

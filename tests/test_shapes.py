@@ -15,8 +15,8 @@ from jaxtyping import AbstractArray, TypeCheckError
 from torch import Tensor, zeros
 
 import pipeline
-from pipeline.gradients.densities import standard_normal
-from pipeline.provenance import PACKAGE
+from pipeline.runs.provenance import PACKAGE
+from pipeline.training.gradients.densities import standard_normal
 from tests.conftest import CHECKED
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.adam import Adam
-from pipeline.gradients import Loss
 from pipeline.models import build
 from pipeline.objectives import ELBO
 from pipeline.stages import fetch, prepare
-from pipeline.steps import CompiledStep, Step, steps
+from pipeline.training.adam import Adam
+from pipeline.training.gradients import Loss
+from pipeline.training.step import CompiledStep, Step, steps
 from tests.small import ROOT, model_params, train_params
 from tests.test_chain_gradient import MODELS
 from tests.workshop import make_study, rows

@@ -15,11 +15,12 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.cli.new_study import create_study
+from pipeline.cli.studies import rows as listed
+from pipeline.cli.studies import table
 from pipeline.errors import InputError
 from pipeline.files import locked, write_json
 from pipeline.removal import Removal
-from pipeline.studies import rows as listed
-from pipeline.studies import table
 from pipeline.study import Study
 from tests.small import ROOT
 from tests.test_report import fake
@@ -35,7 +36,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(root)
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     for name in ("wide", "wide2"):
-        study = Study.create(root, name, {"model.z_dim": 5}, pipeline=False)
+        study = create_study(root, name, {"model.z_dim": 5}, pipeline=False)
         (study.out / "train").mkdir()
         (study.cache / "sweeps" / name / "one").mkdir(parents=True)
         write_json(study.cache / "train" / study.place / "vae" / "state.json", {})
@@ -227,7 +228,7 @@ def test_the_command_asks_first(project: Path) -> None:
 def test_the_list_says_how_far_a_study_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line has state, lowest nll with its variant, date, and the settings that are others than the root's."""
     root = fake(tmp_path)
-    study = Study.create(
+    study = create_study(
         tmp_path,
         "mine",
         {"variants": {"vae": {}}, "model.z_dim": 5, "train.epochs": 7, "train.draws": 2},

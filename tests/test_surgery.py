@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from pipeline.decompositions.estimates import mean_over_images
-from pipeline.decompositions.levels import level_terms
-from pipeline.decompositions.mixtures import log_dimensions, log_mixture
-from pipeline.decompositions.surgery import surgery
 from pipeline.evaluation import Estimate
+from pipeline.evaluation.estimates import mean_over_images
+from pipeline.evaluation.levels import level_terms
+from pipeline.evaluation.mixtures import log_dimensions, log_mixture
+from pipeline.evaluation.surgery import surgery
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from tests.linear_gaussian import chain
@@ -55,7 +55,7 @@ def measured(model: HierarchicalVAE, x: Tensor, queries: int, **changes: int) ->
 @pytest.mark.parametrize("cells", [2**22, 40])
 def test_the_mixture_is_the_sum_over_all_pairs(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of any size give the log of the mean of all N densities at a draw, jointly and by dimension."""
-    monkeypatch.setattr("pipeline.decompositions.mixtures.CELLS", cells)
+    monkeypatch.setattr("pipeline.evaluation.mixtures.CELLS", cells)
     mean, sigma, z = posteriors(13, 3)
     mean[4], sigma[4], z[4] = 50.0, 1e-4, 50.0 + 1e-5
     log_q, index = pairs(mean, sigma, z), torch.arange(13)

@@ -315,7 +315,8 @@ def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch:
         prepare.run(study)
         code = (
             "import itertools, sys; from pathlib import Path; import pipeline.sweep.worker as worker\n"
-            "from pipeline.errors import guarded; from pipeline.stages import sweep; from pipeline.study import Study\n"
+            "from pipeline.processes.entry import run_main; from pipeline.stages import sweep\n"
+            "from pipeline.study import Study\n"
             "from pipeline.training import fit\n"
             "def full(*args, **kwargs):\n"
             "    for record in fit(*args, **kwargs):\n"
@@ -327,7 +328,7 @@ def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch:
             "                    except OSError: pass\n"
             "        yield record\n"
             "worker.fit = full\n"
-            "guarded(lambda: sweep.run(Study.at(Path.cwd()), 'mhvae'))\n"
+            "run_main(lambda: sweep.run(Study.at(Path.cwd()), 'mhvae'))\n"
         )
         own = {"PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2]), "CAVE_WORKERS": "1", "CAVE_THREADS": "1"}
         filler = tmp_path / "filler"

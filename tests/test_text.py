@@ -14,10 +14,10 @@ from pipeline.text import columns, plural
 from tests.small import ROOT
 from tests.test_report import fake
 
-SAYING = "from pipeline.errors import guarded; guarded(lambda: print({text!a}))"
+SAYING = "from pipeline.processes.entry import run_main; run_main(lambda: print({text!a}))"
 LONG = """
 import sys, time
-from pipeline.errors import guarded
+from pipeline.processes.entry import run_main
 def main():
     try:
         for i in range(100000):
@@ -27,7 +27,7 @@ def main():
     except KeyboardInterrupt:
         print("ended cleanly", file=sys.stderr)
         raise
-guarded(main)
+run_main(main)
 """
 
 

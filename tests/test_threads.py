@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import launch
-from pipeline.launch.ray import Ray
+from pipeline import processes
+from pipeline.processes.ray import Ray
 from tests.small import ROOT
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -26,7 +26,7 @@ PROGRAMS = {
     "search": ["-m", "pipeline.stages.sweep", "vae"],
     "training": ["-m", "pipeline.stages.train", "vae"],
     "evaluation": ["-m", "pipeline.stages.evaluate", "vae"],
-    "training again": ["-m", "pipeline.work"],
+    "training again": ["-m", "pipeline.retrain"],
     "library": ["-c", "import pipeline; pipeline.load('model')"],
 }
 
@@ -67,7 +67,7 @@ def test_workers_inherit_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OMP_WAIT_POLICY", "of the parent")
     code = "import os, pathlib; pathlib.Path('policy').write_text(os.environ['OMP_WAIT_POLICY'])"
     (tmp_path / "asked.py").write_text(code)
-    launch.run([["asked"]], tmp_path)
+    processes.run([["asked"]], tmp_path)
     assert (tmp_path / "policy").read_text() == "of the parent"
 
 

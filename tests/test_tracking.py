@@ -17,7 +17,6 @@ from pipeline.errors import InputError
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.training import Record
-from pipeline.work import Work
 from tests.small import ROOT, splits
 from tests.workshop import make_study, rows
 

@@ -14,18 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-import pipeline.gradients
 import pipeline.objectives
 import pipeline.training
-from pipeline.checkpoint import read_state
+import pipeline.training.gradients
 from pipeline.data import Splits
+from pipeline.data.images import images
 from pipeline.errors import InputError
-from pipeline.gradients import Chain
-from pipeline.images import images
 from pipeline.models import HierarchicalVAE, build
+from pipeline.models.checkpoint import read_state
 from pipeline.objectives import ELBO, elbo
 from pipeline.params import TrainParams
-from pipeline.training import SCHEDULES, NonFiniteError, Record, best_record, fit, seeded, terms
+from pipeline.randomness import seeded
+from pipeline.training import SCHEDULES, NonFiniteError, Record, best_record, fit, terms
+from pipeline.training.gradients import Chain
 from tests.small import model_params, splits, train_params
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -345,7 +346,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, shown: list[list[Tensor]], training: 
         return Chain.__call__(self, x, draws, at)
 
     if training:
-        monkeypatch.setattr(pipeline.gradients, "Chain", type("Watched", (Chain,), {"__call__": step}))
+        monkeypatch.setattr(pipeline.training.gradients, "Chain", type("Watched", (Chain,), {"__call__": step}))
     else:
         monkeypatch.undo()
         monkeypatch.setattr(pipeline.training, "elbo", spy)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import pipeline.training
-from pipeline.images import Presented, images
+from pipeline.data.images import Presented, images
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
-from pipeline.training import Record, best_record, fit, milestones, seeded, terms
+from pipeline.randomness import seeded
+from pipeline.training import Record, best_record, fit, milestones, terms
 from tests.small import model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")

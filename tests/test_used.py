@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.decompositions import decompose
-from pipeline.gradients import Chain, Loss
+from pipeline.evaluation.decompose import decompose
 from pipeline.models import build
 from pipeline.params import Params
 from pipeline.params.used import CONDITIONS, LEFT_OUT, unused
 from pipeline.training import fit, milestones
+from pipeline.training.gradients import Chain, Loss
 from tests.small import MODEL, ROOT, TRAIN, model_params, splits, train_params
 from tests.workshop import QUICK
 

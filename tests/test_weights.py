@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pipeline.weights import FEWEST_DRAWS, HEAVIEST, effective_draws, pareto_khat
+from pipeline.evaluation.weights import FEWEST_DRAWS, HEAVIEST, effective_draws, pareto_khat
 
 
 def test_the_effective_number_counts_equal_weights() -> None:

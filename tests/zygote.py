@@ -57,10 +57,10 @@ def _child(order: dict[str, Any]) -> None:
     os.dup2(told, 2)
     os.environ.update(order["environment"])
     sys.argv = [order["module"], *order["words"]]
-    from pipeline.errors import guarded
+    from pipeline.processes.entry import run_main
 
     try:
-        guarded(sys.modules[order["module"]].main)
+        run_main(sys.modules[order["module"]].main)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

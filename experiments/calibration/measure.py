@@ -33,13 +33,14 @@ import torch  # noqa: E402
 
 from pipeline import data  # noqa: E402
 from pipeline.data import Splits  # noqa: E402
-from pipeline.decompositions import anneal, decompose  # noqa: E402
 from pipeline.evaluation import evaluate  # noqa: E402
+from pipeline.evaluation.decompose import anneal, decompose  # noqa: E402
 from pipeline.files import read_json, write_csv, write_json  # noqa: E402
 from pipeline.models import HierarchicalVAE, build  # noqa: E402
 from pipeline.params import EvaluateParams, Params, digest  # noqa: E402
-from pipeline.provenance import code_digest  # noqa: E402
-from pipeline.training import fit, seeded  # noqa: E402
+from pipeline.randomness import seeded  # noqa: E402
+from pipeline.runs.provenance import code_digest  # noqa: E402
+from pipeline.training import fit  # noqa: E402
 
 SEEDS = 24
 LADDER = {"model.inference": "top_down"}

@@ -16,10 +16,10 @@ from experiments.speed.models import CHAINS, PIXELS, Chain, twin
 from experiments.speed.peers import peer
 from experiments.speed.ratio import Row, alternate, row
 from experiments.speed.script import Script
-from pipeline.evaluation import IMAGES, ROWS, importance_bound, many_draws
+from pipeline.evaluation.bounds import IMAGES, ROWS, importance_bound, many_draws
 from pipeline.models import HierarchicalVAE
-from pipeline.precision import Precision, products
-from pipeline.training import seeded
+from pipeline.models.precision import Precision, products
+from pipeline.randomness import seeded
 
 __all__ = ["Evaluation", "difference", "measure"]
 

@@ -97,8 +97,8 @@ def _work(axis: str, value: int) -> Callable[[], Any]:
     from experiments.speed.evaluation import Evaluation, binary
     from experiments.speed.models import CHAINS, Chain, pixels
     from experiments.speed.training import Training
-    from pipeline.annealing import Settings, sandwich
-    from pipeline.decompositions.surgery import surgery
+    from pipeline.evaluation.annealing import Settings, sandwich
+    from pipeline.evaluation.surgery import surgery
 
     if axis == "draws":
         evaluation = Evaluation(CHAINS[0], 20, value)
@@ -245,7 +245,7 @@ def main() -> None:
     else:
         import torch
 
-        from pipeline.provenance import machine
+        from pipeline.runs.provenance import machine
 
         for axis in given.axes:
             grown[axis] = list(measure(axis, given.quick))

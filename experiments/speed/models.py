@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from experiments.speed.script import Script
 from pipeline.models import HierarchicalVAE, build
+from pipeline.models.precision import Precision
 from pipeline.params import Params
-from pipeline.precision import Precision
 
 __all__ = ["BATCHES", "CHAINS", "PIXELS", "Chain", "pixels", "twin"]
 

@@ -26,7 +26,6 @@ from pipeline.sweep import PRUNERS, SAMPLERS, Sweep
 from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.worker import finished, work
 from pipeline.training import fit
-from pipeline.work import Work
 
 __all__ = ["Bare", "Piped", "measure"]
 

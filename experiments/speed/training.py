@@ -13,12 +13,12 @@ from experiments.speed import peers, script
 from experiments.speed.floor import Floor
 from experiments.speed.models import BATCHES, CHAINS, Chain, pixels
 from experiments.speed.ratio import Row, alternate, row
-from pipeline.adam import Adam
-from pipeline.gradients import Loss, Plain
-from pipeline.images import Presented
-from pipeline.precision import Precision
-from pipeline.steps import steps
+from pipeline.data.images import Presented
+from pipeline.models.precision import Precision
 from pipeline.training import _epoch, _Run
+from pipeline.training.adam import Adam
+from pipeline.training.gradients import Loss, Plain
+from pipeline.training.step import steps
 
 __all__ = ["Training", "against_peers", "measure"]
 

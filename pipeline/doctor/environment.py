@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from pipeline import launch
+from pipeline import processes
 from pipeline.doctor.finding import Finding, Place, fault, ok, warning
 from pipeline.errors import InputError
 from pipeline.text import plural
@@ -86,12 +86,12 @@ def variables(place: Place) -> Iterator[Finding]:
         sound = False
         yield warning("CAVE_FAULT is set, by which tests kill processes", "unset CAVE_FAULT")
     if sound:
-        yield ok(f"{plural(launch.workers(10_000), 'worker')} at most")
+        yield ok(f"{plural(processes.workers(10_000), 'worker')} at most")
 
 
 def device(place: Place) -> Iterator[Finding]:
     """Can the device be used that CAVE_DEVICE names?"""
     try:
-        yield ok(str(launch.device()))
+        yield ok(str(processes.device()))
     except InputError as error:
         yield fault(str(error), "unset CAVE_DEVICE")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import InputError, one_line
+from pipeline.errors import InputError
+from pipeline.redaction import one_line
 from pipeline.study import Study, active
 
 __all__ = ["Check", "Finding", "Place", "examine", "fault", "ok", "table", "warning"]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.doctor.finding import Finding, Place, fault, ok
-from pipeline.errors import redacted, without_password
+from pipeline.redaction import redacted, without_password
 
 __all__ = ["mirror", "optuna", "tracking"]
 

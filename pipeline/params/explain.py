@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import nearest
+from pipeline.text import nearest
 
 __all__ = ["explain"]
 

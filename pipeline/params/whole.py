@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError
 from pipeline.params.explain import explain
 from pipeline.params.metric import check_metric
 from pipeline.params.ranges import Choices, Range, Strict
@@ -27,6 +27,7 @@ from pipeline.params.sections import (
 )
 from pipeline.params.space import check_fixed, check_space
 from pipeline.params.text import read_yaml
+from pipeline.text import nearest
 
 __all__ = ["Params", "dump_yaml"]
 

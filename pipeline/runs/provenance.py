@@ -13,10 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError, passwords
+from pipeline.errors import InputError
 from pipeline.files import sha256
 from pipeline.location import runs_code_of
 from pipeline.params import read_yaml
+from pipeline.redaction import passwords
 
 if TYPE_CHECKING:
     import torch

@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from pipeline import annealing, checkpoint, data, figures, launch, tracking
-from pipeline.decompositions import anneal, decompose, outliers
-from pipeline.errors import guarded
-from pipeline.evaluation import Estimate, Measured, bits_per_dimension, evaluate
+from pipeline import data, figures, processes, tracking
+from pipeline.data.images import Presented, frozen, images
+from pipeline.evaluation import Estimate, Measured, annealing, bits_per_dimension, evaluate, outliers
+from pipeline.evaluation.decompose import anneal, decompose
 from pipeline.files import alone, locked, read_json, write_csv, write_json, write_parquet
-from pipeline.images import Presented, frozen, images
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, checkpoint
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, OutlierParams, digest
+from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
+from pipeline.randomness import seeded
 from pipeline.study import Study
 from pipeline.text import bias
 from pipeline.tracking import Tracker, mark_current
-from pipeline.training import seeded
 
 __all__ = ["main", "run"]
 
@@ -50,7 +50,7 @@ def _run(study: Study, variant: str) -> None:
     tracker = Tracker(study).require()
     scratch = _scratch(study, variant)
     shutil.rmtree(scratch, ignore_errors=True)  # parts that an evaluation with other settings has left
-    launch.share(
+    processes.map_in_workers(
         "pipeline.stages.evaluate", study, variant, _pieces(study), lambda piece: measure(study, variant, piece)
     )
     shutil.rmtree(scratch, ignore_errors=True)
@@ -104,7 +104,7 @@ def measure(study: Study, variant: str, piece: str) -> None:
     """Measure one part of a seed's results; who brings the last of them tells them all."""
     seed, _, part = piece.partition(":")
     splits = data.load(study.data)
-    test = torch.as_tensor(splits.test, device=launch.device())
+    test = torch.as_tensor(splits.test, device=processes.device())
     test = frozen(test, splits.scale, f"{splits.digest}/test") if splits.dequantized else test
     with reporting(f"{variant} seed {seed}"):
         start = time.perf_counter()
@@ -124,7 +124,7 @@ def _annealed(study: Study, variant: str, splits: data.Splits, test: torch.Tenso
     """Bound log p(x) by chains."""
     settings = study.params.evaluate
     assert settings.decompose is not None
-    model = checkpoint.load(study.train(variant) / f"seed-{seed}").to(launch.device())
+    model = checkpoint.load(study.train(variant) / f"seed-{seed}").to(processes.device())
     final = anneal(model, test, splits.scale, settings, settings.decompose, stream=f"seed {seed}")
     return {"final": {key: asdict(estimate) for key, estimate in final.items()}}
 
@@ -132,7 +132,7 @@ def _annealed(study: Study, variant: str, splits: data.Splits, test: torch.Tenso
 def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
     """Measure the bounds of a seed's model and its milestones, take the former apart, and draw the first seed's."""
     source, settings = study.train(variant) / f"seed-{seed}", study.params.evaluate
-    model = checkpoint.load(source).to(launch.device())
+    model = checkpoint.load(source).to(processes.device())
     seen = _training_images(settings, splits, test, len(test), f"seen images {seed}")
     measured = _bounds(settings, source, splits, test, seed, train=seen)
     bounds = {name: value for name, value in measured.estimates.items() if not name.startswith("generalization/")}
@@ -205,7 +205,7 @@ def _bounds(
     train: torch.Tensor | None = None,
 ) -> Measured:
     """Measure every test bound of the model in `source`, and how the terms differ on training images, if given."""
-    model = checkpoint.load(source).to(launch.device())
+    model = checkpoint.load(source).to(processes.device())
     likelihood = read_json(source / "model.json")["model"]["likelihood"]
     discrete = MEASURES[likelihood] == PROBABILITY
     found = evaluate(model, test, splits.scale, settings, discrete=discrete, train=train, stream=f"seed {seed}")
@@ -237,7 +237,7 @@ def _taken_apart(
     aggregate = _training_images(settings, splits, test, None, f"aggregate {stream}") if of_train else None
     parts = decompose(model, test, splits.scale, settings, settings.decompose, stream=stream, aggregate=aggregate)
     if splits.factors:
-        from pipeline.decompositions.factors import factor_scores  # it loads scikit-learn
+        from pipeline.evaluation.factors import factor_scores  # it loads scikit-learn
 
         few = settings.decompose.factor_images
         train = _training_images(settings, splits, test, few, f"factor images {stream}")
@@ -340,15 +340,15 @@ def main() -> None:
     study = Study.at(Path.cwd())
     if not pieces:
         tracking.import_mlflow(tracking.tracking_uri(study))
-        launch.fork(len(_pieces(study)))
+        processes.prefork(len(_pieces(study)))
         for line in study.notes(variant, "evaluate"):
             print(line, flush=True)
         run(study, variant)
         return
-    launch.become_worker()
+    processes.become_worker()
     for piece in pieces:
         measure(study, variant, piece)
 
 
 if __name__ == "__main__":
-    guarded(main)
+    run_main(main)

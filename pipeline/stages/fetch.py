@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from pipeline import data
-from pipeline.errors import guarded
+from pipeline.processes.entry import run_main
 from pipeline.study import Study
 
 __all__ = ["run"]
@@ -23,4 +23,4 @@ def run(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    guarded(lambda: run(Study.at(Path.cwd())))
+    run_main(lambda: run(Study.at(Path.cwd())))

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from pipeline import data
-from pipeline.errors import InputError, guarded
+from pipeline.errors import InputError
 from pipeline.files import write_json
+from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
 from pipeline.study import Study
 
@@ -44,4 +45,4 @@ def _outliers(study: Study, splits: data.Splits) -> None:
 
 
 if __name__ == "__main__":
-    guarded(lambda: run(Study.at(Path.cwd())))
+    run_main(lambda: run(Study.at(Path.cwd())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import report
-from pipeline.errors import guarded
+from pipeline.processes.entry import run_main
 from pipeline.study import Study
 
 __all__ = ["run"]
@@ -18,4 +18,4 @@ def run(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    guarded(lambda: run(Study.at(Path.cwd())))
+    run_main(lambda: run(Study.at(Path.cwd())))

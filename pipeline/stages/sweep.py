@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import launch, sweep, tracking
-from pipeline.errors import AGAIN, LostError, guarded
+from pipeline import processes, sweep, tracking
+from pipeline.errors import DisconnectedError
+from pipeline.processes.entry import EXIT_RESTART, run_main
 from pipeline.study import Study
 
 __all__ = ["main", "run"]
@@ -14,7 +15,7 @@ __all__ = ["main", "run"]
 
 def run(study: Study, variant: str) -> None:
     """Run the search with as many workers as there are cores, or CAVE_WORKERS."""
-    count = launch.workers(study.params.sweep.trials)
+    count = processes.workers(study.params.sweep.trials)
     best = sweep.run(sweep.Sweep(study, variant), count)
     tracking.mark_current(study)
     if best["trial"] is None:
@@ -28,19 +29,19 @@ def main() -> None:
     variant, *words = sys.argv[1:]
     study = Study.at(Path.cwd())
     if "--worker" in words:
-        launch.become_worker()
+        processes.become_worker()
         try:
             sweep.work(sweep.Sweep(study, variant, sweep.PATIENCE))
-        except LostError as error:
+        except DisconnectedError as error:
             print(f"{variant}: a worker starts again: {error}", file=sys.stderr, flush=True)
-            sys.exit(AGAIN)
+            sys.exit(EXIT_RESTART)
     else:
         tracking.import_mlflow(tracking.tracking_uri(study))
-        launch.fork(study.params.sweep.trials)
+        processes.prefork(study.params.sweep.trials)
         for line in study.notes(variant):
             print(line, flush=True)
         run(study, variant)
 
 
 if __name__ == "__main__":
-    guarded(main)
+    run_main(main)

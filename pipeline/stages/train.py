@@ -8,19 +8,21 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline import data, launch, tracking
-from pipeline.checkpoint import save_model
-from pipeline.errors import InputError, RunError, guarded, outside, redacted
+from pipeline import data, processes, tracking
+from pipeline.errors import InputError, RunError, external_fault
 from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
-from pipeline.matching import match_weights, seconds_per_epoch
+from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, digest
+from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
+from pipeline.redaction import redacted
 from pipeline.runs import RunSpec, study_folders
 from pipeline.runs.provenance import code_digest
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking import Run, Tracker, mark_current
 from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress
+from pipeline.training.matching import match_weights, seconds_per_epoch
 
 __all__ = ["main", "run", "trained"]
 
@@ -65,7 +67,9 @@ def run(study: Study, variant: str, *, anew: bool = True) -> None:
 def _run(study: Study, variant: str) -> None:
     tracker = Tracker(study).require()
     seeds = list(map(str, study.params.train.seeds))
-    launch.share("pipeline.stages.train", study, variant, seeds, lambda seed: train(study, variant, int(seed)))
+    processes.map_in_workers(
+        "pipeline.stages.train", study, variant, seeds, lambda seed: train(study, variant, int(seed))
+    )
     curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
     try:
         rows = [
@@ -126,7 +130,7 @@ def _match_time(study: Study, variant: str, params: Params, splits: data.Splits,
     with locked(study.locks / "train" / variant / "epochs"):
         if not path.exists():
             with reporting(f"{variant} timing"):
-                seconds = seconds_per_epoch(params, splits, params.train.seeds[0], launch.device())
+                seconds = seconds_per_epoch(params, splits, params.train.seeds[0], processes.device())
             write_json(path, {"epochs": max(1, math.floor(limit / seconds)), "seconds_per_epoch": seconds})
         fits = read_json(path, "epochs", "seconds_per_epoch")
     try:
@@ -168,7 +172,7 @@ def _train(study: Study, variant: str, seed: int) -> None:
         run.finish("KILLED")
         raise
     except Exception as error:
-        if outside(error):  # which an `InputError` would have told
+        if external_fault(error):  # which an `InputError` would have told
             run.finish("KILLED")
             raise
         run.finish("FAILED", redacted(" ".join(str(error).split()))[:500] or type(error).__name__)
@@ -181,11 +185,11 @@ def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Ru
     model = initial_model(params.model, splits, seed)
     records: list[Record] = []
     with reporting(f"{variant} seed {seed}") as reporter:
-        for record in fit(model, splits, params.train, seed=seed, device=launch.device(), folder=run.folder.path):
+        for record in fit(model, splits, params.train, seed=seed, device=processes.device(), folder=run.folder.path):
             run.publish()
             records.append(record)
             print_progress(reporter, record, params.train.epochs)
-            launch.heed()
+            processes.raise_if_interrupted()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
     best = best_record(records, params.train)
@@ -218,15 +222,15 @@ def main() -> None:
     study = Study.at(Path.cwd())
     if not seeds:
         tracking.import_mlflow(tracking.tracking_uri(study))
-        launch.fork(len(study.params.train.seeds))
+        processes.prefork(len(study.params.train.seeds))
         for line in study.notes(variant):
             print(line, flush=True)
         run(study, variant)
         return
-    launch.become_worker()
+    processes.become_worker()
     for seed in seeds:
         train(study, variant, int(seed))
 
 
 if __name__ == "__main__":
-    guarded(main)
+    run_main(main)

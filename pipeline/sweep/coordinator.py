@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from optuna.trial import TrialState
 
-from pipeline import launch
-from pipeline.errors import InputError, LostError
+from pipeline import processes
+from pipeline.errors import DisconnectedError, InputError
 from pipeline.runs import RunSpec, study_folders
 from pipeline.sweep.outputs import write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
@@ -54,8 +54,8 @@ def _insist(sweep: Sweep, work: Callable[[Sweep], T]) -> T:
         try:
             with sweep.reaching():
                 return work(sweep)
-        except LostError as error:
-            launch.heed()
+        except DisconnectedError as error:
+            processes.raise_if_interrupted()
             if left == 0:
                 raise
             left -= 1
@@ -96,7 +96,7 @@ def _share(sweep: Sweep, workers: int, held: ExitStack) -> None:
             except BlockingIOError:
                 progress()
                 time.sleep(LOOK)
-                launch.heed()
+                processes.raise_if_interrupted()
 
 
 def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
                 count = plural(len(sweep.every), "setting")
                 print(f"{sweep.variant}: the space has {count}: all were tried; sweep.trials is {most}", flush=True)
             return _write(sweep, parent)
-    except LostError:
+    except DisconnectedError:
         parent.close()
         raise
     except BaseException as error:
@@ -139,12 +139,12 @@ def _join(sweep: Sweep, workers: int) -> None:
     progress, before = Progress(sweep), sweep.patience > 0
 
     def tell(*, now: bool = False) -> None:
-        with suppress(LostError):  # the workers see to it
+        with suppress(DisconnectedError):  # the workers see to it
             progress(now=now)
 
     with _abandoning(sweep):
         if not finished(sweep):
-            launch.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tell)
+            processes.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tell)
             tell(now=True)
         sweep = replace(sweep, patience=PATIENCE)  # on a connection of its own, the other may be lost
         try:
@@ -165,7 +165,7 @@ def _abandoning(sweep: Sweep) -> Iterator[None]:
     """Where this is left by an error, end the sweep's run if nobody works on it any more."""
     try:
         yield
-    except LostError:
+    except DisconnectedError:
         raise
     except BaseException as error:
         with suppress(Exception, KeyboardInterrupt):
@@ -178,7 +178,7 @@ def _abandoning(sweep: Sweep) -> Iterator[None]:
 
 def _status(sweep: Sweep, error: BaseException) -> str | None:
     """Return what a process that is stopped by an error leaves the sweep's run as: unended where others go on."""
-    with suppress(InputError, LostError):
+    with suppress(InputError, DisconnectedError):
         if alive(sweep, [trial for trial in sweep.trials() if trial.state == TrialState.RUNNING]):
             return None
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
@@ -205,11 +205,11 @@ def _search(sweep: Sweep, workers: int, progress: Progress) -> None:
         sweep.locks.check()
         progress()
 
-    if launch.here(workers):
-        launch.become_worker()
+    if processes.runs_inline(workers):
+        processes.become_worker()
         work(sweep, tick)
     else:
-        launch.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tick)
+        processes.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tick)
     progress(now=True)
 
 

@@ -22,8 +22,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from typing import Any
 
-from pipeline import launch
-from pipeline.errors import InputError, LostError
+from pipeline import processes
+from pipeline.errors import DisconnectedError, InputError
 from pipeline.files import locked
 from pipeline.sweep.store import CLIENT, Store
 
@@ -62,7 +62,7 @@ class Locks(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise `LostError` where what this process holds is not its own any more."""
+        """Raise `DisconnectedError` where what this process holds is not its own any more."""
 
     @abstractmethod
     def close(self) -> None:
@@ -130,7 +130,7 @@ class PostgresLocks(Locks):
                 if time.monotonic() >= deadline:
                     raise InputError(f"Optuna at {store} cannot be used: {error}") from None
             time.sleep(POLL)
-            launch.heed()
+            processes.raise_if_interrupted()
 
     @contextmanager
     def hold(self, name: str, wait: bool = True) -> Iterator[None]:
@@ -143,7 +143,7 @@ class PostgresLocks(Locks):
         try:
             yield
         finally:
-            with suppress(LostError):  # with the connection, the lock is gone too; whoever needs it next is told
+            with suppress(DisconnectedError):  # with the connection, the lock is gone too
                 self._ask("SELECT pg_advisory_unlock(%s)", key)
 
     def live(self, name: str) -> AbstractContextManager[None]:
@@ -167,7 +167,7 @@ class PostgresLocks(Locks):
         try:
             return self.connection.execute(query.encode(), values).fetchall()
         except self.error as error:
-            raise LostError(f"the connection to {self.store} is lost: {error}") from None
+            raise DisconnectedError(f"the connection to {self.store} is lost: {error}") from None
 
 
 def locks(store: Store, patience: float = 0.0) -> Locks:

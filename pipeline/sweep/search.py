@@ -23,15 +23,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from pipeline import data, faults
-from pipeline.errors import InputError, LostError, redacted
-from pipeline.matching import match_weights
+from pipeline.errors import DisconnectedError, InputError
 from pipeline.params import Choices, Params, Range, digest
+from pipeline.redaction import redacted
 from pipeline.runs.provenance import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
 from pipeline.sweep.locks import Locks, locks
 from pipeline.sweep.store import Storage, Store
 from pipeline.tracking import Run, Tracker
+from pipeline.training.matching import match_weights
 
 __all__ = [
     "BEGUN",
@@ -50,7 +51,7 @@ IDENTITY = "training"  # the attribute of a trial that is equal where settings l
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 BEGUN = (*FINISHED, TrialState.RUNNING)
 DATABASE = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
-LOST = (LostError, UpdateFinishedTrialError, *DATABASE)  # of the store, not of a trial
+LOST = (DisconnectedError, UpdateFinishedTrialError, *DATABASE)  # of the store, not of a trial
 
 
 class _Tpe(optuna.samplers.TPESampler):
@@ -183,7 +184,7 @@ class Sweep:
             except Exception as error:  # whatever the database's driver raises
                 # The locks' connection was there a moment ago.
                 gone = any(isinstance(e, OperationalError | InterfaceError) for e in (error, error.__cause__))
-                kind = LostError if gone and self.store.file is None else InputError
+                kind = DisconnectedError if gone and self.store.file is None else InputError
                 raise kind(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
         return study
 
@@ -213,10 +214,10 @@ class Sweep:
         """Tell what a database raises that does not do its work as what it is."""
         try:
             yield
-        except LostError:
+        except DisconnectedError:
             raise
         except LOST as error:
-            kind = LostError if self.store.file is None else InputError
+            kind = DisconnectedError if self.store.file is None else InputError
             raise kind(f"Optuna at {self.store}: {_reason(error)}") from None
 
     def trials(self) -> list[FrozenTrial]:

@@ -21,7 +21,8 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import scoped_session, sessionmaker
 
 from pipeline import stores
-from pipeline.errors import InputError, without_password
+from pipeline.errors import InputError
+from pipeline.redaction import without_password
 from pipeline.study import Study
 
 __all__ = ["CLIENT", "Storage", "Store"]

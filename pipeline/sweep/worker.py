@@ -16,11 +16,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pipeline import faults, launch
-from pipeline.errors import InputError, LostError, RunError, outside, redacted
+from pipeline import faults, processes
+from pipeline.errors import DisconnectedError, InputError, RunError, external_fault
 from pipeline.log import STATE, Record
 from pipeline.params import digest
 from pipeline.progress import reporting
+from pipeline.redaction import redacted
 from pipeline.runs import RunSpec
 from pipeline.sweep.reports import Reports
 from pipeline.sweep.search import BEGUN, DATABASE, FINISHED, IDENTITY, LOST, Sweep, started
@@ -43,7 +44,7 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
         while (trial := _claim(sweep, token)) is not None or not finished(sweep):
             if trial is None:
                 time.sleep(WAIT)
-                launch.heed()
+                processes.raise_if_interrupted()
             else:
                 _trial(sweep, trial, tick)
             tick()
@@ -138,7 +139,7 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
         _stop(reports, run)
         raise
     except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
-        if told := outside(error):  # a full disk, say, is none
+        if told := external_fault(error):  # a full disk, say, is none
             _stop(reports, run)
             raise InputError(f"trial {trial.number}: {told}; `cave doctor` says what mends it") from None
         if run is None:
@@ -214,7 +215,7 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
             break
         reports.prove()  # to wait takes none of the trial's lives
         time.sleep(WAIT)
-        launch.heed()
+        processes.raise_if_interrupted()
         sweep.locks.check()
         tick()
     return None
@@ -255,7 +256,7 @@ def _tell(
         try:
             sweep.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state)
         except ValueError as error:
-            raise LostError(f"trial {trial.number} was ended by another worker: {error}") from None
+            raise DisconnectedError(f"trial {trial.number} was ended by another worker: {error}") from None
     faults.reached("trial-told")
 
 
@@ -293,7 +294,7 @@ def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callab
     before, pruned = max(run.folder.last_epoch, *reports.values, 0), False
     records: list[Record] = []
     with reporting(f"{sweep.variant} trial {reports.trial.number}"):
-        for record in fit(model, sweep.splits, train, seed=seed, device=launch.device(), folder=folder):
+        for record in fit(model, sweep.splits, train, seed=seed, device=processes.device(), folder=folder):
             sweep.locks.check()
             run.publish()
             records.append(record)
@@ -306,7 +307,7 @@ def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callab
             else:
                 reports.prove()
             tick()
-            launch.heed()
+            processes.raise_if_interrupted()
     reports.prove()
     best = best_record(records, train)
     return _End(TrialState.PRUNED if pruned else TrialState.COMPLETE, best.epoch, best.metrics)

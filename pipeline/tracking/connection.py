@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from pipeline import stores
 from pipeline.artifacts import own_database, relocate
-from pipeline.errors import InputError, redacted, without_password
-from pipeline.signals import later
+from pipeline.errors import InputError
+from pipeline.processes.signals import defer_interrupts
+from pipeline.redaction import redacted, without_password
 from pipeline.study import Study
 from pipeline.tracking.create import create_sqlite
 
@@ -99,7 +100,7 @@ def import_mlflow(uri: str = "http") -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     collects = gc.isenabled() and "mlflow" not in sys.modules
-    with later(), ExitStack() as restored:
+    with defer_interrupts(), ExitStack() as restored:
         if collects:  # imports leave no garbage, and to search for it takes a quarter of their time
             gc.disable()
             restored.callback(gc.enable)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
-from pipeline.errors import redacted
+from pipeline.redaction import redacted
 from pipeline.runs import Header, RunFolder
 from pipeline.tracking.connection import quoted
 from pipeline.tracking.server import NOTE, Server

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import redacted
 from pipeline.log import Entry, Record
+from pipeline.redaction import redacted
 from pipeline.runs import RunFolder, end, now
 from pipeline.tracking.publish import Publisher
 

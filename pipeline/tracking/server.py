@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from pipeline import stores
 from pipeline.artifacts import FOLDER, folder_fault, local_folder
-from pipeline.errors import InputError, redacted
+from pipeline.errors import InputError
 from pipeline.files import locked
+from pipeline.redaction import redacted
 from pipeline.study import Study
 from pipeline.tracking.connection import (
     connect,

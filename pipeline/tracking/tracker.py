@@ -11,11 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import faults, launch
+from pipeline import faults, processes
 from pipeline.data import Splits
-from pipeline.errors import InputError, one_line, redacted
+from pipeline.errors import InputError
 from pipeline.log import LOG
 from pipeline.params import digest
+from pipeline.redaction import one_line, redacted
 from pipeline.runs import (
     PATCH,
     SPEC,
@@ -119,7 +120,7 @@ class Tracker:
                 folder.set_aside()
                 folder = self._open(key, released)
             code = provenance.code(self.study.root)
-            origin = code.tags | provenance.machine(launch.device()) | {"data_digest": splits.digest}
+            origin = code.tags | provenance.machine(processes.device()) | {"data_digest": splits.digest}
             start = {"type": "start", "time": now(), "address": self.server.identity, "origin": origin}
             if folder.entries:
                 folder.log.append(start)
@@ -153,6 +154,9 @@ class Tracker:
         """Add results to a run that was ended, that of an id or else the latest of a key; MLflow may lack it."""
         with ExitStack() as released:
             folder = self._open(key, released)
+            if folder.entries and folder.header.type == "results" and folder.header.run_id != run_id:
+                folder.set_aside()
+                folder = self._open(key, released)
             if not folder.entries:
                 header = Header(
                     type="results",

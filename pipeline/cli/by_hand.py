@@ -1,0 +1,111 @@
+"""Studies that one command makes and runs, `cave train` or `cave sweep`: no `dvc repro` is needed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline import data, processes
+from pipeline.cli.new_study import create_study
+from pipeline.errors import InputError
+from pipeline.files import locked, write_text
+from pipeline.params import Params, digest, dump_yaml, notes
+from pipeline.processes.signals import ignore_signals
+from pipeline.removal import discard, was_begun
+from pipeline.stages import fetch, prepare
+from pipeline.study import Study, find_root, is_name
+
+__all__ = ["bring_data", "by_hand"]
+
+BUDGET = ("sweep.trials", "sweep.failures")  # what may change in a study that is there
+
+
+@contextmanager
+def by_hand(command: str, name: str | None, variant: str, overrides: Mapping[str, Any]) -> Iterator[Study]:
+    """Give the study of one variant that a `command` (train or sweep) runs, its data prepared.
+
+    Without a name, equal settings give the same study; with one, the study of that name goes on if it is there. A path
+    that is set by hand is not swept. Where the command fails before its first epoch, nothing is left of a study that it
+    has made.
+    """
+    root = find_root(Path.cwd())
+    processes.workers(1)  # what is wrong with the environment is said before anything is made
+    params, file, complete = _settings(root, variant, overrides)
+    settings = params.model_dump()
+    del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
+    own_name = name or f"{command}-{variant}-{digest(settings, 8)}"
+    folder = root / "experiments" / own_name
+    fresh = not is_name(own_name) or not (folder / "params.yaml").exists()
+    for line in notes(params, file, overrides, command=command) if fresh or name is None else ():
+        print(line, flush=True)
+    if fresh:
+        study = create_study(root, own_name, complete, pipeline=False, fill=_fetch)
+    else:
+        study = _again(folder, variant, params, [*overrides, *(BUDGET if name is None else ())])
+    try:
+        yield study
+    except BaseException:
+        if fresh and not was_begun(study):
+            with ignore_signals(), suppress(InputError):  # what stopped the command is what is said
+                discard(study)
+        raise
+
+
+def _settings(root: Path, variant: str, overrides: Mapping[str, Any]) -> tuple[Params, Params, dict[str, Any]]:
+    """Return the parameters of a study of one variant, those of the root's file, and the overrides between the two."""
+    first = {path: overrides[path] for path in ("budget", "budgets", "variants") if path in overrides}
+    own = Params.read(root / "params.yaml", first)
+    own.variant(variant)
+    complete = dict(overrides) | {"variants": {variant: own.variants[variant]}}
+    params, file = Params.read_with_file(root / "params.yaml", complete)
+    data.check(params.data)
+    return params, file, complete
+
+
+def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> Study:
+    """Return the study in a folder, made by hand before; what is `asked` for must be what it has, trials excepted.
+
+    Other settings of the root's `params.yaml` change nothing in it, and one line says so.
+    """
+    study = Study.at(folder)
+    if not study.by_hand:
+        command = study.command("report")
+        raise InputError(f"study: {study.name} is run by DVC (`{command}`); choose another name for one by hand")
+    study.params.variant(variant)
+    own, wanted = ({**found.flat(), f"variants.{variant}": found.variants[variant]} for found in (study.params, params))
+    others = [path for path in own | wanted if path not in BUDGET and own.get(path, "") != wanted.get(path, "")]
+    given = [*asked, *(params.budgets[params.budget] if "budget" in asked else ())]
+    for path in others:
+        if any(path == word or path.startswith(f"{word}.") for word in given):
+            has, not_this = (repr(found.get(path))[:60] for found in (own, wanted))
+            raise InputError(
+                f"study: experiments/{study.name} is there with other parameters ({path} is {has}, not {not_this});"
+                " choose another name, or go on with its own settings by leaving out what is set"
+            )
+    if others:
+        few = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        print(f"study {study.name} goes on with its own params.yaml, which differs from the root's in {few}")
+    budget: dict[str, Any] = {path: wanted[path] for path in BUDGET if path in given and wanted[path] != own[path]}
+    if budget:
+        write_text(folder / "params.yaml", dump_yaml(study.params.override(budget)))
+        study = Study.at(folder)
+    bring_data(study)
+    return study
+
+
+def bring_data(study: Study) -> None:
+    """Fetch and prepare a study's data where they are not here yet; processes that start at once do it once."""
+    with locked(study.locks / "data"):
+        try:
+            data.load(study.data)
+            if study.params.outliers is not None:
+                data.load(study.outliers)
+        except InputError:
+            _fetch(study)
+
+
+def _fetch(study: Study) -> None:
+    fetch.run(study)
+    prepare.run(study)

@@ -1,0 +1,104 @@
+"""Making a study: a folder in `experiments/` with its own parameters and a copy of the root's `dvc.yaml`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.files import locked, write_bytes, write_text
+from pipeline.params import Params, dump_yaml
+from pipeline.processes.signals import ignore_signals
+from pipeline.study import Study, is_name
+
+__all__ = ["copy_pipeline", "create_study"]
+
+
+def create_study(
+    root: Path,
+    name: str,
+    overrides: Mapping[str, Any],
+    *,
+    pipeline: bool = True,
+    fill: Callable[[Study], object] = lambda study: None,
+) -> Study:
+    """Make the folder `experiments/<name>` with its own parameters and, for `pipeline`, a copy of `dvc.yaml`.
+
+    All is checked first, and `fill`, which may bring data, is called while the new folder still has a hidden name:
+    where anything fails, nothing is left. In a folder that is there, other parameters are an `InputError`; a budget
+    of trials may change.
+    """
+    folder, params = _plan(root, name, overrides)
+    with locked(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
+        if (folder / "params.yaml").exists():
+            write_text(folder / "params.yaml", dump_yaml(params))
+            _complete(root, folder, pipeline)
+            study = Study.at(folder)
+            fill(study)
+            return study
+        aside = folder.with_name(f".{name}.new")
+        shutil.rmtree(aside, ignore_errors=True)  # a process that was killed has left it
+        try:
+            write_text(aside / "params.yaml", dump_yaml(params))
+            _complete(root, aside, pipeline)
+            fill(Study.at(aside))
+            _rename(aside, folder)
+        except BaseException:
+            with ignore_signals():
+                shutil.rmtree(aside, ignore_errors=True)
+            raise
+    return Study.at(folder)
+
+
+def _plan(root: Path, name: str, overrides: Mapping[str, Any]) -> tuple[Path, Params]:
+    """Return the folder and the parameters of a study that is to be made; all that could be wrong is checked."""
+    folder = root / "experiments" / name
+    if not is_name(name):
+        raise InputError(f"study: '{name}' given; allowed: lower-case letters, digits, - and _")
+    params = Params.read(root / "params.yaml", overrides)
+    if (root / params.out).resolve() == folder.resolve():
+        raise InputError(f"study: '{name}' is the study of the root's params.yaml; choose another name")
+    # The budget's values are in place already, and what `overrides` set is not to be set back.
+    params = params.override({"root": "../..", "out": ".", "budget": "default", "budgets": {"default": {}}})
+    if (folder / "params.yaml").exists():
+        budget = {"sweep.trials": params.sweep.trials, "sweep.failures": params.sweep.failures}
+        if Params.read(folder / "params.yaml").override(budget) != params:
+            raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
+    return folder, params
+
+
+def _complete(root: Path, folder: Path, pipeline: bool) -> None:
+    """Put what else belongs to a study into its folder."""
+    copy = folder / "dvc.yaml"
+    if not pipeline:
+        write_text(folder / ".gitignore", "/raw\n/data\n/outliers\n/train\n")  # what DVC would keep out of git
+    elif copy.is_symlink() or not copy.exists():
+        copy_pipeline(root, folder)
+
+
+def _rename(aside: Path, folder: Path) -> None:
+    try:
+        aside.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise InputError(
+            f"study: experiments/{folder.name} is there and is no study (it has no params.yaml); choose another name"
+        ) from None
+
+
+def copy_pipeline(root: Path, folder: Path) -> bool:
+    """Make a study's `dvc.yaml` a copy of the root's, also where it was a link; return whether it was not one yet."""
+    copy = folder / "dvc.yaml"
+    try:
+        content = (root / "dvc.yaml").read_bytes()
+        if not copy.is_symlink() and copy.exists() and copy.read_bytes() == content:
+            return False
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    write_bytes(copy, content)
+    return True

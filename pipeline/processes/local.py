@@ -1,0 +1,62 @@
+"""Workers on this machine, each in a session of its own, so that they do not hear the terminal, but their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import final
+
+from pipeline.processes import machine, preforked, signals
+from pipeline.processes.preforked import PreforkedWorker
+
+__all__ = ["Local", "Process"]
+
+
+@final
+class Process:
+    """A worker process."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        words, own = [sys.executable, "-m", *command], {**environment, signals.PARENT: str(os.getpid())}
+        self.process = subprocess.Popen(words, env=own, cwd=folder, start_new_session=True)
+        signals.children.add(self.process)
+
+    def poll(self) -> int | None:
+        """Return the exit code of a process that has ended: below 0 for a signal."""
+        code = self.process.poll()
+        if code is not None:
+            signals.children.discard(self.process)
+        return code
+
+    def ask(self) -> None:
+        """Ask for a clean end."""
+        self.process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+
+@final
+class Local:
+    """Starts processes here: on the GPUs' slots where there are GPUs, else on the cores."""
+
+    def __init__(self) -> None:
+        self.pins = machine.slots()
+        self.slots = len(self.pins) or machine.cores()
+
+    def start(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], slot: int
+    ) -> Process | PreforkedWorker:
+        """Start a Python module with its arguments."""
+        pin = self.pins[slot % len(self.pins)] if self.pins else {}
+        if not pin and (spare := preforked.acquire(environment)) is not None:
+            return spare.start(command, folder, {**environment, signals.PARENT: str(os.getpid())})
+        return Process(command, folder, {**environment, **pin})
+
+    def close(self) -> None:
+        """There is nothing to leave."""
