@@ -163,7 +163,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "model/epoch-2/model.safetensors": lambda root: checkpoint.load(evaluate._milestones(root / "model")[2]),
     "model/epoch-2/model.json": lambda root: checkpoint.load(evaluate._milestones(root / "model")[2]),
     "state/state.safetensors": lambda root: goes_on(root / "state"),
-    "state/records.jsonl": lambda root: goes_on(root / "state"),
+    "state/log.jsonl": lambda root: goes_on(root / "state"),
     "params.yaml": study_of,
     "experiments/default/data/data.json": lambda root: data.load(root / "experiments/default/data"),
     "experiments/default/data/train.npy": lambda root: data.load(root / "experiments/default/data"),
@@ -360,7 +360,7 @@ GIANTS = {"nested": NESTED, "deep": DEEP, "number": LONG, "sparse": None}
 
 
 @pytest.mark.parametrize("giant", GIANTS)
-@pytest.mark.parametrize("place", [place for place in READERS if not place.endswith((".npy", "records.jsonl"))])
+@pytest.mark.parametrize("place", [place for place in READERS if not place.endswith((".npy", "log.jsonl"))])
 def test_a_giant_in_the_place_of_any_file_is_refused(project: Path, place: str, giant: str) -> None:
     """A hundred thousand brackets, a number of a million digits, and ten gigabytes are told at once, in one line."""
     path, content = project / place, GIANTS[giant]
@@ -380,7 +380,7 @@ def test_a_giant_in_the_place_of_any_file_is_refused(project: Path, place: str, 
 def test_a_giant_in_a_record_or_a_counter_is_refused(project: Path, line: bytes, tmp_path: Path) -> None:
     """A record, and the counters in a state's header, may be nested or long as they like: one line."""
     shutil.copytree(project / "state", tmp_path / "state")
-    (tmp_path / "state" / "records.jsonl").write_bytes(line + b"\n")
+    (tmp_path / "state" / "log.jsonl").write_bytes(line + b"\n")
     assert "not the state of this training" in bounded(lambda: goes_on(tmp_path / "state"))
     header = json.dumps({"__metadata__": {"counters": line.decode()}}).encode()
     (tmp_path / "state" / "state.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)

@@ -84,7 +84,8 @@ class Run:
         self.publish(forced=True)
         if self._refusals == 1:  # of a run that was deleted, say: once more, from the start
             self.publish(forced=True)
-        if self._publisher.complete:
+        published = self._publisher.complete
+        if published:
             self.folder.close_published()
         else:
             self.folder.sync()
@@ -93,7 +94,7 @@ class Run:
             else:
                 self.tracker.behind = True
         self.close()
-        if self.tracker.behind and self._publisher.complete:
+        if self.tracker.behind and published:
             self.tracker.behind = self.tracker.publish_all(most=OTHERS).waiting > 0
 
     def close(self) -> None:
