@@ -220,7 +220,7 @@ def test_a_stage_begins_with_its_variants_lines(
     file = root / "params.yaml"
     file.write_text(file.read_text().replace("budget: default ", "budget: quick "))
     monkeypatch.setattr(sys, "argv", ["stage", "vae"])
-    monkeypatch.setattr("pipeline.tracking.ready", lambda uri: None)
+    monkeypatch.setattr("pipeline.tracking.import_mlflow", lambda uri: None)
     monkeypatch.setattr("pipeline.processes.prefork", lambda count: None)
     monkeypatch.setattr(stage, "run", lambda study, variant: print("runs"))
     stage.main()

@@ -21,7 +21,7 @@ from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.sweep import Sweep
 from pipeline.sweep.progress import QUIET, Progress
 from pipeline.text import plural
-from pipeline.training import print_progress, Record
+from pipeline.training import Record, print_progress
 from tests.small import ROOT, model_params
 from tests.workshop import make_study
 

@@ -119,8 +119,8 @@ def contents(database: Path, name: str) -> dict[str, Any]:
 
 def files(folder: Path, runs: int) -> set[str]:
     """Return the artifacts of that many runs, without the folders that are named after them."""
-    ids = {path.parents[1].name for path in folder.rglob("settings.json")}
-    assert len({path.parents[2].name for path in folder.rglob("settings.json")}) == runs, ids
+    ids = {path.parents[1].name for path in folder.rglob("spec.json")}
+    assert len({path.parents[2].name for path in folder.rglob("spec.json")}) == runs, ids
     return {path.relative_to(folder).as_posix().split("/artifacts/")[1] for path in folder.rglob("*") if path.is_file()}
 
 
@@ -439,7 +439,7 @@ def _same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
 @pytest.mark.usefixtures("eager")
 def test_answers_that_are_lost_double_nothing(study: Study, server: Server, proxy: Proxy) -> None:
     """The server has done what it was asked for and could not say so, of every kind of request: it is there once."""
-    proxy.cuts = [r"runs/create", r"log-batch", r"log-inputs", r"PUT \S*settings.json", r"runs/update", r"runs/search"]
+    proxy.cuts = [r"runs/create", r"log-batch", r"log-inputs", r"PUT \S*spec.json", r"runs/update", r"runs/search"]
     made = start(study, "lost", stage="train")
     for record in RECORDS:
         log(made, [record])

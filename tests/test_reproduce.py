@@ -204,9 +204,9 @@ def test_every_run_tells_where_it_comes_from(repository: Path) -> None:
     wanted |= {f"version/{name}" for name in ("python", "torch", "numpy", "mlflow", "optuna")}
     wanted |= {"platform", "cpu", "device", "threads"}
     files = {
-        "sweep": {"settings.json", "changes.patch", "params.yaml", "dvc.yaml"},
-        "train": {"settings.json", "changes.patch", "params.yaml", "dvc.yaml"},
-        "trial": {"settings.json", "changes.patch"},
+        "sweep": {"spec.json", "changes.patch", "params.yaml", "dvc.yaml"},
+        "train": {"spec.json", "changes.patch", "params.yaml", "dvc.yaml"},
+        "trial": {"spec.json", "changes.patch"},
     }
     for run_id, stage, uri in rows(
         repository / "mlflow.db",
@@ -283,7 +283,7 @@ def test_what_changed_is_told(
     run_id = final(tagged)
     tag(tagged, run_id, "version/torch", "2.0.0")
     tag(tagged, run_id, "data_digest", "0" * 32)
-    (settings,) = [p for p in tagged.glob("mlartifacts/**/settings.json") if run_id in str(p)]
+    (settings,) = [p for p in tagged.glob("mlartifacts/**/spec.json") if run_id in str(p)]
     settings.write_text(json.dumps(read_json(settings) | {"data_digest": "0" * 32}))
     found = reproduce(tagged, run_id)
     assert found.equal

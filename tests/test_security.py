@@ -41,7 +41,6 @@ import numpy as np
 import pytest
 import sqlalchemy
 import torch
-from pipeline.tracking.outbox import Outbox
 
 from pipeline import data
 from pipeline.data import DATASETS, download
@@ -55,6 +54,7 @@ from pipeline.redaction import one_line
 from pipeline.report import inputs, table_text
 from pipeline.report.milestones import milestones
 from pipeline.reproduce import reproduce
+from pipeline.runs import RunFolder, RunSpec
 from pipeline.runs.provenance import dvc_hashes
 from pipeline.stages import evaluate, fetch, prepare
 from pipeline.stages import train as training
@@ -179,7 +179,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
         root / "experiments/default/evaluate/vae/seed-0.json", "final", "milestones"
     ),
     "dvc.lock": lambda root: dvc_hashes(root, root / "data"),
-    "settings.json": lambda root: Work.read(root / "settings.json"),
+    "spec.json": lambda root: RunSpec.read(root / "spec.json"),
 }
 
 
@@ -216,18 +216,18 @@ def test_a_pickle_in_the_place_of_a_published_file_is_refused(name: str, tmp_pat
         assert not mark.exists()
 
 
-def test_a_pickle_in_an_outbox_is_ignored(tmp_path: Path) -> None:
-    """A line that is no operation is torn: it is cut off, with what stands behind it, and nothing runs."""
-    mark, op = tmp_path / "mark", b'{"op":"tags","tags":{}}\n'
-    lines = [*pickles(mark).values(), b"[" * 100_000, b"9" * 100_000, b"{}", b'"op"', b"\xff\x00"]
+def test_a_pickle_in_a_log_is_ignored(tmp_path: Path) -> None:
+    """A line that is no entry is torn: it is cut off, with what stands behind it, and nothing runs."""
+    mark, entry = tmp_path / "mark", b'{"type":"tags","tags":{}}\n'
+    lines = [*pickles(mark).values(), b"[" * 100_000, b"9" * 100_000, b"{}", b'"type"', b'{"type":1}', b"\xff\x00"]
     for number, line in enumerate(lines):
-        path = tmp_path / str(number) / "ops.jsonl"
+        path = tmp_path / str(number) / "log.jsonl"
         path.parent.mkdir()
-        path.write_bytes(op + line + b"\n" + op)
-        box = Outbox.take(path.parent)
-        assert box.ops == [json.loads(op)]
-        assert path.read_bytes() == op
-        box.release()
+        path.write_bytes(entry + line + b"\n" + entry)
+        folder = RunFolder.open(path.parent)
+        assert folder.entries == [json.loads(entry)]
+        assert path.read_bytes() == entry
+        folder.release()
         assert not mark.exists()
 
 
@@ -678,7 +678,7 @@ def test_a_patch_cannot_write_outside_its_worktree(
     root, beside, run = stored
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
-    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+    (provenance / "spec.json").write_text('{"format": 1, "out": "."}')
     tried = patches(root, beside)
     before = seen(root.parent)
     for patch in tried.values():
@@ -699,16 +699,16 @@ def test_provenance_that_is_none_is_refused(
     provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
     mark = tmp_path / "mark"
     for content in [*pickles(mark).values(), NESTED, LONG, b"[]", b'"out"', b"{}"]:
-        (provenance / "settings.json").write_bytes(content)
-        assert "settings.json: " in refusal(lambda: reproduce(root, run))
-    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+        (provenance / "spec.json").write_bytes(content)
+        assert "spec.json: " in refusal(lambda: reproduce(root, run))
+    (provenance / "spec.json").write_text('{"format": 1, "out": "."}')
     for content in [*pickles(mark).values(), NESTED, b""]:
         (provenance / "changes.patch").write_bytes(content)
         assert "do not fit commit" in refusal(lambda: reproduce(root, run))
     assert list(tmp_path.iterdir()) == []  # nor the mark
 
 
-@pytest.mark.parametrize("name", ["settings.json", "changes.patch"])
+@pytest.mark.parametrize("name", ["spec.json", "changes.patch"])
 @pytest.mark.parametrize("told", [True, False], ids=["size told", "size not told"])
 def test_large_provenance_is_not_brought(
     stored: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: bool
@@ -720,7 +720,7 @@ def test_large_provenance_is_not_brought(
     root, _, run = stored
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
-    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+    (provenance / "spec.json").write_text('{"format": 1, "out": "."}')
     (provenance / "changes.patch").write_text(new("planted"))
     with (provenance / name).open("wb") as file:
         file.truncate(2**32)
@@ -746,7 +746,7 @@ def test_large_provenance_is_not_brought(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["settings.json", "changes.patch"])
+@pytest.mark.parametrize("name", ["spec.json", "changes.patch"])
 def test_a_folder_is_no_provenance(
     stored: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -754,7 +754,7 @@ def test_a_folder_is_no_provenance(
     root, _, run = stored
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
-    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+    (provenance / "spec.json").write_text('{"format": 1, "out": "."}')
     (provenance / name).unlink(missing_ok=True)
     (provenance / name).mkdir()
     said = refusal(lambda: reproduce(root, run))
@@ -763,30 +763,40 @@ def test_a_folder_is_no_provenance(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_outbox_sends_its_own_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Operations that name a file outside, or do not say whose they are, get one line, and no file is sent."""
+def test_a_run_publishes_its_own_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines that name a file outside, or do not say whose run it is, get one line, and no file is sent."""
     study = make_study(tmp_path / "project")
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     tracker = Tracker(study).require()
-    box = study.cache / "outbox" / "planted"
-    whose = {"address": tracker.store.address, "experiment": tracker.experiment, "key": "k"}
-    start = {"op": "start", **whose, "mark": "1", "name": "n", "time": 1, "takes": "own", "anew": False, "again": False}
-    start |= {"tags": {"mlflow.note.content": ""}, "origin": {}, "params": {}, "files": []}
-    start["data"] = {"name": "d", "digest": "1", "source_type": "local", "source": "{}"}
-    (box / "files").mkdir(parents=True)
-    (box / "files" / "link").symlink_to(secret)
-    for place in (str(secret), "../../../../secret.txt", "files/../../../../../secret.txt", "files/link", "ops.jsonl"):
-        op = {"op": "file", "files": [["", place]]}
-        (box / "ops.jsonl").write_text(json.dumps(start) + "\n" + json.dumps(op) + "\n")
-        assert Tracker(study).deliver().left == 1
-        (told,) = capsys.readouterr().err.splitlines()
-        assert "names a file outside of it" in told
-    for first in ({"op": "tags"}, {"op": "start"}, {"op": "start", **whose, "experiment": []}, {"op": [1], **whose}):
-        (box / "ops.jsonl").write_text(json.dumps(first) + "\n")
-        assert Tracker(study).deliver().left == 1
-        (told,) = capsys.readouterr().err.splitlines()
-        assert "does not tell whose run it is" in told
+    folder = study.runs / "planted"
+    about = {
+        "address": tracker.server.identity,
+        "experiment": tracker.name,
+        "note": "",
+        "key": "k",
+        "id": "1",
+        "time": 1,
+    }
+    header = {"type": "run", **about, "name": "n", "tags": {"mlflow.note.content": ""}}
+    start = {"type": "start", "time": 1, "address": tracker.server.identity, "origin": {}}
+    result = {"type": "result", "name": "x", "digest": "1", "time": 1, "metrics": {}}
+    (folder / "files").mkdir(parents=True)
+    (folder / "files" / "link").symlink_to(secret)
+
+    def planted(*entries: object) -> str:
+        (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        assert Tracker(study).publish_all().left == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        return str(line)
+
+    for place in (str(secret), "../../../../secret.txt", "a/../../../../../secret.txt", "link", "../log.jsonl"):
+        assert "names a file outside of it" in planted(header, start, result | {"files": [place]})
+        assert "names a file outside of it" in planted(header | {"files": [place]}, start)
+    for first in ({"type": "tags"}, {"type": "run"}, {**header, "experiment": []}, {**header, "other": 1}):
+        assert "does not say whose run it is" in planted(first)
+    (folder / "spec.json").symlink_to(secret)
+    assert "names a file outside of it" in planted(header | {"files": ["provenance/spec.json"]}, start)
     assert [path for path in (study.store / "mlartifacts").rglob("*") if path.is_file()] == []
 
 
