@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import app
+from pipeline.cli.main import app
 from pipeline.cli.new_study import copy_pipeline, create_study
 from pipeline.doctor import CHECKS, place
 from pipeline.errors import InputError

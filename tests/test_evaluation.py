@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-import pipeline.evaluation
+import pipeline.evaluation.bounds
 from pipeline.data.images import images
 from pipeline.evaluation.bounds import Estimate, evaluate, importance_bound, jackknife, many_draws
 from pipeline.models import HierarchicalVAE, build
@@ -239,7 +239,7 @@ def test_the_error_shrinks_as_the_root_of_the_draws() -> None:
 @pytest.mark.parametrize("rows", [1, 50, 64, 10_000])
 def test_many_draws_are_as_many_whatever_a_pass_holds(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes of any size give all draws of every term, none twice, with the same mean within 5 standard errors."""
-    monkeypatch.setattr(pipeline.evaluation, "ROWS", rows)
+    monkeypatch.setattr(pipeline.evaluation.bounds, "ROWS", rows)
     _, model, test = linear()
     x = images(test[:4], SCALE)
     bound = many_draws(model, x, 501)
@@ -258,8 +258,8 @@ def test_a_pass_never_holds_more_rows_than_it_may(monkeypatch: pytest.MonkeyPatc
         passes.append(draws * len(x))
         return elbo(model, x, draws)
 
-    monkeypatch.setattr(pipeline.evaluation, "elbo", spy)
-    monkeypatch.setattr(pipeline.evaluation, "ROWS", 100)
+    monkeypatch.setattr(pipeline.evaluation.bounds, "elbo", spy)
+    monkeypatch.setattr(pipeline.evaluation.bounds, "ROWS", 100)
     model, test = bernoulli()
     many_draws(model, images(test[:30], 1), 10)
     assert passes == [90, 90, 90, 30]

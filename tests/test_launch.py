@@ -296,7 +296,7 @@ def test_what_a_spare_hears_is_not_its_parents(tmp_path: Path) -> None:
     done = _young(
         tmp_path,
         "import signal",
-        "from pipeline import signals",
+        "from pipeline.processes import signals",
         "source, sink = os.pipe()",
         "setsid = os.setsid",
         "os.setsid = lambda: (os.read(source, 1), setsid())",

@@ -89,9 +89,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, "add", "-A")
     git(folder, *IDENTITY, "commit", "-qm", "all")
     # A change that moves every number: the commit alone would not lead to them.
-    path = folder / "pipeline" / "training.py"
+    path = folder / "pipeline" / "training" / "loop.py"
     path.write_text(path.read_text().replace('f"epoch {run.epoch}"', 'f"another epoch {run.epoch}"'))
-    assert git(folder, "status", "--porcelain").strip() == "M pipeline/training.py"
+    assert git(folder, "status", "--porcelain").strip() == "M pipeline/training/loop.py"
     (folder / "line.py").write_text(LINE)
     (folder / "told.txt").write_text(run(folder, "line"))
     return folder
@@ -375,7 +375,7 @@ def test_a_worktree_is_kept_if_wanted(
         reproduce(repository, final(repository), keep=True)
     (tree,) = tmp_path.glob("cave-reproduce-*/tree")
     assert "removes it" in capfd.readouterr().out
-    assert "another epoch" in (tree / "pipeline" / "training.py").read_text()
+    assert "another epoch" in (tree / "pipeline" / "training" / "loop.py").read_text()
     git(repository, "worktree", "remove", "--force", str(tree))
 
 

@@ -138,7 +138,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place in ("model", "model/epoch-2"):
         model_in(root / place)
     model = build(model_params(), torch.full((16,), 0.5), (4, 4))
-    next(fit(model, splits(), train_params(), seed=0, folder=root / "state"))
+    training = fit(model, splits(), train_params(), seed=0, folder=root / "state")
+    assert [next(training).epoch for _ in range(2)] == [1, 2]
     for place in ("sweep/mhvae", "report", "evaluate/vae", "train/vae/seed-0"):
         (study.out / place).mkdir(parents=True)
     (study.report / "table.md").touch()

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import pipeline.objectives
-import pipeline.training
 import pipeline.training.gradients
+import pipeline.training.loop
 from pipeline.data import Splits
 from pipeline.data.images import images
 from pipeline.errors import InputError
@@ -80,7 +80,7 @@ def clean(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) ->
 
 def before_the_state(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop in the fourth epoch, neither its state nor its line in the log written."""
-    write = pipeline.training.write_state
+    write = pipeline.training.loop.write_state
 
     def stop(path: Path, tensors: dict[str, Tensor], counters: list[Any]) -> None:
         if counters[0] == 4:
@@ -89,7 +89,7 @@ def before_the_state(folder: Path, params: TrainParams, monkeypatch: pytest.Monk
 
     data = splits()
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.training, "write_state", stop)
+        patch.setattr(pipeline.training.loop, "write_state", stop)
         with pytest.raises(KeyboardInterrupt):
             list(fit(model(data), data, params, seed=0, folder=folder))
     assert len((folder / "log.jsonl").read_text().splitlines()) == 3
@@ -366,7 +366,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, shown: list[list[Tensor]], training: 
         monkeypatch.setattr(pipeline.training.gradients, "Chain", type("Watched", (Chain,), {"__call__": step}))
     else:
         monkeypatch.undo()
-        monkeypatch.setattr(pipeline.training, "elbo", spy)
+        monkeypatch.setattr(pipeline.training.loop, "elbo", spy)
 
 
 # --- Binarization
@@ -464,7 +464,7 @@ def test_the_size_of_a_pass_changes_no_mean(monkeypatch: pytest.MonkeyPatch) -> 
     results = []
     # 24 validation images at once, or 7 + 7 + 7 + 3; 56 training images at once, or 16 + 16 + 16 + 8
     for rows, batch_size in ((8192, 999), (14, 16)):
-        monkeypatch.setattr(pipeline.training, "VALID_ROWS", rows)
+        monkeypatch.setattr(pipeline.training.loop, "VALID_ROWS", rows)
         built = model(data)
         for rung in built.inference:
             rung.network[-1].weight.data.zero_()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import pipeline.training
+import pipeline.training.loop
 from pipeline.data.images import Presented, images
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
@@ -86,14 +86,14 @@ def test_averaged_weights_are_the_moving_average_of_the_steps() -> None:
     with seeded(0, "weights"):
         model = build(model_params(), torch.tensor(data.mean).double())
     steps.append(flat(model))
-    follow = pipeline.training._Run.follow
+    follow = pipeline.training.loop._Run.follow
 
     def spy(run: Any) -> None:
         steps.append(flat(run.model))
         follow(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.training._Run, "follow", spy)
+        patch.setattr(pipeline.training.loop._Run, "follow", spy)
         list(fit(model, data, train_params(**settings, ema=0.7), seed=0))
     average = steps[0]
     for weights in steps[1:]:

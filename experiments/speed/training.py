@@ -15,9 +15,9 @@ from experiments.speed.models import BATCHES, CHAINS, Chain, pixels
 from experiments.speed.ratio import Row, alternate, row
 from pipeline.data.images import Presented
 from pipeline.models.precision import Precision
-from pipeline.training import _epoch, _Run
 from pipeline.training.adam import Adam
 from pipeline.training.gradients import Loss, Plain
+from pipeline.training.loop import _epoch, _Run
 from pipeline.training.step import steps
 
 __all__ = ["Training", "against_peers", "measure"]

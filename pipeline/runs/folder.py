@@ -217,8 +217,9 @@ class RunFolder:
             self.remove()
 
     def remove(self) -> None:
-        """Delete the folder and release it."""
-        (self.path / LOG).unlink(missing_ok=True)  # at once; without it, the rest is nothing
+        """Delete the folder and release it; until the end the log says whose run it was."""
+        shutil.rmtree(self.path / FILES, ignore_errors=True)
+        (self.path / LOG).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 

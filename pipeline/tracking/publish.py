@@ -206,12 +206,13 @@ class Publisher:
 
     def _missing_provenance(self, header: Header) -> list[str]:
         """Return the files of the run's beginning that MLflow does not have; those that it has stay."""
+        paths = {place: self.folder.file(place) for place in header.files}
         if self._files is None:
             self._files = set()
             if self._existed:
-                for folder in {os.path.dirname(place) for place in header.files}:
+                for folder in {os.path.dirname(place) for place in paths}:
                     self._files |= {str(info.path) for info in self._repository().list_artifacts(folder or None)}
-        return [place for place in header.files if place not in self._files]
+        return [place for place in paths if place not in self._files]
 
     def _log(
         self, params: dict[str, str], tags: dict[str, str], rows: list[list[Metric]], marks: dict[str, str]

@@ -14,7 +14,6 @@ from pathlib import Path
 from pipeline import faults, processes
 from pipeline.data import Splits
 from pipeline.errors import InputError
-from pipeline.log import LOG
 from pipeline.params import digest
 from pipeline.redaction import one_line, redacted
 from pipeline.runs import (
@@ -237,7 +236,7 @@ class Tracker:
         """
         result = Published()
         deadline = None if seconds is None else time.monotonic() + seconds
-        for path in sorted(path.parent for path in self.study.runs.glob(f"*/{LOG}")):
+        for path in sorted(self.study.runs.glob("*/")):
             try:
                 folder = RunFolder.open(path)
             except BlockingIOError:

@@ -1,6 +1,6 @@
 """Training: the loop, its step, the optimizer and the gradients."""
 
-from pipeline.training.fit import (
+from pipeline.training.loop import (
     SCHEDULES,
     NonFiniteError,
     Record,

@@ -16,7 +16,7 @@ from pipeline.data import Splits
 from pipeline.errors import InputError
 from pipeline.models import build
 from pipeline.params import ModelParams, Params
-from pipeline.training import fit, initial_model
+from pipeline.training.loop import fit, initial_model
 
 __all__ = ["count_weights", "match_weights", "seconds_per_epoch"]
 
