@@ -784,6 +784,7 @@ def test_a_run_publishes_its_own_files_alone(tmp_path: Path, capsys: pytest.Capt
     result = {"type": "result", "name": "x", "digest": "1", "time": 1, "metrics": {}}
     (folder / "files").mkdir(parents=True)
     (folder / "files" / "link").symlink_to(secret)
+    capsys.readouterr()
 
     def planted(*entries: object) -> str:
         (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
