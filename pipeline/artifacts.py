@@ -16,8 +16,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from pipeline.addresses import address, sqlite_file
 from pipeline.errors import InputError
-from pipeline.stores import given, sqlite_file
 
 __all__ = ["FOLDER", "folder_fault", "local_folder", "moved_roots", "own_database", "relocate"]
 
@@ -38,7 +38,7 @@ PATIENCE = 10.0  # seconds that another writer is waited for
 
 def own_database(root: Path) -> Path | None:
     """Return the file of the MLflow database of the project at `root`, or None where the store is another."""
-    file = sqlite_file(given("mlflow", root), root)
+    file = sqlite_file(address("mlflow", root), root)
     return file if file is not None and file.resolve().is_relative_to(root.resolve()) else None
 
 

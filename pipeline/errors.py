@@ -12,27 +12,32 @@ __all__ = ["DisconnectedError", "InputError", "RunError", "external_fault"]
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # what may fail wherever a file is written
 
 
-class _ToldError(Exception):
+class _OneLineError(Exception):
     """An error whose message is one line, whatever it was made of, and holds no password."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
-class InputError(_ToldError):
-    """A fault outside the program (a parameter, a file, an address), told in one line."""
+class InputError(_OneLineError):
+    """An error in the program's input (a parameter, a file, an address), reported in one line; exit code 2."""
+
+    @classmethod
+    def of_disk(cls, error: OSError, path: object, verb: str = "written") -> InputError:
+        """Return the error of a file or folder that cannot be read, written or removed (`verb`), with the reason."""
+        return cls(f"{path}: cannot be {verb}: {error.strerror or error}")
 
 
-class RunError(_ToldError):
-    """A run that had to stop (a bound that is not finite, too many failed trials), told in one line."""
+class RunError(_OneLineError):
+    """A run that had to stop (a bound is not finite, too many trials failed), reported in one line; exit code 1."""
 
 
 class DisconnectedError(RunError):
-    """A database was lost, and with it the right to go on: who meets it stops as if killed, to be started again."""
+    """The connection to a database was lost: the process stops as if killed, and is started again."""
 
 
 def external_fault(error: BaseException | None) -> str:
-    """Tell what is wrong with the disk or a database, where an error, or what led to it, comes from there."""
+    """Return what is wrong with the disk or a database if an error, or its cause, comes from there; else nothing."""
     if error is None:
         return ""
     if isinstance(error, OSError) and error.errno in DISK:

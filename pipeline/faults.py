@@ -15,11 +15,11 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+from pipeline.environment import CRASH, CRASH_SIGNAL, crash_request
+
 __all__ = ["ANY", "POINTS", "SIGNAL", "VARIABLE", "reached"]
 
-VARIABLE = "CAVE_FAULT"
-SIGNAL = "CAVE_FAULT_SIGNAL"
-ANY = "any"
+VARIABLE, SIGNAL, ANY = CRASH, CRASH_SIGNAL, "any"
 
 POINTS: dict[str, str] = {
     "transaction-open": "a trial is asked for, or one of its settings is drawn, and the database does not have it yet",
@@ -40,7 +40,7 @@ _passes: Counter[str] = Counter()
 
 def reached(name: str) -> None:
     """Die here, if it is asked for."""
-    asked = os.environ.get(VARIABLE)
+    asked, signal_name = crash_request()
     if asked is None:
         return
     assert name in POINTS
@@ -53,5 +53,5 @@ def reached(name: str) -> None:
                 Path(mark).touch(exist_ok=False)
             except FileExistsError:
                 continue
-            os.kill(os.getpid(), signal.Signals[os.environ.get(SIGNAL, "SIGKILL")])
+            os.kill(os.getpid(), signal.Signals[signal_name])
             return

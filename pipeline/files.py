@@ -8,18 +8,21 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.errors import InputError
 
 __all__ = [
-    "alone",
-    "locked",
+    "atomic_file",
+    "exclusive",
+    "file_lock",
+    "is_temporary",
     "read_csv",
     "read_json",
     "sha256",
@@ -31,28 +34,39 @@ __all__ = [
 ]
 
 LARGEST = 2**26  # bytes of a file that is read as text
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # .NAME. and the eight letters of `tempfile`
 POLL = 0.02  # seconds between two attempts to get a lock
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a temporary file beside `path` that takes its place when the block ends, and is removed on an error."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        os.close(handle)
+        with open(name, "wb") as file:  # by its name, which `file.name` is then
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether `atomic_file` may have made a file of this name."""
+    return TEMPORARY.fullmatch(name) is not None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file at once: a reader, or a crash, sees the old content or the new, never a part."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with atomic_file(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-        raise
+    except OSError as error:
+        raise InputError.of_disk(error, path) from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -126,7 +140,7 @@ def sha256(parts: Iterable[bytes]) -> str:
 
 
 @contextmanager
-def locked(path: Path, patience: float = math.inf) -> Iterator[None]:
+def file_lock(path: Path, patience: float = math.inf) -> Iterator[None]:
     """Hold the lock file `path`; `BlockingIOError` where another process holds it for more than `patience` seconds.
 
     The kernel drops the lock when its holder dies, so a killed process leaves none behind.
@@ -141,7 +155,7 @@ def locked(path: Path, patience: float = math.inf) -> Iterator[None]:
         except FileNotFoundError:  # who held it has removed its folder just now
             continue
         except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+            raise InputError.of_disk(error, path) from None
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if patience == math.inf else fcntl.LOCK_NB))
@@ -160,7 +174,7 @@ def locked(path: Path, patience: float = math.inf) -> Iterator[None]:
 
 
 def _is(path: Path, handle: int) -> bool:
-    """Tell whether an open file is still what its name leads to: who held the lock may have removed it."""
+    """Return whether an open file is still the one at `path`: a former holder of the lock may have removed it."""
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
@@ -168,14 +182,14 @@ def _is(path: Path, handle: int) -> bool:
 
 
 @contextmanager
-def alone(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
+def exclusive(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path`; where another process holds it, say which, and wait for its end.
 
     With `wait=False` that is an `InputError` instead.
     """
     with ExitStack() as held:
         try:
-            held.enter_context(locked(path, 0.0))
+            held.enter_context(file_lock(path, 0.0))
         except BlockingIOError:
             holder = "another process"
             with suppress(OSError):  # who held it may have removed the file
@@ -183,6 +197,6 @@ def alone(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
             if not wait:
                 raise InputError(f"{what}: {holder} is at work in this folder") from None
             print(f"{what}: {holder} is at work in this folder; waits for its end", flush=True)
-            held.enter_context(locked(path))
+            held.enter_context(file_lock(path))
         path.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
         yield

@@ -7,7 +7,6 @@ MLflow. What is not there is not printed; a sentence says why, and what to run.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import socket
 import sqlite3
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pipeline.addresses import address, sqlite_file
+from pipeline.environment import TrackingCredentials
 from pipeline.errors import InputError
 from pipeline.redaction import one_line, without_password
-from pipeline.stores import given, sqlite_file
 from pipeline.study import Study
 
 __all__ = ["Experiment", "experiment", "free_port", "report_line", "runs_line", "runs_link"]
@@ -62,7 +62,7 @@ def report_line(study: Study) -> str:
 
 def runs_line(study: Study, port: int = PORT) -> str:
     """Say at which address the runs are shown, or why there is none."""
-    store = given("mlflow", study.store)
+    store = address("mlflow", study.shared_root)
     server = _is_server(store)
     told = one_line(without_password(store).rstrip("/"))
     try:
@@ -91,8 +91,8 @@ def experiment(study: Study) -> Experiment | None:
     Raises:
         InputError: the store does not answer.
     """
-    store, name = given("mlflow", study.store), f"platos-cave/{study.name}"
-    if (file := sqlite_file(store, study.store)) is not None:
+    store, name = address("mlflow", study.shared_root), f"platos-cave/{study.name}"
+    if (file := sqlite_file(store, study.shared_root)) is not None:
         return _in_file(file, name)
     return _on_server(store.rstrip("/"), name) if _is_server(store) else _by_mlflow(study, name)
 
@@ -175,17 +175,16 @@ def _answer(address: str, method: str, path: str, what: dict[str, Any]) -> dict[
     import requests
 
     headers, auth = {}, None
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
-    elif user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
-    verify: bool | str = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("1", "true")
-    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH", verify) if verify else verify
+    credentials = TrackingCredentials.read()
+    if credentials.token:
+        headers["Authorization"] = f"Bearer {credentials.token}"
+    elif credentials.user:
+        auth = (credentials.user, credentials.password)
     told = without_password(address)
     try:
         with requests.request(
-            method, f"{address}/api/2.0/mlflow/{path}", headers=headers, auth=auth, verify=verify, timeout=PATIENCE,
-            stream=True, allow_redirects=False, **what,
+            method, f"{address}/api/2.0/mlflow/{path}", headers=headers, auth=auth, timeout=PATIENCE,
+            verify=credentials.verify, stream=True, allow_redirects=False, **what,
         ) as answer:  # fmt: skip
             content = answer.raw.read(LARGEST, decode_content=True)
             if answer.status_code == 404 and b"RESOURCE_DOES_NOT_EXIST" in content:

@@ -26,12 +26,12 @@ def nearest_project(start: Path) -> Path | None:
 
 
 def has_own_code(root: Path) -> bool:
-    """Tell whether a project holds a copy of the package."""
+    """Return whether a project holds a copy of the package."""
     return os.path.isfile(root / PACKAGE.name / "__init__.py")
 
 
 def runs_code_of(root: Path) -> bool:
-    """Tell whether the package that runs here is the copy that lies in `root`."""
+    """Return whether the package that runs here is the copy that lies in `root`."""
     return has_own_code(root) and os.path.samefile(root / PACKAGE.name, PACKAGE)
 
 

@@ -1,4 +1,4 @@
-"""The evidence lower bound, taken apart, and what training climbs.
+"""The evidence lower bound, taken apart, and the objectives of training.
 
 Everything is a reduction of the log-weights of the draws z_1:T ~ q(z_1:T | x), in nats:
 
@@ -15,7 +15,7 @@ inference alone has a KL divergence a level, in closed form given what was drawn
     KL(q(z_1:T|x) || p(z_1:T)) = KL(q(z_T|x) || p(z_T)) + sum_{t<T} E KL(q(z_t|z_t+1.., x) || p(z_t|z_t+1..))
 
 Two objectives have the value of another and a gradient of less variance for the encoder's weights phi. In both, log q
-is a function of the draws in which phi is constant (`stopped`), so that the score, of mean 0, is left out:
+is a function of the draws in which phi is constant (`pathwise_terms`), so that the score, of mean 0, is left out:
 
     stl     d/dphi log w along the path of the draws.         Roeder, Wu, Duvenaud, "Sticking the Landing"
                                                               (2017), https://arxiv.org/abs/1703.09194
@@ -50,7 +50,7 @@ from torch.distributions import MixtureSameFamily, kl_divergence
 from pipeline.models import HierarchicalVAE
 from pipeline.params import TrainParams
 
-__all__ = ["ELBO", "OBJECTIVES", "STOPPED", "climbed", "elbo", "stopped", "top_down_kl", "weight"]
+__all__ = ["ELBO", "OBJECTIVES", "PATHWISE", "beta_at", "elbo", "pathwise_terms", "top_down_kl", "training_objective"]
 
 
 @dataclass(frozen=True)
@@ -98,19 +98,21 @@ def elbo(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1
     return ELBO(reconstruction=log_p[0], rate=torch.stack(log_q) - torch.stack(log_p[1:]))
 
 
-def stopped(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1) -> ELBO:
-    """Return the same terms as `elbo`, the encoder's weights in log q held constant and the nodes kept.
+def pathwise_terms(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int = 1) -> ELBO:
+    """Return the same terms as `elbo`, with the encoder's weights in log q held constant, and the nodes.
 
     A gradient that reaches `nodes` goes on to the encoder alone; the path through the weights of p that a ladder's q
     shares passes them by.
     """
-    drawn, shared = model.paths(x, draws)
-    nodes = [z_t.view_as(z_t) for z_t in drawn]  # what the terms see of a draw, apart from what other draws see of it
+    drawn, shared = model.pathwise_draws(x, draws)
+    nodes = [
+        z_t.view_as(z_t) for z_t in drawn
+    ]  # a gradient hook on these sees the terms alone, and not the draws of other levels
     z = [x[None], *nodes]
     if shared:  # adds 0, and the gradient through the weights that q shares with p, which hooks on `nodes` do not see
         z[1:] = [z_t + (s_t - s_t.detach()) for z_t, s_t in zip(nodes, shared, strict=True)]
     log_p = [p_t.log_prob(z_t) for p_t, z_t in zip(model.joint(z), z, strict=True)]
-    log_q = [q_t.log_prob(z_t) for q_t, z_t in zip(model.stopped_posterior(z), z[1:], strict=True)]
+    log_q = [q_t.log_prob(z_t) for q_t, z_t in zip(model.detached_posterior(z), z[1:], strict=True)]
     return ELBO(log_p[0], torch.stack(log_q) - torch.stack(log_p[1:]), tuple(nodes))
 
 
@@ -151,28 +153,28 @@ OBJECTIVES: dict[str, Callable[[ELBO, float], Float[Tensor, " batch"]]] = {
     "stl": lambda bound, _: bound.elbo,
     "dreg": lambda bound, _: _dreg(bound),
 }
-STOPPED = {"stl", "dreg"}
-"""Objectives of the terms that `stopped` gives, once each; at those of `elbo` they are elbo and iwae."""
+PATHWISE = {"stl", "dreg"}
+"""Objectives of the terms of `pathwise_terms`, to be used once each; at those of `elbo` they are elbo and iwae."""
 
 
-def weight(params: TrainParams, epoch: float) -> float:
+def beta_at(params: TrainParams, epoch: float) -> float:
     """Return the weight of the rate at `epoch`: `beta`, reached linearly over `warmup` epochs from 0."""
     return params.beta * min(1.0, epoch / params.warmup) if params.warmup else params.beta
 
 
-def climbed(bound: ELBO, params: TrainParams, epoch: float) -> Float[Tensor, " batch"]:
-    """Return what training climbs at `epoch`: the objective, with free bits and each level's own warm-up.
+def training_objective(bound: ELBO, params: TrainParams, epoch: float) -> Float[Tensor, " batch"]:
+    """Return the objective that training maximizes at `epoch`, with free bits and each level's own warm-up.
 
     A level whose rate, a mean over draws and batch, is below `free_bits` counts as that constant. Level t
-    warms up `stagger` epochs after level t - 1.
+    warms up `warmup_stagger` epochs after level t - 1.
     Source: Kingma et al. (2016), appendix C.8, https://arxiv.org/abs/1606.04934
     """
     objective = OBJECTIVES[params.objective]
     if params.free_bits:
         spent = bound.rate.mean((1, 2), keepdim=True) >= params.free_bits
         bound = replace(bound, rate=torch.where(spent, bound.rate, params.free_bits))
-    if params.stagger:
-        starts = [epoch - level * params.stagger for level in range(len(bound.rate))]
+    if params.warmup_stagger:
+        starts = [epoch - level * params.warmup_stagger for level in range(len(bound.rate))]
         ramps = bound.rate.new_tensor([min(1.0, max(0.0, since / params.warmup)) for since in starts])
         return objective(replace(bound, rate=ramps[:, None, None] * bound.rate), params.beta)
-    return objective(bound, weight(params, epoch))
+    return objective(bound, beta_at(params, epoch))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-__all__ = ["EVERY", "Reporter", "left", "note", "reporting", "watched"]
+__all__ = ["EVERY", "Reporter", "print_note", "reporting", "time_left", "track_progress"]
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Reporter:
         """Whether the last line is 30 seconds old."""
         return self.clock() - self.last >= EVERY
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line."""
         print(f"{self.name}: {text}", flush=True)
         self.last = self.clock()
@@ -41,7 +41,7 @@ class Reporter:
     def step(self, done: int, total: int, text: str, seconds: float) -> None:
         """Print the text and the time left at the first, the last and each fifth step, and whenever a line is due."""
         if done in (1, total) or done % max(1, total // 5) == 0 or self.due:
-            self.say(text + left(done, total, seconds))
+            self.print(text + time_left(done, total, seconds))
 
 
 _current: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
@@ -58,14 +58,14 @@ def reporting(name: str, clock: Callable[[], float] = time.monotonic) -> Iterato
         _current.reset(token)
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
     """Print a line under the name of the present piece of work, if there is one."""
     reporter = _current.get()
     if reporter is not None:
-        reporter.say(text)
+        reporter.print(text)
 
 
-def watched(items: Sequence[T], what: str, unit: str, *, long: bool = False) -> Iterator[T]:
+def track_progress(items: Sequence[T], what: str, unit: str, *, long: bool = False) -> Iterator[T]:
     """Yield the items; a `long` loop prints nothing in its first 30 seconds, because its caller prints when it ends."""
     reporter = _current.get()
     if reporter is None:
@@ -75,11 +75,11 @@ def watched(items: Sequence[T], what: str, unit: str, *, long: bool = False) -> 
     for done, item in enumerate(items):
         seconds = reporter.clock() - start
         if reporter.due and not (long and seconds < EVERY):
-            reporter.say(f"{what}, {done} of {len(items)} {unit}{left(done, len(items), seconds)}")
+            reporter.print(f"{what}, {done} of {len(items)} {unit}{time_left(done, len(items), seconds)}")
         yield item
 
 
-def left(done: int, total: int, seconds: float) -> str:
+def time_left(done: int, total: int, seconds: float) -> str:
     """Return the time that is left, at the rate of what was done in so many seconds; nothing where it is short."""
     rest = seconds * (total - done) / done if done else 0.0
     if rest < 1:

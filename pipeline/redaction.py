@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
-__all__ = ["SECRETS", "one_line", "passwords", "redacted", "without_password"]
+__all__ = ["SECRETS", "one_line", "passwords", "reason", "redacted", "without_password"]
 
 ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # that may hold a password
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
@@ -19,33 +19,33 @@ IN_QUERY = re.compile(r"pass|pwd|token|secret", re.IGNORECASE)
 
 def passwords() -> list[str]:
     """Return the passwords that the environment holds, in every form that libraries write, the longest first."""
-    found = {os.environ.get(name, "") for name in SECRETS}
+    forms = {os.environ.get(name, "") for name in SECRETS}
     for address in (os.environ.get(name, "") for name in ADDRESSES):
         rest = address.partition("://")[2]
         # A password may hold an @ or a ?, and so may what follows it.
         words = [part.rpartition("@")[0].partition(":")[2] for part in (rest, rest.partition("?")[0])]
         words += [value for key, value in parse_qsl(rest.partition("?")[2]) if IN_QUERY.search(key)]
-        found |= {form for word in words for form in (word, unquote(word), unquote_plus(word))}
-    return sorted((form for form in _forms(found) if len(form) >= SHORTEST), key=len, reverse=True)
+        forms |= {form for word in words for form in (word, unquote(word), unquote_plus(word))}
+    return sorted((form for form in _forms(forms) if len(form) >= SHORTEST), key=len, reverse=True)
 
 
 def _forms(words: Iterable[str]) -> set[str]:
     """Return words as they are, and as addresses, Python and JSON write them."""
-    found = set()
+    forms = set()
     for word in words:
         codes = {quote(word, safe=""), quote(word), quote(word, safe=" +"), quote_plus(word)}
         lower = {re.sub("%..", lambda match: match[0].lower(), code) for code in codes}
-        found |= {word, repr(word)[1:-1], json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]}
-        found |= codes | lower
-    return found
+        forms |= {word, repr(word)[1:-1], json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]}
+        forms |= codes | lower
+    return forms
 
 
 def redacted(text: str) -> str:
     """Return a text without the environment's passwords, and without user and password in any address in it."""
     # Whole addresses first: in them a password may be of any length, and hold what ends an address elsewhere.
     for address in (os.environ.get(name, "") for name in ADDRESSES):
-        if "://" in address and (told := without_password(address)) != address:
-            text = text.replace(address, told)
+        if "://" in address and (public := without_password(address)) != address:
+            text = text.replace(address, public)
     for word in passwords():
         text = text.replace(word, "***")
     return re.sub(r"://[^\s:@/'\"]*:[^\s@/'\"]*@", "://", text)
@@ -59,7 +59,12 @@ def without_password(uri: str) -> str:
     return scheme + sign + rest.partition("?")[0]
 
 
+def reason(error: BaseException, most: int = 200) -> str:
+    """Return what an error says in one line of at most `most` characters, without passwords; at least its type."""
+    return redacted(" ".join(str(error).split()))[:most] or type(error).__name__
+
+
 def one_line(text: str) -> str:
-    """Return a text as one line that can be told: without a password, and without what a terminal would obey."""
+    """Return a text as one printable line: without passwords and control characters."""
     line = redacted(" ".join(text.splitlines()))
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:LONGEST]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import InputError
-from pipeline.files import alone, locked
+from pipeline.files import exclusive, file_lock
 from pipeline.log import STATE
 from pipeline.runs import study_folders
 from pipeline.runs.provenance import git
@@ -52,13 +52,9 @@ class Removal:
         return self.study.folder
 
     def exists(self) -> bool:
-        """Tell whether anything of the study is left on this machine."""
-        return (
-            self.folder.is_symlink()
-            or self.folder.exists()
-            or any(path.exists() for path in self._scratch())
-            or (any(study_folders(self.study)))
-        )
+        """Return whether anything of the study is left on this machine."""
+        there = self.folder.is_symlink() or self.folder.exists()
+        return there or any(path.exists() for path in self._scratch()) or any(study_folders(self.study))
 
     def belongings(self) -> list[str]:
         """Say in a line each what would be removed; a store that cannot be reached is named with its reason."""
@@ -85,9 +81,9 @@ class Removal:
 
         study, searches = self.study, Searches(self.study)
         with ExitStack() as held:
-            held.enter_context(locked(study.cache / "locks" / f"new-{study.name}"))
+            held.enter_context(file_lock(study.creation_lock))
             for path in self._locks():
-                held.enter_context(alone(path, f"study {study.name}", wait=False))
+                held.enter_context(exclusive(path, f"study {study.name}", wait=False))
             none: list[str] = []
             busy, reason = _tried(searches.at_work, none)
             if busy:
@@ -100,16 +96,16 @@ class Removal:
                 shutil.rmtree(path, ignore_errors=True)
             _remove_folder(self.folder)
             shutil.rmtree(study.locks, ignore_errors=True)
-            (study.cache / "locks" / f"new-{study.name}").unlink(missing_ok=True)
+            (study.creation_lock).unlink(missing_ok=True)
         return [reason for reason in reasons if reason]
 
     def tracked(self) -> bool:
-        """Tell whether git has files of the study, so that it can bring them back."""
+        """Return whether git has files of the study, so that it can bring them back."""
         return bool(git(self.study.root, "ls-files", "--", str(self.folder)))
 
     def _scratch(self) -> list[Path]:
-        aside = self.folder.with_name(f".{self.study.name}.new")  # left by a command that was killed
-        return [aside, *_states(self.study)]
+        staging = self.folder.with_name(f".{self.study.name}.new")  # left by a command that was killed
+        return [staging, *_states(self.study)]
 
     def _locks(self) -> list[Path]:
         """Return the locks of stages that were ever held."""
@@ -130,8 +126,9 @@ class Removal:
 
 
 def _states(study: Study) -> list[Path]:
-    """Return the folders of a study's unfinished trainings and evaluations."""
-    return [study.cache / "train" / study.place, study.cache / "evaluate" / study.place]
+    """Return the folders of a study's unfinished work, other than those of its runs."""
+    cache = study.cache
+    return [cache / "train" / study.unique_name, cache / "evaluate" / study.unique_name, cache / "sweeps" / study.name]
 
 
 def _tried(act: Callable[[], T], instead: T) -> tuple[T, str]:
@@ -143,7 +140,7 @@ def _tried(act: Callable[[], T], instead: T) -> tuple[T, str]:
 
 
 def was_begun(study: Study) -> bool:
-    """Tell whether a study has results, the state of an epoch, or a trial: something that is worth to be kept."""
+    """Return whether a study has results, the state of an epoch, or a trial: something that would be lost."""
     from pipeline.sweep import Searches
 
     if any(folder.is_dir() for folder in (study.out / "train", study.out / "sweep")):
@@ -183,4 +180,4 @@ def _remove_folder(folder: Path) -> None:
             (folder / "params.yaml").unlink(missing_ok=True)
             folder.rmdir()
     except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be removed: {error.strerror}") from None
+        raise InputError.of_disk(error, error.filename or folder, "removed") from None

@@ -7,7 +7,6 @@ own `pipeline.retrain` trains there, with no address of a store. Numbers are equ
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import processes
+from pipeline.environment import Resources, child_variables
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.processes.signals import ignore_signals
@@ -72,7 +72,8 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
             epochs = 0 if ended else max(then.epochs)
             words = [str(word) for word in (spec, out, kept, study.cache, epochs)]
             module = "pipeline.retrain" if (project / "pipeline" / "retrain.py").exists() else "pipeline.work"
-            processes.run([[module, *words]], project, environment=_environment(tags, project), launcher="local")
+            environment = _environment(tags, project)
+            processes.run([[module, *words]], project, Resources(), environment=environment)
         result = read_json(out / "result.json")
     if result.get("format") != FORMAT:
         raise InputError(f"run {run_id}: its code writes results of format {result.get('format')!r}, not {FORMAT}")
@@ -101,10 +102,9 @@ def _check(then: LoggedRun) -> None:
 
 def _environment(tags: Mapping[str, str], project: Path) -> dict[str, str]:
     """Return the variables of the training: its threads and device as they were, and no store."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
-    wanted = {"CAVE_THREADS": tags.get("threads", ""), "CAVE_DEVICE": tags.get("device", "")}
-    own |= {name: value for name, value in wanted.items() if value}
-    return own | {"PYTHONPATH": str(project)}
+    resources = {"CAVE_THREADS": tags.get("threads", ""), "CAVE_DEVICE": tags.get("device", "")}
+    changes = {name: value for name, value in resources.items() if value}
+    return child_variables(changes, {"PYTHONPATH": str(project)}, without=HIDDEN)
 
 
 @contextmanager

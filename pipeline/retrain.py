@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pipeline import data, processes
+from pipeline.environment import Resources, data_mirror
 from pipeline.errors import InputError
 from pipeline.files import write_json
 from pipeline.log import Record
@@ -35,7 +36,7 @@ def retrain(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: P
     """Train what `spec` describes, for so many epochs at most; return what came out, and what it was made with."""
     splits = _splits(spec, data_digest, out, prepared, cache)
     try:
-        device = processes.device()
+        device = processes.device(Resources.read().device)
     except InputError as error:
         print(f"{error}; trained on the processor instead", flush=True)
         device = torch.device("cpu")
@@ -54,7 +55,7 @@ def retrain(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: P
     weights = save_model(out / "model", model, spec.params.model, splits) if ended else None
     made = {"code_digest": code_digest("pipeline.training"), "data_digest": splits.digest}
     made |= {"params_digest": digest(spec.flat), **machine(device)}
-    best = best_record(records, params).epoch
+    best = best_record(records, params, model.depth).epoch
     return {"format": FORMAT, "records": [asdict(r) for r in records], "best": best, "weights": weights, "made": made}
 
 
@@ -65,14 +66,14 @@ def _splits(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: P
     except InputError:
         splits = None
     if splits is None or splits.digest != data_digest:
-        data.fetch(spec.params.data, out / "raw", cache)
+        data.fetch(spec.params.data, out / "raw", cache, data_mirror())
         splits = data.prepare(spec.params.data, out / "raw", out / "data")
     return splits
 
 
 def _main() -> None:
     path, out, prepared, cache, epochs = sys.argv[1:]
-    processes.become_worker()
+    processes.become_worker(Resources.read())
     spec, data_digest = RunSpec.read(Path(path))
     result = retrain(spec, data_digest, Path(out), Path(prepared), Path(cache), int(epochs))
     write_json(Path(out) / "result.json", result)

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.environment import shared_root
 from pipeline.errors import InputError
 from pipeline.files import sha256, write_text
 from pipeline.location import nearest_project
 from pipeline.params import Params, notes
+from pipeline.params.derived import outdated
 
-__all__ = ["HIDDEN", "Study", "activate", "active", "existing_studies", "find_root", "is_name"]
+__all__ = ["HIDDEN", "Study", "activate", "active", "creation_lock", "existing_studies", "find_root", "is_name"]
 
 HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 
@@ -37,15 +39,20 @@ class Study:
     folder: Path  # that holds params.yaml
     root: Path  # of the project
     out: Path  # of this study's outputs
-    store: Path  # where databases and caches lie
+    shared_root: Path  # where databases and caches lie
 
     @classmethod
     def at(cls, folder: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         """Read the study whose `params.yaml` lies in `folder`."""
         params = Params.read(folder / "params.yaml", overrides)
         root = (folder / params.root).resolve()
-        store = Path(os.environ.get("DVC_ROOT") or root).resolve()
-        return cls(params=params, folder=folder.resolve(), root=root, out=(folder / params.out).resolve(), store=store)
+        return cls(
+            params=params,
+            folder=folder.resolve(),
+            root=root,
+            out=(folder / params.out).resolve(),
+            shared_root=shared_root(root),
+        )
 
     @property
     def name(self) -> str:
@@ -53,19 +60,24 @@ class Study:
         return self.out.name
 
     @property
-    def place(self) -> str:
+    def unique_name(self) -> str:
         """The name with a digest of where the outputs lie: two folders of one study, side by side, differ in it."""
-        return f"{self.name}-{sha256([os.path.relpath(self.out, self.store).encode()])[:8]}"
+        return f"{self.name}-{sha256([os.path.relpath(self.out, self.shared_root).encode()])[:8]}"
 
     @property
     def locks(self) -> Path:
         """The locks of the stages that write into the output folder."""
-        return self.cache / "locks" / "stages" / self.place
+        return self.cache / "locks" / "stages" / self.unique_name
+
+    @property
+    def creation_lock(self) -> Path:
+        """The lock of the process that makes or removes the study of this name."""
+        return creation_lock(self.shared_root, self.name)
 
     @property
     def cache(self) -> Path:
-        """Downloads, locks, and what unfinished work and MLflow still need: without it, work starts anew."""
-        return self.store / ".cache"
+        """Downloads, locks, logs that MLflow does not have yet, and the states that unfinished work resumes from."""
+        return self.shared_root / ".cache"
 
     @property
     def runs(self) -> Path:
@@ -101,7 +113,7 @@ class Study:
 
     def evaluation_time(self, variant: str, seed: int) -> Path:
         """The seconds that a seed's evaluation took: no output, since outputs are the same whenever they are made."""
-        return self.cache / "evaluate" / self.place / ".seconds" / f"{variant}-{seed}.json"
+        return self.cache / "evaluate" / self.unique_name / ".seconds" / f"{variant}-{seed}.json"
 
     def curves(self, variant: str) -> Path:
         """The training curve, means over seeds, as DVC plots it."""
@@ -120,14 +132,21 @@ class Study:
         """Say what overrides values of the study's file, for one variant or all of them, in one stage or in all."""
         return notes(*Params.read_with_file(self.folder / "params.yaml"), variant=variant, command=stage)
 
+    def notices(self, variant: str, stage: str = "") -> list[str]:
+        """Return the lines that a stage begins with: how its settings differ from `study.yaml`, then its `notes`."""
+        changed = (
+            "" if self.folder == self.root else outdated(Params.read_values(self.root / "params.yaml"), self.folder)
+        )
+        return [*([changed] if changed else []), *self.notes(variant, stage)]
+
     @property
-    def by_hand(self) -> bool:
+    def is_standalone(self) -> bool:
         """Whether `cave train` or `cave sweep` made this study, so that no `dvc repro` can run it."""
         return self.folder != self.root and not (self.folder / "dvc.yaml").exists()
 
     def command(self, stage: str) -> str:
         """Return the command that makes the results of a stage, such as `report` or `sweep@vae`."""
-        if self.by_hand:
+        if self.is_standalone:
             name, _, variant = stage.partition("@")
             word = "sweep" if name == "sweep" else "train"
             return f"cave {word} --variant {variant or next(iter(self.params.variants))} --study {self.name}"
@@ -138,14 +157,19 @@ class Study:
 
     def how(self, stage: str) -> str:
         """Say in a sentence how a stage's results are made again."""
-        if self.by_hand:
+        if self.is_standalone:
             return f"Made by `{self.command(stage)}`, with the settings in `experiments/{self.name}/params.yaml`."
-        here = self.command(stage)
-        return f"Reproduce with `{here}{' ' if self.folder == self.root else ':'}{stage}`."
+        command = self.command(stage)
+        return f"Reproduce with `{command}{' ' if self.folder == self.root else ':'}{stage}`."
+
+
+def creation_lock(root: Path, name: str) -> Path:
+    """Return the lock of the process that makes or removes the study of a name."""
+    return root / ".cache" / "locks" / f"new-{name}"
 
 
 def is_name(name: str) -> bool:
-    """Tell whether a study may have this name: a folder's, of lower-case letters, digits, - and _."""
+    """Return whether a study may have this name: a folder's, of lower-case letters, digits, - and _."""
     return re.fullmatch(r"[\w-]{1,100}", name) is not None and name == name.lower() and name.strip("-_") != ""
 
 
@@ -182,9 +206,9 @@ def find_root(start: Path) -> Path:
 
 def existing_studies(root: Path) -> list[Study]:
     """Return the default study and those in `experiments`, as far as their parameters can be read."""
-    found: dict[Path, Study] = {}
+    studies: dict[Path, Study] = {}
     for path in [root / "params.yaml", *sorted((root / "experiments").glob("*/params.yaml"))]:
         with suppress(InputError):
             study = Study.at(path.parent)
-            found.setdefault(study.out, study)
-    return list(found.values())
+            studies.setdefault(study.out, study)
+    return list(studies.values())

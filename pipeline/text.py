@@ -6,7 +6,7 @@ import difflib
 import shutil
 from collections.abc import Iterable, Sequence
 
-__all__ = ["bias", "columns", "nearest", "plural", "terminal_width"]
+__all__ = ["align_columns", "describe_bias", "did_you_mean", "plural", "terminal_width"]
 
 WIDEST = 118  # columns of a text whose reader's width is not known
 
@@ -26,21 +26,23 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}s"
 
 
-def bias(reliable: bool, nats: float | None, rough: bool) -> str:
+def describe_bias(reliable: bool, nats: float | None, rough: bool) -> str:
     """Say by how much a negative log-likelihood exceeds -log p(x), nothing where that is small.
 
-    >>> bias(False, 0.312, False), bias(False, 0.003, True), bias(False, None, False), bias(True, 0.0, False)
-    ('by about 0.31 nats', 'by roughly 0.003 nats', 'by an unknown amount', '')
+    >>> describe_bias(False, 0.312, False), describe_bias(False, 0.003, True)
+    ('by about 0.31 nats', 'by roughly 0.003 nats')
+    >>> describe_bias(False, None, False), describe_bias(True, 0.0, False)
+    ('by an unknown amount', '')
     """
     if reliable:
         return ""
     return "by an unknown amount" if nats is None else f"by {'roughly' if rough else 'about'} {nats:.2g} nats"
 
 
-def columns(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:
     """Return one line per row, its cells aligned: to the left, or, but for the first column, to the right.
 
-    >>> columns([["a", "10"], ["long", "2"]], right=True)
+    >>> align_columns([["a", "10"], ["long", "2"]], right=True)
     ['a     10', 'long   2']
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -53,7 +55,7 @@ def terminal_width() -> int:
     return max(20, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Say ` (did you mean 'x'?)` for the choice closest to `name`, or nothing where none is close."""
     match = difflib.get_close_matches(name, list(choices), n=1)
     return f" (did you mean '{match[0]}'?)" if match else ""

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
-from pipeline.training.adam import Adam
+from pipeline.training.step import Adam
 from tests.small import model_params, train_params
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distributions import from_noise
+from pipeline.distributions import reparameterize
 from pipeline.evaluation import Estimate
 from pipeline.evaluation.annealing import (
     PATHS,
@@ -64,7 +64,7 @@ def gaussian(precision: Tensor, mean: Tensor) -> Any:
 def test_standard_noise_gives_the_model(parents: str) -> None:
     """At noise N(0, I) the nodes have the moments of p(z_1:T), within 4 standard errors."""
     exact, n = linear(3, parents), 40_000
-    z, p = exact.model.descend([torch.randn(n, width) for width in WIDTHS[1:]])
+    z, p = exact.model.decode_noncentered([torch.randn(n, width) for width in WIDTHS[1:]])
     nodes, prior = torch.cat(z, dim=1), exact.prior()
     spread = prior.variance.sqrt()
     assert ((nodes.mean(0) - prior.mean).abs() < 4 * spread / n**0.5).all()
@@ -75,7 +75,7 @@ def test_standard_noise_gives_the_model(parents: str) -> None:
 def test_only_a_gaussian_has_non_centred_coordinates() -> None:
     """A distribution that is no Gaussian is refused."""
     with pytest.raises(ValueError, match="Laplace"):
-        from_noise(torch.distributions.Laplace(torch.zeros(2), torch.ones(2)), torch.zeros(2))
+        reparameterize(torch.distributions.Laplace(torch.zeros(2), torch.ones(2)), torch.zeros(2))
 
 
 # Hamiltonian transitions

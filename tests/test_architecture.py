@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,56 +12,34 @@ import pytest
 
 from pipeline.params import read_yaml
 from pipeline.runs.provenance import PACKAGE, code_digest, module_files
+from tests.rooms import LINE, imported, room
 from tests.small import ROOT
 
-# From the bottom to the top: a module imports only modules of its own room and of rooms before it in the list.
-BASE = ["faults", "redaction", "errors", "text", "progress", "files", "log", "location", "randomness"]
-SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures"]
-RESULTS = ["study", "report"]  # what is written where, and the comparison made of it
-MACHINERY = ["processes", "stores", "artifacts", "runs", "tracking", "links", "sweep", "stages"]
-COMMANDS = ["retrain", "reproduce", "removal", "doctor", "cli", "__main__"]
-LINE = [*BASE, *SCIENCE, *RESULTS, *MACHINERY, *COMMANDS]
 DOORS = {"mlflow": "tracking", "optuna": "sweep", "pandas": "report", "matplotlib": "figures", "ray": "processes"}
 DOORS |= {"pyarrow": "files", "arviz_stats": "evaluation"}
 STAGES = ["fetch", "prepare", "sweep", "train", "evaluate", "report"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def noun(path: Path) -> str:
-    """Return the module or subpackage of the package that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imported(path: Path) -> set[str]:
-    """Return the dotted names that a file imports anywhere."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
-
-
 def test_every_module_has_its_place_in_the_line() -> None:
     """Every module of the package stands in the line once."""
-    assert {noun(path) for path in FILES} - {"__init__"} == set(LINE)
+    assert {room(path) for path in FILES} - {"__init__"} == set(LINE)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_one_way(path: Path) -> None:
     """A module imports only modules that stand before it in the line."""
-    if noun(path) == "__init__":
+    if room(path) == "__init__":
         return
-    nouns = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")}
-    below = {other for other in nouns & set(LINE) if LINE.index(other) > LINE.index(noun(path))}
+    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("pipeline.")}
+    below = {other for other in rooms & set(LINE) if LINE.index(other) > LINE.index(room(path))}
     assert not below
 
 
 @pytest.mark.parametrize(("library", "door"), DOORS.items())
 def test_a_big_library_has_one_door(library: str, door: str) -> None:
     """MLflow, Optuna, pandas, matplotlib and Ray are each imported by one module alone."""
-    users = {noun(path) for path in FILES if any(name.split(".")[0] == library for name in imported(path))}
+    users = {room(path) for path in FILES if any(name.split(".")[0] == library for name in imported(path))}
     assert users <= {door}
 
 
@@ -80,21 +59,21 @@ def test_a_stage_depends_on_all_the_code_it_runs(stage: str) -> None:
 def test_every_stage_is_in_the_pipeline() -> None:
     """The stages of dvc.yaml are the modules of pipeline/stages, in the order of the work."""
     assert list(read_yaml(ROOT / "dvc.yaml")["stages"]) == STAGES
-    assert {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__"} == set(STAGES)
+    assert {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__", "__main__"} == set(STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_takes_the_place_of_its_shell(stage: str) -> None:
     """A stage is a child of DVC itself, whose end it follows: `dash` would otherwise stand between the two."""
     entry = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
-    assert entry.get("do", entry)["cmd"].startswith(f"exec python -m pipeline.stages.{stage}")
+    assert entry.get("do", entry)["cmd"].startswith(f"exec python -m pipeline.stages {stage}")
 
 
 def test_module_files_follow_lazy_and_nested_imports() -> None:
     """The transitive imports of the training hold the model and the data reader, and no tracking."""
-    nouns = {noun(path) for path in module_files("pipeline.training")}
-    assert {"training", "models", "objectives", "distributions", "data", "params"} <= nouns
-    assert not nouns & {"tracking", "sweep", "report", "stages"}
+    rooms = {room(path) for path in module_files("pipeline.training")}
+    assert {"training", "models", "objectives", "distributions", "data", "params"} <= rooms
+    assert not rooms & {"tracking", "sweep", "report", "stages"}
 
 
 def test_the_code_digest_is_of_the_code_alone() -> None:
@@ -112,6 +91,71 @@ def test_the_command_line_starts_light() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+ENVIRONMENT = {
+    "environment.py",
+    "location.py",  # runs before anything else is imported
+    "startup.py",  # the same
+    "redaction.py",  # looks for passwords in variables; `environment` needs it
+}
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    """No module but `environment` touches `os.environ`, those excepted that cannot import it."""
+    users = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+            if name in ("environ", "environb", "getenv", "putenv", "unsetenv"):
+                users.add(path.relative_to(PACKAGE).as_posix())
+    assert users <= ENVIRONMENT
+
+
+DEFINES = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.AugAssign
+
+
+def test_a_module_defines_and_does_nothing() -> None:
+    """At import a module binds names and has docstrings; what it does, it does when it is called or is the program."""
+    busy = []
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            guard = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")
+            registers = ast.unparse(node).startswith("app.add_typer(")  # which is how Typer's commands are defined
+            if not (docstring or guard or registers or isinstance(node, DEFINES)):
+                busy.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)[:60]}")
+    assert busy == []
+
+
+def test_private_attributes_are_those_of_the_own_class() -> None:
+    """Private attributes of other objects are used in `sweep/compat.py` alone, where Optuna's are listed."""
+    users = []
+    for path in FILES:
+        if path.relative_to(PACKAGE).as_posix() == "sweep/compat.py":
+            continue
+        tree = ast.parse(path.read_text())
+        own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+                owner = ast.unparse(node.value)
+                if owner not in ("self", "cls", "os", "sys") and node.attr not in own:
+                    users.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
+    assert users == []
+
+
+def test_no_two_places_share_ten_lines() -> None:
+    """Ten lines in a row, but for blanks, comments and imports, stand in one place alone."""
+    places: dict[tuple[str, ...], str] = {}
+    shared = []
+    for path in FILES:
+        lines = [(n, line.strip()) for n, line in enumerate(path.read_text().splitlines(), start=1)]
+        lines = [(n, line) for n, line in lines if line and not line.startswith(("#", "import ", "from "))]
+        for start in range(len(lines) - 9):
+            key, where = tuple(line for _, line in lines[start : start + 10]), f"{path.name}:{lines[start][0]}"
+            shared += [f"{where} and {places[key]}"] if key in places else []
+            places.setdefault(key, where)
+    assert shared == []
 
 
 def test_a_test_says_a_sentence() -> None:

@@ -138,7 +138,7 @@ def test_work_that_was_begun_stays_and_goes_on(project: Path, monkeypatch: pytes
         patch.setattr("pipeline.processes.raise_if_interrupted", _interrupt)
         with pytest.raises(KeyboardInterrupt), by_hand("train", "x", "vae", {}) as study:
             stage.run(study, "vae")
-    assert set(made(project)) == {"x", study.place, "platos-cave/x"}
+    assert set(made(project)) == {"x", study.unique_name, "platos-cave/x"}
     with by_hand("train", "x", "vae", {}) as study:
         assert not stage.trained(study, "vae")
         stage.run(study, "vae")
@@ -146,7 +146,7 @@ def test_work_that_was_begun_stays_and_goes_on(project: Path, monkeypatch: pytes
     runs = rows(project / "mlflow.db", "select status from runs")
     assert runs == [("FINISHED",)] * len(study.params.train.seeds)
     lower = study.params.override({"train.learning_rate": 0.001})
-    assert not stage.trained(Study(lower, study.folder, study.root, study.out, study.store), "vae")
+    assert not stage.trained(Study(lower, study.folder, study.root, study.out, study.shared_root), "vae")
 
 
 def test_a_check_that_mlflow_is_there_makes_no_experiment(project: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_stage_with_bad_params_stops_before_it_works(tmp_path: Path) -> None:
     text = dump_yaml(Params.read(ROOT / "params.yaml", QUICK))
     (tmp_path / "params.yaml").write_text(text.replace("confidence: 0.95", "confidence: 95"))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline.stages.fetch"]
+    command = [sys.executable, "-m", "pipeline.stages", "fetch"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: params.yaml: report.confidence: 95 given; allowed: less than 1\n"

@@ -22,8 +22,8 @@ from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.sweep.coordinator import _held
+from pipeline.sweep.database import Database
 from pipeline.sweep.locks import SERVER, PostgresLocks, locks
-from pipeline.sweep.store import Store
 from tests.postgres import PASSWORD, Postgres, postgres
 from tests.small import ROOT
 from tests.test_interrupts import until
@@ -69,7 +69,7 @@ class Host:
 
     def sweep(self, count: int = 1, **environment: str) -> subprocess.Popen[bytes]:
         """Start the coordinator."""
-        return self.start("pipeline.stages.sweep", VARIANT, CAVE_WORKERS=str(count), **environment)
+        return self.start("pipeline.stages", "sweep", VARIANT, CAVE_WORKERS=str(count), **environment)
 
     def end(self, process: subprocess.Popen[bytes], code: int = 0) -> str:
         """Wait for a command's end, and return all that this host has told."""
@@ -177,7 +177,7 @@ def study(tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -
 @contextmanager
 def holding(study: Study, name: str) -> Iterator[PostgresLocks]:
     """Hold a lock on a connection of its own."""
-    made = locks(Store.of(study))
+    made = locks(Database.of(study))
     assert isinstance(made, PostgresLocks)
     with made.hold(name):
         yield made
@@ -193,15 +193,15 @@ def test_a_sweep_runs_on_postgresql(study: Study) -> None:
 
 def test_advisory_locks_are_locks(study: Study) -> None:
     """What one connection holds another cannot have and sees as living, until the first is gone."""
-    store = Store.of(study)
+    store = Database.of(study)
     with holding(study, "mine"):
         other = locks(store)
         with pytest.raises(BlockingIOError), other.hold("mine", wait=False):
             pass
-        assert other.living(["mine", "yours"]) == {"mine"}
-    assert other.living(["mine", "yours"]) == set()
+        assert other.held(["mine", "yours"]) == {"mine"}
+    assert other.held(["mine", "yours"]) == set()
     with other.hold("mine", wait=False):
-        assert other.living(["mine"]) == {"mine"}
+        assert other.held(["mine"]) == {"mine"}
 
 
 def test_a_lost_connection_is_noticed(study: Study, postgres: Postgres) -> None:
@@ -212,13 +212,13 @@ def test_a_lost_connection_is_noticed(study: Study, postgres: Postgres) -> None:
         postgres.ask(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'")
         with pytest.raises(DisconnectedError, match=r"the connection to postgresql.* is lost"):
             held.check()
-        with locks(Store.of(study)).hold("mine", wait=False):
+        with locks(Database.of(study)).hold("mine", wait=False):
             pass
 
 
 def test_the_client_gives_up_before_the_server(study: Study) -> None:
     """The lock's connection asks for both ends' time limits, and the client's are the shorter ones."""
-    held = locks(Store.of(study))
+    held = locks(Database.of(study))
     assert isinstance(held, PostgresLocks)
     mine = {name: int(value) for name, value in held.connection.info.get_parameters().items() if value.isdigit()}
     client = mine["keepalives_idle"] + mine["keepalives_interval"] * mine["keepalives_count"]
@@ -236,7 +236,7 @@ def test_the_client_gives_up_before_the_server(study: Study) -> None:
 def test_a_server_that_knows_fewer_settings_is_enough(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an older PostgreSQL does not know is not asked of it, and the rest is."""
     monkeypatch.setitem(SERVER, "of_a_later_version", "0")
-    held = locks(Store.of(study))
+    held = locks(Database.of(study))
     assert isinstance(held, PostgresLocks)
     assert held.connection.execute("SHOW tcp_keepalives_idle").fetchone() == ("60",)
     with held.hold("mine", wait=False):
@@ -259,7 +259,7 @@ def test_a_connection_that_cannot_be_set_up_is_closed(
     monkeypatch.setattr(psycopg, "connect", connect)
     monkeypatch.setitem(SERVER, "idle_session_timeout", "never")
     with pytest.raises(InputError, match=r"Optuna at postgresql.* cannot be used: invalid value"):
-        locks(Store.of(study))
+        locks(Database.of(study))
     assert [connection.closed for connection in made] == [True]
 
 
@@ -287,7 +287,7 @@ def test_other_stores_get_one_line(study: Study, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(
         InputError, match=r"CAVE_OPTUNA_URL: .* given; allowed: sqlite:///FILE and postgresql"
     ) as caught:
-        Store.of(study)
+        Database.of(study)
     assert "secret" not in str(caught.value)
 
 
@@ -295,7 +295,7 @@ def test_other_stores_get_one_line(study: Study, monkeypatch: pytest.MonkeyPatch
 def test_postgresql_has_three_names(study: Study, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """All of them lead to psycopg 3, and none tells the password."""
     monkeypatch.setenv("CAVE_OPTUNA_URL", f"{scheme}://me:secret@host:5433/db")
-    store = Store.of(study)
+    store = Database.of(study)
     assert (store.url.drivername, store.url.password) == ("postgresql+psycopg", "secret")
     assert str(store) == "postgresql://host:5433/db"
 
@@ -481,4 +481,4 @@ def test_a_second_terminal_adds_workers_on_sqlite(tmp_path: Path, monkeypatch: p
     host.end(second)
     check_sweep(host.study, VARIANT, 4)
     owners = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
-    assert rows(host.study.store / "optuna.db", owners) == [(2,)]
+    assert rows(host.study.shared_root / "optuna.db", owners) == [(2,)]

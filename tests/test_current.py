@@ -52,7 +52,7 @@ def marks(study: Study) -> dict[str, tuple[str | None, str | None]]:
         " left join tags c on c.run_uuid = k.run_uuid and c.key = 'current'"
         " left join tags s on s.run_uuid = k.run_uuid and s.key = 'superseded_by' where k.key = 'key'"
     )
-    return {key: (current, by) for key, current, by in rows(study.store / "mlflow.db", query)}
+    return {key: (current, by) for key, current, by in rows(study.shared_root / "mlflow.db", query)}
 
 
 def test_of_two_generations_one_is_current(study: Study) -> None:
@@ -64,9 +64,9 @@ def test_of_two_generations_one_is_current(study: Study) -> None:
     result(folder, second, "second")
     assert mark_current(study)
     assert marks(study) == {"first": ("false", second), "second": ("true", None), "other": ("true", None)}
-    before = (study.store / "mlflow.db").read_bytes()
+    before = (study.shared_root / "mlflow.db").read_bytes()
     assert mark_current(study)
-    assert (study.store / "mlflow.db").read_bytes() == before
+    assert (study.shared_root / "mlflow.db").read_bytes() == before
     result(folder, first, "first")  # as after `dvc checkout`
     mark_current(study)
     assert marks(study) == {"first": ("true", None), "second": ("false", first), "other": ("true", None)}
@@ -133,7 +133,9 @@ def test_the_experiment_says_how_to_compare(study: Study) -> None:
     tracker.server.client.set_experiment_tag(experiment, "mlflow.note.content", "an older description")
     result(study.train("vae") / "seed-0", finished(study, "train", "vae", key="a"), "a")
     mark_current(study)
-    (note,) = rows(study.store / "mlflow.db", "select value from experiment_tags where key = 'mlflow.note.content'")
+    (note,) = rows(
+        study.shared_root / "mlflow.db", "select value from experiment_tags where key = 'mlflow.note.content'"
+    )
     assert "search for `tags.current = 'true'` and group by the tag `variant`" in note[0]
 
 

@@ -20,6 +20,7 @@ from pipeline.data.cave import render
 from pipeline.data.dataset import Part
 from pipeline.data.formats import read_amat, read_idx, read_mat
 from pipeline.data.protocols import choose
+from pipeline.environment import data_mirror
 from pipeline.errors import InputError
 from pipeline.params import CaveParams, DataParams
 
@@ -41,7 +42,7 @@ def params(name, protocol="auto", binarization="dynamic", seed=0, images=300, gr
 
 def made(wanted, folder):
     """Fetch and prepare."""
-    fetch(wanted, folder / "raw", folder / "cache")
+    fetch(wanted, folder / "raw", folder / "cache", data_mirror())
     return prepare(wanted, folder / "raw", folder / "data")
 
 
@@ -75,7 +76,7 @@ def test_contract(name):
     assert set(dataset.protocols) <= set(PROTOCOLS)
     assert bool(dataset.remotes) == (name not in LOCAL)
     for remote in dataset.remotes:
-        assert re.fullmatch({"sha256": "[0-9a-f]{64}", "md5": "[0-9a-f]{32}"}[remote.kind], remote.checksum)
+        assert re.fullmatch({"sha256": "[0-9a-f]{64}", "md5": "[0-9a-f]{32}"}[remote.checksum_type], remote.checksum)
         assert len(set(remote.addresses)) >= 2
         assert all(re.match(r"https?://", address) and address.endswith(remote.file) for address in remote.addresses)
         assert Path(remote.file).name == remote.file
@@ -338,11 +339,11 @@ def test_mat_rejects(tmp_path):
 # --- small files of the published forms
 
 
-def install(monkeypatch, folder, name, read, file, aside=None):
+def install(monkeypatch, folder, name, read, file, holdout=None):
     """Let the registry's entry describe a small file of the same form, and put it where `fetch` finds it."""
     content = (folder / file).read_bytes()
     remote = Remote(file, ("http://127.0.0.1:9/",), len(content), hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], read=read, remotes=(remote,), aside=aside or {}))
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], read=read, remotes=(remote,), holdout=holdout or {}))
     (folder / "mirror" / name).mkdir(parents=True)
     (folder / file).rename(folder / "mirror" / name / file)
     monkeypatch.setenv("CAVE_DATA_MIRROR", str(folder / "mirror"))

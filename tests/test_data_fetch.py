@@ -89,7 +89,8 @@ def whole(raw, cache, remote):
     """Assert that the file is in both places, listed, and alone."""
     assert (raw / FILE).read_bytes() == CONTENT
     assert sorted(path.name for path in raw.iterdir()) == ["files.json", FILE]
-    row = {"name": "frey_face", "file": FILE, "bytes": len(CONTENT), "checksum": f"{remote.kind}:{remote.checksum}"}
+    checksum = f"{remote.checksum_type}:{remote.checksum}"
+    row = {"name": "frey_face", "file": FILE, "bytes": len(CONTENT), "checksum": checksum}
     assert json.loads((raw / "files.json").read_text()) == [row]
     kept = cache / "downloads" / remote.checksum
     assert [path.name for path in kept.iterdir()] == [FILE]
@@ -103,10 +104,10 @@ def untouched(raw, cache):
     assert [path.name for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
-def fails(raw, cache, *words):
+def fails(raw, cache, *words, mirror=""):
     """Assert that the fetch fails in one line with these words, and leaves no trace."""
     with pytest.raises(InputError) as caught:
-        fetch(PARAMS, raw, cache)
+        fetch(PARAMS, raw, cache, mirror)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -192,7 +193,7 @@ def test_no_server(server, tmp_path, monkeypatch):
 
 def test_timeout(server, tmp_path, monkeypatch, pauses):
     """A server that falls silent is left after the time-out."""
-    monkeypatch.setattr(transport, "READ", 0.05)
+    monkeypatch.setattr(transport, "READ_TIMEOUT", 0.05)
     server.answers["/a"] = [(200, {}, b"")]
     done = threading.Event()
     finish = Handler.end_headers
@@ -214,7 +215,7 @@ def test_timeout(server, tmp_path, monkeypatch, pauses):
 
 def test_unknown_size_is_capped(server, tmp_path, monkeypatch):
     """A file of unknown size may not exceed the absolute cap."""
-    monkeypatch.setattr(download, "MOST", 500_000)
+    monkeypatch.setattr(download, "MAX_BYTES", 500_000)
     server.answers["/a"] = [(200, {}, CONTENT)]
     publish(monkeypatch, [server.address + "/a"], size=False)
     fails(*scene(tmp_path), "/a: more than 500000 bytes")
@@ -225,13 +226,13 @@ def test_interrupt(server, tmp_path, monkeypatch):
     server.answers["/a"] = [(200, {}, CONTENT)]
     publish(monkeypatch, [server.address + "/a"])
     raw, cache = scene(tmp_path)
-    through = download.stream
+    through = download.read_chunks
 
     def interrupted(address, most):
         yield next(through(address, most))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download, "stream", interrupted)
+    monkeypatch.setattr(download, "read_chunks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetch(PARAMS, raw, cache)
     untouched(raw, cache)
@@ -335,9 +336,9 @@ def test_mirror(web, zipped, server, tmp_path, monkeypatch):
     else:
         (tmp_path / "mirror" / "frey_face").mkdir(parents=True)
         (tmp_path / "mirror" / "frey_face" / name).write_bytes(body)
-    monkeypatch.setenv("CAVE_DATA_MIRROR", server.address + "/m/" if web else str(tmp_path / "mirror"))
+    mirror = server.address + "/m/" if web else str(tmp_path / "mirror")
     raw, cache = scene(tmp_path)
-    fetch(PARAMS, raw, cache)
+    fetch(PARAMS, raw, cache, mirror)
     whole(raw, cache, remote)
     assert "/published" not in server.asked
 
@@ -356,15 +357,14 @@ def test_gzipped_faults(body, reason, server, tmp_path, monkeypatch):
     """A bomb, a cut file, another format, other content and a long tail are no published file."""
     server.answers[f"/frey_face/{FILE}.gz"] = [(200, {}, body)]
     publish(monkeypatch, [server.address + "/published"])
-    monkeypatch.setenv("CAVE_DATA_MIRROR", server.address)
-    fails(*scene(tmp_path), f"{FILE}: HTTP 404; .*{FILE}.gz: {reason}")
+    fails(*scene(tmp_path), f"{FILE}: HTTP 404; .*{FILE}.gz: {reason}", mirror=server.address)
 
 
 def test_empty_mirror(server, tmp_path, monkeypatch):
     """A folder without the file is named, and no other address is asked."""
     publish(monkeypatch, [server.address + "/published"])
-    monkeypatch.setenv("CAVE_DATA_MIRROR", str(tmp_path / "nowhere"))
-    fails(*scene(tmp_path), f"nowhere/frey_face/{FILE}: no such file or directory; .*{FILE}.gz: no such file")
+    reason = f"nowhere/frey_face/{FILE}: no such file or directory; .*{FILE}.gz: no such file"
+    fails(*scene(tmp_path), reason, mirror=str(tmp_path / "nowhere"))
     assert server.asked == []
 
 
@@ -379,7 +379,7 @@ def test_secrets(server, tmp_path, monkeypatch, capfd):
     assert server.asked == ["/a?token=geheim"]
     assert "geheim" not in shown
     assert "anna" not in shown
-    assert transport.public("https://anna:ge/he?im#geheim@host/a/b?token=geheim") == "https://host/a/b"
+    assert transport.without_secrets("https://anna:ge/he?im#geheim@host/a/b?token=geheim") == "https://host/a/b"
 
 
 def test_local_sets_need_no_files(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.evaluation import Estimate
 from pipeline.evaluation.decompose import anneal, decompose
 from pipeline.evaluation.levels import level_terms, measure_levels, sandwich
@@ -69,23 +69,23 @@ def test_the_exact_posterior_has_no_gap_at_any_level(widths: tuple[int, ...], pa
     for t in range(1, exact_chain.model.depth + 1):
         assert abs(estimates[f"gap_bias/z{t}"].value) < 1e-9
     if parents == "nearest":
-        assert named(parts, "kl_up", exact_chain.model.depth)[1:].abs().sum() < 1e-9
+        assert named(parts, "chain_kl", exact_chain.model.depth)[1:].abs().sum() < 1e-9
 
 
 @pytest.mark.parametrize("parents", ["nearest", "every"])
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
 def test_the_sums_are_the_kl_and_the_gap_of_the_same_draws(widths: tuple[int, ...], parents: Parents) -> None:
-    """However few draws stand behind them, kl_up sums to the draws' KL and gap to log p(x) less the draws' bound."""
+    """However few draws stand behind them, chain_kl sums to the draws' KL and gap to log p(x) less the draws' bound."""
     exact_chain = chain(widths, parents)
     model, x = exact_chain.perturbed(0.3), torch.randn(4, widths[0])
     torch.manual_seed(1)
     bound = elbo(model, x, 3)
     torch.manual_seed(1)
     parts, _ = level_terms(model, x, draws=3, inner=2, outer=2)
-    gap = parts["log_marginal/z0"][0] - bound.elbo
+    gap = parts["log_marginal/x"][0] - bound.elbo
     torch.testing.assert_close(named(parts, "gap", model.depth).sum(0), gap, rtol=1e-10, atol=1e-10)
     if parents == "nearest" or model.depth == 1:
-        kl = named(parts, "kl_up", model.depth).sum(0)
+        kl = named(parts, "chain_kl", model.depth).sum(0)
         torch.testing.assert_close(kl, bound.kl.mean(0), rtol=1e-10, atol=1e-10)
 
 
@@ -97,10 +97,10 @@ def test_the_estimates_agree_with_the_closed_forms(widths: tuple[int, ...], pare
     model, x = exact_chain.perturbed(0.05), torch.randn(6, widths[0])
     exact = Exact(exact_chain, model, x)
     estimates = measure_levels(model, x, draws=100, inner=50, outer=2000).estimates
-    expected = {"log_marginal/z0": exact_chain.log_p(x)}
+    expected = {"log_marginal/x": exact_chain.log_p(x)}
     expected |= {f"gap/z{t}": gap for t, gap in enumerate(exact.gaps, start=1)}
     if parents == "nearest" or model.depth == 1:
-        expected |= {f"kl_up/z{t}": kl for t, kl in enumerate(exact.bottom_up, start=1)}
+        expected |= {f"chain_kl/z{t}": kl for t, kl in enumerate(exact.bottom_up, start=1)}
         expected |= {"log_marginal/z1": exact.p(1, 1)}
     for name, term in expected.items():
         assert estimates[name].se < 0.1
@@ -120,13 +120,13 @@ def test_at_depth_1_the_terms_are_the_kl_and_the_gap() -> None:
     bound = elbo(model, x, 4)
     torch.manual_seed(1)
     parts, _ = level_terms(model, x, draws=4, inner=2, outer=50)
-    torch.testing.assert_close(parts["kl_up/z1"][0], bound.kl.mean(0))
-    torch.testing.assert_close(parts["gap/z1"][0], parts["log_marginal/z0"][0] - bound.elbo)
+    torch.testing.assert_close(parts["chain_kl/z1"][0], bound.kl.mean(0))
+    torch.testing.assert_close(parts["gap/z1"][0], parts["log_marginal/x"][0] - bound.elbo)
 
 
 @pytest.mark.parametrize("inner", [20, 100])
 def test_the_bias_is_known_and_falls_with_the_draws(inner: int) -> None:
-    """At the same draws kl_up/z1 is above its value with the exact p(z_1) by 0.7 to 1.4 times kl_up_bias/z1.
+    """At the same draws chain_kl/z1 is above its value with the exact p(z_1) by 0.7 to 1.4 times chain_kl_bias/z1.
 
     The weights have a heavy tail: the last rise of the inner bound alone is 2 (20 draws) and 2.5 times (100) too small.
     """
@@ -139,11 +139,11 @@ def test_the_bias_is_known_and_falls_with_the_draws(inner: int) -> None:
     torch.manual_seed(1)
     measured = measure_levels(model, x, draws=100, inner=inner, outer=2)
     true = (q[0].log_prob(z[1]) - marginal.log_prob(z[1])).mean(0)
-    excess = (measured.images["kl_up/z1"] - true).mean().item()
-    bias = measured.estimates["kl_up_bias/z1"]
+    excess = (measured.images["chain_kl/z1"] - true).mean().item()
+    bias = measured.estimates["chain_kl_bias/z1"]
     assert 0.7 < bias.value / excess < 1.4
     assert 0 < bias.se < 0.1 * bias.value
-    assert bias.value == pytest.approx(-measured.estimates["kl_up_bias/z2"].value)
+    assert bias.value == pytest.approx(-measured.estimates["chain_kl_bias/z2"].value)
 
 
 def test_a_bias_without_a_limit_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +152,7 @@ def test_a_bias_without_a_limit_is_left_out(capsys: pytest.CaptureFixture[str]) 
     model, x = exact_chain.perturbed(0.3), torch.randn(5, 4)
     with reporting("chain"):
         estimates = measure_levels(model, x, draws=3, inner=2, outer=2).estimates
-    terms = {f"{name}/z{t}" for name in ("kl_up_bias", "gap_bias") for t in (1, 2)}
+    terms = {f"{name}/z{t}" for name in ("chain_kl_bias", "gap_bias") for t in (1, 2)}
     missing = terms - set(estimates)
     assert missing == terms
     assert estimates["bias_unmeasured"].value == len(missing)
@@ -166,7 +166,7 @@ def test_a_bias_without_a_limit_is_left_out(capsys: pytest.CaptureFixture[str]) 
     [(1, "bottom_up", "nearest"), (3, "bottom_up", "nearest"), (3, "bottom_up", "every"), (3, "top_down", "nearest")],
 )
 def test_the_sums_of_the_terms_stand_beside_them(depth: int, inference: str, parents: str) -> None:
-    """`levels/gap` is the sum of gap/z_t and log p(x) - elbo of the same images, `levels/kl` that of kl_up/z_t.
+    """`levels/gap` is the sum of gap/z_t and log p(x) - elbo of the same images, `levels/kl` that of chain_kl/z_t.
 
     `inference_gap` is likewise `gaps/log_marginal` - `gaps/elbo`, and the sum of its two parts.
     """
@@ -177,9 +177,9 @@ def test_the_sums_of_the_terms_stand_beside_them(depth: int, inference: str, par
     value = {name: estimate.value for name, estimate in found.estimates.items()}
     levels = range(1, depth + 1)
     assert value["levels/gap"] == pytest.approx(sum(value[f"gap/z{t}"] for t in levels), abs=1e-9)
-    assert value["levels/gap"] == pytest.approx(value["log_marginal/z0"] - value["levels/elbo"], abs=1e-9)
-    if "kl_up/z1" in value:
-        assert value["levels/kl"] == pytest.approx(sum(value[f"kl_up/z{t}"] for t in levels), abs=1e-9)
+    assert value["levels/gap"] == pytest.approx(value["log_marginal/x"] - value["levels/elbo"], abs=1e-9)
+    if "chain_kl/z1" in value:
+        assert value["levels/kl"] == pytest.approx(sum(value[f"chain_kl/z{t}"] for t in levels), abs=1e-9)
     assert value["inference_gap"] == pytest.approx(value["gaps/log_marginal"] - value["gaps/elbo"], abs=1e-9)
     parts = [f"{name}_gap" for name in ("approximation", "amortization")]
     assert value["inference_gap"] == pytest.approx(sum(value[name] for name in parts), abs=1e-9)
@@ -196,7 +196,7 @@ def test_on_the_models_own_draws_the_bound_is_two_sided(parents: Parents) -> Non
         assert abs(width.value) < 1e-9
     wrong = exact_chain.perturbed(0.03)
     few, many = (sandwich(wrong, 300, inner=k, outer=k) for k in (2, 50))
-    assert set(few) == {"width/z0", "width/z1", "width/z2"}
+    assert set(few) == {"bound_width/x", "bound_width/z1", "bound_width/z2"}
     for name, width in few.items():
         assert width.value > 3 * width.se
         assert many[name].value < 0.75 * width.value
@@ -236,7 +236,7 @@ def test_the_gaps_of_a_ladder_sum_to_its_gap(depth: int, parents: str) -> None:
     bound = elbo(model, x, 3)
     torch.manual_seed(1)
     parts, _ = level_terms(model, x, draws=3, inner=2, outer=2)
-    gap = parts["log_marginal/z0"][0] - bound.elbo
+    gap = parts["log_marginal/x"][0] - bound.elbo
     torch.testing.assert_close(named(parts, "gap", depth).sum(0), gap, rtol=1e-10, atol=1e-10)
 
 
@@ -263,16 +263,16 @@ FEW = DecomposeParams(
     gap_images=4,
     gap_steps=2,
     gap_draws=2,
-    gap_rate=0.1,
+    gap_learning_rate=0.1,
     ais_images=3,
     ais_chains=2,
     ais_temperatures=3,
-    ais_leapfrog=1,
+    ais_leapfrog_steps=1,
     factor_images=100,
     factor_draws=2,
 )
 SIDES = ("lower", "upper")
-FLAT = {"kl_up/z1", "gap/z1", "log_marginal/z0", "log_marginal/z1", "width/z0"}
+FLAT = {"chain_kl/z1", "gap/z1", "log_marginal/x", "log_marginal/z1", "bound_width/x"}
 MIXED = {"mutual_information", "mutual_information/z1", "marginal_kl", "marginal_kl/z1", "total_correlation/z1"}
 INFERENCE = {"approximation_gap", "amortization_gap", "inference_gap", "approximation_gap/z1", "amortization_gap/z1"}
 ANNEALED = {f"ais{name}" for name in ("", "/elbo", "/iwae", "/gain", "/acceptance")}
@@ -291,7 +291,7 @@ SUMS = {
 ONE = SUMS | FLAT | MIXED | INFERENCE | ANNEALED | {"total_correlation", "dimension_kl"}
 BOTH = {f"total_correlation/{side}" for side in SIDES} | {"approximation_gap/z2", "amortization_gap/z2"}
 UPPER = {f"{name}/z2/{side}" for name in ("mutual_information", "marginal_kl", "total_correlation") for side in SIDES}
-TWO = SUMS | INFERENCE | ANNEALED | BOTH | {"gap/z1", "gap/z2", "log_marginal/z0", "width/z0"}
+TWO = SUMS | INFERENCE | ANNEALED | BOTH | {"gap/z1", "gap/z2", "log_marginal/x", "bound_width/x"}
 TWO |= {"mutual_information", "mutual_information/saturated", "marginal_kl"}
 WITHOUT_ERROR = {
     "mutual_information/saturated",
@@ -300,13 +300,13 @@ WITHOUT_ERROR = {
     "ais/temperatures",
     "ais/from_posterior",
 }
-LADDER = {"mutual_information/z2", "marginal_kl/z2", "total_correlation/z2", "width/z2"}
+LADDER = {"mutual_information/z2", "marginal_kl/z2", "total_correlation/z2", "bound_width/z2"}
 KEYS = {
     (1, "nearest", "bottom_up"): ONE,
     (1, "every", "bottom_up"): ONE,
     (1, "nearest", "top_down"): ONE,
-    (2, "nearest", "bottom_up"): TWO | FLAT | MIXED | UPPER | {"kl_up/z2", "width/z1"},
-    (2, "every", "bottom_up"): TWO | UPPER | {"mutual_information/z1", "total_correlation/z1", "width/z1"},
+    (2, "nearest", "bottom_up"): TWO | FLAT | MIXED | UPPER | {"chain_kl/z2", "bound_width/z1"},
+    (2, "every", "bottom_up"): TWO | UPPER | {"mutual_information/z1", "total_correlation/z1", "bound_width/z1"},
     (2, "nearest", "top_down"): TWO
     | LADDER
     | {f"{name}/z1/{side}" for name in ("mutual_information", "total_correlation") for side in SIDES},
@@ -329,7 +329,7 @@ def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, p
     torch.manual_seed(5)
     assert everything() == first
     expected = KEYS[depth, parents, inference]
-    terms = [name for name in expected if name.startswith(("kl_up/", "gap/"))]
+    terms = [name for name in expected if name.startswith(("chain_kl/", "gap/"))]
     biases = {name for name in first if "_bias/" in name}  # but for those that so few draws cannot measure
     assert set(first) == expected | biases
     assert biases <= {name.replace("/", "_bias/") for name in terms}
@@ -348,7 +348,7 @@ def test_the_surgery_of_training_images_is_limited_by_their_number() -> None:
     with torch.no_grad():
         model.inference[0].network[-1].weight *= 8
         model.inference[0].network[-1].bias[4:] -= 5
-    test, train = torch.as_tensor(data.test), images(torch.as_tensor(data.train), data.scale)
+    test, train = torch.as_tensor(data.test), to_unit_interval(torch.as_tensor(data.train), data.scale)
     of_test, of_train = (
         decompose(model, test, data.scale, PARAMS, FEW, aggregate=aggregate).estimates for aggregate in (None, train)
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.activity import activity
 from pipeline.models import HierarchicalVAE
@@ -89,7 +89,7 @@ def measured() -> tuple[Chain, HierarchicalVAE, Tensor, Tensor]:
     """Return a chain, the same with a wrong posterior, and ten test images as stored and as seen."""
     linear = chain((3, 2, 2), "nearest")
     test = torch.randint(100, (10, 3), dtype=torch.uint8)
-    return linear, linear.perturbed(0.15), test, images(test, 100)
+    return linear, linear.perturbed(0.15), test, to_unit_interval(test, 100)
 
 
 def evaluation(draws: int, *k: int) -> EvaluateParams:

@@ -19,16 +19,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import stores
-from pipeline.doctor import CHECKS, Finding, Place, disk, examine, place, table
+from pipeline import addresses
+from pipeline.doctor import CHECKS, Finding, Target, disk, examine, find_target, table
 from pipeline.doctor.finding import Check
 from pipeline.errors import InputError
-from pipeline.files import locked, write_bytes
+from pipeline.files import file_lock, write_bytes
 from pipeline.runs.provenance import dvc_starts
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep
-from pipeline.sweep import store as sweep_store
+from pipeline.sweep import database as sweep_database
 from pipeline.tracking import Tracker, tracking_uri
 from tests.small import ROOT
 from tests.workshop import make_study
@@ -49,7 +49,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     study = make_study(tmp_path / "project")
     for name in ("pyproject.toml", "constraints.txt", ".gitignore"):
         shutil.copy(ROOT / name, study.root / name)
-    optuna_database(study.store / "optuna.db")
+    optuna_database(study.shared_root / "optuna.db")
     git(study.root, "init", "-q")
     git(study.root, "add", "-A")
     git(study.root, *IDENTITY, "commit", "-qm", "all")
@@ -70,12 +70,12 @@ def git(folder: Path, *words: str) -> str:
 def found(study: Study, name: str, level: str | None = None) -> list[Finding]:
     """Return what one check finds, of one level if wanted; its line must be a line."""
     checks: dict[str, Check] = {name: CHECKS[name]}
-    findings = [finding for _, finding in examine(checks, place(study.root, study.folder))]
+    findings = [finding for _, finding in examine(checks, find_target(study.root, study.folder))]
     assert findings
     for finding in findings:
         assert len(table(name, finding).splitlines()) == 1
-        assert "itself failed" not in finding.found, finding
-        assert (finding.level == "ok") == (not finding.mend)
+        assert "itself failed" not in finding.message, finding
+        assert (finding.level == "ok") == (not finding.fix)
     return [finding for finding in findings if level in (None, finding.level)]
 
 
@@ -88,10 +88,10 @@ def only(study: Study, name: str, level: str) -> Finding:
 ON_PATH = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def mend(finding: Finding, folder: Path | None = None) -> None:
+def apply_fix(finding: Finding, folder: Path | None = None) -> None:
     """Do what a finding says."""
     own = ON_PATH | {"PYTHONPATH": str(ROOT)}
-    subprocess.run(finding.mend, shell=True, check=True, capture_output=True, env=os.environ | own, cwd=folder)
+    subprocess.run(finding.fix, shell=True, check=True, capture_output=True, env=os.environ | own, cwd=folder)
 
 
 def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -106,7 +106,7 @@ def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_sound_study_has_no_fault(study: Study) -> None:
     """Where nothing is wrong, every check says ok."""
-    told = [(name, finding) for name, finding in examine(CHECKS, place(study.root, study.folder))]
+    told = [(name, finding) for name, finding in examine(CHECKS, find_target(study.root, study.folder))]
     assert {name for name, _ in told} == set(CHECKS)
     assert [table(name, finding) for name, finding in told if finding.level == "fault"] == []
     pinned = ("libraries", "space", "git")  # which may differ where the tests are run
@@ -116,19 +116,19 @@ def test_a_sound_study_has_no_fault(study: Study) -> None:
 def test_looking_changes_nothing(study: Study) -> None:
     """No file is made, changed or removed by any check."""
     before = {path: path.stat().st_mtime_ns for path in study.root.rglob("*") if path.is_file()}
-    list(examine(CHECKS, place(study.root, study.folder)))
+    list(examine(CHECKS, find_target(study.root, study.folder)))
     assert {path: path.stat().st_mtime_ns for path in study.root.rglob("*") if path.is_file()} == before
 
 
 def test_a_check_that_crashes_hides_no_other(study: Study) -> None:
     """A check that fails of itself is told as such, in one line without a password, and the next is made."""
 
-    def broken(_: Place) -> Iterator[Finding]:
+    def broken(_: Target) -> Iterator[Finding]:
         yield Finding("ok", "half")
         raise RuntimeError("two\nlines, and postgresql://me:secret@host/db")
 
     checks: dict[str, Check] = {"broken": broken, "unpublished": CHECKS["unpublished"]}
-    lines = [table(name, finding) for name, finding in examine(checks, place(study.root, study.folder))]
+    lines = [table(name, finding) for name, finding in examine(checks, find_target(study.root, study.folder))]
     assert [line.split()[:2] for line in lines] == [["ok", "broken"], ["warning", "broken"], ["ok", "unpublished"]]
     assert "this check itself failed: RuntimeError: two lines, and postgresql://host/db" in lines[1]
 
@@ -138,7 +138,7 @@ def test_the_command_ends_with_1_for_a_fault_alone(study: Study) -> None:
     done = cave(study.root, "doctor")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert {line.split()[0] for line in done.stdout.splitlines()} <= {"ok", "warning"}
-    (study.store / "mlflow.db").write_bytes(b"no database" * 1000)
+    (study.shared_root / "mlflow.db").write_bytes(b"no database" * 1000)
     done = cave(study.root, "doctor")
     assert (done.returncode, done.stderr) == (1, "")
     assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("fault")] == ["databases"]
@@ -167,11 +167,11 @@ def test_a_missing_and_a_wrong_library_are_told(study: Study) -> None:
     path.write_text(text.replace('"numpy>=2.2"', '"numpy>=99", "no-such-library>=1"'))
     (study.root / "constraints.txt").write_text("# pins\nnumpy==0.1\n")
     missing, unfit = found(study, "libraries", "fault")
-    assert missing.found == "missing: no-such-library"
-    assert unfit.found.startswith("of the wrong version: numpy ")
-    assert "(0.1)" in only(study, "libraries", "warning").found
+    assert missing.message == "missing: no-such-library"
+    assert unfit.message.startswith("of the wrong version: numpy ")
+    assert "(0.1)" in only(study, "libraries", "warning").message
     path.write_text(text.replace(">=3.11", ">=3.99"))
-    assert ">=3.99 is needed" in only(study, "python", "fault").found
+    assert ">=3.99 is needed" in only(study, "python", "fault").message
 
 
 def test_variables_are_looked_at(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_variables_are_looked_at(study: Study, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CAVE_DEVICE", "cuda:99")
     monkeypatch.setenv("CAVE_DATA_MIRROR", str(study.root / "gone"))
     for name, variable in (("variables", "WORKERS"), ("device", "DEVICE"), ("data mirror", "DATA_MIRROR")):
-        assert only(study, name, "fault").mend == f"unset CAVE_{variable}"
+        assert only(study, name, "fault").fix == f"unset CAVE_{variable}"
 
 
 # --- The disk
@@ -212,8 +212,8 @@ def fill(folder: Path) -> None:
 def test_a_full_disk_is_found(study: Study, small_disk: Path) -> None:
     """A disk without room is a fault of room and of writing; what is removed makes room again."""
     fill(small_disk)
-    assert "the disk is full" in only(study, "space", "fault").found
-    assert "no space left on device" in only(study, "writing", "fault").found
+    assert "the disk is full" in only(study, "space", "fault").message
+    assert "no space left on device" in only(study, "writing", "fault").message
     (small_disk / "filler").unlink()
     assert not found(study, "writing", "fault")
 
@@ -225,7 +225,7 @@ def test_the_folder_for_temporary_files_is_looked_at(
     monkeypatch.setattr("pipeline.doctor.disk.tempfile.tempdir", str(small_disk / "tmp"))
     (small_disk / "tmp").mkdir()
     fill(small_disk)
-    assert str(small_disk / "tmp") in " ".join(finding.found for finding in found(study, "writing", "fault"))
+    assert str(small_disk / "tmp") in " ".join(finding.message for finding in found(study, "writing", "fault"))
 
 
 def test_a_disk_without_room_for_another_file_is_found(study: Study, small_disk: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_disk_without_room_for_another_file_is_found(study: Study, small_disk:
 
     with pytest.raises(OSError, match="No space left"):
         touch()
-    assert ", 0 files" in only(study, "space", "fault").found
+    assert ", 0 files" in only(study, "space", "fault").message
     assert found(study, "writing", "fault")
 
 
@@ -258,8 +258,8 @@ def test_a_read_only_disk_is_found(study: Study, small_disk: Path) -> None:
     """A disk mounted read-only is a fault, and what is said mends it."""
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     finding = only(study, "writing", "fault")
-    assert "read-only file system" in finding.found
-    mend(finding)
+    assert "read-only file system" in finding.message
+    apply_fix(finding)
     assert not found(study, "writing", "fault")
 
 
@@ -269,8 +269,8 @@ def test_a_read_only_folder_is_found(study: Study) -> None:
     study.cache.mkdir()
     study.cache.chmod(0o555)
     finding = only(study, "writing", "fault")
-    assert "permission denied" in finding.found
-    mend(finding)
+    assert "permission denied" in finding.message
+    apply_fix(finding)
     assert not found(study, "writing", "fault")
 
 
@@ -307,10 +307,10 @@ def test_a_database_on_a_network_is_found(study: Study, kind: str, monkeypatch: 
     mounts = study.root / "mountinfo"
     mounts.write_text(f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:40 / {study.root} rw - {kind} server:/ rw\n")
     monkeypatch.setattr(disk, "MOUNTS", mounts)
-    assert kind in only(study, "file system", "fault").found
+    assert kind in only(study, "file system", "fault").message
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("CAVE_OPTUNA_URL", "postgresql+psycopg://127.0.0.1:9/db")
-    assert kind in only(study, "file system", "warning").found
+    assert kind in only(study, "file system", "warning").message
 
 
 def test_what_a_killed_writer_left_is_found(study: Study) -> None:
@@ -328,8 +328,8 @@ def test_what_a_killed_writer_left_is_found(study: Study) -> None:
     os.utime(left, (0, 0))
     write_bytes(path, b"whole")
     finding = only(study, "leftovers", "warning")
-    assert left.name in finding.found
-    mend(finding)
+    assert left.name in finding.message
+    apply_fix(finding)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -338,35 +338,40 @@ def test_what_a_killed_writer_left_is_found(study: Study) -> None:
 
 def test_a_damaged_database_is_found(study: Study) -> None:
     """A database with a torn page in its middle, and one that is none, are faults."""
-    path = study.store / "mlflow.db"
+    path = study.shared_root / "mlflow.db"
     content = bytearray(path.read_bytes())
     content[4096:12288] = b"\xff" * 8192
     path.write_bytes(content)
-    assert "mlflow.db is damaged" in only(study, "databases", "fault").found
+    assert "mlflow.db is damaged" in only(study, "databases", "fault").message
     path.write_bytes(b"x" * 5000)
-    assert "not a database" in only(study, "databases", "fault").found
+    assert "not a database" in only(study, "databases", "fault").message
 
 
 def test_a_locked_database_is_found(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that another process keeps locked is a fault that names the process; to end it is what mends."""
     monkeypatch.setattr("pipeline.doctor.databases.PATIENCE", 0.3)
     code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('begin immediate')"
-    command = [sys.executable, "-c", code + "; print(1, flush=True); sys.stdin.read()", str(study.store / "optuna.db")]
+    command = [
+        sys.executable,
+        "-c",
+        code + "; print(1, flush=True); sys.stdin.read()",
+        str(study.shared_root / "optuna.db"),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"1\n"
         finding = only(study, "databases", "fault")
-        assert "optuna.db has been locked" in finding.found
-        assert finding.mend == f"kill {holder.pid}"
-        mend(finding)
+        assert "optuna.db has been locked" in finding.message
+        assert finding.fix == f"kill {holder.pid}"
+        apply_fix(finding)
         holder.wait()
     assert not found(study, "databases", "fault")
 
 
 def test_one_database_for_both_is_found(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow and Optuna in one file is a fault: each counts its migrations in a table of the same name."""
-    monkeypatch.setenv("CAVE_OPTUNA_URL", f"sqlite:///{study.store / 'mlflow.db'}")
-    assert "share" in only(study, "databases", "fault").found
+    monkeypatch.setenv("CAVE_OPTUNA_URL", f"sqlite:///{study.shared_root / 'mlflow.db'}")
+    assert "share" in only(study, "databases", "fault").message
 
 
 @pytest.mark.parametrize(
@@ -385,7 +390,7 @@ def test_one_database_by_two_names_is_found(
     """Whatever user, driver, port or path it is written with, one database is told, and refused by the commands."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
     monkeypatch.setenv("CAVE_OPTUNA_URL", second)
-    assert "share" in only(study, "databases", "fault").found
+    assert "share" in only(study, "databases", "fault").message
     done = cave(study.root, "check")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: MLflow and Optuna share the database ")
@@ -410,7 +415,7 @@ def test_two_databases_are_no_fault(study: Study, first: str, second: str, monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
     monkeypatch.setenv("CAVE_OPTUNA_URL", second)
     assert not found(study, "databases", "fault")
-    stores.apart(study.store)
+    addresses.require_separate(study.shared_root)
 
 
 def test_a_relative_database_starts_at_the_root(study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -418,10 +423,10 @@ def test_a_relative_database_starts_at_the_root(study: Study, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CAVE_OPTUNA_URL", "sqlite:///an%20other.db?x=1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    (study.store / "an other.db").write_bytes(b"no database" * 1000)
-    assert "an other.db is damaged" in only(study, "databases", "fault").found
-    assert sweep_store.Store.of(study).file == study.store / "an other.db"
-    assert tracking_uri(study) == f"sqlite:///{study.store / 'mlflow.db'}"
+    (study.shared_root / "an other.db").write_bytes(b"no database" * 1000)
+    assert "an other.db is damaged" in only(study, "databases", "fault").message
+    assert sweep_database.Database.of(study).file == study.shared_root / "an other.db"
+    assert tracking_uri(study) == f"sqlite:///{study.shared_root / 'mlflow.db'}"
 
 
 def execute(path: Path, *statements: str) -> None:
@@ -438,46 +443,46 @@ def test_an_old_schema_is_found_and_mended(study: Study) -> None:
     from alembic import command
     from mlflow.store.db.utils import _get_alembic_config
 
-    url = f"sqlite:///{study.store / 'mlflow.db'}"
+    url = f"sqlite:///{study.shared_root / 'mlflow.db'}"
     with contextlib.suppress(NotImplementedError):
         command.downgrade(_get_alembic_config(url), "-1")
     if not found(study, "schema", "fault"):
         pytest.skip("MLflow's last migration has no way back")
     finding = only(study, "schema", "fault")
-    assert "mlflow.db is at" in finding.found
-    mend(finding)
+    assert "mlflow.db is at" in finding.message
+    apply_fix(finding)
     assert len(found(study, "schema", "ok")) == 2
 
 
 def test_an_old_optuna_schema_is_found_and_mended(study: Study) -> None:
     """Optuna's database at a revision before the last is a fault, and what is said mends it."""
-    path = study.store / "optuna.db"
+    path = study.shared_root / "optuna.db"
     execute(path, "update alembic_version set version_num = 'v3.0.0.d'", "update version_info set schema_version = 11")
     finding = only(study, "schema", "fault")
-    assert "optuna.db is at v3.0.0.d" in finding.found
-    mend(finding)
+    assert "optuna.db is at v3.0.0.d" in finding.message
+    apply_fix(finding)
     assert len(found(study, "schema", "ok")) == 2
 
 
 @pytest.mark.parametrize("name", ["mlflow", "optuna"])
 def test_a_newer_schema_is_found(study: Study, name: str) -> None:
     """A revision that the installed version does not know was made by a newer one."""
-    execute(study.store / f"{name}.db", "update alembic_version set version_num = 'v9.9'")
+    execute(study.shared_root / f"{name}.db", "update alembic_version set version_num = 'v9.9'")
     finding = only(study, "schema", "fault")
-    assert "a newer one made it" in finding.found
-    assert finding.mend == f"pip install --upgrade {name}"
+    assert "a newer one made it" in finding.message
+    assert finding.fix == f"pip install --upgrade {name}"
 
 
 def test_a_deleted_experiment_is_found(study: Study) -> None:
     """An experiment deleted in MLflow is a warning, and what is said brings it back."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{study.store / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{study.shared_root / 'mlflow.db'}")
     number = client.create_experiment(f"platos-cave/{study.name}")
     assert found(study, "experiment", "ok")
     client.delete_experiment(number)
     finding = only(study, "experiment", "warning")
-    mend(finding)
+    apply_fix(finding)
     assert found(study, "experiment", "ok")
 
 
@@ -506,14 +511,14 @@ def test_a_server_that_answers_and_one_that_does_not(study: Study, monkeypatch: 
         assert found(study, "tracking", "ok")
         assert found(study, "data mirror", "ok")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address + "/elsewhere")
-        assert "HTTP 404" in only(study, "tracking", "fault").found
+        assert "HTTP 404" in only(study, "tracking", "fault").message
         server.shutdown()
         thread.join()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     for name in ("tracking", "data mirror"):
         finding = only(study, name, "fault")
-        assert "cannot be reached" in finding.found
-        assert SECRET not in finding.found
+        assert "cannot be reached" in finding.message
+        assert SECRET not in finding.message
 
 
 def test_a_server_that_hangs_is_told(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,15 +529,15 @@ def test_a_server_that_hangs_is_told(study: Study, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("pipeline.doctor.servers.PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert "no answer within" in only(study, "tracking", "fault").found
+        assert "no answer within" in only(study, "tracking", "fault").message
 
 
 def test_a_postgresql_that_is_gone_is_told(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """A PostgreSQL that does not answer, or whose driver is missing, is a fault without its password."""
     monkeypatch.setenv("CAVE_OPTUNA_URL", f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/db")
     finding = only(study, "optuna", "fault")
-    assert "postgresql+psycopg://127.0.0.1:9/db" in finding.found
-    assert SECRET not in finding.found
+    assert "postgresql+psycopg://127.0.0.1:9/db" in finding.message
+    assert SECRET not in finding.message
 
 
 # --- The project
@@ -551,29 +556,29 @@ def test_a_postgresql_that_is_gone_is_told(study: Study, monkeypatch: pytest.Mon
 def test_a_damaged_dvc_lock_is_found(study: Study, content: str) -> None:
     """A dvc.lock with the marks of a conflict, cut or of another form is a fault, and its last commit mends it."""
     path = study.root / "dvc.lock"
-    path.write_text("schema: '2.0'\nstages:\n  fetch:\n    cmd: python -m pipeline.stages.fetch\n")
-    assert found(study, "dvc.lock", "ok")[0].found == "1 stage made"
+    path.write_text("schema: '2.0'\nstages:\n  fetch:\n    cmd: python -m pipeline.stages fetch\n")
+    assert found(study, "dvc.lock", "ok")[0].message == "1 stage made"
     path.write_text(content)
     finding = only(study, "dvc.lock", "fault")
-    assert finding.mend == f"rm {path} && dvc repro"
+    assert finding.fix == f"rm {path} && dvc repro"
     git(study.root, "add", "-f", "dvc.lock")
     good = "schema: '2.0'\nstages: {}\n"
     path.write_text(good)
     git(study.root, "add", "-f", "dvc.lock")
     git(study.root, *IDENTITY, "commit", "-qm", "lock")
     path.write_text(content)
-    subprocess.run(shlex.split(only(study, "dvc.lock", "fault").mend.partition(" && ")[0]), check=True)
+    subprocess.run(shlex.split(only(study, "dvc.lock", "fault").fix.partition(" && ")[0]), check=True)
     assert path.read_text() == good
 
 
 def test_params_that_are_broken_are_told(study: Study) -> None:
     """A fault in params.yaml is told with its one line, and the checks that need no parameters are made."""
     (study.root / "params.yaml").write_text("model: [")
-    broken = place(study.root, study.folder)
+    broken = find_target(study.root, study.folder)
     told = dict(examine(CHECKS, broken))
     assert told["params"].level == "fault"
     assert told["databases"].level == "ok"
-    assert not [table(name, f) for name, f in told.items() if "itself failed" in f.found]
+    assert not [table(name, f) for name, f in told.items() if "itself failed" in f.message]
 
 
 def test_the_repository_is_looked_at(study: Study, tmp_path: Path) -> None:
@@ -581,26 +586,26 @@ def test_the_repository_is_looked_at(study: Study, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{study.root}", str(clone))
     shallow = Study.at(clone)
-    assert "shallow" in only(shallow, "git", "ok").found
+    assert "shallow" in only(shallow, "git", "ok").message
     for branch in ("one", "two"):
         git(study.root, "checkout", "-qb", branch, "HEAD" if branch == "one" else "HEAD~1")
         (study.root / "constraints.txt").write_text(branch)
         git(study.root, *IDENTITY, "commit", "-qam", branch)
     subprocess.run(["git", *IDENTITY, "merge", "one"], cwd=study.root, capture_output=True, check=False)
     finding = only(study, "git", "fault")
-    assert "constraints.txt" in finding.found
-    mend(finding)
+    assert "constraints.txt" in finding.message
+    apply_fix(finding)
     assert not found(study, "git", "fault")
     shutil.rmtree(study.root / ".git")
-    assert "without which DVC does not start" in only(study, "git", "fault").found
+    assert "without which DVC does not start" in only(study, "git", "fault").message
     (study.root / ".dvc").mkdir()
     (study.root / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
-    assert "not a git repository" in only(study, "git", "warning").found
+    assert "not a git repository" in only(study, "git", "warning").message
     (study.root / ".git").mkdir()  # an empty one is none
     (study.root / ".dvc" / "config.local").unlink()
-    assert "without which DVC does not start" in only(study, "git", "fault").found
+    assert "without which DVC does not start" in only(study, "git", "fault").message
     git(study.root, "init", "-q")
-    assert "nothing is committed yet" in only(study, "git", "warning").found
+    assert "nothing is committed yet" in only(study, "git", "warning").message
 
 
 def test_a_worktree_and_a_folder_of_a_repository_are_repositories(study: Study, tmp_path: Path) -> None:
@@ -618,7 +623,7 @@ def test_the_program_git_is_looked_for(study: Study, monkeypatch: pytest.MonkeyP
     """Without it DVC starts, but runs cannot be traced to their code: a warning."""
     monkeypatch.setenv("PATH", str(study.root))
     finding = only(study, "git", "warning")
-    assert finding.found == "git is not installed: runs cannot tell their code"
+    assert finding.message == "git is not installed: runs cannot record their code"
 
 
 def rwlock(study: Study, content: object) -> Path:
@@ -633,7 +638,7 @@ def test_a_damaged_dvc_lock_file_is_found(study: Study, content: str) -> None:
     """A `rwlock` that a full disk cut off stops every DVC command; what is said removes it."""
     path = rwlock(study, content)
     finding = only(study, "DVC's locks", "fault")
-    mend(finding)
+    apply_fix(finding)
     assert not path.exists()
 
 
@@ -642,10 +647,10 @@ def test_the_lock_of_a_killed_dvc_is_stale_where_its_number_is_taken(study: Stud
     with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as other:
         path = rwlock(study, {"write": {"a": {"pid": other.pid, "cmd": "dvc repro"}}, "read": {}})
         finding = only(study, "DVC's locks", "fault")
-        assert str(other.pid) in finding.found
+        assert str(other.pid) in finding.message
         other.kill()
     assert found(study, "DVC's locks", "ok")
-    mend(finding)
+    apply_fix(finding)
     assert not path.exists()
 
 
@@ -656,7 +661,7 @@ def test_a_lock_that_the_kernel_holds_is_not_stale(study: Study) -> None:
     assert found(study, "DVC's locks", "ok")
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert f"process {os.getpid()}" in only(study, "DVC's locks", "warning").found
+        assert f"process {os.getpid()}" in only(study, "DVC's locks", "warning").message
 
 
 # --- Unfinished work
@@ -668,8 +673,8 @@ def test_rows_that_wait_are_found(study: Study) -> None:
     waiting.mkdir(parents=True)
     assert not found(study, "unpublished", "warning")
     (waiting / "log.jsonl").write_text('{"type":"start"}\n')
-    assert only(study, "unpublished", "warning").mend == "cave sync"
-    with locked(waiting / "lock"):
+    assert only(study, "unpublished", "warning").fix == "cave sync"
+    with file_lock(waiting / "lock"):
         assert not found(study, "unpublished", "warning")
     (waiting / "log.jsonl").write_text('{"type":"start"}\n{"type":"published"}\n')
     assert not found(study, "unpublished", "warning")
@@ -681,8 +686,8 @@ def test_what_an_earlier_version_left_is_found(study: Study) -> None:
     left.mkdir(parents=True)
     (left / "ops.jsonl").touch()
     finding = only(study, "unpublished", "warning")
-    assert finding.found.startswith("1 run of an earlier version")
-    assert finding.mend == "cave sync, by that version of the code; or: rm -r .cache/outbox"
+    assert finding.message.startswith("1 run of an earlier version")
+    assert finding.fix == "cave sync, by that version of the code; or: rm -r .cache/outbox"
 
 
 def test_a_trial_without_a_worker_is_found(study: Study) -> None:
@@ -690,25 +695,25 @@ def test_a_trial_without_a_worker_is_found(study: Study) -> None:
     import optuna
 
     name = f"{study.name}/vae-0123456789"
-    made = optuna.create_study(storage=f"sqlite:///{study.store / 'optuna.db'}", study_name=name)
+    made = optuna.create_study(storage=f"sqlite:///{study.shared_root / 'optuna.db'}", study_name=name)
     assert found(study, "trials", "ok")
     trial = made.ask()
     trial.set_user_attr("worker", "token")
     finding = only(study, "trials", "warning")
-    assert f"{name} 0" in finding.found
-    assert finding.mend.startswith("the same `cave sweep`") or finding.mend == "dvc repro"
-    with locked(Path(f"{study.store / 'optuna.db'}.locks") / name / "workers" / "token"):
-        assert only(study, "trials", "ok").found == "1 trial at work now"
+    assert f"{name} 0" in finding.message
+    assert finding.fix.startswith("the same `cave sweep`") or finding.fix == "dvc repro"
+    with file_lock(Path(f"{study.shared_root / 'optuna.db'}.locks") / name / "workers" / "token"):
+        assert only(study, "trials", "ok").message == "1 trial at work now"
 
 
 def test_a_run_that_says_running_is_found(study: Study) -> None:
     """A run that was killed says RUNNING in MLflow until its work goes on."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{study.store / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{study.shared_root / 'mlflow.db'}")
     number = client.create_experiment(f"platos-cave/{study.name}")
     run = client.create_run(number, run_name="vae seed 0")
-    assert "vae seed 0" in only(study, "runs", "warning").found
+    assert "vae seed 0" in only(study, "runs", "warning").message
     client.set_terminated(run.info.run_id)
     assert found(study, "runs", "ok")
 
@@ -720,9 +725,9 @@ def test_what_nothing_goes_on_with_is_not_said_to_go_on(study: Study) -> None:
 
     fetch.run(study)
     prepare.run(study)
-    database = f"sqlite:///{study.store / 'optuna.db'}"
+    database = f"sqlite:///{study.shared_root / 'optuna.db'}"
     today, older = Sweep(study, "vae").name, f"{study.name}/vae-0123456789"
-    client = MlflowClient(f"sqlite:///{study.store / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{study.shared_root / 'mlflow.db'}")
     number = client.create_experiment(f"platos-cave/{study.name}")
 
     def begin(name: str) -> None:
@@ -734,14 +739,14 @@ def test_what_nothing_goes_on_with_is_not_said_to_go_on(study: Study) -> None:
         only(study, "trials", "ok")
     )
     finding = only(study, "runs", "warning")
-    assert "of an older version" in finding.found
+    assert "of an older version" in finding.message
     begin(today)
-    assert f"{today} 0; they go on" in only(study, "trials", "warning").found
-    assert older in found(study, "trials", "ok")[0].found
-    subprocess.run(["bash", "-c", finding.mend.partition("or: ")[2]], check=True, env=os.environ | ON_PATH)
-    assert f"({today}); if nothing runs now, they go on" in only(study, "runs", "warning").found
+    assert f"{today} 0; they go on" in only(study, "trials", "warning").message
+    assert older in found(study, "trials", "ok")[0].message
+    subprocess.run(["bash", "-c", finding.fix.partition("or: ")[2]], check=True, env=os.environ | ON_PATH)
+    assert f"({today}); if nothing runs now, they go on" in only(study, "runs", "warning").message
     begin("other/vae-0123456789")
-    assert "trials of other studies" in found(study, "trials", "ok")[-1].found
+    assert "trials of other studies" in found(study, "trials", "ok")[-1].message
 
 
 def test_a_worktree_whose_use_cannot_be_seen_is_told_so(
@@ -749,13 +754,13 @@ def test_a_worktree_whose_use_cannot_be_seen_is_told_so(
 ) -> None:
     """Where the system does not tell where this user's processes work, that is said, and not that none does."""
     (tmp_path / "tmp" / "cave-reproduce-x").mkdir()
-    assert "could not be seen" not in only(study, "worktrees", "warning").found
+    assert "could not be seen" not in only(study, "worktrees", "warning").message
 
     def denied(process: psutil.Process) -> str:
         raise psutil.AccessDenied(process.pid)
 
     monkeypatch.setattr(psutil.Process, "cwd", denied)
-    assert "could not be seen" in only(study, "worktrees", "warning").found
+    assert "could not be seen" in only(study, "worktrees", "warning").message
 
 
 def test_a_worktree_that_was_left_is_found(study: Study, tmp_path: Path) -> None:
@@ -768,7 +773,7 @@ def test_a_worktree_that_was_left_is_found(study: Study, tmp_path: Path) -> None
         worker.stdout.readline()
         assert found(study, "worktrees", "ok")
         worker.kill()
-    mend(only(study, "worktrees", "warning"))
+    apply_fix(only(study, "worktrees", "warning"))
     assert not folder.exists()
     assert found(study, "worktrees", "ok")
     assert git(study.root, "worktree", "list").count("\n") == 1
@@ -788,7 +793,7 @@ def test_writing_on_a_full_disk_gets_one_line(study: Study, small_disk: Path) ->
 
 
 def take(path: Path) -> None:
-    with locked(path):
+    with file_lock(path):
         pass
 
 
@@ -798,48 +803,48 @@ def test_a_moved_database_is_found(study: Study, tmp_path: Path) -> None:
     tracker.server.experiment(tracker.name, tracker.note)
     moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
     finding = only(moved, "artifacts", "warning")
-    assert f"was made in {study.root}" in finding.found
-    mend(finding, moved.root)
-    assert only(moved, "artifacts", "ok").found == "artifacts of 0 runs are there"
+    assert f"was made in {study.root}" in finding.message
+    apply_fix(finding, moved.root)
+    assert only(moved, "artifacts", "ok").message == "artifacts of 0 runs are there"
 
 
 def test_artifacts_that_are_gone_or_outside_are_found(study: Study, tmp_path: Path) -> None:
     """Runs whose artifacts are gone are counted; a folder outside the project is named, and a fault where it fails."""
     tracker = Tracker(study).require()
     tracker.server.experiment(tracker.name, tracker.note)
-    with contextlib.closing(sqlite3.connect(study.store / "mlflow.db")) as connection, connection:
+    with contextlib.closing(sqlite3.connect(study.shared_root / "mlflow.db")) as connection, connection:
         connection.execute(
             "insert into runs (run_uuid, status, lifecycle_stage, artifact_uri, experiment_id)"
             " values ('a', 'FINISHED', 'active', ?, 1)",
-            ((study.store / "mlartifacts/default/a/artifacts").as_uri(),),
+            ((study.shared_root / "mlartifacts/default/a/artifacts").as_uri(),),
         )
     finding = only(study, "artifacts", "warning")
-    assert finding.found.startswith("the artifacts of 1 run are gone, such as ")
-    (study.store / "mlartifacts/default/a/artifacts").mkdir(parents=True)
-    assert only(study, "artifacts", "ok").found == "artifacts of 1 run are there"
+    assert finding.message.startswith("the artifacts of 1 run are gone, such as ")
+    (study.shared_root / "mlartifacts/default/a/artifacts").mkdir(parents=True)
+    assert only(study, "artifacts", "ok").message == "artifacts of 1 run are there"
     (tmp_path / "disk" / "mlartifacts").mkdir(parents=True)
-    with contextlib.closing(sqlite3.connect(study.store / "mlflow.db")) as connection, connection:
+    with contextlib.closing(sqlite3.connect(study.shared_root / "mlflow.db")) as connection, connection:
         location = (tmp_path / "disk/mlartifacts/default").as_uri()
         connection.execute("update experiments set artifact_location = ? where experiment_id = 1", (location,))
-    assert any("outside of the project, in " in finding.found for finding in found(study, "artifacts", "ok"))
+    assert any("outside of the project, in " in finding.message for finding in found(study, "artifacts", "ok"))
     (tmp_path / "disk/mlartifacts/default").touch()
-    assert "default is not a folder" in only(study, "artifacts", "fault").found
+    assert "default is not a folder" in only(study, "artifacts", "fault").message
 
 
 def test_the_code_that_runs_is_looked_at(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart for the project's own code is said; another copy, or no `python` for DVC, is a fault."""
-    assert only(study, "code", "ok").found.endswith("has no code of its own")
+    assert only(study, "code", "ok").message.endswith("has no code of its own")
     (study.root / "pipeline").symlink_to(ROOT / "pipeline")
-    assert only(study, "code", "ok").found == f"the code in {ROOT / 'pipeline'}"
+    assert only(study, "code", "ok").message == f"the code in {ROOT / 'pipeline'}"
     monkeypatch.setenv("CAVE_RESTARTED_IN", f"{study.root}{os.pathsep}/other/pipeline")
-    assert "has /other/pipeline installed" in only(study, "code", "warning").found
+    assert "has /other/pipeline installed" in only(study, "code", "warning").message
     monkeypatch.delenv("CAVE_RESTARTED_IN")
     (study.root / "pipeline").unlink()
     (study.root / "pipeline").mkdir()
     (study.root / "pipeline" / "__init__.py").touch()
-    assert "and not the code of" in only(study, "code", "fault").found
+    assert "and not the code of" in only(study, "code", "fault").message
     monkeypatch.setenv("PATH", "")
-    assert any("no `python` on PATH" in finding.found for finding in found(study, "code", "fault"))
+    assert any("no `python` on PATH" in finding.message for finding in found(study, "code", "fault"))
 
 
 @pytest.mark.parametrize(("count", "told"), [(1, "1 run has rows"), (2, "2 runs have rows")])
@@ -848,4 +853,4 @@ def test_counts_are_singular_or_plural(study: Study, count: int, told: str) -> N
     for number in range(count):
         (study.runs / str(number)).mkdir(parents=True)
         (study.runs / str(number) / "log.jsonl").touch()
-    assert only(study, "unpublished", "warning").found.startswith(told)
+    assert only(study, "unpublished", "warning").message.startswith(told)

@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.cli.main import app
 from pipeline.cli.new_study import copy_pipeline, create_study
-from pipeline.doctor import CHECKS, place
+from pipeline.doctor import CHECKS, find_target
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
 from pipeline.params import Params, dump_yaml, read_yaml
@@ -169,7 +169,7 @@ def test_studies_that_nobody_has_run_do_not_disturb(project: Path, tmp_path: Pat
     assert (clone / "experiments" / "default" / "report" / "report.html").exists()
     run(clone, sys.executable, "-m", "pipeline", "study", "activate", "iwae_table1")
     planned = dvc(clone, "repro", "--dry", "experiments/iwae_table1/dvc.yaml:fetch")
-    assert "exec python -m pipeline.stages.fetch" in planned
+    assert "exec python -m pipeline.stages fetch" in planned
 
 
 # --- Copies of dvc.yaml
@@ -209,18 +209,18 @@ def test_copies_are_refreshed_and_nothing_is_lost(
     (folders[0] / "dvc.yaml").unlink()
     (folders[0] / "dvc.yaml").symlink_to("../../dvc.yaml")
     (folders[1] / "dvc.yaml").write_text("stages: {}\n")
-    found = {finding.level: finding for finding in CHECKS["dvc.yaml"](place(root, root))}
-    assert (set(found), "link" in found["fault"].found, "own" in found["warning"].found) == (
+    found = {finding.level: finding for finding in CHECKS["dvc.yaml"](find_target(root, root))}
+    assert (set(found), "link" in found["fault"].message, "own" in found["warning"].message) == (
         {"fault", "warning"}, True, True,
     )  # fmt: skip
-    assert found["fault"].mend.endswith("cave study refresh")
+    assert found["fault"].fix.endswith("cave study refresh")
     told = cave(root, capsys, monkeypatch, "study", "refresh").splitlines()
     assert [line.split(" ")[0] for line in told] == ["experiments/link/dvc.yaml", "experiments/own/dvc.yaml"]
     assert (folders[1] / "dvc.yaml.before").read_text() == "stages: {}\n"
     for folder in folders:
         assert not (folder / "dvc.yaml").is_symlink()
         assert (folder / "dvc.yaml").read_bytes() == (root / "dvc.yaml").read_bytes()
-    assert [finding.level for finding in CHECKS["dvc.yaml"](place(root, root))] == ["ok"]
+    assert [finding.level for finding in CHECKS["dvc.yaml"](find_target(root, root))] == ["ok"]
     assert cave(root, capsys, monkeypatch, "study", "refresh") == ""
 
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pipeline.evaluation.bounds
-from pipeline.data.images import images
-from pipeline.evaluation.bounds import Estimate, evaluate, importance_bound, jackknife, many_draws
+from pipeline.data.images import to_unit_interval
+from pipeline.evaluation.bounds import evaluate, importance_bound, many_draws
+from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.jackknife import log_mean_variance
 from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from pipeline.params import EvaluateParams
@@ -58,7 +60,7 @@ def bernoulli(depth: int = 2) -> tuple[HierarchicalVAE, Tensor]:
 def truth() -> dict[str, float]:
     """Return the exact value of each quantity of `linear`, L_50 from 2.4 million draws."""
     exact, model, test = linear()
-    x = images(test, SCALE)
+    x = to_unit_interval(test, SCALE)
     gap = kl_divergence(inferred(model, x), exact.posterior(x)).mean().item()
     evidence = exact.log_p(x).mean().item()
     groups = [importance_bound(many_draws(model, x, 10_000).log_weight, 50)[0].mean() for _ in range(20)]
@@ -122,7 +124,7 @@ def test_a_tight_posterior_has_no_gap_and_no_error() -> None:
     """With the exact posterior elbo, every L_k and -nll are log p(x), and their standard errors vanish."""
     exact, _, test = linear()
     results = evaluate(exact.model, test, SCALE, evaluate_params(), discrete=False).estimates
-    evidence = exact.log_p(images(test, SCALE)).mean().item()
+    evidence = exact.log_p(to_unit_interval(test, SCALE)).mean().item()
     for name in ("elbo", "iwae/1", "iwae/50", "iwae/500"):
         assert results[name].value == pytest.approx(evidence, abs=1e-9)
         assert results[name].se < 1e-9
@@ -176,7 +178,7 @@ def test_what_a_bound_lacks_stands_beside_its_error(size: float, reliable: bool)
     """The bias is what L_500 lacks, a lower estimate where the tail is heavy, and then the error is not reliable."""
     exact, _, test = linear()
     results = evaluate(exact.perturbed(size), test, SCALE, evaluate_params(), discrete=False).estimates
-    lack = exact.log_p(images(test, SCALE)).mean().item() + results["nll"].value
+    lack = exact.log_p(to_unit_interval(test, SCALE)).mean().item() + results["nll"].value
     assert results["nll/reliable"].value == reliable
     if reliable:
         assert abs(lack) < 4 * results["nll"].se
@@ -239,9 +241,9 @@ def test_the_error_shrinks_as_the_root_of_the_draws() -> None:
 @pytest.mark.parametrize("rows", [1, 50, 64, 10_000])
 def test_many_draws_are_as_many_whatever_a_pass_holds(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes of any size give all draws of every term, none twice, with the same mean within 5 standard errors."""
-    monkeypatch.setattr(pipeline.evaluation.bounds, "ROWS", rows)
+    monkeypatch.setattr(pipeline.evaluation.bounds, "DECODED_ROWS", rows)
     _, model, test = linear()
-    x = images(test[:4], SCALE)
+    x = to_unit_interval(test[:4], SCALE)
     bound = many_draws(model, x, 501)
     assert bound.reconstruction.shape == (501, 4)
     assert bound.rate.shape == (2, 501, 4)
@@ -259,9 +261,9 @@ def test_a_pass_never_holds_more_rows_than_it_may(monkeypatch: pytest.MonkeyPatc
         return elbo(model, x, draws)
 
     monkeypatch.setattr(pipeline.evaluation.bounds, "elbo", spy)
-    monkeypatch.setattr(pipeline.evaluation.bounds, "ROWS", 100)
+    monkeypatch.setattr(pipeline.evaluation.bounds, "DECODED_ROWS", 100)
     model, test = bernoulli()
-    many_draws(model, images(test[:30], 1), 10)
+    many_draws(model, to_unit_interval(test[:30], 1), 10)
     assert passes == [90, 90, 90, 30]
 
 
@@ -274,7 +276,7 @@ def test_the_importance_bound_is_the_mean_over_whole_groups() -> None:
     torch.testing.assert_close(variance, groups.var(0) / 5)
     value, variance = importance_bound(log_weight, 11)
     torch.testing.assert_close(value, log_weight.exp().mean(0).log())
-    torch.testing.assert_close(variance, jackknife(log_weight))
+    torch.testing.assert_close(variance, log_mean_variance(log_weight))
 
 
 @pytest.mark.parametrize("above_mean", [False, True])
@@ -287,7 +289,7 @@ def test_the_jackknife_leaves_out_a_block_at_a_time(above_mean: bool) -> None:
         estimates.append(rest.exp().mean(0).log() - (rest.mean(0) if above_mean else 0))
     values = torch.stack(estimates)
     expected = 20 / 23 * 0.9 * (values - values.mean(0)).square().sum(0)
-    torch.testing.assert_close(jackknife(log_weight, log_weight if above_mean else None), expected)
+    torch.testing.assert_close(log_mean_variance(log_weight, log_weight if above_mean else None), expected)
 
 
 @pytest.mark.parametrize("above_mean", [False, True])
@@ -298,7 +300,7 @@ def test_the_jackknife_holds_where_few_draws_carry_the_weight(above_mean: bool) 
         log_weight = 4 * torch.randn(5000, 20)
         mean_log = log_weight.mean(0) if above_mean else 0
         values.append((torch.logsumexp(log_weight, 0) - math.log(5000) - mean_log).mean())
-        errors.append(jackknife(log_weight, log_weight if above_mean else None).sum() / 20**2)
+        errors.append(log_mean_variance(log_weight, log_weight if above_mean else None).sum() / 20**2)
         influence = torch.softmax(log_weight, 0) * 5000 - (log_weight if above_mean else 0)
         first_order.append((influence.var(0) / 5000).sum() / 20**2)
     spread = torch.stack(values).std()

@@ -37,7 +37,7 @@ def test_what_is_left_is_found_to_a_factor(log_weight: Callable[..., Tensor], sh
     bounds = halved_bounds(log_weight(shape, 100, 20_000))
     found, lacks = extrapolate(bounds), -bounds[0].mean().item()
     assert found.measurable
-    assert 0.7 < found.left / lacks < 1.6
+    assert 0.7 < found.remaining / lacks < 1.6
     if (log_weight, shape) != (lognormal, 1.0):
         assert found.last_doubling < 0.67 * lacks
     if (log_weight, shape) == (lognormal, 16.0):
@@ -50,9 +50,9 @@ def test_rises_in_a_constant_ratio_are_extrapolated_exactly(ratio: float) -> Non
     lacks = torch.tensor([2.0 * ratio**level for level in range(5)]).flip(0)
     found = extrapolate(-lacks[:, None].expand(-1, 7))
     assert found.ratio == pytest.approx(ratio, abs=1e-10)
-    assert found.left == pytest.approx(lacks[0].item(), abs=1e-10)
+    assert found.remaining == pytest.approx(lacks[0].item(), abs=1e-10)
     assert found.last_doubling == pytest.approx((lacks[1] - lacks[0]).item(), abs=1e-10)
-    assert found.left_se < 1e-10
+    assert found.remaining_se < 1e-10
     assert found.measurable
 
 
@@ -60,7 +60,7 @@ def test_a_rise_without_end_is_not_measurable() -> None:
     """Bounds that gain as much in each doubling have a lower estimate alone, and so has a single doubling."""
     rising = torch.arange(5.0).flip(0)[:, None].expand(-1, 7)
     assert not extrapolate(rising).measurable
-    assert extrapolate(rising).left > 1.5
+    assert extrapolate(rising).remaining > 1.5
     assert not extrapolate(rising[:2]).measurable
     assert not extrapolate(halved_bounds(pareto(1.02, 1000, 100))).measurable
 
@@ -69,7 +69,7 @@ def test_equal_weights_leave_nothing() -> None:
     """With the exact posterior all bounds are equal, and 0 nats are left, which is a measurement."""
     found = extrapolate(halved_bounds(torch.full((50, 6), -90.0)))
     assert found.measurable
-    assert abs(found.left) < 1e-9
+    assert abs(found.remaining) < 1e-9
     with pytest.raises(ValueError, match="at least"):
         extrapolate(halved_bounds(torch.full((1, 6), -90.0)))
 

@@ -12,8 +12,7 @@ from scipy.stats import norm
 from pipeline.data.cave import FACTORS, draw, render
 from pipeline.errors import InputError
 from pipeline.evaluation import Estimate
-from pipeline.evaluation.factors import factor_scores
-from pipeline.evaluation.factors.importances import concentration, dci
+from pipeline.evaluation.factors import factor_scores, represent
 from pipeline.evaluation.factors.information import (
     BINS,
     CLASSES,
@@ -24,10 +23,8 @@ from pipeline.evaluation.factors.information import (
     information,
     mutual_information_gap,
 )
-from pipeline.evaluation.factors.jackknife import leave_out, summarize
-from pipeline.evaluation.factors.probes import probe
-from pipeline.evaluation.factors.representation import represent
-from pipeline.evaluation.factors.skill import skill
+from pipeline.evaluation.factors.prediction import concentration, dci, probe, skill
+from pipeline.evaluation.jackknife import leave_out, summarize
 from pipeline.models import HierarchicalVAE, build
 from tests.linear_gaussian import Affine, chain, inferred
 from tests.small import model_params
@@ -262,11 +259,11 @@ def test_the_mean_of_every_level_is_the_exact_one(parents: str) -> None:
 @pytest.mark.parametrize("parents", ["nearest", "every"])
 @pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
 def test_every_model_is_measured(inference: str, parents: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of either direction and parents give finite scores of shadows at every level, probes at z0 too.
+    """Models of either direction and parents give finite scores of shadows at every level, probes of the image x too.
 
     The same seed gives the same numbers, and the caller's random state stays as it was.
     """
-    monkeypatch.setattr("pipeline.evaluation.factors.importances.TREES", 2)
+    monkeypatch.setattr("pipeline.evaluation.factors.prediction.TREES", 2)
     v = draw(120, 0)
     x = torch.tensor(render(v, 28, False)).double()
     model = build(model_params(depth=depth, inference=inference, parents=parents), x.mean(0).clamp(0.01, 0.99)).eval()
@@ -281,7 +278,7 @@ def test_every_model_is_measured(inference: str, parents: str, depth: int, monke
     kinds = ["mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"]
     probes = [f"probe/{name}" for name in FACTORS] + ["probe"]
     expected = {f"{kind}/{level}" for kind in kinds for level in levels}
-    assert set(found) == expected | {f"{kind}/{level}" for kind in probes for level in ["z0", *levels]}
+    assert set(found) == expected | {f"{kind}/{level}" for kind in probes for level in ["x", *levels]}
     assert all(math.isfinite(score.value) and score.se >= 0 for score in found.values())
     if depth == 1:
         assert measure(0) == found

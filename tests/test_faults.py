@@ -36,7 +36,7 @@ SEVERAL = ALONE | {"CAVE_WORKERS": "2"}
 PRUNED: dict[str, Any] = {
     "sweep.pruner": "median",
     "sweep.epochs": 7,
-    "sweep.startup": 1,
+    "sweep.startup_trials": 1,
     "sweep.trials": 4,
     "sweep.seed": 2,
 }
@@ -84,7 +84,7 @@ def study(folder: Path, **overrides: Any) -> Study:
 
 def numbers(made: Study, url: str | None = None) -> tuple[list[Any], list[Any]]:
     """Return what a sweep has found: every trial's state, settings and bounds, and every row of its run in MLflow."""
-    optuna = url or made.store / "optuna.db"
+    optuna = url or made.shared_root / "optuna.db"
     trials = rows(
         optuna,
         "select t.number, t.state, v.value, p.param_name, p.param_value from trials t"
@@ -97,7 +97,7 @@ def numbers(made: Study, url: str | None = None) -> tuple[list[Any], list[Any]]:
         " join trial_intermediate_values i using (trial_id) order by t.number, i.step",
     )
     logged = rows(
-        made.store / "mlflow.db",
+        made.shared_root / "mlflow.db",
         "select g.value, m.key, m.step, m.value from metrics m join tags g on g.run_uuid = m.run_uuid"
         " and g.key = 'mlflow.runName' join tags s on s.run_uuid = m.run_uuid and s.key = 'stage' and s.value = 'trial'"
         " order by g.value, m.key, m.step",
@@ -122,7 +122,8 @@ def check(made: Study, wanted: tuple[list[Any], list[Any]], url: str | None = No
     assert list(made.runs.glob("*/")) == []
     table = read_csv(made.sweep(VARIANT) / "trials.csv")
     assert [row["number"] for row in table] == [str(number) for number in range(trials)]
-    assert list(read_json(made.sweep(VARIANT) / "mlflow.json")["trials"].values()) == [row["run_id"] for row in table]
+    (search,) = read_json(made.sweep(VARIANT) / "mlflow.json")["searches"]
+    assert list(search["trials"].values()) == [row["run_id"] for row in table]
 
 
 def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: str) -> bool:
@@ -135,6 +136,18 @@ def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: 
     assert mark.exists() == (code != 0)
     KILLS.extend([point] * (code != 0))
     return code != 0
+
+
+def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(zygote: Zygote, tmp_path: Path) -> None:
+    """Killed when one search is finished and another is not, the sweep ends with exactly its trials in each."""
+    made = study(tmp_path, **{"sweep.searches": 2, "sweep.trials": 2, "train.seeds": [0, 1]})
+    assert killed(zygote, made, "trial-told", 3)
+    assert not (made.sweep(VARIANT) / "best.json").exists()
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **SEVERAL) == 0, (made.folder / "told").read_text()
+    check_sweep(made, VARIANT, 2, searches=2)
+    table = [(row["search"], row["number"]) for row in read_csv(made.sweep(VARIANT) / "trials.csv")]
+    assert table == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
+    assert list(made.runs.glob("*/")) == []
 
 
 @pytest.mark.parametrize("points", [*TRIAL.values(), END], ids=[*TRIAL, "ends"])
@@ -200,7 +213,7 @@ def test_kill_9_changes_nothing_of_a_pruned_trial(zygote: Zygote, tmp_path: Path
     whole, made = study(tmp_path / "whole", **PRUNED), study(tmp_path / "made", **PRUNED)
     assert zygote.run(SWEEP, VARIANT, folder=whole.folder, **ALONE) == 0, (whole.folder / "told").read_text()
     wanted = numbers(whole)
-    optuna = whole.store / "optuna.db"
+    optuna = whole.shared_root / "optuna.db"
     pruned = rows(optuna, "select number from trials where state = 'PRUNED'")
     assert pruned
     assert len(pruned) < made.params.sweep.trials
@@ -242,7 +255,7 @@ def test_kills_at_random_moments_change_nothing(
         assert code in (0, -signal.SIGKILL)
         KILLS.extend(["at random"] * (code != 0))
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
-    given_up = rows(made.store / "optuna.db", "select count(*) from trials where state = 'FAIL'") != [(0,)]
+    given_up = rows(made.shared_root / "optuna.db", "select count(*) from trials where state = 'FAIL'") != [(0,)]
     if given_up:
         check_sweep(made, VARIANT, TRIALS)
     else:
@@ -253,8 +266,10 @@ def trained(made: Study) -> tuple[str, list[Any]]:
     """Return the digest of a final training's weights, and every row of its run."""
     digest = "select value from tags where key = 'weights_digest'"
     logged = "select key, step, value from metrics where key != 'seconds' order by key, step"
-    assert rows(made.store / "mlflow.db", "select status from runs where lifecycle_stage = 'active'") == [("FINISHED",)]
-    return rows(made.store / "mlflow.db", digest)[0][0], rows(made.store / "mlflow.db", logged)
+    assert rows(made.shared_root / "mlflow.db", "select status from runs where lifecycle_stage = 'active'") == [
+        ("FINISHED",)
+    ]
+    return rows(made.shared_root / "mlflow.db", digest)[0][0], rows(made.shared_root / "mlflow.db", logged)
 
 
 def test_kill_9_at_any_step_of_a_training_changes_nothing(zygote: Zygote, tmp_path: Path) -> None:

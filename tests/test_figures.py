@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline import figures
+from pipeline.metric import Metric
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((7, 8, 6))
@@ -24,7 +25,9 @@ def rows(depth: int, epochs: int = 12) -> list[dict[str, float]]:
 def test_rates_are_stacked_by_sign():
     """A bar stands for each rate, a negative one to the left of 0, and the diamond for their sum."""
     row = {f"test/rate/z{t}": rate for t, rate in enumerate((12.0, -1.5, 2.0), start=1)}
-    figure = figures.rates_by_level({"mhvae": {0: row | {"test/reconstruction": -9.0, "test/nll": 21.0}}})
+    figure = figures.rates_by_level(
+        {"mhvae": {0: row | {"test/reconstruction": -9.0, "test/nll": 21.0}}}, {"mhvae": {0: 3}}
+    )
     axes = figure.axes[0]
     bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
     assert bars == [(0.0, 12.0), (0.0, -1.5), (12.0, 2.0)]
@@ -35,10 +38,10 @@ def means(depth: int, every: bool = False) -> dict[str, tuple[float, float]]:
     """Return numbers of the finer decompositions of one variant, mean and standard error."""
     levels = range(1, depth + 1)
     names = [f"{key}/z{t}" for key in ("gap", "approximation_gap", "amortization_gap", "mig") for t in levels]
-    names += [f"probe/{factor}/z{t}" for factor in ("size", "x") for t in (0, *levels)]
+    names += [str(Metric(f"probe/{factor}", t)) for factor in ("size", "x") for t in (0, *levels)]
     names += ["mutual_information/z1", "ais/elbo", "ais/iwae", "ais", "bdmc/lower", "bdmc/upper", "bdmc/width"]
     if not every:
-        names += [f"kl_up/z{t}" for t in levels] + ["mutual_information", "marginal_kl"]
+        names += [f"chain_kl/z{t}" for t in levels] + ["mutual_information", "marginal_kl"]
         names += [f"mutual_information/z{t}/{end}" for t in levels[1:] for end in ("lower", "upper")]
         names += ["total_correlation", "dimension_kl"] if depth == 1 else []
     return {name: (0.1 + 0.05 * index, 0.01) for index, name in enumerate(names)}
@@ -53,7 +56,9 @@ FIGURES = {
     "levels": lambda: figures.levels(IMAGES[:2], RNG.random((3, 2, 4, 8, 6)), "mhvae"),
     "constant levels": lambda: figures.levels(IMAGES[:1], np.zeros((1, 1, 1, 8, 6)), "vae"),
     "curves": lambda: figures.curves({"vae": {0: rows(1)}, "mhvae": {0: rows(3), 1: rows(3, epochs=1)}}),
-    "rates by epoch": lambda: figures.rates_by_epoch({f"v{i}": {0: rows(i)} for i in range(1, 6)}),
+    "rates by epoch": lambda: figures.rates_by_epoch(
+        {f"v{i}": {0: rows(i)} for i in range(1, 6)}, {f"v{i}": {0: i} for i in range(1, 6)}
+    ),
     "bounds": lambda: figures.bounds(
         {"vae": {"elbo": (-23.0, 0.1), "iwae/1": (-23.0, 0.1), "iwae/9": (-22.0, 0)}}, 0.9
     ),
@@ -133,7 +138,7 @@ def test_the_width_of_a_sandwich_is_written_out():
 
 def test_a_heat_map_has_its_top_level_above_and_the_pixels_below():
     """Rows run down from z_T to the image, columns over factors, their mean and scores; what is missing is white."""
-    row = {"probe/size/z0": (0.9, 0), "probe/size/z1": (0.7, 0), "probe/size/z2": (-0.004, 0), "mig/z1": (0.2, 0.03)}
+    row = {"probe/size/x": (0.9, 0), "probe/size/z1": (0.7, 0), "probe/size/z2": (-0.004, 0), "mig/z1": (0.2, 0.03)}
     figure = figures.factors({"mhvae": row, "none": {}}, ERROR)
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["$z_{2}$", "$z_{1}$", "pixels"]

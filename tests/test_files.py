@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.files import locked, read_csv, read_json, sha256, write_bytes, write_csv, write_json, write_text
+from pipeline.files import file_lock, read_csv, read_json, sha256, write_bytes, write_csv, write_json, write_text
 from tests.small import ROOT
 
 
@@ -113,9 +113,9 @@ def test_the_digest_is_of_the_parts_end_to_end() -> None:
 TRY = """
 import sys
 from pathlib import Path
-from pipeline.files import locked
+from pipeline.files import file_lock
 try:
-    with locked(Path(sys.argv[1]), 0.0):
+    with file_lock(Path(sys.argv[1]), 0.0):
         print("free")
 except BlockingIOError:
     print("held")
@@ -123,8 +123,8 @@ except BlockingIOError:
 HOLD = """
 import sys
 from pathlib import Path
-from pipeline.files import locked
-with locked(Path(sys.argv[1])):
+from pipeline.files import file_lock
+with file_lock(Path(sys.argv[1])):
     print("mine", flush=True)
     sys.stdin.read()
 """
@@ -139,10 +139,10 @@ def elsewhere(path: Path) -> str:
 def test_a_lock_keeps_another_process_out_until_it_is_given_back(tmp_path: Path) -> None:
     """Held here it is held there; after the block, also one left by an error, it is free."""
     path = tmp_path / "deep" / "lock"
-    with locked(path):
+    with file_lock(path):
         assert elsewhere(path) == "held"
     assert elsewhere(path) == "free"
-    with pytest.raises(ValueError, match="out"), locked(path):
+    with pytest.raises(ValueError, match="out"), file_lock(path):
         raise ValueError("out")
     assert elsewhere(path) == "free"
 
@@ -154,11 +154,11 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "mine\n"
-        with pytest.raises(BlockingIOError), locked(path, 0.0):
+        with pytest.raises(BlockingIOError), file_lock(path, 0.0):
             pass
         holder.kill()
         holder.wait()
-    with locked(path, 0.0):
+    with file_lock(path, 0.0):
         assert elsewhere(path) == "held"
 
 

@@ -218,7 +218,7 @@ def test_bounds_in_single_precision_are_those_of_the_plain_form(
         z, _ = model.posterior(x, 500)
 
         def bound() -> Tensor:
-            p, q = model.joint(z), model.stopped_posterior(z)
+            p, q = model.joint(z), model.detached_posterior(z)
             log_p = sum(p_t.log_prob(z_t) for p_t, z_t in zip(p, z, strict=True))
             log_q = sum(q_t.log_prob(z_t) for q_t, z_t in zip(q, z[1:], strict=True))
             return torch.logsumexp(log_p - log_q, 0) - math.log(500)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from pipeline.evaluation.estimates import mean_over_images
-from pipeline.evaluation.inference_gaps import _rounds, gap_terms, measure_gaps, refine
+from pipeline.evaluation.inference_gaps import gap_terms, measure_gaps
+from pipeline.evaluation.refinement import _rounds, refine
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo
 from pipeline.progress import reporting

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from pipeline.distributions import StandardNormal, climb, merge
+from pipeline.distributions import StandardNormal, bottom_up_pass, merge
 from pipeline.models import HierarchicalVAE, build
-from pipeline.objectives import ELBO, OBJECTIVES, STOPPED, climbed, elbo, stopped, weight
+from pipeline.objectives import ELBO, OBJECTIVES, PATHWISE, beta_at, elbo, pathwise_terms, training_objective
 from pipeline.training import fit
 from tests.linear_gaussian import Diagonal, cubature, inferred
 from tests.linear_gaussian import exact as exact_chain
@@ -68,7 +68,7 @@ def gradients(model: nn.Module, value: Tensor) -> Tensor:
 
 def sampled(model: HierarchicalVAE, objective: str, x: Tensor, draws: int) -> tuple[Tensor, Tensor]:
     """Return the mean gradient of an objective at one example, and its standard error."""
-    measure = stopped if objective in STOPPED else elbo
+    measure = pathwise_terms if objective in PATHWISE else elbo
     rows = x.expand(ROWS, -1)
     blocks = torch.stack(
         [gradients(model, OBJECTIVES[objective](measure(model, rows, draws), 1.0).mean()) for _ in range(BLOCKS)]
@@ -155,7 +155,7 @@ def at_noise(model: HierarchicalVAE, x: Tensor, noise: Tensor) -> Tensor:
     """Return the log-weight of one example at the given noise of q, [nodes, depth], one unit a level."""
     eps = [column[:, None, None] for column in noise.T]
     if model.direction == "top_down":
-        *evidence, q = climb(model.inference, x[None])
+        *evidence, q = bottom_up_pass(model.inference, x[None])
         z, log_q = [q.mean + q.stddev * eps[-1]], q.log_prob(q.mean + q.stddev * eps[-1])
         for t in range(model.depth - 1, 0, -1):
             q = merge(model.generative[t](*(z if model.parents == "every" else z[:1])), evidence[t - 1])
@@ -235,7 +235,7 @@ def test_in_chains_the_expected_gradient_has_a_closed_form(objective: str, depth
     model, widths = learned_chain(depth)
     x = torch.randn(3, widths[0])
     wanted = closed_gradient(model, widths, x)
-    measure = stopped if objective in STOPPED else elbo
+    measure = pathwise_terms if objective in PATHWISE else elbo
     found = gradients(model, OBJECTIVES[objective](measure(model, x, cubature(model)), 1.0).sum())
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
     assert (wanted.abs() > 1e-3).all()
@@ -286,7 +286,7 @@ def test_at_the_exact_posterior_path_gradients_vanish(objective: str, draws: int
     model, evidence = chain(depth)
     x = evidence.sample((5, 1)) + 1
     inner = model.inference
-    path = gradients(inner, OBJECTIVES[objective](stopped(model, x, draws), 1.0).sum())
+    path = gradients(inner, OBJECTIVES[objective](pathwise_terms(model, x, draws), 1.0).sum())
     torch.testing.assert_close(path, torch.zeros_like(path), rtol=0, atol=1e-10)
     plain = gradients(inner, OBJECTIVES["iwae"](elbo(model, x, draws), 1.0).sum())
     assert plain.abs().max() > 0.1
@@ -343,15 +343,17 @@ def test_weights_that_a_ladder_shares_keep_the_gradient_of_the_plain_objective(
         found = []
         for objective in (one, other):
             torch.manual_seed(4)
-            value = OBJECTIVES[objective]((stopped if objective in STOPPED else elbo)(model, X, draws), 1.0).sum()
+            value = OBJECTIVES[objective](
+                (pathwise_terms if objective in PATHWISE else elbo)(model, X, draws), 1.0
+            ).sum()
             found.append(gradients(model.generative, value))
         torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
         assert found[1].abs().max() > 1e-3
     model, x = exact_ladder(), torch.full((1, 1), 0.7)
-    path = gradients(model.inference, OBJECTIVES[one](stopped(model, x.expand(20, 1), draws), 1.0).sum())
+    path = gradients(model.inference, OBJECTIVES[one](pathwise_terms(model, x.expand(20, 1), draws), 1.0).sum())
     torch.testing.assert_close(path, torch.zeros_like(path), rtol=0, atol=1e-10)
     spread = []
-    for name, measure in ((one, stopped), (other, elbo)):
+    for name, measure in ((one, pathwise_terms), (other, elbo)):
         torch.manual_seed(5)
         values = [OBJECTIVES[name](measure(model, x, draws), 1.0).sum() for _ in range(40)]
         spread.append(torch.stack([gradients(model.generative, value) for value in values]).var(0))
@@ -360,17 +362,17 @@ def test_weights_that_a_ladder_shares_keep_the_gradient_of_the_plain_objective(
 
 @pytest.mark.parametrize("kind", list(HIERARCHIES))
 def test_stopped_terms_have_the_values_of_the_others(kind: str) -> None:
-    """With the same random numbers `stopped` gives the terms of `elbo`, and both path objectives their value."""
+    """With the same random numbers `pathwise_terms` gives the terms of `elbo`, and both path objectives their value."""
     model = small(**HIERARCHIES[kind])
     x = torch.bernoulli(torch.full((4, 2), 0.5))
     terms: dict[Callable[..., ELBO], ELBO] = {}
-    for measure in (elbo, stopped):
+    for measure in (elbo, pathwise_terms):
         torch.manual_seed(1)
         terms[measure] = measure(model, x, 5)
-    torch.testing.assert_close(terms[stopped].reconstruction, terms[elbo].reconstruction)
-    torch.testing.assert_close(terms[stopped].rate, terms[elbo].rate)
-    torch.testing.assert_close(OBJECTIVES["dreg"](terms[stopped], 1.0), terms[elbo].iwae)
-    torch.testing.assert_close(OBJECTIVES["stl"](terms[stopped], 1.0), terms[elbo].elbo)
+    torch.testing.assert_close(terms[pathwise_terms].reconstruction, terms[elbo].reconstruction)
+    torch.testing.assert_close(terms[pathwise_terms].rate, terms[elbo].rate)
+    torch.testing.assert_close(OBJECTIVES["dreg"](terms[pathwise_terms], 1.0), terms[elbo].iwae)
+    torch.testing.assert_close(OBJECTIVES["stl"](terms[pathwise_terms], 1.0), terms[elbo].elbo)
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
@@ -413,7 +415,7 @@ def terms(depth: int = 3) -> ELBO:
 def test_a_level_below_its_free_bits_costs_a_constant() -> None:
     """A level of mean rate 0.5 counts as the 1 nat that is free and has no gradient; the others are as they are."""
     bound = terms()
-    value = climbed(bound, train_params(free_bits=1.0), 0.0)
+    value = training_objective(bound, train_params(free_bits=1.0), 0.0)
     torch.testing.assert_close(value, bound.reconstruction.mean(0) - 1 - bound.rate[1:].sum(0).mean(0))
     (gradient,) = torch.autograd.grad(value.sum(), bound.rate)
     assert not gradient[0].any()
@@ -423,21 +425,23 @@ def test_a_level_below_its_free_bits_costs_a_constant() -> None:
 def test_without_free_bits_and_stagger_the_objective_is_bare() -> None:
     """At 0 both change nothing, bit for bit."""
     bound, params = terms(), train_params(objective="beta", beta=3.0, warmup=7)
-    assert torch.equal(climbed(bound, params, 2.0), OBJECTIVES["beta"](bound, weight(params, 2.0)))
+    assert torch.equal(training_objective(bound, params, 2.0), OBJECTIVES["beta"](bound, beta_at(params, 2.0)))
 
 
 def test_levels_warm_up_one_after_the_other() -> None:
-    """Level t's weight grows from 0 at epoch (t - 1) * stagger to beta `warmup` epochs later."""
-    bound, params = terms(), train_params(objective="beta", beta=2.0, warmup=10, stagger=4)
+    """Level t's weight grows from 0 at epoch (t - 1) * warmup_stagger to beta `warmup` epochs later."""
+    bound, params = terms(), train_params(objective="beta", beta=2.0, warmup=10, warmup_stagger=4)
     for epoch, ramps in ((0.0, [0, 0, 0]), (4.0, [0.4, 0, 0]), (9.0, [0.9, 0.5, 0.1]), (18.0, [1, 1, 1])):
         weighed = sum(ramp * rate for ramp, rate in zip(ramps, bound.rate, strict=True))
-        torch.testing.assert_close(climbed(bound, params, epoch), (bound.reconstruction - 2 * weighed).mean(0))
+        torch.testing.assert_close(
+            training_objective(bound, params, epoch), (bound.reconstruction - 2 * weighed).mean(0)
+        )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stagger": 3}, "delays a warmup"),
+        ({"warmup_stagger": 3}, "delays a warmup"),
         ({"objective": "iwae", "free_bits": 1.0}, "go with objective elbo or beta"),
         ({"objective": "dreg", "beta": 2.0}, "weigh nothing"),
     ],

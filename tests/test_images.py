@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline import data
-from pipeline.data.images import Presented, dequantized, frozen, images
+from pipeline.data.images import TrainingImages, dequantized, frozen, to_unit_interval
 from pipeline.distributions import DiagGaussian
 from pipeline.evaluation import Estimate, bits_per_dimension
 from pipeline.models import build
@@ -21,7 +21,7 @@ from tests.small import ROOT, model_params, splits, train_params
 
 def test_extremes_never_flip_and_others_have_their_mean() -> None:
     """Binarized anew 40,000 times, 0 stays 0, `scale` stays 1, and each grey is 1 in its share, within 5 errors."""
-    shown = Presented(torch.arange(256, dtype=torch.uint8)[None], 255, binarize=True)
+    shown = TrainingImages(torch.arange(256, dtype=torch.uint8)[None], 255, binarize=True)
     x = shown.batch(torch.zeros(40_000, dtype=torch.int64))
     assert set(x.unique().tolist()) == {0.0, 1.0}
     assert not x[:, 0].any()
@@ -34,7 +34,7 @@ def test_extremes_never_flip_and_others_have_their_mean() -> None:
 def test_every_grey_is_white_below_its_own_threshold(scale: int) -> None:
     """Of all 2^16 random numbers, the share below a pixel's threshold is pixel / scale to 2^-17, the ends exactly."""
     pixels = torch.arange(scale + 1, dtype=torch.uint8)
-    thresholds = Presented(pixels[None], scale, binarize=True).pixels[0].double()
+    thresholds = TrainingImages(pixels[None], scale, binarize=True).pixels[0].double()
     numbers = torch.arange(-(2**15), 2**15).clamp(max=2**15 - 2).double()
     share = torch.tensor([(numbers < threshold).double().mean().item() for threshold in thresholds])
     assert ((share - pixels / scale).abs() <= 2**-17 + 1e-12).all()
@@ -43,7 +43,7 @@ def test_every_grey_is_white_below_its_own_threshold(scale: int) -> None:
 
 def test_pixels_of_an_image_are_drawn_by_themselves() -> None:
     """Grey pixels that share a random number, or a place in it, are uncorrelated, within 5 standard errors."""
-    x = Presented(torch.full((1, 8), 128, dtype=torch.uint8), 255, binarize=True).batch(torch.zeros(40_000).long())
+    x = TrainingImages(torch.full((1, 8), 128, dtype=torch.uint8), 255, binarize=True).batch(torch.zeros(40_000).long())
     correlation = torch.corrcoef(x.t()) - torch.eye(8)
     assert correlation.abs().max() < 5 / 40_000**0.5
 
@@ -52,15 +52,15 @@ def test_pixels_of_an_image_are_drawn_by_themselves() -> None:
 def test_without_binarization_pixels_are_their_share_of_the_scale() -> None:
     """Stored pixels become pixel / scale in the default dtype, the positions asked for in their order."""
     pixels = torch.tensor([[0, 3, 16], [16, 0, 1]], dtype=torch.uint8)
-    assert images(pixels, 16).tolist() == [[0.0, 3 / 16, 1.0], [1.0, 0.0, 1 / 16]]
-    shown = Presented(pixels, 16, binarize=False)
-    assert shown.batch(torch.tensor([1, 0])).tolist() == images(pixels[[1, 0]], 16).tolist()
+    assert to_unit_interval(pixels, 16).tolist() == [[0.0, 3 / 16, 1.0], [1.0, 0.0, 1 / 16]]
+    shown = TrainingImages(pixels, 16, binarize=False)
+    assert shown.batch(torch.tensor([1, 0])).tolist() == to_unit_interval(pixels[[1, 0]], 16).tolist()
     assert shown.batch(torch.tensor([1, 0])).dtype == torch.float64
 
 
 def test_dequantized_pixels_are_uniform_within_their_level() -> None:
     """Shown 20,000 times, grey level i of L fills [i / L, (i + 1) / L] with the moments of a uniform number."""
-    shown = Presented(torch.arange(17, dtype=torch.uint8)[None], 16, binarize=False, dequantize=True)
+    shown = TrainingImages(torch.arange(17, dtype=torch.uint8)[None], 16, binarize=False, dequantize=True)
     u = shown.batch(torch.zeros(20_000, dtype=torch.int64)) * 17 - torch.arange(17)
     assert (u > -1e-5).all()
     assert (u < 1 + 1e-5).all()
@@ -75,7 +75,7 @@ def test_frozen_noise_is_determined_by_its_name_alone() -> None:
     torch.rand(3)
     assert torch.equal(first, frozen(pixels, 16, "a"))
     assert not torch.equal(first, frozen(pixels, 16, "b"))
-    assert torch.equal(images(first, 16), first)
+    assert torch.equal(to_unit_interval(first, 16), first)
 
 
 def test_bits_of_dequantized_pixels_bound_those_of_the_levels() -> None:
@@ -98,7 +98,7 @@ def test_density_of_dequantized_pixels_is_bounded_and_that_of_stored_ones_is_not
     black = torch.zeros(2000, 4, dtype=torch.uint8)
     noisy = dequantized(black, 255)
     for sigma in (1e-2, 1e-3, 1e-4):
-        at_zero = DiagGaussian(torch.zeros(4), torch.full((4,), sigma)).log_prob(images(black, 255)).mean()
+        at_zero = DiagGaussian(torch.zeros(4), torch.full((4,), sigma)).log_prob(to_unit_interval(black, 255)).mean()
         assert at_zero > 4 * -math.log(sigma * 3)
         best = DiagGaussian(torch.full((4,), 0.5 / 256), torch.full((4,), sigma)).log_prob(noisy).mean()
         assert best < 4 * math.log(256)

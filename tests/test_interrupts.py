@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 LONG: dict[str, Any] = {"train.epochs": 40}
 STOPPED = "stopped; run the same command to go on\n"
 AT_ONCE = "stopped at once; run the same command to go on\n"
-TRAIN = ["pipeline.stages.train", "mhvae"]
+TRAIN = ["pipeline.stages", "train", "mhvae"]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -128,7 +128,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Return a study whose final models were trained and evaluated without a stop."""
     study = prepared(tmp_path_factory.mktemp("whole"), **LONG)
     for stage in ("train", "evaluate"):
-        assert ended(start(study.folder, f"pipeline.stages.{stage}", "mhvae")) == (0, "")
+        assert ended(start(study.folder, "pipeline.stages", stage, "mhvae")) == (0, "")
     return study
 
 
@@ -141,7 +141,7 @@ def goes_on(study: Study, whole: Study, workers: int = 1) -> None:
     """Assert that the same command ends well, with an uninterrupted run's curves and weights, in one run a seed."""
     assert ended(start(study.folder, *TRAIN, workers=workers)) == (0, "")
     assert results(study) == results(whole)
-    runs = rows(study.store / "mlflow.db", "select status from runs where lifecycle_stage = 'active'")
+    runs = rows(study.shared_root / "mlflow.db", "select status from runs where lifecycle_stage = 'active'")
     assert runs == [("FINISHED",)] * 2
 
 
@@ -172,9 +172,9 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: sign
     """Stopped between two seeds, it measures the same when it is called again."""
     shutil.copytree(whole.folder, tmp_path / "copy")
     study = Study.at(tmp_path / "copy")
-    relocate(study.store)
+    relocate(study.shared_root)
     shutil.rmtree(study.evaluate("mhvae"))
-    words = ["pipeline.stages.evaluate", "mhvae"]
+    words = ["pipeline.stages", "evaluate", "mhvae"]
     process = start(study.folder, *words)
     until((study.evaluate("mhvae") / "seed-0.json").exists)
     os.kill(process.pid, number)
@@ -188,7 +188,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: sign
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path, workers: int) -> None:
     """It says how to go on, closes every run, and goes on to exactly its trials."""
-    study, words = prepared(tmp_path), ["pipeline.stages.sweep", "mhvae"]
+    study, words = prepared(tmp_path), ["pipeline.stages", "sweep", "mhvae"]
     process = start(study.folder, *words, workers=workers, **holds(study.folder, "epoch-reported", 2, workers))
     at_work = held(process, workers)
     os.kill(process.pid, signal.SIGTERM)
@@ -283,7 +283,8 @@ DEAF = """
 import os, signal, time
 from pathlib import Path
 from pipeline import processes
-processes.become_worker()
+from pipeline.environment import Resources
+processes.become_worker(Resources.read())
 signal.signal(signal.SIGINT, lambda *_: Path(f"asked-{os.getpid()}").touch())
 Path(f"here-{os.getpid()}").touch()
 while True:
@@ -293,7 +294,8 @@ STARTS = """
 from pathlib import Path
 from pipeline import processes
 from pipeline.processes.entry import run_main
-run_main(lambda: processes.run([["deaf"], ["deaf"]], Path.cwd()))
+from pipeline.environment import Resources
+run_main(lambda: processes.run([["deaf"], ["deaf"]], Path.cwd(), Resources()))
 """
 BUSY = """
 import hashlib

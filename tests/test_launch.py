@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import processes
+from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError
 from pipeline.processes import machine
 from tests.small import ROOT
@@ -27,17 +28,17 @@ def module(folder: Path, name: str, code: str) -> str:
 def test_workers_are_as_many_as_asked_for_but_never_more_than_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """CAVE_WORKERS sets their number; one piece of work has one worker."""
     monkeypatch.setenv("CAVE_WORKERS", "3")
-    assert [processes.workers(most) for most in (1, 2, 9)] == [1, 2, 3]
+    assert [processes.worker_count(most, Resources.read()) for most in (1, 2, 9)] == [1, 2, 3]
     monkeypatch.setenv("CAVE_WORKERS", "0")
     with pytest.raises(InputError, match="CAVE_WORKERS: '0' given"):
-        processes.workers(2)
+        processes.worker_count(2, Resources.read())
 
 
 def test_an_unknown_device_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """CAVE_DEVICE must name a device that works here."""
     monkeypatch.setenv("CAVE_DEVICE", "abacus")
     with pytest.raises(InputError, match="CAVE_DEVICE: 'abacus' is not usable here"):
-        processes.device()
+        processes.device(Resources.read().device)
 
 
 def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         pathlib.Path("done").touch()
     """
-    processes.run([[module(tmp_path, "once", code)]], tmp_path, retries=1)
+    processes.run([[module(tmp_path, "once", code)]], tmp_path, Resources.read(), retries=1)
     assert (tmp_path / "done").exists()
 
 
@@ -69,7 +70,7 @@ def test_a_failing_worker_ends_the_run(tmp_path: Path, code: str, fault: type[Ex
     write += "os.rename('p', 'pid'); time.sleep(60)"
     name, other = module(tmp_path, "failing", wait + code), module(tmp_path, "sleeping", write)
     with pytest.raises(fault, match=told):
-        processes.run([[name], [other]], tmp_path)
+        processes.run([[name], [other]], tmp_path, Resources.read())
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -79,12 +80,14 @@ def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
     code = """
         import os, pathlib, time
         from pipeline import processes
-        processes.become_worker()
+        from pipeline.environment import Resources
+        processes.become_worker(Resources.read())
         pathlib.Path("pid").write_text(str(os.getpid()))
         time.sleep(60)
     """
     name = module(tmp_path, "worker", code)
-    parent = f"import pathlib; from pipeline import processes; processes.run([['{name}']], pathlib.Path('.'))"
+    parent = "import pathlib; from pipeline import processes; from pipeline.environment import Resources;"
+    parent += f"processes.run([['{name}']], pathlib.Path('.'), Resources())"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, env=environment)
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
@@ -147,8 +150,8 @@ def test_a_gpu_has_as_many_slots_as_shares(
         monkeypatch.setenv("CAVE_GPUS_PER_WORKER", share)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert machine.slots() == [{"CUDA_VISIBLE_DEVICES": slot} for slot in slots]
-    assert processes.workers(100) == (len(slots) or machine.cores())
+    assert machine.slots(Resources.read()) == [{"CUDA_VISIBLE_DEVICES": slot} for slot in slots]
+    assert processes.worker_count(100, Resources.read()) == (len(slots) or machine.cores())
 
 
 @pytest.mark.usefixtures("gpus")
@@ -156,7 +159,7 @@ def test_gpus_are_not_looked_for_where_they_are_not_wanted(monkeypatch: pytest.M
     """With CAVE_DEVICE=cpu workers are as many as cores; a device with a number is used as it is, by all workers."""
     for name in ("cpu", "cuda:1"):
         monkeypatch.setenv("CAVE_DEVICE", name)
-        assert machine.slots() == []
+        assert machine.slots(Resources.read()) == []
 
 
 @pytest.mark.usefixtures("gpus")
@@ -167,7 +170,7 @@ def test_an_impossible_share_gets_one_line(share: str, told: str, monkeypatch: p
     """More GPUs than there are, parts of more than one, or no number, are refused."""
     monkeypatch.setenv("CAVE_GPUS_PER_WORKER", share)
     with pytest.raises(InputError, match=f"CAVE_GPUS_PER_WORKER: {told}"):
-        machine.slots()
+        machine.slots(Resources.read())
 
 
 @pytest.mark.usefixtures("gpus")
@@ -185,7 +188,7 @@ def test_each_worker_is_pinned_and_keeps_its_slot(tmp_path: Path, monkeypatch: p
             os.kill(os.getpid(), signal.SIGKILL)
     """
     name = module(tmp_path, "pinned", code)
-    processes.run([[name, str(slot)] for slot in range(4)], tmp_path, retries=1)
+    processes.run([[name, str(slot)] for slot in range(4)], tmp_path, Resources.read(), retries=1)
     found = [(tmp_path / f"slot-{slot}").read_text().split() for slot in range(4)]
     assert found == [["2"], ["GPU-aaaa"], ["2"], ["GPU-aaaa", "GPU-aaaa"]]
 
@@ -194,14 +197,14 @@ def test_an_unknown_launcher_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     """CAVE_LAUNCHER must be a launcher's name."""
     monkeypatch.setenv("CAVE_LAUNCHER", "rya")
     with pytest.raises(InputError, match=r"CAVE_LAUNCHER: 'rya' given \(did you mean 'ray'\?\); allowed: local, ray"):
-        processes.run([], Path.cwd())
+        processes.run([], Path.cwd(), Resources.read())
 
 
 def test_a_missing_ray_is_told_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray is not installed, one line says how to get it."""
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"'ray' is not installed; run: pip install 'platos-cave\[ray\]'"):
-        processes.run([], Path.cwd(), launcher="ray")
+        processes.run([], Path.cwd(), Resources(launcher="ray"))
 
 
 def test_an_interrupt_that_falls_into_a_finalizer_is_not_lost() -> None:
@@ -251,7 +254,13 @@ def _young(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     module(folder, "brought", "")
     module(folder, "tells", TELLS)
     code = "\n".join(
-        ["import brought, os, pathlib, time", "from pipeline import processes", "here = pathlib.Path('.')", *lines]
+        [
+            "import brought, os, pathlib, time",
+            "from pipeline import processes",
+            "from pipeline.environment import Resources",
+            "here = pathlib.Path('.')",
+            *lines,
+        ]
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "CAVE_WORKERS": "2"}
     environment |= {"CAVE_DEVICE": "cpu", "PYTHONUNBUFFERED": ""}
@@ -263,7 +272,11 @@ def _young(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
 def test_a_spare_becomes_a_worker_with_what_its_parent_has_imported(tmp_path: Path) -> None:
     """Workers that were forked ahead find the imports done, in sessions of their own; a third is a program."""
-    done = _young(tmp_path, "processes.prefork(9)", "processes.run([['tells', name] for name in 'abc'], here)")
+    done = _young(
+        tmp_path,
+        "processes.prefork(9, Resources.read())",
+        "processes.run([['tells', name] for name in 'abc'], here, Resources.read())",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert [(tmp_path / f"told-{name}").read_text() for name in "ab"] == ["True True a", "True True b"]
     assert sorted(path.name for path in tmp_path.glob("program-*")) == ["program-c"]
@@ -274,8 +287,8 @@ def test_a_spare_that_is_killed_is_followed_by_a_program(tmp_path: Path) -> None
     """A worker that was forked and is killed is started again as any other."""
     done = _young(
         tmp_path,
-        "processes.prefork(2)",
-        "processes.run([['tells', name] for name in ('a', 'killed')], here, retries=1)",
+        "processes.prefork(2, Resources.read())",
+        "processes.run([['tells', name] for name in ('a', 'killed')], here, Resources.read(), retries=1)",
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "told-killed").exists()
@@ -285,7 +298,11 @@ def test_a_spare_that_is_killed_is_followed_by_a_program(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
 def test_a_fault_before_a_spare_is_at_work_is_told(tmp_path: Path) -> None:
     """A worker that was forked and cannot import its module says so, as a program does."""
-    done = _young(tmp_path, "processes.prefork(2)", "processes.run([['tells', 'a'], ['absent']], here, retries=0)")
+    done = _young(
+        tmp_path,
+        "processes.prefork(2, Resources.read())",
+        "processes.run([['tells', 'a'], ['absent']], here, Resources.read(), retries=0)",
+    )
     assert done.returncode == 1
     assert "ModuleNotFoundError: No module named 'absent'" in done.stderr
 
@@ -301,7 +318,7 @@ def test_what_a_spare_hears_is_not_its_parents(tmp_path: Path) -> None:
         "setsid = os.setsid",
         "os.setsid = lambda: (os.read(source, 1), setsid())",
         "with signals.handle_signals():",
-        "    processes.prefork(2)",
+        "    processes.prefork(2, Resources.read())",
         "    from pipeline.processes.preforked import _spares",
         "    [os.kill(spare.pid, signal.SIGINT) for spare in _spares]",
         "    os.write(sink, b'on')",
@@ -314,7 +331,10 @@ def test_what_a_spare_hears_is_not_its_parents(tmp_path: Path) -> None:
 def test_a_spare_that_cannot_write_ends_all_the_same(tmp_path: Path) -> None:
     """Where its reader has gone, which is its parent's too, both end, and the spare not in its parent's code."""
     lines = ["source, sink = os.pipe()", "os.close(source)", "os.dup2(sink, 1)"]
-    lines += ["processes.prefork(2)", "processes.run([['tells', name] for name in ('a', 'prints')], here)"]
+    lines += [
+        "processes.prefork(2, Resources.read())",
+        "processes.run([['tells', name] for name in ('a', 'prints')], here, Resources.read())",
+    ]
     done = _young(tmp_path, *lines)
     assert done.returncode == -signal.SIGINT
     assert done.stderr.count("Traceback") == 1
@@ -324,7 +344,11 @@ def test_a_spare_that_cannot_write_ends_all_the_same(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
 def test_a_spare_serves_its_own_environment_alone(tmp_path: Path) -> None:
     """Where a variable has changed since, workers are programs; spares that nobody needed end with their parent."""
-    lines = ["processes.prefork(2)", "os.environ['OMP_NUM_THREADS'] = '7'", "processes.run([['tells', 'a']], here)"]
+    lines = [
+        "processes.prefork(2, Resources.read())",
+        "os.environ['OMP_NUM_THREADS'] = '7'",
+        "processes.run([['tells', 'a']], here, Resources.read())",
+    ]
     lines += ["from pipeline.processes.preforked import _spares", "print(*(spare.pid for spare in _spares))"]
     done = _young(tmp_path, *lines)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import ContinuousBernoulli as Published
 
-from pipeline.distributions import LIKELIHOODS, Family, likelihood
+from pipeline.distributions import LIKELIHOODS, likelihood
 from pipeline.distributions.grey import ContinuousBernoulli, DiscretizedLogistic
 from pipeline.errors import InputError
 from pipeline.models import build
@@ -143,31 +143,6 @@ def test_the_bias_gives_the_mean_of_the_data(name: str) -> None:
         torch.testing.assert_close(found[3], mean[3])
 
 
-@grey
-@pytest.mark.parametrize("size", [1e2, 1e4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_extreme_raw_numbers_keep_everything_finite(name: str, size: float, dtype: torch.dtype) -> None:
-    """Density, mean, deviation and gradient of raw numbers of 0 and +-10,000 are finite, at both ends of [0, 1]."""
-    family = likelihood(GREY[name])
-    signs = torch.tensor([[-1.0, 0.0, 1.0], [0.0, 1.0, -1.0]], dtype=dtype)[: family.per_unit]
-    raw = (size * signs.flatten()).requires_grad_()
-    distribution = family.distribution(raw)
-    density = distribution.log_prob(torch.tensor([[0.0] * 3, [1.0] * 3], dtype=dtype))
-    (gradient,) = torch.autograd.grad(density.sum(), raw)
-    for value in (density, distribution.mean, distribution.stddev, gradient):
-        assert value.isfinite().all()
-
-
-@float64
-@pytest.mark.parametrize("family", [likelihood(params) for params in GREY.values()], ids=list(GREY))
-def test_densities_keep_the_leading_dimensions(family: Family) -> None:
-    """`log_prob` sums over the units, broadcasts x over draws, and `expand` adds draws to sample."""
-    p = family.distribution(torch.randn(4, 3, family.per_unit * 5))
-    assert p.event_shape == (5,)
-    assert p.log_prob(torch.full((1, 3, 5), 0.2)).shape == (4, 3)
-    assert p.expand((2, 4, 3)).sample().shape == (2, 4, 3, 5)
-
-
 @float64
 def test_a_fixed_sigma_is_one_for_all_pixels() -> None:
     """`model.sigma: 0.2` is the deviation everywhere, with one raw number a pixel; `learned` has two."""
@@ -200,7 +175,10 @@ def test_a_model_of_grey_pixels_trains(name: str) -> None:
         ({"model.likelihood": "gaussian", "data.name": "cave", "data.binarization": "none"}, "those of cave are"),
         ({"model.likelihood": "continuous_bernoulli"}, "needs grey pixels"),
         ({"model.likelihood": "discretized_logistic"}, "needs grey pixels"),
-        ({"model.likelihood": "discretized_logistic", "data.binarization": "none"}, "model.levels: 256 given; allowed"),
+        (
+            {"model.likelihood": "discretized_logistic", "data.binarization": "none"},
+            "model.grey_levels: 256 given; allowed",
+        ),
         ({"data.binarization": "none"}, "'bernoulli' needs binary pixels"),
         ({"data.dequantization": "uniform"}, "data.dequantization: 'uniform' needs grey pixels"),
         (
@@ -208,7 +186,7 @@ def test_a_model_of_grey_pixels_trains(name: str) -> None:
                 "data.dequantization": "uniform",
                 "data.binarization": "none",
                 "model.likelihood": "discretized_logistic",
-                "model.levels": 17,
+                "model.grey_levels": 17,
             },
             "data.dequantization: 'uniform' given, but likelihood discretized_logistic",
         ),
@@ -229,7 +207,7 @@ def test_what_does_not_go_together_is_told_in_one_line(overrides: dict[str, Any]
     "overrides",
     [
         {"model.likelihood": "continuous_bernoulli", "data.binarization": "none"},
-        {"model.likelihood": "discretized_logistic", "model.levels": 17, "data.binarization": "none"},
+        {"model.likelihood": "discretized_logistic", "model.grey_levels": 17, "data.binarization": "none"},
         {"model.likelihood": "discretized_logistic", "data.name": "frey_face", "data.binarization": "none"},
         {"model.likelihood": "gaussian", "model.sigma": 0.1, "data.binarization": "none"},
     ],

@@ -40,7 +40,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def change(study: Study, *statements: str) -> None:
-    with contextlib.closing(sqlite3.connect(study.store / "mlflow.db")) as connection, connection:
+    with contextlib.closing(sqlite3.connect(study.shared_root / "mlflow.db")) as connection, connection:
         for statement in statements:
             connection.execute(statement)
 
@@ -103,7 +103,7 @@ def test_the_present_store_says_where_the_runs_are(study: Study) -> None:
 
 def test_without_runs_there_is_no_link(study: Study) -> None:
     """No experiment, one of another store and a deleted one are said, with what to run."""
-    store = f"sqlite:///{study.store / 'mlflow.db'}".replace("%", "%25")
+    store = f"sqlite:///{study.shared_root / 'mlflow.db'}".replace("%", "%25")
     assert runs_line(study) == f"study default has no runs yet in MLflow at {store}; `dvc repro` makes it"
     write_json(study.train("vae") / "seed-0" / "mlflow.json", {"experiment": "1", "run": "a", "key": "a"})
     assert "set MLFLOW_TRACKING_URI to that one" in runs_line(study)
@@ -111,7 +111,7 @@ def test_without_runs_there_is_no_link(study: Study) -> None:
     tracker.server.experiment(tracker.name, tracker.note)
     change(study, "update experiments set lifecycle_stage = 'deleted' where name like 'platos%'")
     assert "is deleted in MLflow at " in runs_line(study)
-    (study.store / "mlflow.db").write_bytes(b"no database" * 1000)
+    (study.shared_root / "mlflow.db").write_bytes(b"no database" * 1000)
     assert "cannot be shown: " in runs_line(study)
 
 

@@ -69,7 +69,7 @@ def test_a_command_runs_the_code_of_its_project(clones: tuple[Path, Path], words
 def test_a_stage_runs_the_code_of_its_project(clones: tuple[Path, Path], below: str) -> None:
     """A stage in a clone's root or in a study's folder runs that clone's code."""
     first, second = clones
-    done = run(second / below, first, "-m", "pipeline.stages.fetch", PYTHONSAFEPATH="1")
+    done = run(second / below, first, "-m", "pipeline.stages", "fetch", PYTHONSAFEPATH="1")
     assert f"code of {second / 'pipeline' / 'stages' / 'fetch.py'}\n" in done.stderr
     assert str(first / "pipeline" / "stages") not in done.stderr
     assert done.stderr.startswith(notice(first, second))
@@ -122,8 +122,8 @@ def test_workers_run_the_code_of_their_stage(clones: tuple[Path, Path]) -> None:
     first, second = clones
     code = (
         "from pathlib import Path; from pipeline.location import use_project_code; use_project_code();"
-        " from pipeline import processes;"
-        " processes.run([['pipeline.stages.fetch']], Path('experiments/wide').resolve(), launcher='local')"
+        " from pipeline import processes; from pipeline.environment import Resources;"
+        " processes.run([['pipeline.stages', 'fetch']], Path('experiments/wide').resolve(), Resources())"
     )
     done = run(second, first, "-P", "-c", code, PYTHONSAFEPATH="1")
     assert done.stderr.count(" is installed here; ") == 1

@@ -20,8 +20,8 @@ from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, join, run
 from pipeline.sweep.coordinator import _join
+from pipeline.sweep.database import Database
 from pipeline.sweep.locks import locks
-from pipeline.sweep.store import Store
 from tests.postgres import Postgres, postgres
 from tests.workshop import check_sweep, make_study, rows
 
@@ -88,7 +88,7 @@ def cut(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
         plots(monkeypatch, act)
     elif place == "tables":
-        monkeypatch.setattr(Store, "storage", once(lambda _: True, Store.storage))
+        monkeypatch.setattr(Database, "storage", once(lambda _: True, Database.storage))
     elif place == "outputs":
         monkeypatch.setattr(optuna.Study, "get_trials", once(written, optuna.Study.get_trials))
     elif place == "run of a trial":
@@ -117,7 +117,7 @@ def test_a_sweep_goes_on_where_its_database_was_away(
 ) -> None:
     """Cut at one of these places where Optuna is told or asked, the coordinator says so in a line and does it again."""
     cut(place, monkeypatch)
-    best = run(Sweep(study, VARIANT), 1)
+    (best,) = run(Sweep(study, VARIANT), 1)
     told = capsys.readouterr()
     assert told.out.count("goes on when it is back") == 1
     assert "Traceback" not in told.err
@@ -183,7 +183,7 @@ def test_a_file_that_fails_is_one_line(
     with pytest.raises(InputError, match=r"Optuna at sqlite:///.*: .*closed the connection"):
         run(Sweep(study, VARIANT), 1)
     query = "select status from runs r join tags t on t.run_uuid = r.run_uuid and t.key = 'stage' and t.value = 'sweep'"
-    assert rows(study.store / "mlflow.db", query) == [("FAILED",)]
+    assert rows(study.shared_root / "mlflow.db", query) == [("FAILED",)]
 
 
 def test_a_worker_waits_for_what_its_lost_connection_holds(study: Study, url: str, postgres: Postgres) -> None:
@@ -191,8 +191,8 @@ def test_a_worker_waits_for_what_its_lost_connection_holds(study: Study, url: st
     run(Sweep(study, VARIANT), 1)
     best = study.sweep(VARIANT) / "best.json"
     best.unlink()
-    again = replace(Sweep(study, VARIANT), patience=60.0)
-    lost = locks(Store.of(study))
+    again = replace(Sweep(study, VARIANT), reconnect_timeout=60.0)
+    lost = locks(Database.of(study))
     with lost.hold(f"{again.name}/coordinator"):
         joining = threading.Thread(target=_join, args=(again, 1))
         joining.start()

@@ -152,7 +152,7 @@ def test_the_epochs_of_a_time_are_measured_once(study: Study, monkeypatch: pytes
         assert read_json(folder / "model.json")["epochs"] == 4
         assert [row["epoch"] for row in read_csv(folder / "curves.csv")] == ["1", "2", "3", "4"]
     logged = "select r.name, p.value from params p join runs r using (run_uuid) where p.key = 'train.epochs'"
-    assert set(rows(timed.store / "mlflow.db", logged)) == {("vae seed 0", "4"), ("vae seed 1", "4")}
+    assert set(rows(timed.shared_root / "mlflow.db", logged)) == {("vae seed 0", "4"), ("vae seed 1", "4")}
     assert train.trained(timed, "vae")
     assert not (timed.cache / "train" / timed.place / "vae").exists()
     train.run(timed, "vae")

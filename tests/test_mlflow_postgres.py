@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.doctor import CHECKS, examine, place
+from pipeline.doctor import CHECKS, examine, find_target
 from pipeline.errors import InputError
 from pipeline.stages import fetch, prepare, train
 from pipeline.study import Study
@@ -61,7 +61,9 @@ def test_a_study_runs_with_mlflow_on_postgresql(
     for text in (told.out, told.err, *(path.read_text("latin-1") for path in study.out.rglob("*") if path.is_file())):
         assert PASSWORD not in text
         assert PASSWORD.replace("/", "%2F") not in text
-    (finding,) = (finding for _, finding in examine({"tracking": CHECKS["tracking"]}, place(study.root, study.folder)))
+    (finding,) = (
+        finding for _, finding in examine({"tracking": CHECKS["tracking"]}, find_target(study.root, study.folder))
+    )
     assert finding.level == "ok"
 
 

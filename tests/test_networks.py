@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from pipeline.data import Splits
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.errors import InputError
-from pipeline.models import NETWORKS, HierarchicalVAE, Image, build, collect
+from pipeline.models import NETWORKS, HierarchicalVAE, Image, build, update_bn
 from pipeline.models.checkpoint import load, save_model
 from pipeline.models.networks import BatchNorm, conv, mlp
-from pipeline.objectives import OBJECTIVES, STOPPED, elbo, stopped
+from pipeline.objectives import OBJECTIVES, PATHWISE, elbo, pathwise_terms
 from pipeline.params import ModelParams, Params
 from pipeline.randomness import seeded
 from pipeline.training import fit, terms
@@ -82,13 +82,13 @@ def test_in_evaluation_an_example_s_bound_depends_on_no_other(inference: str, pa
     """After training, at the same nodes an example has the same terms alone and among others."""
     built, data, _ = trained(batch_norm=True, inference=inference, parents=parents)
     assert not built.training
-    x = images(torch.tensor(data.test), data.scale)
+    x = to_unit_interval(torch.tensor(data.test), data.scale)
     z, _ = built.posterior(x[:1])
     for others in (x[1:4], 1 - x[:1]):
         nodes = [torch.cat([node, torch.randn(1, len(others), node.shape[-1])], dim=1) for node in z]
         nodes[0] = torch.cat([x[:1], others])[None]
-        alone = [*built.joint(z), *built.stopped_posterior(z)]
-        among = [*built.joint(nodes), *built.stopped_posterior(nodes)]
+        alone = [*built.joint(z), *built.detached_posterior(z)]
+        among = [*built.joint(nodes), *built.detached_posterior(nodes)]
         for p, q, t in zip(alone, among, [0, 1, 2, 1, 2], strict=True):
             torch.testing.assert_close(p.log_prob(z[t])[0, 0], q.log_prob(nodes[t])[0, 0])
 
@@ -97,8 +97,8 @@ def test_the_statistics_are_those_of_the_training_set() -> None:
     """Collected over equal batches, mean and variance of the first layer are means of the batches' own."""
     data = splits("static", rows=64)
     built, _ = model(data, batch_norm=True)
-    x = images(torch.tensor(data.train), data.scale)
-    collect(built, x.split(16))
+    x = to_unit_interval(torch.tensor(data.train), data.scale)
+    update_bn(built, x.split(16))
     first = built.inference[0].network
     u = first[0](x).unflatten(0, (4, 16))
     torch.testing.assert_close(first[1].running_mean, u.mean((0, 1)).detach())
@@ -114,7 +114,7 @@ def test_collecting_for_a_model_without_normalization_looks_at_nothing() -> None
         yield
 
     built, _ = model(splits())
-    collect(built, never())
+    update_bn(built, never())
     assert not built.training
 
 
@@ -123,7 +123,7 @@ def test_the_checkpoint_holds_the_statistics(inference: str, tmp_path: Path) -> 
     """A model read back from disk gives the validation terms that the one in memory gives."""
     built, data, params = trained(batch_norm=True, inference=inference)
     save_model(tmp_path, built, params, data)
-    x = images(torch.tensor(data.valid), data.scale)
+    x = to_unit_interval(torch.tensor(data.valid), data.scale)
     bounds = []
     for of in (built, load(tmp_path)):
         torch.manual_seed(0)
@@ -137,7 +137,7 @@ def test_the_best_bound_is_measured_with_its_own_statistics() -> None:
     built, _ = model(data, batch_norm=True)
     records = list(fit(built, data, train_params(epochs=12, learning_rate=0.05), seed=0))
     with seeded(0, "valid"), torch.no_grad():
-        found = terms(elbo(built, images(torch.tensor(data.valid), data.scale), 2))[0].item()
+        found = terms(elbo(built, to_unit_interval(torch.tensor(data.valid), data.scale), 2))[0].item()
     assert found == pytest.approx(max(record.metrics["valid/elbo"] for record in records), rel=1e-9)
 
 
@@ -162,8 +162,8 @@ def test_gradients_pass_through_normalization(objective: str) -> None:
     """Every objective gives every weight that matters a finite gradient; a dense bias before a norm has none."""
     data = splits("static")
     built, _ = model(data, batch_norm=True)
-    x = images(torch.tensor(data.train[:16]), data.scale)
-    measure = stopped if objective in STOPPED else elbo
+    x = to_unit_interval(torch.tensor(data.train[:16]), data.scale)
+    measure = pathwise_terms if objective in PATHWISE else elbo
     OBJECTIVES[objective](measure(built, x, 3), 0.7).mean().backward()
     for value in built.parameters():
         assert value.grad is not None
@@ -229,7 +229,7 @@ def test_a_convolutional_checkpoint_comes_back(tmp_path: Path) -> None:
     data = splits("static")
     built, params = model(data, network="conv", hidden=((3,),))
     save_model(tmp_path, built, params, data)
-    x = images(torch.tensor(data.valid), data.scale)
+    x = to_unit_interval(torch.tensor(data.valid), data.scale)
     bounds = []
     for of in (built, load(tmp_path).double()):
         torch.manual_seed(0)

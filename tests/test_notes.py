@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +101,11 @@ def test_what_a_variant_fixes_is_told_or_refused() -> None:
     ("words", "line"),
     [
         (["model.pseudo_inputs=3"], "--set model.pseudo_inputs: not used (model.prior is normal)"),
-        (["model.levels=17"], "--set model.levels: not used (model.likelihood is bernoulli)"),
-        (["train.horizon=9", "train.schedule=constant"], "--set train.horizon: not used (train.schedule is constant)"),
+        (["model.grey_levels=17"], "--set model.grey_levels: not used (model.likelihood is bernoulli)"),
+        (["train.schedule_epochs=9", "train.schedule=constant"], "--set train.schedule_epochs: not used (train.sc"),
         (["data.cave.size=40"], "--set data.cave.size: not used (data.name is digits)"),
         (["train.objective=iwae", "train.valid_draws=9"], "--set train.valid_draws: not used (train.objective is "),
-        (["sweep.sampler=random", "sweep.pruner=none", "sweep.startup=2"], "--set sweep.startup: not used ("),
+        (["sweep.sampler=random", "sweep.pruner=none", "sweep.startup_trials=2"], "--set sweep.startup_trials: not us"),
         (["variants={a: {model.widths: [8, 4]}}", "model.z_dim=9"], "--set model.z_dim: not used (model.widths is ["),
         (
             ["variants={a: {}}", "model.widths=[8, 4]"],
@@ -124,7 +123,7 @@ def test_what_is_set_without_being_used_gets_a_line(words: list[str], line: str)
 def test_a_value_that_is_used_gets_no_line() -> None:
     """Of values that are used, and of whole sections, nothing is said."""
     words = ["train.epochs=3", "train.beta=2.0", "train.objective=beta", "model.prior=mixture", "model.pseudo_inputs=3"]
-    assert lines(*words, "sweep.startup=3", "evaluate.draws=10000") == LINES
+    assert lines(*words, "sweep.startup_trials=3", "evaluate.draws=10000") == LINES
 
 
 def test_commands_by_hand_say_what_they_have_no_use_for() -> None:
@@ -219,9 +218,8 @@ def test_a_stage_begins_with_its_variants_lines(
     """What `dvc exp run -S` sets is told where it is overridden: by the stage, before it runs."""
     file = root / "params.yaml"
     file.write_text(file.read_text().replace("budget: default ", "budget: quick "))
-    monkeypatch.setattr(sys, "argv", ["stage", "vae"])
     monkeypatch.setattr("pipeline.tracking.import_mlflow", lambda uri: None)
-    monkeypatch.setattr("pipeline.processes.prefork", lambda count: None)
-    monkeypatch.setattr(stage, "run", lambda study, variant: print("runs"))
-    stage.main()
+    monkeypatch.setattr("pipeline.processes.prefork", lambda *_: None)
+    monkeypatch.setattr(stage, "run", lambda study, variant, resources: print("runs"))
+    stage.main("vae")
     assert capsys.readouterr().out.splitlines() == [*wanted, "runs"]

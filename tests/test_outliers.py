@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline import data
 from pipeline.data import Splits
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.errors import InputError
 from pipeline.evaluation.outliers import auroc, bounds_above, outliers, scores, shuffled
 from pipeline.files import read_json
@@ -117,11 +117,11 @@ def test_a_model_of_digits_tells_shuffled_digits_apart(tmp_path: Path) -> None:
     model = build(model_params(z_dim=8, hidden=((64,),)), torch.as_tensor(made.mean, dtype=torch.float32))
     list(fit(model, made, train_params(epochs=15, batch_size=64), seed=0))
     test = torch.as_tensor(made.test)
-    own, other = (scores(model, images(x, made.scale), 20) for x in (test, shuffled(test, 0)))
+    own, other = (scores(model, to_unit_interval(x, made.scale), 20) for x in (test, shuffled(test, 0)))
     found = outliers(own, other)
     assert list(found) == ["outlier_auroc/elbo", "outlier_auroc/llr/z1"]
     assert found["outlier_auroc/elbo"].value > 0.98
-    again = auroc(own["elbo"], scores(model, images(test, made.scale), 20)["elbo"])
+    again = auroc(own["elbo"], scores(model, to_unit_interval(test, made.scale), 20)["elbo"])
     assert again.value == pytest.approx(0.5, abs=0.02)
 
 

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from pipeline.cli.new_study import create_study
 from pipeline.errors import InputError
 from pipeline.params import Choices, Params, Range, digest, dump_yaml, parse_assignments, read_yaml
+from pipeline.params.explain import RENAMED
 from pipeline.study import active
 from tests.small import ROOT
 
@@ -627,3 +628,16 @@ def test_an_unused_budget_is_checked_by_itself() -> None:
     fine = {"budgets": {"quick": {"evaluate.draws": 200, "evaluate.k": [1, 200], "train.epochs": 3},
                         "fine": {"evaluate.k": [1, 2500, 5000]}}, "budget": "quick"}  # fmt: skip
     assert Params.read(ROOT / "params.yaml", fine).train.epochs == 3
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_parameter_gets_its_new_name(tmp_path: Path, old: str, new: str) -> None:
+    """The old name in the file, with --set, in a variant's values and in the space gets a line with the new one."""
+    section, _, name = old.rpartition(".")
+    raw = read_yaml(FILE)
+    at(raw, section)[name] = at(raw, section).pop(new.rpartition(".")[2])
+    assert told(Params.read, written(tmp_path, raw)) == f"params.yaml: {old}: renamed to {new}"
+    assert told(setting, f"{old}=1") == f"--set: {old}: renamed to {new}"
+    if section in ("model", "train"):
+        assert told(setting, f"variants={{a: {{{old}: 1}}}}") == f"variants.a: {old}: renamed to {new}"
+        assert told(setting, f"sweep.space={{{old}: {{low: 1, high: 2}}}}").endswith(f"{old}: renamed to {new}")

@@ -346,7 +346,7 @@ CONTRADICTIONS: list[dict[str, Any]] = [
     {"data.name": "cave", "data.cave.images": 1_000_000, "data.cave.size": 512},
     {"train.beta": 2.0},
     {"train.warmup": 3},
-    {"train.stagger": 3},
+    {"train.warmup_stagger": 3},
     {"train.objective": "iwae", "train.free_bits": 1.0},
     {"train.milestones": [3, 2]},
     {"train.milestones": [3, 3]},
@@ -607,7 +607,7 @@ def test_a_broken_best_json_gets_its_line(tmp_path: Path, junk: int) -> None:
     folder = study.sweep("mhvae")
     folder.mkdir(parents=True)
     (folder / "best.json").write_bytes(JUNK[junk])
-    assert "best.json" in one_line(*told(main=lambda: run_main(lambda: print(stage.settings(study, "mhvae")))))
+    assert "best.json" in one_line(*told(main=lambda: run_main(lambda: print(stage.settings(study, "mhvae", 0)))))
 
 
 @pytest.mark.parametrize("junk", range(len(JUNK)))

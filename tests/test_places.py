@@ -44,7 +44,7 @@ def start(study: Study, key: str) -> Run:
 
 
 def addresses(study: Study) -> list[str]:
-    return [row[0] for row in rows(study.store / "mlflow.db", ADDRESSES)]
+    return [row[0] for row in rows(study.shared_root / "mlflow.db", ADDRESSES)]
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -53,16 +53,16 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def run_id(study: Study, key: str) -> str:
-    found = rows(study.store / "mlflow.db", "select run_uuid from tags where key = 'key' and value = ?", key)
+    found = rows(study.shared_root / "mlflow.db", "select run_uuid from tags where key = 'key' and value = ?", key)
     return str(found[0][0])
 
 
 def point_to(study: Study, root: Path) -> None:
     """Write addresses into the database as if it had been made at another root."""
-    with sqlite3.connect(study.store / "mlflow.db") as connection:
+    with sqlite3.connect(study.shared_root / "mlflow.db") as connection:
         for table, column in artifacts.COLUMNS[:2]:
             connection.execute(
-                f"update {table} set {column} = replace({column}, ?, ?)", (study.store.as_uri(), root.as_uri())
+                f"update {table} set {column} = replace({column}, ?, ?)", (study.shared_root.as_uri(), root.as_uri())
             )
     connection.close()
 
@@ -100,14 +100,14 @@ def test_a_folder_of_another_user_that_is_not_there(study: Study, scheme: str) -
     elsewhere = Path("/home/nobody at all/project")
     point_to(study, elsewhere)
     if scheme == "plain":
-        with sqlite3.connect(study.store / "mlflow.db") as connection:
+        with sqlite3.connect(study.shared_root / "mlflow.db") as connection:
             connection.execute(
                 "update runs set artifact_uri = replace(artifact_uri, ?, ?)", (elsewhere.as_uri(), str(elsewhere))
             )
         connection.close()
-    assert moved_roots(study.store) == [elsewhere]
+    assert moved_roots(study.shared_root) == [elsewhere]
     start(study, "b").finish()
-    assert moved_roots(study.store) == []
+    assert moved_roots(study.shared_root) == []
     assert {address.partition("/mlartifacts/")[0] for address in addresses(study)} <= {
         study.root.as_uri(),
         str(study.root),
@@ -120,7 +120,7 @@ def test_an_address_that_a_user_chose_stays(study: Study, tmp_path: Path) -> Non
     disk = tmp_path / "disk"
     (disk / "mlartifacts" / "mine").mkdir(parents=True)
     chosen = ["s3://bucket/mlartifacts/mine", (disk / "mlartifacts" / "mine").as_uri()]
-    with sqlite3.connect(study.store / "mlflow.db") as connection:
+    with sqlite3.connect(study.shared_root / "mlflow.db") as connection:
         for number, address in enumerate(chosen):
             connection.execute(
                 "insert into experiments (name, artifact_location, lifecycle_stage, workspace)"
@@ -129,7 +129,7 @@ def test_an_address_that_a_user_chose_stays(study: Study, tmp_path: Path) -> Non
             )
     connection.close()
     moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
-    relocate(moved.store)
+    relocate(moved.shared_root)
     assert set(chosen) <= set(addresses(moved))
     assert len([a for a in addresses(moved) if a.startswith(moved.root.as_uri())]) == 2
 
@@ -140,7 +140,7 @@ def test_another_project_that_logs_to_a_database_keeps_its_artifacts(
     """Two clones that share one's database each keep their artifacts, whichever opens it, also with its own beside."""
     other = make_study(tmp_path / "other")
     start(replace(other, out=other.out.with_name("theirs")), "own").finish()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.store / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.shared_root / 'mlflow.db'}")
     start(replace(other, out=other.out.with_name("wide")), "b").finish()
     before = addresses(study)
     start(study, "c").finish()
@@ -150,7 +150,7 @@ def test_another_project_that_logs_to_a_database_keeps_its_artifacts(
 
 def test_a_database_elsewhere_is_not_touched(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database outside the root belongs to whoever named it, and its addresses stay."""
-    shared = shutil.move(study.store / "mlflow.db", tmp_path / "mlflow.db")
+    shared = shutil.move(study.shared_root / "mlflow.db", tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shared}")
     before = Path(shared).read_bytes()
     relocate(Path(shutil.move(study.root, tmp_path / "moved")))
@@ -175,7 +175,7 @@ def test_a_move_that_breaks_off_changes_nothing(study: Study, tmp_path: Path, mo
     monkeypatch.setattr(artifacts, "COLUMNS", (*artifacts.COLUMNS[:1], ("runs", "no_such_column")))
     monkeypatch.setattr(artifacts, "_unrelated", lambda error: False)
     with pytest.raises(InputError, match="no such column"):
-        relocate(moved.store)
+        relocate(moved.shared_root)
     assert addresses(moved) == before
 
 
@@ -224,5 +224,5 @@ def test_what_waits_in_a_moved_project_is_published(study: Study, tmp_path: Path
     moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
     result = Tracker(moved).require().publish_all(everything=True)
     assert (result.done, result.elsewhere) == (1, {})
-    assert rows(moved.store / "mlflow.db", "select value from tags where key = 'later'") == [("yes",)]
+    assert rows(moved.shared_root / "mlflow.db", "select value from tags where key = 'later'") == [("yes",)]
     assert os.listdir(moved.runs) == []

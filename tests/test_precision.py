@@ -9,9 +9,11 @@ import torch
 
 from pipeline.evaluation import evaluate
 from pipeline.models import HierarchicalVAE, build
-from pipeline.models.precision import products
+from pipeline.models.precision import linear_autocast
 from pipeline.training import fit
-from pipeline.training.gradients import Chain, Loss, Plain
+from pipeline.training.loss import Loss
+from pipeline.training.manual import ManualGradient
+from pipeline.training.step import AutogradGradient
 from tests.small import model_params, splits, train_params
 from tests.test_evaluation import evaluate_params
 
@@ -27,7 +29,7 @@ def model(**changes: Any) -> HierarchicalVAE:
     return built
 
 
-@pytest.mark.parametrize("form", [Chain, Plain])
+@pytest.mark.parametrize("form", [ManualGradient, AutogradGradient])
 @pytest.mark.parametrize("changes", [{"depth": 1}, {"depth": 3}, {"depth": 3, "parents": "every"}])
 def test_gradients_are_near_those_of_single_precision(form: Any, changes: dict[str, Any]) -> None:
     """Gradients deviate by 10 roundings in norm at most, their direction by 0.1%, and they are not the same."""
@@ -50,7 +52,7 @@ def test_both_forms_round_alike() -> None:
     """The gradient by hand and that of torch differ less from each other than either does from single precision."""
     built, x = model(depth=2), (torch.rand(50, 196) < 0.3).float()
     found = []
-    for form, precision in ((Chain, "bfloat16"), (Plain, "bfloat16"), (Chain, "float32")):
+    for form, precision in ((ManualGradient, "bfloat16"), (AutogradGradient, "bfloat16"), (ManualGradient, "float32")):
         torch.manual_seed(0)
         form(built, Loss(train_params(precision=precision)))(x, 1, 1.0)
         found.append(torch.cat([w.grad.flatten() for w in built.parameters() if w.grad is not None]).clone())
@@ -74,9 +76,9 @@ def test_the_model_is_left_as_it_was() -> None:
     """Outside of the block, and in it for single precision, dense layers take their own products."""
     built, z = model(depth=1), torch.randn(3, 2, 20)
     exact = built.joint([torch.zeros(1, 2, 196), z])[0].mean
-    with products(built, "bfloat16"):
+    with linear_autocast(built, "bfloat16"):
         assert not torch.equal(built.joint([torch.zeros(1, 2, 196), z])[0].mean, exact)
-    for block in (products(built, "float32"), products(built, "bfloat16")):
+    for block in (linear_autocast(built, "float32"), linear_autocast(built, "bfloat16")):
         with block:
             pass
         assert torch.equal(built.joint([torch.zeros(1, 2, 196), z])[0].mean, exact)

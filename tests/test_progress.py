@@ -15,7 +15,7 @@ from pipeline import progress
 from pipeline.data import cave
 from pipeline.evaluation.annealing import Settings, annealed
 from pipeline.models import build
-from pipeline.progress import EVERY, Reporter, left, reporting, watched
+from pipeline.progress import EVERY, Reporter, reporting, time_left, track_progress
 from pipeline.report.cost import seed_cost
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.sweep import Sweep
@@ -79,7 +79,7 @@ def test_a_watched_loop_prints_how_far_it_is(capsys: pytest.CaptureFixture[str])
     clock = Clock()
 
     def steps(count: int) -> None:
-        for _ in watched(range(count), "annealing", "chains"):
+        for _ in track_progress(range(count), "annealing", "chains"):
             clock.now += 12
 
     with reporting("mhvae seed 0", clock):
@@ -94,12 +94,12 @@ def test_a_watched_loop_prints_how_far_it_is(capsys: pytest.CaptureFixture[str])
 def test_a_loop_is_silent_outside_of_reporting_and_a_long_one_at_first(capsys: pytest.CaptureFixture[str]) -> None:
     """A loop whose caller prints at its end says nothing for 30 seconds of its own."""
     clock = Clock()
-    assert list(watched([1, 2, 3], "annealing", "chains")) == [1, 2, 3]
+    assert list(track_progress([1, 2, 3], "annealing", "chains")) == [1, 2, 3]
     with reporting("vae seed 0", clock):
         for _ in range(5):
-            for _ in watched(range(2), "epoch 1", "batches", long=True):
+            for _ in track_progress(range(2), "epoch 1", "batches", long=True):
                 clock.now += 10
-        for _ in watched(range(5), "epoch 2", "batches", long=True):
+        for _ in track_progress(range(5), "epoch 2", "batches", long=True):
             clock.now += 20
     assert capsys.readouterr().out.splitlines() == [
         "vae seed 0: epoch 2, 2 of 5 batches, about 60 s left",
@@ -120,7 +120,7 @@ def test_a_loop_is_silent_outside_of_reporting_and_a_long_one_at_first(capsys: p
 )
 def test_the_time_left_is_by_the_rate_so_far(done: int, total: int, seconds: float, text: str) -> None:
     """In seconds, minutes or hours; nothing where there is no rate yet or no time left to speak of."""
-    assert left(done, total, seconds) == text
+    assert time_left(done, total, seconds) == text
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     other = make_study(folder / study.out.name / "plain", **{"train.seeds": [0], "sweep.trials": 4, "sweep.epochs": 3})
     shutil.copytree(study.out, other.out)
     run(Sweep(other, "mhvae"), 1)
-    return contents(other.store / "mlflow.db", other.name)
+    return contents(other.shared_root / "mlflow.db", other.name)
 
 
 def trial_of(folder: Path) -> int:
@@ -209,7 +209,7 @@ def test_a_stage_does_not_start_without_mlflow(study: Study, monkeypatch: pytest
         evaluate.run(study, "mhvae")
     done = cave(study, "pipeline", "sync")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
-    assert not (study.store / "optuna.db").exists()
+    assert not (study.shared_root / "optuna.db").exists()
     assert waiting(study) == []
 
 
@@ -225,10 +225,10 @@ def test_a_training_that_the_disk_stops_has_not_failed(study: Study, monkeypatch
         with pytest.raises(OSError, match="No space left"):
             train.run(study, "mhvae")
     query = "select run_uuid, status from runs where name = 'mhvae seed 0'"
-    ((run_id, status),) = rows(study.store / "mlflow.db", query)
+    ((run_id, status),) = rows(study.shared_root / "mlflow.db", query)
     assert status == "KILLED"
     train.run(study, "mhvae")
-    assert rows(study.store / "mlflow.db", query) == [(run_id, "FINISHED")]
+    assert rows(study.shared_root / "mlflow.db", query) == [(run_id, "FINISHED")]
 
 
 def refused(study: Study, *keys: str) -> list[Run]:
@@ -249,7 +249,7 @@ def test_what_mlflow_refuses_holds_up_nothing(
 
     Whichever comes first: there are enough of both.
     """
-    database = study.store / "mlflow.db"
+    database = study.shared_root / "mlflow.db"
     if where == "a server":
         request.getfixturevalue("proxy")
         database = request.getfixturevalue("server").database
@@ -316,7 +316,7 @@ def test_what_is_meant_for_another_server_is_left_alone(study: Study, monkeypatc
     done = cave(study, "pipeline", "sync")
     assert done.returncode == 1
     assert f"1 meant for MLflow at http://127.0.0.1:{port}: set MLFLOW_TRACKING_URI to it\n" in done.stdout
-    assert rows(study.store / "mlflow.db", "select count(*) from runs") == [(0,)]
+    assert rows(study.shared_root / "mlflow.db", "select count(*) from runs") == [(0,)]
     assert len(waiting(study)) == 1
 
 
@@ -328,18 +328,18 @@ def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study
     dead.close()
     result = Tracker(study).publish_all()
     assert (result.done, result.left, result.busy) == (1, 0, 1)
-    assert rows(study.store / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
+    assert rows(study.shared_root / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
         ("b", "KILLED")
     ]
     again = start(study, "b")
     log(again, RECORDS)
     for made in (alive, again):
         made.finish()
-    assert set(rows(study.store / "mlflow.db", "select name, status from runs")) == {
+    assert set(rows(study.shared_root / "mlflow.db", "select name, status from runs")) == {
         ("a", "FINISHED"),
         ("b", "FINISHED"),
     }
-    assert rows(study.store / "mlflow.db", "select count(*) from metrics") == [(2 * 80,)]
+    assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics") == [(2 * 80,)]
 
 
 def test_a_folder_whose_work_went_on_elsewhere_adds_nothing(study: Study, tmp_path: Path) -> None:
@@ -355,27 +355,27 @@ def test_a_folder_whose_work_went_on_elsewhere_adds_nothing(study: Study, tmp_pa
     study.cache.rename(tmp_path / "second host")
     (tmp_path / "first host").rename(study.cache)
     assert Tracker(study).publish_all().done == 1
-    assert rows(study.store / "mlflow.db", "select count(*) from metrics") == [(4,)]
-    assert rows(study.store / "mlflow.db", "select status from runs") == [("RUNNING",)]
+    assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics") == [(4,)]
+    assert rows(study.shared_root / "mlflow.db", "select status from runs") == [("RUNNING",)]
 
 
 def test_a_finished_run_that_waits_is_not_taken_by_new_work(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that is done again while its finished run waits for MLflow gets a run of its own; both arrive."""
-    uri = f"sqlite:///{study.store / 'mlflow.db'}"
+    uri = f"sqlite:///{study.shared_root / 'mlflow.db'}"
     with monkeypatch.context() as gone:
-        (study.store / "mlflow.db").rename(study.store / "away")
+        (study.shared_root / "mlflow.db").rename(study.shared_root / "away")
         gone.setenv("MLFLOW_TRACKING_URI", uri)
-        (study.store / "mlflow.db").mkdir()
+        (study.shared_root / "mlflow.db").mkdir()
         for _ in range(2):
             made = start(study, stage="train")
             log(made, RECORDS)
             made.finish()
-        (study.store / "mlflow.db").rmdir()
-        (study.store / "away").rename(study.store / "mlflow.db")
+        (study.shared_root / "mlflow.db").rmdir()
+        (study.shared_root / "away").rename(study.shared_root / "mlflow.db")
     assert len(waiting(study)) == 2
     assert Tracker(study).publish_all().done == 2
-    assert rows(study.store / "mlflow.db", "select status from runs") == [("FINISHED",)] * 2
-    assert rows(study.store / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
+    assert rows(study.shared_root / "mlflow.db", "select status from runs") == [("FINISHED",)] * 2
+    assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
 
 
 @pytest.mark.slow
@@ -394,7 +394,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     """What arrives when it is back, or by `cave sync`, is what an undisturbed sweep has told, row by row."""
     monkeypatch.setattr("pipeline.tracking.server.BACK_OFF", 0.0)
     name = f"away-{back}"
-    away = Study(study.params, study.folder, study.root, study.out.rename(study.out.with_name(name)), study.store)
+    away = Study(study.params, study.folder, study.root, study.out.rename(study.out.with_name(name)), study.shared_root)
     dies = at(1, 2, server.stop)
     monkeypatch.setattr(pipeline.sweep.worker, "fit", dies)
     if back is not None:
@@ -409,7 +409,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     if back is None:
         assert f"{name}: 4 runs wait for MLflow; `cave sync` sends what is left\n" in captured.out
         assert len(waiting(away)) == 4
-        known = read_json(away.sweep("mhvae") / "mlflow.json")
+        (known,) = read_json(away.sweep("mhvae") / "mlflow.json")["searches"]
         assert [known["trials"][number] is None for number in ("0", "2", "3")] == [False, True, True]
         server.start()
         done = cave(away, "pipeline", "sync")
@@ -418,7 +418,8 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
         assert cave(away, "pipeline", "sync").returncode == 0
     else:
         assert captured.err.count(f"MLflow at {proxy.address} is back\n") == 1
-        assert None not in read_json(away.sweep("mhvae") / "mlflow.json")["trials"].values()
+        (search,) = read_json(away.sweep("mhvae") / "mlflow.json")["searches"]
+        assert None not in search["trials"].values()
     assert waiting(away) == []
     monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
     assert _same(contents(server.database, name), undisturbed(away, tmp_path, monkeypatch))

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from pipeline import processes
+from pipeline.environment import Resources
 from pipeline.errors import InputError
 from pipeline.study import Study
 from tests.small import ROOT
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'platos-cave[ray]'"),
 ]
 
-SWEEP = ["pipeline.stages.sweep", "mhvae"]
+SWEEP = ["pipeline.stages", "sweep", "mhvae"]
 COMMON = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
@@ -100,11 +101,11 @@ def workers(study: Study) -> list[psutil.Process]:
 
 def trials(study: Study) -> int:
     """Count the trials that are at work and have finished an epoch."""
-    if not (study.store / "optuna.db").exists():
+    if not (study.shared_root / "optuna.db").exists():
         return 0
     query = "select count(distinct trial_id) from trials join trial_intermediate_values using (trial_id)"
     try:
-        return int(rows(study.store / "optuna.db", f"{query} where state = 'RUNNING'")[0][0])
+        return int(rows(study.shared_root / "optuna.db", f"{query} where state = 'RUNNING'")[0][0])
     except Exception:
         return 0  # the tables are not there yet
 
@@ -173,8 +174,9 @@ def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) 
     code = "import json, os, sys\nopen(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))\n"
     (tmp_path / "tells.py").write_text(code)
     starts = (
-        "from pathlib import Path\nfrom pipeline import processes\nfrom pipeline.processes.entry import run_main\n"
-        "run_main(lambda: processes.run([['tells', str(n)] for n in range(3)], Path.cwd()))\n"
+        "from pathlib import Path\nfrom pipeline import processes\n"
+        "from pipeline.environment import Resources\nfrom pipeline.processes.entry import run_main\n"
+        "run_main(lambda: processes.run([['tells', str(n)] for n in range(3)], Path.cwd(), Resources.read()))\n"
     )
     (tmp_path / "starts.py").write_text(starts)
     own = {
@@ -200,20 +202,20 @@ def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) 
 @pytest.mark.parametrize("given", ["HOST:PORT", "auto"])
 def test_a_cluster_that_answers_and_says_nothing_is_given_up(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray itself would try for minutes, a time limit ends it with one line, however the address was given."""
-    monkeypatch.setattr("pipeline.processes.ray.LIMIT", 5.0)
+    monkeypatch.setattr("pipeline.processes.ray.JOIN_TIMEOUT", 5.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("CAVE_RAY_ADDRESS", address if given == "HOST:PORT" else given)
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(InputError, match=r"CAVE_RAY_ADDRESS: no cluster at '.*': not joined within 5 s"):
-            processes.LAUNCHERS["ray"]()
+            processes.LAUNCHERS["ray"](Resources.read())
 
 
 def test_why_a_cluster_is_not_joined_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Ray says of an address that is none is the end of the one line."""
     monkeypatch.setenv("CAVE_RAY_ADDRESS", "nonsense")
     with pytest.raises(InputError, match=r"CAVE_RAY_ADDRESS: no cluster at 'nonsense': \w+Error: .*") as caught:
-        processes.LAUNCHERS["ray"]()
+        processes.LAUNCHERS["ray"](Resources.read())
     assert "Traceback" not in str(caught.value)
 
 
@@ -222,7 +224,7 @@ def test_no_cluster_is_told_in_one_line(tmp_path: Path) -> None:
     lines = [
         "from pipeline import processes",
         "from pipeline.processes.entry import run_main",
-        "run_main(processes.LAUNCHERS['ray'])",
+        "from pipeline.environment import Resources; run_main(lambda: processes.LAUNCHERS['ray'](Resources.read()))",
     ]
     (tmp_path / "starts.py").write_text("\n".join(lines))
     with socket.socket() as closed:

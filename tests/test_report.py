@@ -18,10 +18,13 @@ from scipy import stats
 from pipeline import figures, report
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_bytes, write_csv, write_json, write_parquet
+from pipeline.metric import Metric
+from pipeline.report import folder as report_folder
 from pipeline.report import inputs, tables
 from pipeline.report.families import families
 from pipeline.report.milestones import milestones
 from pipeline.report.milestones import table as beside
+from pipeline.report.search import search
 from pipeline.study import Study
 
 ROOT = Path(report.__file__).parents[2]
@@ -34,7 +37,7 @@ NLL = {"vae": 23.4, "hvae": 22.9, "mhvae": 22.8}
 FACTORS = ("solid", "size", "light")
 SCORES = ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness")
 DRAWN = {  # what a figure of the finer decompositions needs
-    "gaps_by_level": ("kl_up", "gap/"),
+    "gaps_by_level": ("chain_kl", "gap/"),
     "sandwich": ("ais", "bdmc"),
     "inference_gaps": ("approximation_gap", "amortization_gap"),
     "surgery": ("mutual_information", "marginal_kl", "total_correlation", "dimension_kl"),
@@ -112,8 +115,31 @@ def fake(
         write_csv(study.sweep(variant) / "trials.csv", trials)
         value = max((row["value"] for row in trials if row["state"] == "COMPLETE"), default=None)
         best = {"trial": 1, "params": space, "metric": "valid/objective", "value": value}
-        write_json(study.sweep(variant) / "best.json", best)
+        write_json(study.sweep(variant) / "best.json", {"searches": [best]})
     return study
+
+
+def search_again(study: Study, variant: str, searches: int) -> None:
+    """Let a variant have several searches, with other trials and other best settings each."""
+    rows = read_csv(study.sweep(variant) / "trials.csv")
+    (best,) = json.loads((study.sweep(variant) / "best.json").read_text())["searches"]
+    numbers = range(searches)
+    write_csv(study.sweep(variant) / "trials.csv", [{"search": n, **row} for n in numbers for row in rows])
+    found = [best | {"trial": n, "params": {"model.z_dim": 8 + n}} for n in numbers]
+    write_json(study.sweep(variant) / "best.json", {"searches": found})
+
+
+def make_shallow(study: Study, variant: str, seed: int) -> None:
+    """Take the top level from one seed of a variant."""
+    home, path = study.train(variant) / f"seed-{seed}", study.evaluate(variant) / "decomposition.json"
+    about, tests = (json.loads(file.read_text()) for file in (home / "model.json", path))
+    top = f"/z{len(about['widths'])}"
+    write_json(home / "model.json", about | {"widths": about["widths"][:-1], "parameters": 60001})
+    seeds = tests["seeds"]
+    seeds[str(seed)] = {key: value for key, value in seeds[str(seed)].items() if top not in key}
+    write_json(path, tests)
+    rows = read_csv(home / "curves.csv")
+    write_csv(home / "curves.csv", [{k: v for k, v in row.items() if top not in k} for row in rows])
 
 
 def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float]:
@@ -127,7 +153,7 @@ def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float
         values |= {f"total_correlation/{end}": 4.0 + w for end, w in BETWEEN}
         values |= {f"total_correlation/z{t}/{end}": 1.0 / t + w for t in levels[1:] for end, w in BETWEEN}
     if variant != "hvae":
-        values |= {f"kl_up/z{t}": 13.0 / t**3 + 0.02 * rng.normal() for t in levels}
+        values |= {f"chain_kl/z{t}": 13.0 / t**3 + 0.02 * rng.normal() for t in levels}
         values |= {"marginal_kl/z1": 4.0 + 0.1 * rng.normal()}
         values |= {f"mutual_information/z{t}/{end}": 5.0 / t + w for t in levels[1:] for end, w in BETWEEN}
         values |= {f"marginal_kl/z{t}/{end}": 0.5 + w for t in levels[-1:] if t > 1 for end, w in BETWEEN}
@@ -140,8 +166,12 @@ def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float
     values["inference_gap"] = values["approximation_gap"] + values["amortization_gap"]
     values |= {"ais/elbo": -23.4, "ais/iwae": -23.02 + 0.01 * rng.normal(), "ais": -23.0, "ais/acceptance": 0.65}
     values |= {"bdmc/lower": -21.012, "bdmc/upper": -21.0, "bdmc/width": 0.012, "bdmc/acceptance": 0.6}
-    values |= {f"probe/{factor}/z{t}": 0.9 - 0.1 * t + 0.01 * rng.normal() for factor in FACTORS for t in (0, *levels)}
-    values |= {f"probe/z{t}": 0.9 - 0.1 * t for t in (0, *levels)}
+    values |= {
+        str(Metric(f"probe/{factor}", t)): 0.9 - 0.1 * t + 0.01 * rng.normal()
+        for factor in FACTORS
+        for t in (0, *levels)
+    }
+    values |= {str(Metric("probe", t)): 0.9 - 0.1 * t for t in (0, *levels)}
     return values | {f"{score}/z{t}": 0.1 + 0.05 * t for score in SCORES for t in levels}
 
 
@@ -241,8 +271,10 @@ def bold(study: Study) -> list[str]:
     return [line.split(" | ")[0].strip("| ") for line in lines if "**" in line]
 
 
-COVER = "Differences are paired over the 40 test images; their 95% intervals cover 3 seeds, images and draws, and not"
-COVER += " the search. Values of p are adjusted for 3 pairs (Holm)."
+COVER = (
+    "Differences are paired over the 40 test images; their 95% intervals cover 3 seeds, images and draws; the search"
+)
+COVER += " was done once, and its luck is not in the interval. Values of p are adjusted for 3 pairs (Holm)."
 
 
 def test_the_verdict_says_how_far_apart_the_variants_are(tmp_path):
@@ -587,12 +619,12 @@ def test_what_is_saturated_or_not_measurable_is_said_beside_the_table(fine):
 
 
 def test_the_tidy_table_names_term_and_level(fine):
-    """Term and level of a row are its metric; a level is z0 (the image), z1, ... or none."""
+    """Term and level of a row are its metric; a level is x (the image), z1, ... or none."""
     rows = read_csv(fine.report / "results.csv")
-    assert {row["level"] for row in rows} == {"", "z0", "z1", "z2", "z3"}
+    assert {row["level"] for row in rows} == {"", "x", "z1", "z2", "z3"}
     found = {row["metric"]: (row["term"], row["level"], row["unit"]) for row in rows}
     assert found["mutual_information/z2/lower"] == ("mutual_information/lower", "z2", "nats")
-    assert found["probe/size/z0"] == ("probe/size", "z0", "score")
+    assert found["probe/size/x"] == ("probe/size", "x", "score")
     assert found["iwae/50"] == ("iwae/50", "", "nats")
     assert {row["metric"] for row in rows if not row["level"]} == {row["term"] for row in rows if not row["level"]}
 
@@ -621,20 +653,112 @@ def test_variants_that_differ_in_beta_are_a_curve(tmp_path):
     made = fake(tmp_path)
     text = (tmp_path / "params.yaml").read_text()
     for variant, old in (("vae", "{model.depth: 1, model.z_ratio: 1.0}"), ("hvae", "{model.parents: every}")):
-        assert families(made, report.build(made).results) == {}
+        assert families(made, report.build(made).results, report.build(made).seeds) == {}
         beta = {"vae": 2.0, "hvae": 0.5}[variant]
         text = text.replace(f"{variant}: {old}", f"{variant}: {{model.parents: nearest, train.beta: {beta}}}")
     text = text.replace("mhvae: {model.parents: nearest}", "mhvae: {model.parents: nearest, train.beta: 1.0}")
     (tmp_path / "params.yaml").write_text(text.replace("objective: elbo ", "objective: beta "))
     made = Study.at(tmp_path)
-    results = report.build(made).results
-    (models,) = families(made, results).values()
+    built = report.build(made)
+    results = built.results
+    (models,) = families(made, results, built.summed).values()
     assert [model.beta for model in models] == [0.5, 1.0, 2.0]
     assert [model.rate for model in models] == [results[place].metrics["kl"].mean for place in (1, 2, 0)]
     assert [len(model.levels) for model in models] == [2, 3, 1]
     report.write(made)
     assert (made.report / "figures" / "trade_off.png").exists()
     assert "The trade of rate for distortion" in (made.report / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("searches", "words"),
+    [
+        (1, "cover 3 seeds, images and draws; the search was done once, and its luck is not in the interval."),
+        (
+            2,
+            "cover 3 seeds, images and draws; the interval covers the search only in part, as 3 seeds share 2"
+            " searches.",
+        ),
+        (3, "cover 3 seeds, images and draws; the interval covers 3 searches too, as each seed has its own."),
+    ],
+)
+def test_the_report_says_whether_intervals_cover_the_search(tmp_path, monkeypatch, searches, words):
+    """Verdict, notes and page say what is true, and the page has a row for each search with its own trials."""
+    drawn = ("bounds", "rates_by_level", "rate_distortion", "curves", "rates_by_epoch", "depth_width")
+    monkeypatch.setattr(report_folder, "_draw", lambda *_: {name: picture(name) for name in drawn})
+    made = fake(tmp_path)
+    for variant in WIDTHS:
+        search_again(made, variant, searches)
+    report.write(made)
+    comparison, page = report.build(made), (made.report / "report.html").read_text()
+    assert words in comparison.verdict
+    clause = words.partition("; ")[2]
+    assert f"over seeds alone for the rest; {clause}"[:-1] in tables.notes(comparison)[1]
+    assert html.unescape(page).count(clause[:-1]) == 3  # the verdict, a note, and beside the differences
+    assert ("mhvae search 2</td>\n<td>4</td><td>2</td>" in page) is (searches == 3)
+    assert ("model.z_dim=10" in page) is (searches == 3)
+    assert table(made)["vae"]["searches"] == str(searches)
+
+
+def test_without_a_search_nothing_is_said_of_it(tmp_path):
+    """Where no variant was searched, no sentence speaks of the luck of the search."""
+    made = fake(tmp_path)
+    for variant in WIDTHS:
+        write_csv(made.sweep(variant) / "trials.csv", [])
+        nothing = {"trial": None, "params": {}, "metric": "valid/objective", "value": None}
+        write_json(made.sweep(variant) / "best.json", {"searches": [nothing]})
+    assert "images and draws. " in f"{report.build(made).verdict} "
+    assert "search" not in " ".join([report.build(made).verdict, *tables.notes(report.build(made))])
+
+
+def test_seeds_with_different_models_are_shown_as_such(tmp_path):
+    """Depths, units and weights are those of all seeds; a mean over some seeds says over how many, everywhere."""
+    made = fake(tmp_path)
+    make_shallow(made, "mhvae", 1)
+    report.write(made)
+    comparison = report.build(made)
+    result = next(result for result in comparison.results if result.variant == "mhvae")
+    assert (result.depths, result.widths) == ("2 or 3", "12 + 6 + 3 or 12 + 6")
+    assert result.parameters == "60001 to 69008"
+    row = table(made)["mhvae"]
+    assert (row["depth"], row["widths"], row["parameters"]) == ("2 or 3", "12 + 6 + 3 or 12 + 6", "60001 to 69008")
+    assert (row["rate/z3 seeds"], table(made)["hvae"]["rate/z3 seeds"]) == ("2 of 3 seeds", "")
+    values = comparison.seeds.query("variant == 'mhvae' and metric == 'rate/z3'")["value"]
+    assert len(values) == 2
+    assert result.metrics["rate/z3"].mean == pytest.approx(values.mean())
+    assert str(result.metrics["rate/z3"]).endswith(" (2 of 3 seeds)")
+    assert re.search(r"\+ 0\.\d\d \(2 of 3 seeds\) \|", (made.report / "table.md").read_text())
+    assert "The seeds of mhvae have different models" in (made.report / "table.md").read_text()
+    assert re.search(r"rate/z3 \(nats\) .* \(2 of 3 seeds\)", report.table_text(made))
+    summary = json.loads((made.report / "summary.json").read_text())["mhvae"]
+    assert "rate/z3" not in summary
+    assert summary["rate/z3 (2 of 3 seeds)"] == result.metrics["rate/z3"].mean
+
+
+def test_parts_by_level_sum_to_the_whole_where_seeds_differ_in_depth(tmp_path):
+    """In stacked figures a level that a seed's model lacks adds 0 nats, and the caption says so."""
+    made = fake(tmp_path, fine=True)
+    make_shallow(made, "mhvae", 1)
+    comparison = report.build(made)
+    means, error = report_folder._means(comparison)
+    values = comparison.seeds.query("variant == 'mhvae'")
+    for term in ("chain_kl", "gap", "rate"):
+        total = values[(values["term"] == term) & (values["level"] != "")].groupby("seed")["value"].sum()
+        shown = sum(means["mhvae"][f"{term}/z{level}"][0] for level in (1, 2, 3))
+        assert shown == pytest.approx(total.mean())
+    assert "A level that a seed's model lacks adds 0 to what is summed over levels" in error
+    assert "What only some seeds have is the mean over those" in error
+
+
+def test_a_search_that_was_not_trained_shows_each_search(tmp_path):
+    """The table of trials has the number of the search, and each search's best settings have a line."""
+    made = fake(tmp_path)
+    search_again(made, "vae", 2)
+    found = search(made, "vae")
+    assert "8 trials in 2 searches" in found.about
+    assert found.header[:2] == ["search", "trial"]
+    assert {row[0] for row in found.cells} == {"0", "1"}
+    assert found.best == ["search 0: model.z_dim=8", "search 1: model.z_dim=9"]
 
 
 def test_annealing_says_what_nll_lacks(tmp_path):
@@ -669,7 +793,7 @@ def test_a_variant_that_was_not_searched_has_no_trials(tmp_path):
         write_csv(study.sweep(variant) / "trials.csv", [])
         write_json(
             study.sweep(variant) / "best.json",
-            {"trial": None, "params": {}, "metric": "valid/objective", "value": None},
+            {"searches": [{"trial": None, "params": {}, "metric": "valid/objective", "value": None}]},
         )
     report.write(study)
     assert (study.report / "report.html").read_text().count("nothing was searched") == len(WIDTHS)
@@ -677,10 +801,10 @@ def test_a_variant_that_was_not_searched_has_no_trials(tmp_path):
 
 
 def test_the_terminal_shows_the_most_telling_terms(fine):
-    """Of the finer decompositions the terminal has kl_up and gap by level and the width of the sandwich alone."""
+    """Of the finer decompositions the terminal has chain_kl and gap by level and the width of the sandwich alone."""
     shown = {line.split(" ")[0] for line in report.table_text(fine).splitlines()}
     values = finer("mhvae", 3, np.random.default_rng(0))
-    assert shown & set(values) == {*(f"{key}/z{t}" for key in ("kl_up", "gap") for t in (1, 2, 3)), "bdmc/width"}
+    assert shown & set(values) == {*(f"{key}/z{t}" for key in ("chain_kl", "gap") for t in (1, 2, 3)), "bdmc/width"}
     assert max(map(len, report.table_text(fine).splitlines())) <= 120
 
 
@@ -760,7 +884,12 @@ def test_published_numbers_stand_beside_the_studys_own(tmp_path):
         "a paper",
         "own - a paper",
     ]
-    assert cells[0][2:] == ["25.00 ± 0.00", str(comparison.results[0].metrics["nll"]), "23.00", f"{own - 23.0:+.2f}"]
+    assert cells[0][2:] == [
+        "25.00 ± 0.00 (2 of 3 seeds)",
+        str(comparison.results[0].metrics["nll"]),
+        "23.00",
+        f"{own - 23.0:+.2f}",
+    ]
     assert cells[1][1:3] == ["", ""]
     assert cells[1][4:] == ["", ""]
     assert (made.report / "figures" / "milestones.png").exists()

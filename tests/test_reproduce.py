@@ -32,7 +32,7 @@ SMALL = QUICK | {
     "variants": {"vae": {"model.depth": 1}},
     "sweep.trials": 2,
     "sweep.epochs": 2,
-    "sweep.startup": 1,
+    "sweep.startup_trials": 1,
 }
 SECRET = "correct-horse"
 VARIABLES = {
@@ -112,7 +112,8 @@ def final(folder: Path) -> str:
 
 
 def searched(folder: Path) -> dict[str, str | dict[str, str]]:
-    found: dict[str, str | dict[str, str]] = read_json(folder / "experiments/default/sweep/vae/mlflow.json")
+    content = read_json(folder / "experiments/default/sweep/vae/mlflow.json")
+    found: dict[str, str | dict[str, str]] = content["searches"][0]
     return found
 
 
@@ -386,12 +387,12 @@ def test_no_file_holds_a_password(repository: Path, tmp_path: Path) -> None:
     shutil.copytree(repository, folder, symlinks=True)
     optuna = f"postgresql://me:{SECRET}@127.0.0.1:9/db"
     mlflow = f"sqlite:///file:{folder / 'mlflow.db'}?uri=true&password={SECRET}"
-    told = run(folder, "pipeline.stages.sweep", "vae", CAVE_OPTUNA_URL=optuna, code=2)
+    told = run(folder, "pipeline.stages", "sweep", "vae", CAVE_OPTUNA_URL=optuna, code=2)
     moved, error = (line for line in told.splitlines() if line.startswith(("mlflow.db", "error")))
     assert moved == f"mlflow.db was made in {repository}; its artifact addresses now point to {folder}"
     assert error.startswith("error: Optuna at postgresql://127.0.0.1:9/db cannot be used: ")
     before = final(folder)
-    told += run(folder, "pipeline.stages.train", "vae", MLFLOW_TRACKING_URI=mlflow)
+    told += run(folder, "pipeline.stages", "train", "vae", MLFLOW_TRACKING_URI=mlflow)
     assert final(folder) != before  # the address with the password in it was used
     told += run(folder, "pipeline", "reproduce", final(folder), MLFLOW_TRACKING_URI=mlflow)
     assert "equal bit for bit" in told

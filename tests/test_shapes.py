@@ -16,7 +16,7 @@ from torch import Tensor, zeros
 
 import pipeline
 from pipeline.runs.provenance import PACKAGE
-from pipeline.training.gradients.densities import standard_normal
+from pipeline.training.manual.densities import standard_normal
 from tests.conftest import CHECKED
 
 

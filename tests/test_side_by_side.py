@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import alone, read_json
+from pipeline.files import read_json
 from pipeline.log import STATE
 from pipeline.params import Params, dump_yaml
 from pipeline.runs import RunSpec
@@ -72,16 +73,19 @@ def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, S
     """While one holds the locks of its folder, the other does the same work, in runs of its own."""
     one, two = sides
     train.run(one, "vae")
-    with alone(one.locks / "train" / "vae" / "all", "one"), alone(one.locks / "evaluate" / "vae" / "all", "one"):
+    with (
+        exclusive(one.locks / "train" / "vae" / "all", "one"),
+        exclusive(one.locks / "evaluate" / "vae" / "all", "one"),
+    ):
         train.run(two, "vae")
         evaluate.run(two, "vae")
     names = [read_json(study.train("vae") / "seed-0" / "mlflow.json") for study in sides]
     assert names[0]["run"] != names[1]["run"]
     assert names[0]["key"] != names[1]["key"]
     digest = "select value from tags where key = 'weights_digest' and run_uuid = ?"
-    found = [rows(one.store / "mlflow.db", digest, name["run"]) for name in names]
+    found = [rows(one.shared_root / "mlflow.db", digest, name["run"]) for name in names]
     assert found[0] == found[1]
-    assert rows(one.store / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
+    assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
 
 
 def test_a_training_that_was_stopped_goes_on_beside_another(
@@ -98,9 +102,9 @@ def test_a_training_that_was_stopped_goes_on_beside_another(
         stopping.setattr(train, "fit", stopped)
         with pytest.raises(KeyboardInterrupt):
             train.run(one, "vae")
-    (left,) = rows(one.store / "mlflow.db", "select run_uuid from runs")
+    (left,) = rows(one.shared_root / "mlflow.db", "select run_uuid from runs")
     train.run(two, "vae")
-    assert rows(one.store / "mlflow.db", "select status from runs where run_uuid = ?", *left) == [("KILLED",)]
+    assert rows(one.shared_root / "mlflow.db", "select status from runs where run_uuid = ?", *left) == [("KILLED",)]
     train.run(one, "vae")
     assert (read_json(one.train("vae") / "seed-0" / "mlflow.json")["run"],) == left
 
@@ -109,7 +113,7 @@ def test_a_second_command_in_one_folder_waits(sides: tuple[Study, Study], capsys
     """It says who is at work, and goes on when that has ended."""
     one, _ = sides
     waiting = threading.Thread(target=train.run, args=(one, "vae"))
-    with alone(one.locks / "train" / "vae" / "all", "one"):
+    with exclusive(one.locks / "train" / "vae" / "all", "one"):
         waiting.start()
         time.sleep(0.5)
         assert waiting.is_alive()
@@ -130,7 +134,7 @@ def test_a_second_process_shares_a_sweep(
     helping = threading.Thread(target=run, args=(Sweep(two, VARIANT), 1))
     with _held(Sweep(one, VARIANT)):
         helping.start()
-        until(lambda: rows(one.store / "optuna.db", finished) == [(4,)])
+        until(lambda: rows(one.shared_root / "optuna.db", finished) == [(4,)])
         assert helping.is_alive()
         assert not (two.sweep(VARIANT) / "best.json").exists()
     helping.join()
@@ -139,7 +143,7 @@ def test_a_second_process_shares_a_sweep(
     assert f"{VARIANT}: {shares(os.getpid())}" in told
     run(Sweep(one, VARIANT), 1)
     same(one, two)
-    assert rows(one.store / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
+    assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
 
 
 def shares(pid: int) -> str:
@@ -151,7 +155,7 @@ def same(one: Study, two: Study) -> None:
     """Assert that two folders have the same results of a sweep."""
     for name in ("best.json", "trials.csv", "mlflow.json"):
         assert (one.sweep(VARIANT) / name).read_bytes() == (two.sweep(VARIANT) / name).read_bytes()
-    assert read_json(one.sweep(VARIANT) / "best.json")["trial"] is not None
+    assert read_json(one.sweep(VARIANT) / "best.json")["searches"][0]["trial"] is not None
 
 
 def test_states_of_trials_stay_as_long_as_a_trial_runs(sides: tuple[Study, Study]) -> None:
@@ -192,7 +196,7 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
 def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool) -> None:
     """Two stages that are started for the same sweep both end well; of a killed one, the other takes the part."""
     one, two = sides
-    stage, database, mark = ["pipeline.stages.sweep", VARIANT], one.store / "optuna.db", one.folder / "held"
+    stage, database, mark = ["pipeline.stages", "sweep", VARIANT], one.shared_root / "optuna.db", one.folder / "held"
     first = start(one.folder, *stage, CAVE_FAULT=f"state-after:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(mark.exists)
     processes = [first, start(two.folder, *stage)]
@@ -230,13 +234,28 @@ def test_two_queued_experiments_run_at_once(tmp_path: Path) -> None:
         assert process.returncode == 0, out
         return out
 
-    dvc("exp", "run", "--queue", "--name", "fewer", "--set-param", "evaluate.draws=120", "-S", "evaluate.k=[1,5,120]")
-    dvc("exp", "run", "--queue", "--name", "more", "--set-param", "evaluate.draws=60")
-    dvc("queue", "start", "--jobs", "2")
+    settings = {
+        "fewer": ["--set-param", "evaluate.draws=120", "-S", "evaluate.k=[1,5,120]"],
+        "more": ["--set-param", "evaluate.draws=60"],
+    }
+    queued = list(settings)
     try:
-        until(lambda: not any(word in dvc("queue", "status") for word in ("Queued", "Running")))
-        told = dvc("queue", "status")
-        assert told.count("Success") == 2, told + dvc("queue", "logs", "fewer") + dvc("queue", "logs", "more")
+        for _ in range(3):
+            for name in queued:
+                dvc("exp", "run", "--queue", "--force", "--name", name, *settings[name])
+            dvc("queue", "start", "--jobs", "2")
+            until(lambda: not any(word in dvc("queue", "status") for word in ("Queued", "Running")))
+            # DVC 3.67 fails now and then where two experiments store the same stage in its run cache at one moment:
+            # one removes the other's temporary file. Nothing else may fail, and the same command goes on.
+            finished = {line.split()[1] for line in dvc("queue", "status").splitlines() if line.endswith("Success")}
+            queued = [name for name in settings if name not in finished]
+            for name in queued:
+                log = dvc("queue", "logs", name)
+                assert re.search(r"No such file or directory: '[^']*\.dvc/cache/runs/", log), log
+            dvc("queue", "remove", "--failed")
+            if not queued:
+                break
+        assert not queued
     finally:
         dvc("queue", "stop", "--kill")
     assert rows(tmp_path / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]

@@ -37,7 +37,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ),
     (
         {"model.likelihood": {"choices": ["gaussian", "discretized_logistic"]}},
-        GREY | {"model.levels": 17},
+        GREY | {"model.grey_levels": 17},
         ["sweep.space.model.likelihood: ", "gaussian is a density", "discretized_logistic is a probability"],
     ),
     (
@@ -56,9 +56,9 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
         ["variant 'vae' can draw train.objective=iwae: ", "weigh nothing in objective 'iwae'"],
     ),
     (
-        {"train.warmup": {"low": 0, "high": 5}, "train.stagger": {"low": 0, "high": 2}},
+        {"train.warmup": {"low": 0, "high": 5}, "train.warmup_stagger": {"low": 0, "high": 2}},
         {"train.objective": "beta"},
-        ["can draw train.stagger=2: ", "delays a warmup, and there is none"],
+        ["can draw train.warmup_stagger=2: ", "delays a warmup, and there is none"],
     ),
     ({"model.depth": {"low": 2, "high": 4, "step": 0.5}}, {}, ["model.depth: 2.0 given; allowed: integer, for low,"]),
     ({"model.depth": {"low": 1.5, "high": 4}}, {}, ["model.depth: 1.5 given; allowed: integer"]),
@@ -130,7 +130,7 @@ def test_every_product_is_checked_where_there_are_few() -> None:
 def test_a_space_of_very_many_combinations_is_checked_fast() -> None:
     """Five paths of a hundred choices each are checked alone and, up to a number, in pairs."""
     hundred = {"choices": [float(n) for n in range(1, 101)]}
-    paths = ["learning_rate", "clip", "adam_eps", "adam_second_moment"]
+    paths = ["learning_rate", "clip", "adam_eps", "adam_initial_second_moment"]
     space = {f"train.{path}": hundred for path in paths} | {"train.draws": {"choices": list(range(1, 101))}}
     start = time.process_time()
     Params.read(ROOT / "params.yaml", {"sweep.space": space} | {f"train.{path}": 1.0 for path in paths})
@@ -154,7 +154,7 @@ def test_the_measure_is_that_of_the_distribution(name: str) -> None:
     from tests.small import model_params
 
     sigma: Any = 0.05 if name == "gaussian" else "learned"
-    family = likelihood(model_params(likelihood=name, levels=17, sigma=sigma))
+    family = likelihood(model_params(likelihood=name, grey_levels=17, sigma=sigma))
     p = family.distribution(family.bias(torch.tensor([0.4])))
     if MEASURES[name] == "probability":
         values = torch.arange(2 if name == "bernoulli" else 17)[:, None] / (1 if name == "bernoulli" else 16)
@@ -194,7 +194,7 @@ def test_a_best_json_of_settings_that_do_not_go_together_is_refused(
     study = make_study(tmp_path)
     write_json(study.sweep("mhvae") / "best.json", {"trial": 0, **content})
     with pytest.raises(InputError) as error:
-        stage.settings(study, "mhvae")
+        stage.settings(study, "mhvae", 0)
     assert str(error.value).startswith(str(study.sweep("mhvae") / "best.json"))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -205,4 +205,4 @@ def test_a_best_json_of_the_same_measure_is_taken(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     best = {"trial": 0, "params": {"model.depth": 3}, "measure": "probability"}
     write_json(study.sweep("mhvae") / "best.json", best)
-    assert stage.settings(study, "mhvae").model.depth == 3
+    assert stage.settings(study, "mhvae", 0).model.depth == 3

@@ -16,11 +16,12 @@ import torch
 from pipeline.models import build
 from pipeline.objectives import ELBO
 from pipeline.stages import fetch, prepare
-from pipeline.training.adam import Adam
-from pipeline.training.gradients import Loss
-from pipeline.training.step import CompiledStep, Step, steps
+from pipeline.training.compiled import CompiledStep
+from pipeline.training.loop import make_step
+from pipeline.training.loss import Loss
+from pipeline.training.step import Adam, Step
 from tests.small import ROOT, model_params, train_params
-from tests.test_chain_gradient import MODELS
+from tests.test_manual_gradient import MODELS
 from tests.workshop import make_study, rows
 
 ALONE = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -29,9 +30,9 @@ ALONE = os.environ | {"PYTHONPATH": str(ROOT)}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "elbo": {"draws": 3, "clip": None},
     "clipped": {"clip": 0.5},
-    "iwae": {"objective": "iwae", "draws": 4, "adam_second_moment": 1.0, "clip": None},
+    "iwae": {"objective": "iwae", "draws": 4, "adam_initial_second_moment": 1.0, "clip": None},
     "rounded": {"precision": "bfloat16", "clip": None},
-    "beta": {"objective": "beta", "beta": 0.7, "warmup": 3, "draws": 2, "gradient": "sum", "clip": None},
+    "beta": {"objective": "beta", "beta": 0.7, "warmup": 3, "draws": 2, "reduction": "sum", "clip": None},
 }
 
 
@@ -65,11 +66,11 @@ def test_the_one_function_takes_the_steps_of_its_pieces(model: str, objective: s
 def test_known_derivatives_are_those_of_torch(objective: str) -> None:
     """Loss and derivatives by every term agree with those that torch derives, for means and sums."""
     for gradient in ("mean", "sum"):
-        loss = Loss(train_params(**OBJECTIVES[objective] | {"gradient": gradient}))
-        assert loss.is_known
+        loss = Loss(train_params(**OBJECTIVES[objective] | {"reduction": gradient}))
+        assert loss.has_closed_form
         bound = ELBO(torch.randn(4, 5), torch.randn(3, 4, 5))
-        value, (by_reconstruction, by_rate) = loss.slopes(bound, 1.0)
-        wanted, (wanted_reconstruction, wanted_rate) = loss._derived(bound, 1.0)
+        value, (by_reconstruction, by_rate) = loss.gradients(bound, 1.0)
+        wanted, (wanted_reconstruction, wanted_rate) = loss._autograd_gradients(bound, 1.0)
         torch.testing.assert_close(value, wanted)
         torch.testing.assert_close(by_reconstruction.expand(4, 5), wanted_reconstruction)
         torch.testing.assert_close(by_rate.expand(3, 4, 5), wanted_rate)
@@ -120,7 +121,7 @@ def test_without_a_compiler_one_line_says_so(tmp_path: Path) -> None:
     fetch.run(study)
     prepare.run(study)
     none = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "CAVE_WORKERS": "1"}
-    words = [sys.executable, "-m", "pipeline.stages.train", "vae"]
+    words = [sys.executable, "-m", "pipeline.stages", "train", "vae"]
     done = subprocess.run(words, env=ALONE | none, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert re.fullmatch(r"error: train.compile: true given; [^\n]+\n", done.stderr)
@@ -143,4 +144,4 @@ def test_what_cannot_be_one_function_stays_in_pieces(model: dict[str, Any], trai
     """The form is chosen by the model, the objective and the average of the weights."""
     params = train_params(**{"compile": True} | train)
     built = build(model_params(**model), torch.full((12,), 0.3))
-    assert type(steps(built, Adam(built, params), params)) is form
+    assert type(make_step(built, Adam(built, params), params)) is form

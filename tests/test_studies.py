@@ -19,7 +19,7 @@ from pipeline.cli.new_study import create_study
 from pipeline.cli.studies import rows as listed
 from pipeline.cli.studies import table
 from pipeline.errors import InputError
-from pipeline.files import locked, write_json
+from pipeline.files import file_lock, write_json
 from pipeline.removal import Removal
 from pipeline.runs import Header, RunFolder, experiment_name, folder_of
 from pipeline.study import Study
@@ -40,7 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         study = create_study(root, name, {"model.z_dim": 5}, pipeline=False)
         (study.out / "train").mkdir()
         keep_run(study)
-        write_json(study.cache / "train" / study.place / "vae" / "state.json", {})
+        write_json(study.cache / "train" / study.unique_name / "vae" / "state.json", {})
         client.create_run(client.create_experiment(f"platos-cave/{name}"))
         search = optuna.create_study(storage=f"sqlite:///{root}/optuna.db", study_name=f"{name}/vae-0123456789")
         search.tell(search.ask(), 1.0)
@@ -108,7 +108,7 @@ def test_of_a_link_the_link_alone_is_removed(project: Path, tmp_path: Path) -> N
     removal.remove()
     Removal.of(project, "wide2").remove()
     assert list((project / "experiments").iterdir()) == []
-    assert {path.name for path in there.iterdir()} == {"params.yaml", ".gitignore", "train"}
+    assert {path.name for path in there.iterdir()} == {"params.yaml", "study.yaml", ".gitignore", "train"}
     assert (data / "mine").exists()
 
 
@@ -136,7 +136,7 @@ def test_a_study_at_work_is_not_removed(project: Path) -> None:
     stage = Study.at(project / "experiments" / "wide").locks / "train" / "vae" / "all"
     search = project / "optuna.db.locks" / "wide" / "vae-0123456789" / "coordinator"
     for lock, told in ((stage, "is at work in this folder"), (search, "is working on sweep wide/vae-0123456789")):
-        with locked(lock), pytest.raises(InputError, match=told):
+        with file_lock(lock), pytest.raises(InputError, match=told):
             Removal.of(project, "wide").remove()
         shutil.rmtree(project / ".cache" / "locks", ignore_errors=True)
         shutil.rmtree(project / "optuna.db.locks", ignore_errors=True)

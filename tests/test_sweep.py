@@ -31,8 +31,8 @@ from pipeline.stages.train import settings
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
 from pipeline.sweep.coordinator import _parent
-from pipeline.sweep.store import Store
-from pipeline.sweep.worker import LIVES, work
+from pipeline.sweep.database import Database
+from pipeline.sweep.worker import MAX_ATTEMPTS, work
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows
 
@@ -66,11 +66,11 @@ def test_the_registries_are_the_choices() -> None:
 
 def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study) -> None:
     """Every trial is in the table with its run, the best of them in best.json, and each promise holds."""
-    best = run(Sweep(study, "mhvae"), 1)
+    (best,) = run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
     table = trials(study)
     top = max(table, key=lambda row: float(row["value"]))
-    assert best == read_json(study.sweep("mhvae") / "best.json")
+    assert {"searches": [best]} == read_json(study.sweep("mhvae") / "best.json")
     assert best["trial"] == int(top["number"])
     assert {str(value) for value in best["params"].values()} <= set(top.values())
     assert len({row["run_id"] for row in table}) == 4
@@ -100,15 +100,15 @@ def test_the_table_holds_rate_and_distortion_of_each_trial(study: Study, monkeyp
 def test_a_finished_sweep_has_nothing_left_to_do(study: Study) -> None:
     """Run again, a sweep trains nothing, gives the same best trial and starts no run."""
     first = run(Sweep(study, "mhvae"), 1)
-    runs = rows(study.store / "mlflow.db", "select run_uuid from runs")
+    runs = rows(study.shared_root / "mlflow.db", "select run_uuid from runs")
     assert run(Sweep(study, "mhvae"), 1) == first
-    assert rows(study.store / "mlflow.db", "select run_uuid from runs") == runs
+    assert rows(study.shared_root / "mlflow.db", "select run_uuid from runs") == runs
 
 
 def test_more_trials_extend_a_study_and_any_other_change_starts_a_new_one(study: Study) -> None:
     """The name in Optuna depends on all that a trial's number depends on, and not on how many there are."""
     name = Sweep(study, "mhvae").name
-    assert Sweep(again(study, **{"sweep.trials": 9, "sweep.failures": 1}), "mhvae").name == name
+    assert Sweep(again(study, **{"sweep.trials": 9, "sweep.max_failures": 1}), "mhvae").name == name
     for change in (
         {"train.learning_rate": 0.01},
         {"sweep.epochs": 4},
@@ -141,7 +141,7 @@ def test_what_a_variant_fixes_is_not_swept(study: Study) -> None:
     run(Sweep(again(study, **{"sweep.trials": 2}), "vae"), 1)
     assert "model.depth" not in trials(study, "vae")[0]
     depths = rows(
-        study.store / "mlflow.db",
+        study.shared_root / "mlflow.db",
         "select d.value from tags d join tags s on s.run_uuid = d.run_uuid and s.key = 'stage' and s.value = 'trial'"
         " where d.key = 'depth'",
     )
@@ -160,8 +160,8 @@ def test_ctrl_c_in_a_trial_loses_nothing(study: Study, monkeypatch: pytest.Monke
     monkeypatch.setattr(pipeline.sweep.worker, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(Sweep(study, "mhvae"), 1)
-    killed = rows(study.store / "mlflow.db", "select run_uuid from runs where status = 'KILLED'")
-    finished = rows(study.store / "optuna.db", "select trial_id from trials where state = 'COMPLETE'")
+    killed = rows(study.shared_root / "mlflow.db", "select run_uuid from runs where status = 'KILLED'")
+    finished = rows(study.shared_root / "optuna.db", "select trial_id from trials where state = 'COMPLETE'")
     assert len(finished) == 1
     monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
     run(Sweep(study, "mhvae"), 1)
@@ -202,7 +202,7 @@ def test_a_trial_without_memory_fails_alone(study: Study, monkeypatch: pytest.Mo
     assert [row["state"] for row in trials(study)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert "can't allocate memory" in trials(study)[1]["reason"]
     query = "select r.status, t.value from runs r join tags t using (run_uuid) where t.key = 'reason'"
-    assert rows(study.store / "mlflow.db", query) == [("FAILED", trials(study)[1]["reason"])]
+    assert rows(study.shared_root / "mlflow.db", query) == [("FAILED", trials(study)[1]["reason"])]
 
 
 @pytest.mark.parametrize("fault", [InputError("the disk is full"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
@@ -216,7 +216,7 @@ def test_what_stops_a_trial_before_its_run_is_begun_takes_no_life(
 
     with monkeypatch.context() as stopping:
         stopping.setattr(pipeline.sweep.worker, "_open", stopped)
-        for _ in range(LIVES):
+        for _ in range(MAX_ATTEMPTS):
             with pytest.raises(type(fault)):
                 run(Sweep(study, "mhvae"), 1)
     run(Sweep(study, "mhvae"), 1)
@@ -228,7 +228,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(study: Study) -> None:
     """A trial of which three workers have died without an epoch, for want of memory, say, fails with that reason."""
     sweep = Sweep(study, "mhvae")
     trial = sweep.optuna.ask()
-    trial.set_user_attr("begun", LIVES)
+    trial.set_user_attr("attempts", MAX_ATTEMPTS)
     trial.set_user_attr("worker", "that has died")
     run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
@@ -267,13 +267,13 @@ def test_what_is_wrong_with_the_disk_fails_no_trial(
         yield from fit(*args, **kwargs)
 
     monkeypatch.setattr(pipeline.sweep.worker, "fit", full)
-    with pytest.raises(InputError, match=r"trial 1: .* cannot be used: .*; `cave doctor` says what mends it"):
+    with pytest.raises(InputError, match=r"trial 1: .* cannot be used: .*; `cave doctor` shows how to fix it"):
         run(Sweep(study, "mhvae"), 1)
-    states = rows(study.store / "optuna.db", "select number, state from trials order by number")
+    states = rows(study.shared_root / "optuna.db", "select number, state from trials order by number")
     assert states == [(0, "COMPLETE"), (1, "RUNNING")]
-    begun = "select number, value_json from trial_user_attributes join trials using (trial_id) where key = 'begun'"
-    assert dict(rows(study.store / "optuna.db", begun))[1] == "0"
-    killed = rows(study.store / "mlflow.db", "select name from runs where status = 'KILLED'")
+    begun = "select number, value_json from trial_user_attributes join trials using (trial_id) where key = 'attempts'"
+    assert dict(rows(study.shared_root / "optuna.db", begun))[1] == "0"
+    killed = rows(study.shared_root / "mlflow.db", "select name from runs where status = 'KILLED'")
     assert killed == [("mhvae trial 1",)]
     monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
     run(Sweep(study, "mhvae"), 1)
@@ -294,11 +294,11 @@ def test_a_database_that_fails_in_a_trial_fails_no_trial(study: Study, monkeypat
     monkeypatch.setattr(RDBStorage, "set_trial_intermediate_value", failing)
     with pytest.raises(InputError, match=r"Optuna at sqlite:///.*optuna.db: disk I/O error"):
         run(Sweep(study, "mhvae"), 1)
-    assert rows(study.store / "optuna.db", "select state from trials") == [("RUNNING",)]
-    assert rows(study.store / "optuna.db", "select value_json from trial_user_attributes where key = 'begun'") == [
-        ("0",)
-    ]
-    assert rows(study.store / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    assert rows(study.shared_root / "optuna.db", "select state from trials") == [("RUNNING",)]
+    assert rows(
+        study.shared_root / "optuna.db", "select value_json from trial_user_attributes where key = 'attempts'"
+    ) == [("0",)]
+    assert rows(study.shared_root / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
     run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
 
@@ -347,7 +347,7 @@ def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch:
             line for line in done.stderr.splitlines() if line.startswith("MLflow at ")
         }
         filler.unlink()
-        assert rows(study.store / "optuna.db", "select count(*) from trials where state = 'FAIL'") == [(0,)]
+        assert rows(study.shared_root / "optuna.db", "select count(*) from trials where state = 'FAIL'") == [(0,)]
         monkeypatch.setenv("CAVE_THREADS", "1")
         run(Sweep(study, "mhvae"), 1)
         check_sweep(study, "mhvae", 4)
@@ -357,13 +357,13 @@ def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch:
 
 def test_what_optuna_is_told_together_is_there_whole_or_not_at_all(study: Study) -> None:
     """An error in the middle of a transaction leaves no trial; without one, trial and attributes are there at once."""
-    sweep, database = Sweep(study, "mhvae"), study.store / "optuna.db"
+    sweep, database = Sweep(study, "mhvae"), study.shared_root / "optuna.db"
     counts = "select (select count(*) from trials), (select count(*) from trial_user_attributes)"
-    with pytest.raises(ValueError, match="in the middle"), sweep.together():  # noqa: PT012
+    with pytest.raises(ValueError, match="in the middle"), sweep.transaction():  # noqa: PT012
         sweep.optuna.ask().set_user_attr("worker", "nobody")
         raise ValueError("in the middle")
     assert rows(database, counts) == [(0, 0)]
-    with sweep.together():
+    with sweep.transaction():
         trial = sweep.optuna.ask()
         trial.set_user_attr("worker", "somebody")
         assert rows(database, counts) == [(0, 0)]
@@ -373,17 +373,17 @@ def test_what_optuna_is_told_together_is_there_whole_or_not_at_all(study: Study)
 
 def test_nothing_of_a_transaction_stands_that_was_refused_in_part(study: Study) -> None:
     """Where Optuna swallows an insert that is refused, neither what came before it nor what comes after is there."""
-    storage, direction = Store.of(study).storage(), [StudyDirection.MAXIMIZE]
+    storage, direction = Database.of(study).storage(), [StudyDirection.MAXIMIZE]
     one = storage.create_new_study(direction, "one")
     for after in (["other"], []):
-        with pytest.raises(StorageInternalError), storage.together():  # noqa: PT012
+        with pytest.raises(StorageInternalError), storage.transaction():  # noqa: PT012
             storage.create_new_trial(one)
             with suppress(DuplicatedStudyError):
                 storage.create_new_study(direction, "one")
             for name in after:
                 storage.create_new_study(direction, name)
         counts = "select (select count(*) from trials), (select count(*) from studies)"
-        assert rows(study.store / "optuna.db", counts) == [(0, 1)]
+        assert rows(study.shared_root / "optuna.db", counts) == [(0, 1)]
 
 
 def test_the_first_epoch_is_reported_at_once_and_all_by_the_end(study: Study) -> None:
@@ -391,8 +391,8 @@ def test_the_first_epoch_is_reported_at_once_and_all_by_the_end(study: Study) ->
     sweep, seen = Sweep(again(study, **{"sweep.epochs": 4, "sweep.trials": 1, "sweep.pruner": "none"}), "mhvae"), []
     sweep.tracker.require()
     _parent(sweep).finish(None)
-    told = "select count(*), (select value_json from trial_user_attributes where key = 'begun')"
-    work(sweep, lambda: seen.append(rows(study.store / "optuna.db", f"{told} from trial_intermediate_values")[0]))
+    told = "select count(*), (select value_json from trial_user_attributes where key = 'attempts')"
+    work(sweep, lambda: seen.append(rows(study.shared_root / "optuna.db", f"{told} from trial_intermediate_values")[0]))
     assert seen[0] == (1, "0")
     assert seen[-1] == (4, "0")
 
@@ -405,9 +405,9 @@ def test_too_many_failures_end_a_sweep(study: Study, monkeypatch: pytest.MonkeyP
         yield
 
     monkeypatch.setattr(pipeline.sweep.worker, "fit", broken)
-    with pytest.raises(RunError, match=r"1 trial failed \(sweep.failures is 0\)"):
-        run(Sweep(again(study, **{"sweep.failures": 0}), "mhvae"), 1)
-    assert rows(study.store / "optuna.db", "select state from trials") == [("FAIL",)]
+    with pytest.raises(RunError, match=r"1 trial failed \(sweep.max_failures is 0\)"):
+        run(Sweep(again(study, **{"sweep.max_failures": 0}), "mhvae"), 1)
+    assert rows(study.shared_root / "optuna.db", "select state from trials") == [("FAIL",)]
 
 
 def test_a_lost_state_starts_a_trial_anew_in_the_same_run(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,20 +422,20 @@ def test_a_lost_state_starts_a_trial_anew_in_the_same_run(study: Study, monkeypa
     with pytest.raises(KeyboardInterrupt):
         run(Sweep(study, "mhvae"), 1)
     shutil.rmtree(study.cache)
-    killed = rows(study.store / "mlflow.db", "select run_uuid from runs order by start_time")
+    killed = rows(study.shared_root / "mlflow.db", "select run_uuid from runs order by start_time")
     monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
     run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
-    assert rows(study.store / "mlflow.db", "select run_uuid from runs order by start_time")[:2] == killed
+    assert rows(study.shared_root / "mlflow.db", "select run_uuid from runs order by start_time")[:2] == killed
 
 
 def test_a_new_database_starts_new_runs(study: Study) -> None:
     """With optuna.db deleted, the sweep starts over in runs of its own; the finished old ones stay as they were."""
-    first = run(Sweep(study, "mhvae"), 1)
-    before = rows(study.store / "mlflow.db", "select run_uuid, end_time from runs order by run_uuid")
-    (study.store / "optuna.db").unlink()
-    assert run(Sweep(study, "mhvae"), 1)["params"] == first["params"]
-    after = rows(study.store / "mlflow.db", "select run_uuid, end_time from runs order by run_uuid")
+    (first,) = run(Sweep(study, "mhvae"), 1)
+    before = rows(study.shared_root / "mlflow.db", "select run_uuid, end_time from runs order by run_uuid")
+    (study.shared_root / "optuna.db").unlink()
+    assert run(Sweep(study, "mhvae"), 1)[0]["params"] == first["params"]
+    after = rows(study.shared_root / "mlflow.db", "select run_uuid, end_time from runs order by run_uuid")
     assert len(after) == 2 * len(before)
     assert set(before) <= set(after)
 
@@ -452,7 +452,7 @@ def test_a_database_that_cannot_be_used_gets_one_line(study: Study, monkeypatch:
 def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     """SIGINT to the whole process group, as a terminal sends it: every run is ended, and the sweep goes on later."""
     slow = again(study, **{"sweep.epochs": 60})
-    command = [sys.executable, "-u", "-m", "pipeline.stages.sweep", "mhvae"]
+    command = [sys.executable, "-u", "-m", "pipeline.stages", "sweep", "mhvae"]
     environment = os.environ | {"CAVE_WORKERS": "2", "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2])}
     process = subprocess.Popen(
         command,
@@ -465,17 +465,19 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip  (a shell starts what runs in the background with SIGINT ignored)
     query = "select count(*) from trial_intermediate_values"
-    while not (slow.store / "optuna.db").exists():
+    while not (slow.shared_root / "optuna.db").exists():
         time.sleep(0.05)
-    while not rows(slow.store / "optuna.db", "select name from sqlite_master where name = 'trial_intermediate_values'"):
+    while not rows(
+        slow.shared_root / "optuna.db", "select name from sqlite_master where name = 'trial_intermediate_values'"
+    ):
         time.sleep(0.05)
-    while rows(slow.store / "optuna.db", query)[0][0] < 5:
+    while rows(slow.shared_root / "optuna.db", query)[0][0] < 5:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate()
     assert process.returncode == 130
     assert told == "stopped; run the same command to go on\n"
-    assert rows(slow.store / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    assert rows(slow.shared_root / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
     subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     check_sweep(slow, "mhvae", 4)
 
@@ -486,7 +488,7 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
 def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     """Killed with all its workers in the middle of a trial, a sweep run again finishes exactly its trials."""
     slow = again(study, **{"sweep.epochs": 40, "data.cave.images": 120})
-    command = [sys.executable, "-u", "-m", "pipeline.stages.sweep", "mhvae"]
+    command = [sys.executable, "-u", "-m", "pipeline.stages", "sweep", "mhvae"]
     environment = os.environ | {"CAVE_WORKERS": workers, "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2])}
     process = subprocess.Popen(
         command, cwd=slow.folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -494,25 +496,25 @@ def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     assert process.stdout is not None
     with process.stdout:
         assert "trial" in process.stdout.readline()
-        while rows(slow.store / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]:
+        while rows(slow.shared_root / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = rows(slow.store / "optuna.db", "select number, state from trials where state = 'COMPLETE'")
+    done = rows(slow.shared_root / "optuna.db", "select number, state from trials where state = 'COMPLETE'")
     subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     check_sweep(slow, "mhvae", 4)
-    assert set(done) <= set(rows(slow.store / "optuna.db", "select number, state from trials"))
+    assert set(done) <= set(rows(slow.shared_root / "optuna.db", "select number, state from trials"))
 
 
 def test_an_empty_space_is_not_searched(study: Study) -> None:
     """Where nothing is searched, no trial and no run is made, and the settings are the variant's own."""
     nothing = again(study, **{"sweep.space": {}})
-    best = run(Sweep(nothing, "mhvae"), 2)
+    (best,) = run(Sweep(nothing, "mhvae"), 2)
     assert (best["trial"], best["params"]) == (None, {})
     assert trials(nothing) == []
-    assert read_json(nothing.sweep("mhvae") / "best.json") == best
-    assert rows(nothing.store / "mlflow.db", "select count(*) from runs") == [(0,)]
-    assert settings(nothing, "mhvae") == nothing.params.variant("mhvae")
+    assert read_json(nothing.sweep("mhvae") / "best.json") == {"searches": [best]}
+    assert rows(nothing.shared_root / "mlflow.db", "select count(*) from runs") == [(0,)]
+    assert settings(nothing, "mhvae", 0) == nothing.params.variant("mhvae")
 
 
 def test_milestones_are_no_setting_of_a_trial(study: Study) -> None:

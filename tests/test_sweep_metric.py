@@ -54,7 +54,7 @@ def planted(*_: Any, **given: Any) -> Iterator[Record]:
 def search(study: Study, **overrides: Any) -> tuple[dict[str, Any], dict[int, float]]:
     """Run the search with other settings; return the best trial, and the values of both by units."""
     found = make_study(study.folder, **settings(**overrides))
-    best = run(Sweep(found, "vae"), 1)
+    (best,) = run(Sweep(found, "vae"), 1)
     table = read_csv(found.sweep("vae") / "trials.csv")
     return best, {int(row["model.z_dim"]): float(row["value"]) for row in table}
 
@@ -83,7 +83,7 @@ def test_a_trial_is_worth_what_its_kept_weights_are(study: Study) -> None:
         assert best["params"]["model.z_dim"] == max(values, key=lambda units: values[units])
         assert best["metric"] == overrides.get("sweep.metric", "valid/objective")
         assert best["value"] == max(values.values())
-        reported.append(dict(rows(study.store / "optuna.db", query, best["optuna_study"])))
+        reported.append(dict(rows(study.shared_root / "optuna.db", query, best["optuna_study"])))
     assert reported[0] == {1: -9.0, 2: -8.0, 3: -8.0}
     assert reported[2] == {1: -1.0, 2: -5.0, 3: -5.0}
     assert reported[4] == {3: -8.5}
@@ -96,12 +96,12 @@ def test_every_reader_names_the_metric(study: Study, capsys: pytest.CaptureFixtu
     check_sweep(found, "vae", 2)
     assert "trial 0   valid/iwae   -6.000 complete" in capsys.readouterr().out
     assert {row["metric"] for row in read_csv(found.sweep("vae") / "trials.csv")} == {"valid/iwae"}
-    assert read_json(found.sweep("vae") / "best.json") == best
-    assert inputs.best(found, "vae")["value"] == -6.0
+    assert read_json(found.sweep("vae") / "best.json") == {"searches": [best]}
+    assert inputs.best(found, "vae")[0]["value"] == -6.0
     tags = "select value from tags where key = 'best/metric'"
-    assert rows(found.store / "mlflow.db", tags) == [("valid/iwae",)]
+    assert rows(found.shared_root / "mlflow.db", tags) == [("valid/iwae",)]
     logged = "select m.value from metrics m join runs r using (run_uuid) where r.name = 'sweep vae' and m.key = ?"
-    assert rows(found.store / "mlflow.db", logged, "valid/iwae") == [(-6.0,)]
+    assert rows(found.shared_root / "mlflow.db", logged, "valid/iwae") == [(-6.0,)]
     assert "valid/iwae (nats)" in search_text(found)
     write_search(found)
     assert "valid/iwae (nats)" in (found.report / "report.html").read_text()
@@ -152,14 +152,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"train.objective": "beta", "train.warmup": 3},
-        "sweep.epochs: 3 given, but the warm-up of variant 'vae' can last 3 epochs (train.warmup, train.stagger), and"
-        " only later epochs count; allowed: 4 or more",
+        "sweep.epochs: 3 given, but the warm-up of variant 'vae' can last 3 epochs (train.warmup, train.warmup_stagger)"
+        ", and only later epochs count; allowed: 4 or more",
     ),
     (
         {
             "train.objective": "beta",
             "train.warmup": 1,
-            "train.stagger": 1,
+            "train.warmup_stagger": 1,
             "sweep.space": {"model.depth": {"low": 1, "high": 3}},
             "variants": {"hvae": {}},
         },
@@ -203,7 +203,7 @@ def test_a_search_of_an_iwae_chooses_by_its_bound(tmp_path: Path, monkeypatch: p
     study = make_study(tmp_path, **overrides, **{"model.hidden": [[64]], "sweep.epochs": 10, "train.batch_size": 64})
     fetch.run(study)
     prepare.run(study)
-    best = run(Sweep(study, "iwae"), 1)
+    (best,) = run(Sweep(study, "iwae"), 1)
     assert best["params"] == {"model.z_dim": 16}
     trials = {row["model.z_dim"]: row for row in read_csv(study.sweep("iwae") / "trials.csv")}
     elbo = {units: float(row["valid/reconstruction"]) - float(row["valid/kl"]) for units, row in trials.items()}

@@ -73,14 +73,14 @@ def trials(study: Study) -> list[dict[str, str]]:
 def tags(study: Study, key: str) -> dict[str, str]:
     """Return a tag of the runs of trials that have it, by the runs' names."""
     query = "select r.name, t.value from runs r join tags t using (run_uuid) where t.key = ? order by 1"
-    return dict(rows(study.store / "mlflow.db", query, key))
+    return dict(rows(study.shared_root / "mlflow.db", query, key))
 
 
 def test_the_given_settings_are_the_first_trial(study: Study) -> None:
     """Trial 0 has the file's values of what is searched, so that the best is never worse than they are."""
     own = {"model.depth": 3, "model.z_dim": 7, "model.z_ratio": 0.8}
     given = again(study, **own | {"sweep.space": study.params.model_dump()["sweep"]["space"]})
-    best = run(Sweep(given, VARIANT), 1)
+    (best,) = run(Sweep(given, VARIANT), 1)
     first = trials(given)[0]
     assert [first[f"model.{name}"] for name in ("depth", "z_dim", "z_ratio")] == ["3", "7", "0.8"]
     assert best["metric"] == "valid/objective"
@@ -92,9 +92,9 @@ def test_a_first_trial_is_known_as_tried_from_the_beginning(study: Study) -> Non
     """Another worker that claims before the first has drawn its values is given another setting of a small space."""
     sweep = Sweep(again(study, **SIX | {"sweep.trials": 6}), VARIANT)
     sweep.tracker.require()
-    with sweep.together():
+    with sweep.transaction():
         sweep.ask([])
-    with sweep.together():
+    with sweep.transaction():
         sweep.ask(sweep.trials())
     keys = [trial.user_attrs["training"] for trial in sweep.trials()]
     assert len(set(keys)) == 2
@@ -110,13 +110,13 @@ def test_a_search_that_was_killed_tries_the_given_settings_once(study: Study) ->
     """What asks for the first trial is one transaction: nothing waits in the database, whatever is killed."""
     sweep = Sweep(study, VARIANT)
     sweep.tracker.require()
-    with pytest.raises(KeyboardInterrupt), sweep.together():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), sweep.transaction():  # noqa: PT012
         sweep.ask([])
         raise KeyboardInterrupt
-    assert rows(study.store / "optuna.db", "select count(*) from trials") == [(0,)]
+    assert rows(study.shared_root / "optuna.db", "select count(*) from trials") == [(0,)]
     run(Sweep(study, VARIANT), 1)
     assert [row["number"] for row in trials(study) if row["model.z_dim"] == "16"] == ["0"]
-    assert rows(study.store / "optuna.db", "select count(*) from trials where state = 'WAITING'") == [(0,)]
+    assert rows(study.shared_root / "optuna.db", "select count(*) from trials where state = 'WAITING'") == [(0,)]
     check_sweep(study, VARIANT, 4)
 
 
@@ -140,18 +140,18 @@ def test_a_trial_that_repeats_another_takes_its_record(
     attribute = (
         "select number, value_json from trial_user_attributes join trials using (trial_id) where key = 'repeats'"
     )
-    assert {number: int(value) for number, value in rows(two.store / "optuna.db", attribute)} == repeats
+    assert {number: int(value) for number, value in rows(two.shared_root / "optuna.db", attribute)} == repeats
     assert tags(two, "repeats") == {f"{VARIANT} trial {number}": str(of) for number, of in repeats.items()}
     metric = "select m.key, m.value from metrics m join runs r using (run_uuid) where r.name = ? and m.step = ?"
     for number, of in repeats.items():
         kept = ("state", "value", "valid/kl", "valid/reconstruction", "epochs")
         assert [table[number][key] for key in kept] == [table[of][key] for key in kept]
-        assert rows(two.store / "optuna.db", query, number) == rows(two.store / "optuna.db", query, of)
+        assert rows(two.shared_root / "optuna.db", query, number) == rows(two.shared_root / "optuna.db", query, of)
         assert f"repeats trial {of}, (" in told
-        step = max(rows(two.store / "optuna.db", query, of), key=lambda row: row[1])[0]
-        logged = [rows(two.store / "mlflow.db", metric, f"{VARIANT} trial {n}", step) for n in (number, of)]
+        step = max(rows(two.shared_root / "optuna.db", query, of), key=lambda row: row[1])[0]
+        logged = [rows(two.shared_root / "mlflow.db", metric, f"{VARIANT} trial {n}", step) for n in (number, of)]
         assert sorted(logged[0]) == sorted(row for row in logged[1] if not row[0].startswith("system"))
-    best = read_json(two.sweep(VARIANT) / "best.json")
+    (best,) = read_json(two.sweep(VARIANT) / "best.json")["searches"]
     assert best["trial"] in trained
     number, of = next(iter(repeats.items()))
     with pytest.raises(InputError, match=rf"has the settings of trial {of} and took its record; give the run of trial"):
@@ -200,8 +200,8 @@ def test_a_repeat_waits_for_a_trial_that_runs_as_long_as_its_worker_lives(
     first, second = Sweep(one, VARIANT), Sweep(one, VARIANT)
     first.tracker.require()
     _parent(first).finish(None)
-    held = first.locks.live(f"{first.name}/workers/first")
-    other = second.locks.live(f"{second.name}/workers/second")
+    held = first.locks.announce(f"{first.name}/workers/first")
+    other = second.locks.announce(f"{second.name}/workers/second")
     with held, other:
         begun = _claim(first, "first")
         assert begun is not None
@@ -237,9 +237,9 @@ def test_a_small_space_is_tried_once_and_no_more(
     told = capsys.readouterr().out
     assert f"{VARIANT}: the space has 6 settings: all were tried; sweep.trials is 10\n" in told
     assert "(6 of 6, best" in told
-    runs = rows(six.store / "mlflow.db", "select run_uuid from runs")
+    runs = rows(six.shared_root / "mlflow.db", "select run_uuid from runs")
     run(Sweep(six, VARIANT), 1)
-    assert rows(six.store / "mlflow.db", "select run_uuid from runs") == runs
+    assert rows(six.shared_root / "mlflow.db", "select run_uuid from runs") == runs
 
 
 def test_a_search_is_extended_to_all_of_a_small_space(study: Study, trained: list[int]) -> None:
@@ -293,7 +293,7 @@ def test_settings_that_do_not_go_together_are_pruned_with_their_reason(
     assert tags(six, "reason") == {f"{VARIANT} trial {number}": reason}
     assert tags(six, "trial_state")[f"{VARIANT} trial {number}"] == "pruned"
     attribute = "select value_json from trial_user_attributes where key = 'reason'"
-    assert [json.loads(value) for (value,) in rows(six.store / "optuna.db", attribute)] == [reason]
+    assert [json.loads(value) for (value,) in rows(six.shared_root / "optuna.db", attribute)] == [reason]
     assert [trial["number"] for trial in inputs.trials(six, VARIANT)] == trained
     assert f"{reason}, ({number + 1} of 6" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import report
-from pipeline.text import columns, plural
+from pipeline.text import align_columns, plural
 from tests.small import ROOT
 from tests.test_report import fake
 
@@ -55,7 +55,7 @@ def test_a_count_agrees_with_its_noun() -> None:
 
 def test_columns_are_aligned_without_spaces_at_the_end() -> None:
     """Cells of a column begin, or end, at one place."""
-    assert columns([["a", "b", ""], ["long", "b", "c"]]) == ["a     b", "long  b  c"]
+    assert align_columns([["a", "b", ""], ["long", "b", "c"]]) == ["a     b", "long  b  c"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import processes
+from pipeline.environment import Resources
 from pipeline.processes.ray import Ray
 from tests.small import ROOT
 
@@ -23,10 +24,9 @@ os._exit(0)
 """
 PROGRAMS = {
     "command": ["-m", "pipeline", "reproduce", "0"],
-    "search": ["-m", "pipeline.stages.sweep", "vae"],
-    "training": ["-m", "pipeline.stages.train", "vae"],
-    "evaluation": ["-m", "pipeline.stages.evaluate", "vae"],
-    "training again": ["-m", "pipeline.retrain"],
+    "search": ["-m", "pipeline.stages", "sweep", "vae"],
+    "training": ["-m", "pipeline.stages", "train", "vae"],
+    "evaluation": ["-m", "pipeline.stages", "evaluate", "vae"],
     "library": ["-c", "import pipeline; pipeline.load('model')"],
 }
 
@@ -67,7 +67,7 @@ def test_workers_inherit_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OMP_WAIT_POLICY", "of the parent")
     code = "import os, pathlib; pathlib.Path('policy').write_text(os.environ['OMP_WAIT_POLICY'])"
     (tmp_path / "asked.py").write_text(code)
-    processes.run([["asked"]], tmp_path)
+    processes.run([["asked"]], tmp_path, Resources())
     assert (tmp_path / "policy").read_text() == "of the parent"
 
 

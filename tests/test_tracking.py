@@ -50,7 +50,7 @@ def keep_state(run: Run) -> None:
 
 
 def query(study: Study, what: str, *values: str) -> list[tuple[Any, ...]]:
-    return rows(study.store / "mlflow.db", what, *values)
+    return rows(study.shared_root / "mlflow.db", what, *values)
 
 
 def test_a_record_sent_twice_is_there_once(study: Study) -> None:
@@ -153,7 +153,7 @@ def test_a_run_that_was_killed_before_its_files_gets_them(study: Study, folder: 
     """Work that goes on keeps its provenance if the process before it was killed too early to."""
     run = start(study)
     run.close()
-    artifacts = study.store / "mlartifacts" / study.name / str(run.run_id) / "artifacts" / "provenance"
+    artifacts = study.shared_root / "mlartifacts" / study.name / str(run.run_id) / "artifacts" / "provenance"
     shutil.rmtree(artifacts)
     if folder == "gone":
         shutil.rmtree(study.cache)
@@ -163,7 +163,7 @@ def test_a_run_that_was_killed_before_its_files_gets_them(study: Study, folder: 
 
 def test_the_specification_of_a_run_leads_back_to_its_work(study: Study) -> None:
     """`spec.json` of a run holds what it trains, every parameter, its commit, and the digest of its data."""
-    folder = study.store / "mlartifacts" / study.name / str(start(study).run_id) / "artifacts" / "provenance"
+    folder = study.shared_root / "mlartifacts" / study.name / str(start(study).run_id) / "artifacts" / "provenance"
     spec = RunSpec(stage="train", variant="mhvae", seed=0, params=study.params, rng_seed=0)
     found, data_digest = RunSpec.read(folder / "spec.json")
     assert found.describe("d", "c") == spec.describe("d", "c")
@@ -254,8 +254,8 @@ def test_artifacts_lie_at_the_root_whatever_the_working_folder(
     run.log_result("notes", "1", {}, {"notes": [file]})
     file.write_text("changed")
     run.finish()
-    assert [path.read_text() for path in (study.store / "mlartifacts").rglob("note.txt")] == ["x"]
-    assert [path.parent.name for path in (study.store / "mlartifacts").rglob("note.txt")] == ["notes"]
+    assert [path.read_text() for path in (study.shared_root / "mlartifacts").rglob("note.txt")] == ["x"]
+    assert [path.parent.name for path in (study.shared_root / "mlartifacts").rglob("note.txt")] == ["notes"]
     assert list(elsewhere.iterdir()) == []
 
 
@@ -293,33 +293,33 @@ Tracker(Study.at(Path.cwd())).require()
 @pytest.mark.parametrize("statements", [3, 60, 200, 400])
 def test_a_fresh_database_is_whole_or_absent(study: Study, statements: int) -> None:
     """Killed at one of the hundreds of statements that make MLflow's tables, a study starts as for the first time."""
-    (study.store / "mlflow.db").unlink()
+    (study.shared_root / "mlflow.db").unlink()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", KILLED, str(statements)]
     killed = subprocess.run(command, cwd=study.folder, env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (study.store / "mlflow.db").exists()
+    assert not (study.shared_root / "mlflow.db").exists()
     run = start(study)
     log(run, RECORDS)
     run.finish()
     assert query(study, "select status from runs") == [("FINISHED",)]
-    assert [path.name for path in study.store.glob("*mlflow.db*")] == ["mlflow.db"]
+    assert [path.name for path in study.shared_root.glob("*mlflow.db*")] == ["mlflow.db"]
 
 
 @pytest.mark.slow
 def test_a_database_may_have_any_name(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address that quotes a space, one of SQLite's own, and a root with a percent sign lead to these files."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.store}/my%20runs.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.shared_root}/my%20runs.db")
     start(study).finish()
-    assert rows(study.store / "my runs.db", "select status from runs") == [("FINISHED",)]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{study.store / 'own.db'}?uri=true")
+    assert rows(study.shared_root / "my runs.db", "select status from runs") == [("FINISHED",)]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{study.shared_root / 'own.db'}?uri=true")
     start(study).finish()
-    assert rows(study.store / "own.db", "select status from runs") == [("FINISHED",)]
+    assert rows(study.shared_root / "own.db", "select status from runs") == [("FINISHED",)]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    other = make_study(study.store / "a%20b")
+    other = make_study(study.shared_root / "a%20b")
     start(other).finish()
-    assert rows(other.store / "mlflow.db", "select status from runs") == [("FINISHED",)]
-    assert not (study.store / "a b").exists()
+    assert rows(other.shared_root / "mlflow.db", "select status from runs") == [("FINISHED",)]
+    assert not (study.shared_root / "a b").exists()
 
 
 @pytest.mark.slow
@@ -330,7 +330,7 @@ def test_a_file_system_without_links_will_do(study: Study, monkeypatch: pytest.M
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr("os.link", refused)
-    (study.store / "mlflow.db").unlink()
+    (study.shared_root / "mlflow.db").unlink()
     start(study).finish()
     assert query(study, "select status from runs") == [("FINISHED",)]
-    assert [path.name for path in study.store.glob("*mlflow.db*")] == ["mlflow.db"]
+    assert [path.name for path in study.shared_root.glob("*mlflow.db*")] == ["mlflow.db"]

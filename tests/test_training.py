@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import pipeline.objectives
-import pipeline.training.gradients
 import pipeline.training.loop
+import pipeline.training.step
 from pipeline.data import Splits
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.errors import InputError
 from pipeline.models import HierarchicalVAE, build
 from pipeline.models.checkpoint import read_state
@@ -26,7 +26,7 @@ from pipeline.objectives import ELBO, elbo
 from pipeline.params import TrainParams
 from pipeline.randomness import seeded
 from pipeline.training import SCHEDULES, NonFiniteError, Record, best_record, fit, terms
-from pipeline.training.gradients import Chain
+from pipeline.training.manual import ManualGradient
 from tests.small import model_params, splits, train_params
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -252,7 +252,7 @@ def test_the_model_ends_with_its_best_weights() -> None:
     bounds = [record.metrics["valid/elbo"] for record in records]
     data = splits(rows=8)
     with seeded(0, "valid"), torch.no_grad():
-        bound = elbo(built, images(torch.tensor(data.valid), data.scale), params.valid_draws)
+        bound = elbo(built, to_unit_interval(torch.tensor(data.valid), data.scale), params.valid_draws)
     assert bounds[-1] < max(bounds) - 0.1
     assert terms(bound)[0].item() == pytest.approx(max(bounds), rel=1e-6)
 
@@ -329,7 +329,9 @@ def test_past_its_horizon_the_cosine_schedule_moves_nothing() -> None:
     """Laid out over one epoch, the cosine leaves the weights of the second and third epoch as they are."""
     data = splits()
     built = model(data)
-    after = [weights(built) for _ in fit(built, data, train_params(schedule="cosine", horizon=1, epochs=3), seed=0)]
+    after = [
+        weights(built) for _ in fit(built, data, train_params(schedule="cosine", schedule_epochs=1, epochs=3), seed=0)
+    ]
     assert same(after[0], after[1])
     assert same(after[1], after[2])
 
@@ -358,12 +360,14 @@ def watch(monkeypatch: pytest.MonkeyPatch, shown: list[list[Tensor]], training: 
         seen.append(x)
         return elbo(of, x, draws)
 
-    def step(self: Chain, x: Tensor, draws: int, at: float) -> tuple[ELBO, Tensor]:
+    def step(self: ManualGradient, x: Tensor, draws: int, at: float) -> tuple[ELBO, Tensor]:
         seen.append(x)
-        return Chain.__call__(self, x, draws, at)
+        return ManualGradient.__call__(self, x, draws, at)
 
     if training:
-        monkeypatch.setattr(pipeline.training.gradients, "Chain", type("Watched", (Chain,), {"__call__": step}))
+        monkeypatch.setattr(
+            pipeline.training.step, "ManualGradient", type("Watched", (ManualGradient,), {"__call__": step})
+        )
     else:
         monkeypatch.undo()
         monkeypatch.setattr(pipeline.training.loop, "elbo", spy)
@@ -412,13 +416,13 @@ def test_the_weights_kept_are_those_of_the_objective_after_its_warm_up() -> None
     for objective, draws in (("beta", 1), ("iwae", 3)):
         params = train_params(objective=objective, draws=draws, epochs=12, warmup=4 if objective == "beta" else 0)
         model, records = train(params)
-        best = best_record(records, params)
+        best = best_record(records, params, 2)
         assert best.epoch > params.warmup
         allowed = [record for record in records if record.epoch > params.warmup]
         assert best.metrics["valid/objective"] == max(record.metrics["valid/objective"] for record in allowed)
         data = splits()
         with seeded(0, "valid"), torch.no_grad():
-            x = images(torch.as_tensor(data.valid), data.scale)
+            x = to_unit_interval(torch.as_tensor(data.valid), data.scale)
             bound = elbo(model, x, params.draws if objective == "iwae" else params.valid_draws)
         assert pipeline.objectives.OBJECTIVES[objective](bound, params.beta).mean().item() == pytest.approx(
             best.metrics["valid/objective"]

@@ -39,11 +39,11 @@ QUICK: dict[str, Any] = {
         "gap_images": 4,
         "gap_steps": 2,
         "gap_draws": 2,
-        "gap_rate": 0.1,
+        "gap_learning_rate": 0.1,
         "ais_images": 3,
         "ais_chains": 2,
         "ais_temperatures": 3,
-        "ais_leapfrog": 1,
+        "ais_leapfrog_steps": 1,
         "factor_images": 100,
         "factor_draws": 2,
     },
@@ -85,36 +85,46 @@ def rows(database: Path | str, query: str, *values: Any) -> list[tuple[Any, ...]
         connection.close()
 
 
-def check_sweep(study: Study, variant: str, trials: int, url: str | None = None) -> None:
+def check_sweep(study: Study, variant: str, trials: int, url: str | None = None, searches: int = 1) -> None:
     """Assert the promises of a finished sweep from the two databases alone; `url` is Optuna's, where not SQLite.
 
-    Exactly `trials` trials, all finished; one MLflow run each, ended with the right status; the steps of
+    Exactly `trials` trials a search, all finished; one MLflow run each, ended with the right status; the steps of
     every metric are 1, 2, ..., without a gap or a double, but of a trial that repeats another only the best epoch's;
     nothing is left running.
     """
     name = f"{study.name}/{variant}-%"
     found = rows(
-        url or study.store / "optuna.db",
-        "select t.trial_id, t.number, t.state from trials t join studies s using (study_id) where s.study_name like ?",
+        url or study.shared_root / "optuna.db",
+        "select s.study_name, t.number, t.state from trials t join studies s using (study_id)"
+        " where s.study_name like ?",
         name,
     )
-    assert sorted(number for _, number, _ in found) == list(range(trials)), found
+    names = sorted({name for name, *_ in found})
+    assert len(names) == searches
+    wanted = sorted((name, number) for name in names for number in range(trials))
+    assert sorted((name, number) for name, number, _ in found) == wanted, found
     assert {state for *_, state in found} <= {"COMPLETE", "PRUNED", "FAIL"}
+    mlflow = study.shared_root / "mlflow.db"
     runs = rows(
-        study.store / "mlflow.db",
+        mlflow,
         "select r.run_uuid, r.status, k.value from runs r join tags k on k.run_uuid = r.run_uuid and k.key = 'key'"
         " join tags g on g.run_uuid = r.run_uuid and g.key = 'stage' and g.value = 'trial'"
         " where k.value like ? and r.lifecycle_stage = 'active'",
         name,
     )
-    assert sorted(int(key.rpartition("/")[2]) for *_, key in runs) == list(range(trials))
-    states = {number: state for _, number, state in found}
+    trial_of = {key: (key.rsplit("/", 2)[0], int(key.rpartition("/")[2])) for *_, key in runs}  # name/id/number
+    assert sorted(trial_of[key] for *_, key in runs) == wanted
+    states = {(name, number): state for name, number, state in found}
     for run_id, status, key in runs:
-        assert status == ("FAILED" if states[int(key.rpartition("/")[2])] == "FAIL" else "FINISHED")
+        assert status == ("FAILED" if states[trial_of[key]] == "FAIL" else "FINISHED")
         steps: dict[str, list[int]] = {}
-        for metric, step in rows(study.store / "mlflow.db", "select key, step from metrics where run_uuid = ?", run_id):
+        for metric, step in rows(
+            study.shared_root / "mlflow.db", "select key, step from metrics where run_uuid = ?", run_id
+        ):
             steps.setdefault(metric, []).append(step)
-        repeats = rows(study.store / "mlflow.db", "select 1 from tags where run_uuid = ? and key = 'repeats'", run_id)
+        repeats = rows(
+            study.shared_root / "mlflow.db", "select 1 from tags where run_uuid = ? and key = 'repeats'", run_id
+        )
         for taken in steps.values():
             assert len(taken) == 1 if repeats else sorted(taken) == list(range(1, len(taken) + 1))
-    assert rows(study.store / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    assert rows(mlflow, "select count(*) from runs where status = 'RUNNING'") == [(0,)]

@@ -60,7 +60,7 @@ def _child(order: dict[str, Any]) -> None:
     from pipeline.processes.entry import run_main
 
     try:
-        run_main(sys.modules[order["module"]].main)
+        run_main(lambda: sys.modules[order["module"]].main(*order["words"]))
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

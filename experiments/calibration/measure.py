@@ -33,6 +33,7 @@ import torch  # noqa: E402
 
 from pipeline import data  # noqa: E402
 from pipeline.data import Splits  # noqa: E402
+from pipeline.environment import data_mirror  # noqa: E402
 from pipeline.evaluation import evaluate  # noqa: E402
 from pipeline.evaluation.decompose import anneal, decompose  # noqa: E402
 from pipeline.files import read_json, write_csv, write_json  # noqa: E402
@@ -69,7 +70,7 @@ Q_FIXED = (
 
 def prepared(params: Params, folder: Path) -> Splits:
     """Return the data set's splits."""
-    data.fetch(params.data, folder / "raw", folder)
+    data.fetch(params.data, folder / "raw", folder, data_mirror())
     return data.prepare(params.data, folder / "raw", folder / "data")
 
 

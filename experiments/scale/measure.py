@@ -115,7 +115,7 @@ def grown(sizes: Iterable[int]) -> Iterator[tuple[int, dict[str, float], float]]
             fresh.trials()
             read = time.perf_counter() - start
             costs: dict[str, list[float]] = {"claim": [], "suggest": [], "all": []}
-            with fresh.locks.live(f"{fresh.name}/workers/me"):
+            with fresh.locks.announce(f"{fresh.name}/workers/me"):
                 for _ in range(9):
                     start = time.perf_counter()
                     trial = worker._claim(fresh, "me")
@@ -142,7 +142,7 @@ def _fill(made: Sweep, size: int) -> None:
         else:
             kinds[path] = optuna.distributions.FloatDistribution(kind.low, kind.high, log=kind.log)
     missing = size - len(made.trials())
-    with made.together():
+    with made.transaction():
         for _ in range(missing):
             made.optuna.sampler = optuna.samplers.RandomSampler(seed=draws.randrange(2**31))
             trial = made.optuna.ask(kinds)

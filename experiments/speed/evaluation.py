@@ -18,7 +18,7 @@ from experiments.speed.ratio import Row, alternate, row
 from experiments.speed.script import Script
 from pipeline.evaluation.bounds import IMAGES, ROWS, importance_bound, many_draws
 from pipeline.models import HierarchicalVAE
-from pipeline.models.precision import Precision, products
+from pipeline.models.precision import Precision, linear_autocast
 from pipeline.randomness import seeded
 
 __all__ = ["Evaluation", "difference", "measure"]
@@ -37,7 +37,7 @@ class Evaluation:
     def __call__(self) -> float:
         """Return rows, draws times images, per second of processor time."""
         start = time.process_time()
-        with products(self.model, self.precision):
+        with linear_autocast(self.model, self.precision):
             bounds(self.model, self.x, self.draws)
         return len(self.x) * self.draws / (time.process_time() - start)
 

@@ -89,8 +89,8 @@ class Bare:
         settings = sweep.study.params.sweep
         self.study = optuna.create_study(
             direction="maximize",
-            sampler=SAMPLERS[settings.sampler](settings.seed, settings.startup),
-            pruner=PRUNERS[settings.pruner](settings.startup),
+            sampler=SAMPLERS[settings.sampler](settings.seed, settings.startup_trials),
+            pruner=PRUNERS[settings.pruner](settings.startup_trials),
         )
 
     def __call__(self) -> float:

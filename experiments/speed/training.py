@@ -13,12 +13,11 @@ from experiments.speed import peers, script
 from experiments.speed.floor import Floor
 from experiments.speed.models import BATCHES, CHAINS, Chain, pixels
 from experiments.speed.ratio import Row, alternate, row
-from pipeline.data.images import Presented
+from pipeline.data.images import TrainingImages
 from pipeline.models.precision import Precision
-from pipeline.training.adam import Adam
-from pipeline.training.gradients import Loss, Plain
-from pipeline.training.loop import _epoch, _Run
-from pipeline.training.step import steps
+from pipeline.training.loop import _epoch, _Run, make_step
+from pipeline.training.loss import Loss
+from pipeline.training.step import Adam, AutogradGradient
 
 __all__ = ["Training", "against_peers", "measure"]
 
@@ -43,11 +42,11 @@ class Training:
     ) -> None:
         self.params = chain.params(batch, precision, compile).train
         model = chain.model()
-        self.data = Presented(data, 255, binarize=True)
+        self.data = TrainingImages(data, 255, binarize=True)
         self.run = _Run(model, Adam(model, self.params), None, None)
-        self.step = steps(model, self.run.adam, self.params)
+        self.step = make_step(model, self.run.adam, self.params)
         if plain:
-            self.step.gradient = Plain(model, Loss(self.params))
+            self.step.gradient = AutogradGradient(model, Loss(self.params))
         self.threads, self.clock = threads, clock
 
     def __call__(self) -> float:

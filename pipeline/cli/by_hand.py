@@ -9,9 +9,11 @@ from typing import Any
 
 from pipeline import data, processes
 from pipeline.cli.new_study import create_study
+from pipeline.environment import Resources
 from pipeline.errors import InputError
-from pipeline.files import locked, write_text
-from pipeline.params import Params, digest, dump_yaml, notes
+from pipeline.files import file_lock
+from pipeline.params import Params, digest, notes
+from pipeline.params.derived import write_settings
 from pipeline.processes.signals import ignore_signals
 from pipeline.removal import discard, was_begun
 from pipeline.stages import fetch, prepare
@@ -19,11 +21,13 @@ from pipeline.study import Study, find_root, is_name
 
 __all__ = ["bring_data", "by_hand"]
 
-BUDGET = ("sweep.trials", "sweep.failures")  # what may change in a study that is there
+BUDGET = ("sweep.searches", "sweep.trials", "sweep.max_failures")  # what may change in a study that is there
 
 
 @contextmanager
-def by_hand(command: str, name: str | None, variant: str, overrides: Mapping[str, Any]) -> Iterator[Study]:
+def by_hand(
+    command: str, name: str | None, variant: str, overrides: Mapping[str, Any], resources: Resources | None = None
+) -> Iterator[Study]:
     """Give the study of one variant that a `command` (train or sweep) runs, its data prepared.
 
     Without a name, equal settings give the same study; with one, the study of that name goes on if it is there. A path
@@ -31,10 +35,12 @@ def by_hand(command: str, name: str | None, variant: str, overrides: Mapping[str
     has made.
     """
     root = find_root(Path.cwd())
-    processes.workers(1)  # what is wrong with the environment is said before anything is made
+    processes.worker_count(1, resources or Resources.read())  # a wrong value stops the command before it makes anything
     params, file, complete = _settings(root, variant, overrides)
     settings = params.model_dump()
-    del settings["sweep"]["trials"], settings["sweep"]["failures"], settings["root"], settings["out"]
+    for path in BUDGET:
+        del settings["sweep"][path.removeprefix("sweep.")]
+    del settings["root"], settings["out"]
     own_name = name or f"{command}-{variant}-{digest(settings, 8)}"
     folder = root / "experiments" / own_name
     fresh = not is_name(own_name) or not (folder / "params.yaml").exists()
@@ -48,7 +54,7 @@ def by_hand(command: str, name: str | None, variant: str, overrides: Mapping[str
         yield study
     except BaseException:
         if fresh and not was_begun(study):
-            with ignore_signals(), suppress(InputError):  # what stopped the command is what is said
+            with ignore_signals(), suppress(InputError):  # the first error is the one to report
                 discard(study)
         raise
 
@@ -70,16 +76,16 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
     Other settings of the root's `params.yaml` change nothing in it, and one line says so.
     """
     study = Study.at(folder)
-    if not study.by_hand:
+    if not study.is_standalone:
         command = study.command("report")
         raise InputError(f"study: {study.name} is run by DVC (`{command}`); choose another name for one by hand")
     study.params.variant(variant)
-    own, wanted = ({**found.flat(), f"variants.{variant}": found.variants[variant]} for found in (study.params, params))
-    others = [path for path in own | wanted if path not in BUDGET and own.get(path, "") != wanted.get(path, "")]
-    given = [*asked, *(params.budgets[params.budget] if "budget" in asked else ())]
+    own, requested = ({**each.flat(), f"variants.{variant}": each.variants[variant]} for each in (study.params, params))
+    others = [path for path in own | requested if path not in BUDGET and own.get(path, "") != requested.get(path, "")]
+    explicit = [*asked, *(params.budgets[params.budget] if "budget" in asked else ())]
     for path in others:
-        if any(path == word or path.startswith(f"{word}.") for word in given):
-            has, not_this = (repr(found.get(path))[:60] for found in (own, wanted))
+        if any(path == word or path.startswith(f"{word}.") for word in explicit):
+            has, not_this = (repr(values.get(path))[:60] for values in (own, requested))
             raise InputError(
                 f"study: experiments/{study.name} is there with other parameters ({path} is {has}, not {not_this});"
                 " choose another name, or go on with its own settings by leaving out what is set"
@@ -87,9 +93,13 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
     if others:
         few = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         print(f"study {study.name} goes on with its own params.yaml, which differs from the root's in {few}")
-    budget: dict[str, Any] = {path: wanted[path] for path in BUDGET if path in given and wanted[path] != own[path]}
+    budget: dict[str, Any] = {
+        path: requested[path] for path in BUDGET if path in explicit and requested[path] != own[path]
+    }
     if budget:
-        write_text(folder / "params.yaml", dump_yaml(study.params.override(budget)))
+        changed = study.params.override(budget)
+        changed.check()
+        write_settings(folder, changed, Params.read_values(study.root / "params.yaml"))
         study = Study.at(folder)
     bring_data(study)
     return study
@@ -97,7 +107,7 @@ def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> 
 
 def bring_data(study: Study) -> None:
     """Fetch and prepare a study's data where they are not here yet; processes that start at once do it once."""
-    with locked(study.locks / "data"):
+    with file_lock(study.locks / "data"):
         try:
             data.load(study.data)
             if study.params.outliers is not None:

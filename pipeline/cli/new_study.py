@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.environment import shared_root
 from pipeline.errors import InputError
-from pipeline.files import locked, write_bytes, write_text
-from pipeline.params import Params, dump_yaml
+from pipeline.files import file_lock, write_bytes, write_text
+from pipeline.params import Params
+from pipeline.params.derived import write_settings
 from pipeline.processes.signals import ignore_signals
-from pipeline.study import Study, is_name
+from pipeline.study import Study, creation_lock, is_name
 
 __all__ = ["copy_pipeline", "create_study"]
 
@@ -33,23 +34,24 @@ def create_study(
     of trials may change.
     """
     folder, params = _plan(root, name, overrides)
-    with locked(Path(os.environ.get("DVC_ROOT") or root).resolve() / ".cache" / "locks" / f"new-{name}"):
+    defaults = Params.read_values(root / "params.yaml")
+    with file_lock(creation_lock(shared_root(root), name)):
         if (folder / "params.yaml").exists():
-            write_text(folder / "params.yaml", dump_yaml(params))
+            write_settings(folder, params, defaults)
             _complete(root, folder, pipeline)
             study = Study.at(folder)
             fill(study)
             return study
-        aside = folder.with_name(f".{name}.new")
-        shutil.rmtree(aside, ignore_errors=True)  # a process that was killed has left it
+        staging = folder.with_name(f".{name}.new")
+        shutil.rmtree(staging, ignore_errors=True)  # a process that was killed has left it
         try:
-            write_text(aside / "params.yaml", dump_yaml(params))
-            _complete(root, aside, pipeline)
-            fill(Study.at(aside))
-            _rename(aside, folder)
+            write_settings(staging, params, defaults)
+            _complete(root, staging, pipeline)
+            fill(Study.at(staging))
+            _rename(staging, folder)
         except BaseException:
             with ignore_signals():
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
             raise
     return Study.at(folder)
 
@@ -65,7 +67,7 @@ def _plan(root: Path, name: str, overrides: Mapping[str, Any]) -> tuple[Path, Pa
     # The budget's values are in place already, and what `overrides` set is not to be set back.
     params = params.override({"root": "../..", "out": ".", "budget": "default", "budgets": {"default": {}}})
     if (folder / "params.yaml").exists():
-        budget = {"sweep.trials": params.sweep.trials, "sweep.failures": params.sweep.failures}
+        budget = {f"sweep.{key}": getattr(params.sweep, key) for key in ("searches", "trials", "max_failures")}
         if Params.read(folder / "params.yaml").override(budget) != params:
             raise InputError(f"study: experiments/{name} is there with other parameters; choose another name")
     return folder, params
@@ -80,12 +82,12 @@ def _complete(root: Path, folder: Path, pipeline: bool) -> None:
         copy_pipeline(root, folder)
 
 
-def _rename(aside: Path, folder: Path) -> None:
+def _rename(staging: Path, folder: Path) -> None:
     try:
-        aside.rename(folder)
+        staging.rename(folder)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+            raise InputError.of_disk(error, folder) from None
         raise InputError(
             f"study: experiments/{folder.name} is there and is no study (it has no params.yaml); choose another name"
         ) from None
@@ -99,6 +101,6 @@ def copy_pipeline(root: Path, folder: Path) -> bool:
         if not copy.is_symlink() and copy.exists() and copy.read_bytes() == content:
             return False
     except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        raise InputError.of_disk(error, error.filename, "read") from None
     write_bytes(copy, content)
     return True

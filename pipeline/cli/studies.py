@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.study import Study, active
-from pipeline.text import columns, plural, terminal_width
+from pipeline.text import align_columns, plural, terminal_width
 
 __all__ = ["Row", "names", "rows", "table"]
 
@@ -69,20 +69,20 @@ def rows(root: Path) -> list[Row]:
     return own
 
 
-def table(found: list[Row]) -> str:
+def table(studies: list[Row]) -> str:
     """Return the list as text, aligned; where a line does not fit into the terminal, a block a study."""
     width = terminal_width()
-    sound = [list(row.cells) for row in found if not row.broken]
-    lines = columns([list(HEADER), *sound])
-    room = width - max(map(len, columns([list(HEADER[:-1]), *(cells[:-1] for cells in sound)]))) - 2
-    inactive = next((row.name for row in found if row.how.endswith(INACTIVE)), None)
+    sound = [list(row.cells) for row in studies if not row.broken]
+    lines = align_columns([list(HEADER), *sound])
+    room = width - max(map(len, align_columns([list(HEADER[:-1]), *(cells[:-1] for cells in sound)]))) - 2
+    inactive = next((row.name for row in studies if row.how.endswith(INACTIVE)), None)
     hint = (
         [f"\nDVC passes over an inactive study until, for example: cave study activate {inactive}"] if inactive else []
     )
     if room < LEAST:
-        return "\n".join(["\n\n".join("\n".join([row.name, *_block(row, width)]) for row in found), *hint])
-    lines = columns([list(HEADER), *([*cells[:-1], _cut(cells[-1], room)] for cells in sound)])
-    return "\n".join([*lines, *(f"{row.name}  {row.state}" for row in found if row.broken), *hint])
+        return "\n".join(["\n\n".join("\n".join([row.name, *_block(row, width)]) for row in studies), *hint])
+    lines = align_columns([list(HEADER), *([*cells[:-1], _cut(cells[-1], room)] for cells in sound)])
+    return "\n".join([*lines, *(f"{row.name}  {row.state}" for row in studies if row.broken), *hint])
 
 
 def _cut(text: str, width: int) -> str:
@@ -139,36 +139,36 @@ def _step(study: Study, variant: str) -> int:
 
 def _best(study: Study, variants: list[str]) -> str:
     """Return the lowest mean nll and its variant; of what was measured by different protocols none is the best."""
-    found: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     protocols = []
     for variant in variants:
         path = study.evaluate(variant) / "decomposition.json"
         content = read_json(path, "protocol", "seeds")
         try:
-            found[variant] = [float(seed["test/nll"]["value"]) for seed in content["seeds"].values()]
+            values[variant] = [float(seed["test/nll"]["value"]) for seed in content["seeds"].values()]
         except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(f"{path.relative_to(study.root)}: damaged") from None
         protocols.append((content["protocol"], study.params.variant(variant).measure))
-    if not found:
+    if not values:
         return ""
     if any(protocol != protocols[0] for protocol in protocols):
         return "not comparable"
-    best = min(found, key=lambda variant: sum(found[variant]) / len(found[variant]))
-    mean = sum(found[best]) / len(found[best])
+    best = min(values, key=lambda variant: sum(values[variant]) / len(values[variant]))
+    mean = sum(values[best]) / len(values[best])
     return f"{mean:.2f} {best}" if abs(mean) < 1e6 else f"{mean:.3g} {best}"
 
 
 def _date(study: Study) -> str:
     """Return the day of the latest result."""
-    found = [*study.out.glob("sweep/*/best.json"), *study.out.glob("train/*/seed-*/model.json")]
-    found += study.out.glob("evaluate/*/decomposition.json")
-    latest = max((path.stat().st_mtime for path in found), default=None)
+    results = [*study.out.glob("sweep/*/best.json"), *study.out.glob("train/*/seed-*/model.json")]
+    results += study.out.glob("evaluate/*/decomposition.json")
+    latest = max((path.stat().st_mtime for path in results), default=None)
     return "" if latest is None else time.strftime("%Y-%m-%d", time.localtime(latest))
 
 
 def _settings(study: Study, default: Study | None) -> str:
     """Say in short which variants a study has and which of its settings are others than the root's."""
-    params, searched = study.params, study.sweep(next(iter(study.params.variants))).exists() or not study.by_hand
+    params, searched = study.params, study.sweep(next(iter(study.params.variants))).exists() or not study.is_standalone
     many = len(params.variants) > SHOWN
     variants = plural(len(params.variants), "variant") if many else ", ".join(params.variants)
     if default is None:
@@ -183,10 +183,10 @@ def _settings(study: Study, default: Study | None) -> str:
     ]
     changed = {path: value for path, value in own.items() if theirs.get(path) != value and path not in left_out}
     order = sorted(changed, key=lambda path: SECTIONS.index(path.split(".")[0]))
-    told = [f"{path}={_short(changed[path])}" for path in order[:SHOWN]]
+    shown = [f"{path}={_short(changed[path])}" for path in order[:SHOWN]]
     more = [f"and {len(order) - SHOWN} more"] if len(order) > SHOWN else []
     same = list(params.variants) == list(root.variants)
-    return " ".join([*([] if same else [f"{variants}:" if told else variants]), ", ".join(told), *more]).strip()
+    return " ".join([*([] if same else [f"{variants}:" if shown else variants]), ", ".join(shown), *more]).strip()
 
 
 def _short(value: Any) -> str:

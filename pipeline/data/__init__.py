@@ -1,4 +1,4 @@
-"""Data sets: fetched and verified, split by a named protocol, binarized, and kept as one checked folder of arrays."""
+"""Data sets: fetched and verified, split by a named protocol, binarized, and stored as arrays with a digest."""
 
 from pipeline.data.dataset import Dataset, Remote
 from pipeline.data.download import fetch

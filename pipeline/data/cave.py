@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 
 __all__ = ["FACTORS", "SOLIDS", "draw", "render"]
 
@@ -104,7 +104,7 @@ def draw(images: int, seed: int) -> Array:
 def render(factors: Array, size: int, grey: bool) -> Array:
     """Render factors [n, F] as uint8 images [n, size * size], 0..255 if `grey`, else 0 or 1."""
     images = np.empty((len(factors), size, size), np.uint8)
-    for start in watched(range(0, len(factors), BATCH), "rendering", f"batches of {BATCH} images"):
+    for start in track_progress(range(0, len(factors), BATCH), "rendering", f"batches of {BATCH} images"):
         rows = slice(start, start + BATCH)
         images[rows] = _scan(outline(factors[rows]), size, grey)
     return images.reshape(len(factors), size * size)

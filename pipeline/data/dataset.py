@@ -1,4 +1,4 @@
-"""What a data set is: its files as published, how they are read, and how they may be split."""
+"""A data set: its published files, how they are read, and how they may be split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Dataset", "Part", "Published", "Remote"]
 
 @dataclass(frozen=True)
 class Remote:
-    """A published file: its name, where it lies, and what proves that it is the one."""
+    """A published file: its name, its addresses, and its size and checksum."""
 
     file: str
     addresses: tuple[str, ...]
@@ -25,23 +25,23 @@ class Remote:
     md5: str | None = None
 
     @property
-    def kind(self) -> str:
-        """The checksum that counts: sha256 where it is known."""
+    def checksum_type(self) -> str:
+        """The name of the checksum that is verified: sha256 where it was published, else md5."""
         return "sha256" if self.sha256 else "md5"
 
     @property
     def checksum(self) -> str:
-        """Its value, hexadecimal."""
+        """The checksum that is verified, hexadecimal."""
         return self.sha256 or self.md5 or ""
 
-    def fault(self, path: Path) -> str | None:
-        """Say in what `path` differs from the published file; None where it does not. May raise `OSError`."""
+    def mismatch(self, path: Path) -> str | None:
+        """Return how the file at `path` differs from the published one, or None; may raise `OSError`."""
         size = path.stat().st_size
         if self.bytes is not None and size != self.bytes:
             return f"{size} bytes instead of {self.bytes}"
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, self.kind).hexdigest()
-        return None if found == self.checksum else f"{self.kind} {found} instead of {self.checksum}"
+            actual = hashlib.file_digest(file, self.checksum_type).hexdigest()
+        return None if actual == self.checksum else f"{self.checksum_type} {actual} instead of {self.checksum}"
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,5 @@ class Dataset:
     protocols: tuple[str, ...]  # allowed; the first is what 'auto' means
     read: Callable[[Path, DataParams], Published]  # from the folder of its files
     remotes: tuple[Remote, ...] = ()
-    ink: bool = True  # is 1 what the picture draws (figures show it black), or the light of a photograph
-    aside: dict[str, int] = field(default_factory=dict)  # split -> images that 'published' sets aside
+    dark_on_light: bool = True  # 1 is the ink of a drawing, which figures show black; else the light of a photograph
+    holdout: dict[str, int] = field(default_factory=dict)  # split -> number of images that 'published' holds out

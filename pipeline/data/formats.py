@@ -1,7 +1,7 @@
 """Readers of the published file formats: IDX, .amat and .mat.
 
-Nothing in a file is believed: magic number, shape, type and range must be the expected ones, and no more is unpacked
-than they allow. Anything else raises an `InputError` that names the file. No reader runs code found in a file.
+No file is trusted: magic number, shape, type and range must be the expected ones, and no more is decompressed than
+they allow. Anything else raises an `InputError` that names the file. No reader runs code from a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 __all__ = ["read_amat", "read_idx", "read_mat"]
 
 SLACK = 2**25  # bytes of a MATLAB file for what else there may be in it
-PIECE = 2**18  # bytes unpacked at once
+CHUNK = 2**18  # bytes unpacked at once
 MAT_CLASSES = ("double", "single", "logical", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 
 
@@ -50,7 +50,7 @@ def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
         with path.open("rb") as file:
             content = file.read(total + 1)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError.of_disk(error, path, "read") from None
     if len(content) == total:
         text = np.frombuffer(content, np.uint8).reshape(rows, columns, 2)
         pixels = text[..., 0] - np.uint8(ord("0"))
@@ -69,30 +69,30 @@ def read_mat(
     """
     from scipy.io import loadmat, whosmat
 
-    wanted = dict(shapes)
+    expected = dict(shapes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not _unpacks_to(path, 16 * sum(int(np.prod(shape)) for shape in shapes.values()) + SLACK):
+            if not _decompresses_within(path, 16 * sum(int(np.prod(shape)) for shape in shapes.values()) + SLACK):
                 raise InputError(f"{path}: is not a MATLAB file of these numbers: it unpacks to more")
             # Names and shapes come before any content, so that a false file cannot unpack to more than they say.
-            found = {name: (shape, kind) for name, shape, kind in whosmat(path, appendmat=False)}
+            declared = {name: (shape, kind) for name, shape, kind in whosmat(path, appendmat=False)}
             for name, shape in (optional or {}).items():
-                given, kind = found.get(name, ((), ""))
-                fits = len(given) == len(shape) and all(b in (None, a) for a, b in zip(given, shape, strict=True))
+                actual, kind = declared.get(name, ((), ""))
+                fits = len(actual) == len(shape) and all(b in (None, a) for a, b in zip(actual, shape, strict=True))
                 if fits and kind in MAT_CLASSES:
-                    wanted[name] = given
-            for name, shape in wanted.items():
-                if found.get(name, (None,))[0] != tuple(shape) or found[name][1] not in MAT_CLASSES:
+                    expected[name] = actual
+            for name, shape in expected.items():
+                if declared.get(name, (None,))[0] != tuple(shape) or declared[name][1] not in MAT_CLASSES:
                     size = "x".join(str(length) for length in shape)
                     raise InputError(f"{path}: is not a MATLAB file with {size} numbers {name}")
-            content = loadmat(path, appendmat=False, variable_names=list(wanted))
+            content = loadmat(path, appendmat=False, variable_names=list(expected))
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise InputError(f"{path}: cannot be read as a MATLAB file: {' '.join(str(error).split())}") from None
-    arrays = {name: np.asarray(content[name]) for name in wanted if name in content}
-    for name, shape in wanted.items():
+    arrays = {name: np.asarray(content[name]) for name in expected if name in content}
+    for name, shape in expected.items():
         array = arrays.get(name)
         if array is None or array.shape != tuple(shape) or array.dtype.kind not in "buif":
             raise InputError(f"{path}: variable {name} cannot be read as numbers")
@@ -101,8 +101,8 @@ def read_mat(
     return arrays
 
 
-def _unpacks_to(path: Path, most: int) -> bool:
-    """Tell whether the packed parts of a MATLAB file hold no more than so many bytes: its reader takes all they hold.
+def _decompresses_within(path: Path, limit: int) -> bool:
+    """Return whether the compressed parts of a MATLAB file hold at most `limit` bytes; its reader would read all.
 
     Source: MAT-File Format (MathWorks), version 5: 128 bytes, the last two the order of bytes, then parts, each with
     its type (15: packed by zlib) and its length. Version 4 has no packed parts.
@@ -114,13 +114,13 @@ def _unpacks_to(path: Path, most: int) -> bool:
             end = file.tell() + length
             unpacker = zlib.decompressobj()
             while kind == 15 and not unpacker.eof and file.tell() < end:
-                rest = file.read(min(PIECE, end - file.tell()))
+                rest = file.read(min(CHUNK, end - file.tell()))
                 if not rest:
                     break
                 while rest and not unpacker.eof:
-                    most -= len(unpacker.decompress(rest, PIECE))
+                    limit -= len(unpacker.decompress(rest, CHUNK))
                     rest = unpacker.unconsumed_tail
-                    if most < 0:
+                    if limit < 0:
                         return False
             file.seek(end)
     return True

@@ -22,12 +22,12 @@ import torch
 from jaxtyping import Float, Int16, Int64, Shaped, UInt8
 from torch import Tensor
 
-__all__ = ["Presented", "dequantized", "frozen", "images"]
+__all__ = ["TrainingImages", "dequantized", "frozen", "to_unit_interval"]
 
 ROWS = 10_000  # images whose thresholds are looked up at a time
 
 
-def images(pixels: Shaped[Tensor, "*batch units"], scale: int) -> Float[Tensor, "*batch units"]:
+def to_unit_interval(pixels: Shaped[Tensor, "*batch units"], scale: int) -> Float[Tensor, "*batch units"]:
     """Return pixel / scale of stored pixels; those that are dequantized already stay as they are."""
     if pixels.is_floating_point():
         return pixels
@@ -49,7 +49,7 @@ def frozen(pixels: UInt8[Tensor, "n units"], scale: int, name: str) -> Float[Ten
     return dequantized(pixels, scale, torch.Generator().manual_seed(seed))
 
 
-class Presented:
+class TrainingImages:
     """A training set on its device."""
 
     def __init__(self, pixels: UInt8[Tensor, "n units"], scale: int, binarize: bool, dequantize: bool = False) -> None:
@@ -69,17 +69,17 @@ class Presented:
         chosen = torch.index_select(self.pixels, 0, positions)
         if self.dequantize:
             return dequantized(chosen, self.scale)
-        return _drawn(chosen) if self.binarize else images(chosen, self.scale)
+        return _drawn(chosen) if self.binarize else to_unit_interval(chosen, self.scale)
 
 
 def _thresholds(pixels: UInt8[Tensor, "n units"], scale: int) -> Int16[Tensor, "n units"]:
     """Return 2^16 pixel / scale, less 2^15; white is 2^15 - 1, above every random number."""
     table = torch.arange(scale + 1, device=pixels.device, dtype=torch.float64).mul_(2**16 / scale).round_().sub_(2**15)
     table = table.clamp_(max=2**15 - 1).to(torch.int16)
-    found = torch.empty(pixels.shape, dtype=torch.int16, device=pixels.device)
-    for part, kept in zip(pixels.split(ROWS), found.split(ROWS), strict=True):  # indices take four bytes a pixel
-        kept.copy_(table[part.int()])
-    return found
+    thresholds = torch.empty(pixels.shape, dtype=torch.int16, device=pixels.device)
+    for part, out in zip(pixels.split(ROWS), thresholds.split(ROWS), strict=True):  # indices take four bytes a pixel
+        out.copy_(table[part.int()])
+    return thresholds
 
 
 def _drawn(thresholds: Int16[Tensor, "batch units"]) -> Float[Tensor, "batch units"]:

@@ -55,10 +55,10 @@ def _last(count: int) -> Protocol:
 
 def _published(dataset: Dataset, parts: dict[str, Part], rng: np.random.Generator) -> Choice:
     choice = {name: (name, np.arange(len(part.images))) for name, part in parts.items() if name != "all"}
-    if dataset.aside:
+    if dataset.holdout:
         source = "all" if "all" in parts else "train"
         rows = rng.permutation(len(parts[source].images))
-        for name, count in reversed(dataset.aside.items()):
+        for name, count in reversed(dataset.holdout.items()):
             choice[name] = (source, rows[-count:])
             rows = rows[:-count]
         choice["train"] = (source, rows)

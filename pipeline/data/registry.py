@@ -1,6 +1,6 @@
-"""The data sets: where they are published, what proves their files, how they may be split.
+"""The data sets: their published files with checksums, their readers and their protocols.
 
-A mirror of one's own is laid out `<data set>/<file>` and named by `CAVE_DATA_MIRROR`.
+A mirror is laid out as `<data set>/<file>`; the environment variable `CAVE_DATA_MIRROR` names it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ DATASETS: dict[str, Dataset] = {
     "fashion_mnist": Dataset(
         source="Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), https://arxiv.org/abs/1708.07747",
         protocols=("standard", "burda"),
-        ink=False,
+        dark_on_light=False,
         read=partial(readers.mnist, train=60000, test=10000),
         remotes=(
             _remote(
@@ -147,13 +147,13 @@ DATASETS: dict[str, Dataset] = {
         protocols=("published",),
         read=partial(readers.omniglot, train=24345, test=8070),
         remotes=(_remote(OMNIGLOT, "chardata.mat", md5="21ecaf34373511aa7691cf2e0802aa3d"),),
-        aside={"valid": 1345},
+        holdout={"valid": 1345},
     ),
     "caltech101_silhouettes": Dataset(
         source="Inductive Principles for Restricted Boltzmann Machine Learning (Marlin et al. 2010),"
         " https://people.cs.umass.edu/~marlin/data.shtml",
         protocols=("published",),
-        ink=False,
+        dark_on_light=False,
         read=partial(readers.caltech101, train=4100, valid=2264, test=2307),
         remotes=(
             _remote(CALTECH, "caltech101_silhouettes_28_split1.mat", 872124, md5="4483e9c14b188fd09937f9ea6f9ea777"),
@@ -163,13 +163,13 @@ DATASETS: dict[str, Dataset] = {
         source="Frames of a film of Brendan Frey, https://cs.nyu.edu/~roweis/data.html;"
         " sizes as in VAE with a VampPrior (Tomczak, Welling 2018), https://arxiv.org/abs/1705.07120",
         protocols=("published",),
-        ink=False,
+        dark_on_light=False,
         read=partial(readers.frey_face, frames=1965),
         remotes=(
             _remote(
                 FREY, "frey_rawface.mat", 1100584, "265a83a23adb081755cd3de375509828e690324d1d60f076b8ecebc840d59c64"
             ),
         ),
-        aside={"valid": 200, "test": 200},
+        holdout={"valid": 200, "test": 200},
     ),
 }

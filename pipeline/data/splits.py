@@ -73,7 +73,7 @@ def binarize(images: np.ndarray, scale: int, rng: np.random.Generator) -> np.nda
 
 
 def prepare(params: DataParams, raw: Path, folder: Path) -> Splits:
-    """Split and binarize the files in `raw` (as `fetch` left them), write the result to `folder` and return it."""
+    """Split and binarize the files in `raw` (as `fetch` wrote them), write the result to `folder` and return it."""
     protocol = resolve(params)
     dataset = DATASETS[params.name]
     verify(dataset, raw)
@@ -117,7 +117,7 @@ def load(folder: Path) -> Splits:
     try:
         # Mapped before it is read, so that a header cannot claim more than there is.
         arrays = {
-            name: np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+            name: np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))  # noqa: TID251
             for name in record["arrays"]
         }
         splits = Splits(
@@ -136,14 +136,14 @@ def load(folder: Path) -> Splits:
             digest=record["digest"],
             dequantization=record.get(DEQUANTIZATION, "none"),
         )
-        whole = _digest(splits) == splits.digest
+        intact = _digest(splits) == splits.digest
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; prepare the data again") from None
     except MemoryError:
         raise
     except Exception:  # whatever damaged content makes numpy raise
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         raise InputError(f"{folder}: damaged, its digest differs; prepare the data again")
     return splits
 
@@ -175,11 +175,11 @@ def _save(splits: Splits, folder: Path) -> None:
     try:
         for name, array in arrays.items():
             content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
+            np.save(content, array, allow_pickle=False)  # noqa: TID251
             write_bytes(folder / f"{name}.npy", content.getvalue())
         write_json(folder / "data.json", _describe(splits) | {"digest": splits.digest})
         for other in folder.glob("*.npy"):
             if other.stem not in arrays:
                 other.unlink()
     except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+        raise InputError.of_disk(error, error.filename or folder) from None

@@ -5,7 +5,14 @@ distribution. Events are vectors: `log_prob` sums over the last dimension and ke
 """
 
 from pipeline.distributions.bernoulli import BernoulliVector
-from pipeline.distributions.conditional import Conditional, Evidence, climb, from_noise, merge, to_noise
+from pipeline.distributions.conditional import (
+    BottomUpBlock,
+    Conditional,
+    bottom_up_pass,
+    merge,
+    reparameterize,
+    to_noise,
+)
 from pipeline.distributions.families import LATENT, LIKELIHOODS, SMALLEST_SIGMA, Family, diag_gaussian, likelihood
 from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.priors import Mixture, StandardNormal, Vamp
@@ -15,17 +22,17 @@ __all__ = [
     "LIKELIHOODS",
     "SMALLEST_SIGMA",
     "BernoulliVector",
+    "BottomUpBlock",
     "Conditional",
     "DiagGaussian",
-    "Evidence",
     "Family",
     "Mixture",
     "StandardNormal",
     "Vamp",
-    "climb",
+    "bottom_up_pass",
     "diag_gaussian",
-    "from_noise",
     "likelihood",
     "merge",
+    "reparameterize",
     "to_noise",
 ]

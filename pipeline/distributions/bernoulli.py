@@ -90,7 +90,7 @@ def mass(
     a: Float[Tensor, "*batch units"] | None = None,
     b: Float[Tensor, "*batch units"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Return the mass of `logits` at `half` = x - 1/2; the work is done in a and b, where they are given."""
+    """Return the mass of `logits` at `half` = x - 1/2; `a` and `b`, if not None, are buffers for the work."""
     if torch.compiler.is_compiling():  # then all of it is one pass, but for products of many factors
         return (logits * half - 0.5 * logits.abs() - torch.log(1 + torch.exp(-logits.abs()))).sum(-1)
     units = logits.shape[-1]

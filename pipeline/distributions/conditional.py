@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Mu
 from pipeline.distributions.families import LATENT, Family
 from pipeline.distributions.gaussian import DiagGaussian
 
-__all__ = ["Conditional", "Evidence", "climb", "from_noise", "merge", "to_noise"]
+__all__ = ["BottomUpBlock", "Conditional", "bottom_up_pass", "merge", "reparameterize", "to_noise"]
 
 
 class Conditional(nn.Module):
@@ -42,8 +42,8 @@ class Conditional(nn.Module):
         return self.family.distribution(self.network(context))
 
 
-class Evidence(nn.Module):
-    """What x says of one level, from the deterministic unit d below it."""
+class BottomUpBlock(nn.Module):
+    """One step of the bottom-up pass: the evidence of x on one level, from the deterministic unit d below it."""
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Evidence(nn.Module):
         return d, LATENT.distribution(self.head(d))
 
 
-def climb(rungs: Iterable[Callable[..., Any]], x: Float[Tensor, "*batch _"]) -> list[Distribution]:
+def bottom_up_pass(rungs: Iterable[Callable[..., Any]], x: Float[Tensor, "*batch _"]) -> list[Distribution]:
     """Return the evidence of every level, the lowest first."""
     evidence, d = [], x
     for rung in rungs:
@@ -73,7 +73,7 @@ def merge(p: Distribution, evidence: Distribution) -> Distribution:
     return DiagGaussian(mean, variance.sqrt())
 
 
-def from_noise(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
+def reparameterize(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
     """Carry N(0, I) over to `p`: mu + sigma * noise for a Gaussian, exactly also for a mixture of diagonal ones.
 
     In a mixture the first unit's noise, as a uniform number, picks the component; where it falls within the
@@ -100,7 +100,7 @@ def from_noise(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Float[T
 
 
 def to_noise(p: Distribution, value: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
-    """Return the noise that `from_noise` maps to `value` under a Gaussian `p`.
+    """Return the noise that `reparameterize` maps to `value` under a Gaussian `p`.
 
     Raises:
         ValueError: `p` is no Gaussian.

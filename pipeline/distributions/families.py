@@ -6,7 +6,7 @@
     continuous_bernoulli    density C(eta) exp(eta x) on [0, 1], pixels grey
     discretized_logistic    a logistic's mass in the bin around each grey level, the outer bins open
 
-`softplus` and not `exp`: in a chain of levels the exponential of a network's output gave non-finite bounds
+`softplus` and not `exp`: in a chain of levels the exponential of a network's output led to non-finite bounds
 for inputs of standard deviation 5, the soft one did not.
 """
 
@@ -52,12 +52,12 @@ def diag_gaussian(raw: Float[Tensor, "*batch two_units"]) -> Distribution:
 
 
 def _with_spread(mean: Tensor, spread: float) -> Tensor:
-    """Mean as given, the other raw number such that its softplus is `spread` less the floor."""
+    """Return the mean, and the raw number whose softplus plus the floor is `spread`."""
     return torch.cat([mean, torch.full_like(mean, math.log(math.expm1(spread - SMALLEST_SIGMA)))])
 
 
 def _diag_gaussian_bias(mean: Tensor) -> Tensor:
-    """Mean as given, sigma 1."""
+    """Return the raw numbers of this mean and sigma 1."""
     return _with_spread(mean, 1.0)
 
 
@@ -66,12 +66,12 @@ def _bernoulli(logits: Float[Tensor, "*batch units"]) -> Distribution:
 
 
 def _bernoulli_bias(mean: Tensor) -> Tensor:
-    """Logit of the mean, clipped so that a pixel that never varies does not start at infinity."""
+    """Return the logit of the mean, clipped so that a pixel that never varies does not start at infinity."""
     return torch.logit(mean, eps=1e-3)
 
 
 def _fixed_gaussian(sigma: float) -> Family:
-    """N(mu, sigma^2 I) with one sigma, given."""
+    """Return the family N(mu, sigma^2 I) of a fixed sigma."""
 
     def distribution(mu: Float[Tensor, "*batch units"]) -> Distribution:
         return DiagGaussian(mu, mu.new_full((), sigma).expand(mu.shape[-1]))
@@ -84,18 +84,18 @@ def _continuous_bernoulli(eta: Float[Tensor, "*batch units"]) -> Distribution:
 
 
 def _continuous_bernoulli_bias(mean: Tensor) -> Tensor:
-    """Return the eta of this mean by bisection, the mean kept 0.01 off the ends, where eta is 100."""
-    wanted = mean.clamp(0.01, 0.99)
+    """Return the eta of this mean by bisection, the mean clamped to [0.01, 0.99], where eta is at most 100."""
+    target = mean.clamp(0.01, 0.99)
     low, high = torch.full_like(mean, -128.0), torch.full_like(mean, 128.0)
     for _ in range(60):
         middle = (low + high) / 2
-        above = ContinuousBernoulli(middle).mean > wanted
+        above = ContinuousBernoulli(middle).mean > target
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     return (low + high) / 2
 
 
 def _discretized_logistic(levels: int) -> Family:
-    """Mean the first half of the raw numbers, scale = softplus(second half) + 1e-4."""
+    """Return the family whose mean is the first half of the raw numbers, and its scale softplus(second half) + 1e-4."""
 
     def distribution(raw: Float[Tensor, "*batch two_units"]) -> Distribution:
         mu, scale = raw.chunk(2, dim=-1)
@@ -115,9 +115,9 @@ LIKELIHOODS: dict[str, Family] = {
 
 
 def likelihood(params: ModelParams) -> Family:
-    """Return the family of p(x | .), with the sigma or the number of grey levels that `params` gives it."""
+    """Return the family of p(x | .), with the sigma or the number of grey levels of `params`."""
     if params.likelihood == "gaussian" and params.sigma != "learned":
         return _fixed_gaussian(params.sigma)
     if params.likelihood == "discretized_logistic":
-        return _discretized_logistic(params.levels)
+        return _discretized_logistic(params.grey_levels)
     return LIKELIHOODS[params.likelihood]

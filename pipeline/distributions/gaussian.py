@@ -2,7 +2,7 @@
 
     log N(z; mu, diag sigma^2) = -1/2 sum_u r^2 - sum_u log sigma - d/2 log 2 pi,        r = (z - mu) / sigma
 
-mu and sigma are kept as they were given, however many draws the batch is expanded to, so that log sigma of what is the
+mu and sigma keep their shapes, however many draws the batch is expanded to, so that log sigma of what is the
 same for all draws is taken once.
 """
 
@@ -46,5 +46,5 @@ class DiagGaussian(Independent[Normal]):
         """Return log N(value; mu, diag sigma^2) in nats."""
         r = (value - self.mu) / self.sigma
         log_scale = self.sigma.log().sum(-1) + self.sigma.shape[-1] / 2 * math.log(2 * math.pi)
-        found = -torch.add(log_scale, (r * r).sum(-1), alpha=0.5)
-        return found.expand(torch.broadcast_shapes(self.batch_shape, value.shape[:-1]))
+        log_density = -torch.add(log_scale, (r * r).sum(-1), alpha=0.5)
+        return log_density.expand(torch.broadcast_shapes(self.batch_shape, value.shape[:-1]))

@@ -7,7 +7,7 @@ Loaiza-Ganem, Cunningham, "The continuous Bernoulli" (2019), https://arxiv.org/a
 Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow" (2016), appendix, and
 Salimans et al., "PixelCNN++" (2017), https://arxiv.org/abs/1701.05517, for the open outer bins.
 
-torch's own ContinuousBernoulli is given by a probability, which in single precision is 1 from a logit of 17
+The parameter of torch's own ContinuousBernoulli is a probability, which in single precision is 1 from a logit of 17
 on: from there its density no longer integrates to 1. This one is written in the logit and tested against it.
 """
 
@@ -43,7 +43,7 @@ class ContinuousBernoulli(Distribution):
         return ContinuousBernoulli(self.eta.expand(batch_shape))
 
     def _split(self) -> tuple[Tensor, Tensor]:
-        """Say where eta is near 0, and give eta with those places set to 1, so that no gradient there is 0 / 0."""
+        """Return where eta is near 0, and eta with 1 in its place there, so that no gradient is 0 / 0."""
         near = self.eta.abs() < SERIES
         return near, torch.where(near, torch.ones_like(self.eta), self.eta)
 

@@ -1,9 +1,9 @@
-"""What keeps a study from running or going on: each check looks for one thing, says what it found, and what mends it.
+"""Checks of what keeps a study from running: each finds one kind of problem, and names the command to fix it.
 
-Nothing is changed by looking. A check that fails of itself is told as such, and the others go on.
+Nothing is changed by looking. A check that fails itself is reported as such, and the others go on.
 """
 
-from pipeline.doctor.finding import Finding, Place, examine, table
-from pipeline.doctor.rounds import CHECKS, place
+from pipeline.doctor.finding import Finding, Target, examine, table
+from pipeline.doctor.rounds import CHECKS, find_target
 
-__all__ = ["CHECKS", "Finding", "Place", "examine", "place", "table"]
+__all__ = ["CHECKS", "Finding", "Target", "examine", "find_target", "table"]

@@ -17,10 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline import stores
+from pipeline import addresses
+from pipeline.addresses import VARIABLES
 from pipeline.doctor import processes
-from pipeline.doctor.finding import Finding, Place, fault, ok, warning
-from pipeline.stores import VARIABLES
+from pipeline.doctor.finding import Finding, Target, fault, ok, warning
 
 __all__ = ["database", "databases", "experiment", "read", "schema"]
 
@@ -30,13 +30,13 @@ MIGRATIONS = {"mlflow": "store/db_migrations/versions", "optuna": "storages/_rdb
 REVISION = re.compile(r"""^(down_)?revision(?::[^=]+)? = (.*)$""", re.MULTILINE)
 
 
-def database(place: Place, name: str) -> Path | None:
+def database(target: Target, name: str) -> Path | None:
     """Return the SQLite file of `mlflow` or `optuna`, or nothing where the store is another."""
-    return stores.sqlite_file(stores.given(name, place.store), place.store)
+    return addresses.sqlite_file(addresses.address(name, target.shared_root), target.shared_root)
 
 
-def _there(place: Place) -> dict[str, Path]:
-    paths = {name: database(place, name) for name in VARIABLES}
+def _existing(target: Target) -> dict[str, Path]:
+    paths = {name: database(target, name) for name in VARIABLES}
     return {name: path for name, path in paths.items() if path is not None and path.is_file()}
 
 
@@ -53,20 +53,20 @@ def read(path: Path, query: str, *values: str) -> list[tuple[str, ...]]:
         return []
 
 
-def databases(place: Place) -> Iterator[Finding]:
+def databases(target: Target) -> Iterator[Finding]:
     """Are the databases sound, and free to be written to?"""
-    there = _there(place)
-    if address := stores.shared(place.store):
+    paths = _existing(target)
+    if address := addresses.shared_database(target.shared_root):
         yield fault(f"MLflow and Optuna share {address}; each needs its own", f"unset {' '.join(VARIABLES.values())}")
-    if not there:
+    if not paths:
         yield ok("none yet")
-    for path in there.values():
+    for path in paths.values():
         yield from _health(path)
 
 
 def _health(path: Path) -> Iterator[Finding]:
-    aside = f"mv {shlex.quote(str(path))} {shlex.quote(str(path) + '.damaged')}"
-    recover = f"{aside} && sqlite3 {shlex.quote(str(path) + '.damaged')} .recover | sqlite3 {shlex.quote(str(path))}"
+    move = f"mv {shlex.quote(str(path))} {shlex.quote(str(path) + '.damaged')}"
+    recover = f"{move} && sqlite3 {shlex.quote(str(path) + '.damaged')} .recover | sqlite3 {shlex.quote(str(path))}"
     if not os.access(path, os.R_OK | os.W_OK):
         yield fault(f"{path} cannot be read and written", f"chmod u+rw {shlex.quote(str(path))}")
         return
@@ -77,7 +77,7 @@ def _health(path: Path) -> Iterator[Finding]:
         with closing(_open(path)) as connection:
             until = time.monotonic() + LONGEST
             connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)
-            (told,) = connection.execute("pragma quick_check(1)").fetchone()
+            (result,) = connection.execute("pragma quick_check(1)").fetchone()
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
             yield ok(f"{path.name} is sound as far as could be looked in {LONGEST:.0f} s")
@@ -91,60 +91,62 @@ def _health(path: Path) -> Iterator[Finding]:
     except sqlite3.DatabaseError as error:
         yield fault(f"{path.name} is damaged: {error}", recover)
     else:
-        yield ok(f"{path.name} is sound") if told == "ok" else fault(f"{path.name} is damaged: {told[:100]}", recover)
+        yield (
+            ok(f"{path.name} is sound") if result == "ok" else fault(f"{path.name} is damaged: {result[:100]}", recover)
+        )
 
 
-def schema(place: Place) -> Iterator[Finding]:
+def schema(target: Target) -> Iterator[Finding]:
     """Are the databases of the schema that the installed versions want?"""
-    if not _there(place):
+    if not _existing(target):
         yield ok("no databases yet")
-    for name, path in _there(place).items():
-        found = {row[0] for row in read(path, "select version_num from alembic_version")}
-        heads, known = _revisions(name)
+    for name, path in _existing(target).items():
+        current = {row[0] for row in read(path, "select version_num from alembic_version")}
+        heads, revisions = _revisions(name)
         url = shlex.quote(f"sqlite:///{path}")
         upgrade = {"mlflow": f"mlflow db upgrade {url}", "optuna": f"optuna storage upgrade --storage {url}"}[name]
         if not read(path, "select name from sqlite_master limit 1"):
             yield ok(f"{path.name} is empty or not readable")
-        elif found == heads:
-            yield ok(f"{path.name} is at {', '.join(sorted(found))}")
-        elif found and not found <= known:
-            at = ", ".join(sorted(found))
+        elif current == heads:
+            yield ok(f"{path.name} is at {', '.join(sorted(current))}")
+        elif current and not current <= revisions:
+            at = ", ".join(sorted(current))
             newer = f"{path.name} is at {at}, which the installed {name} does not know: a newer one made it"
             yield fault(newer, f"pip install --upgrade {name}")
         else:
-            at = ", ".join(sorted(found)) or "none"
-            kept = f"cp {shlex.quote(str(path))} {shlex.quote(str(path) + '.before')} && "
+            at = ", ".join(sorted(current)) or "none"
+            backup = f"cp {shlex.quote(str(path))} {shlex.quote(str(path) + '.before')} && "
             yield fault(
-                f"{path.name} is at {at}, the installed {name} wants {', '.join(sorted(heads))}", kept + upgrade
+                f"{path.name} is at {at}, the installed {name} wants {', '.join(sorted(heads))}", backup + upgrade
             )
 
 
 def _revisions(name: str) -> tuple[set[str], set[str]]:
     """Return the last revisions and all of them, from the migrations that a library brings."""
-    found = find_spec(name)
-    if found is None or found.origin is None:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
         raise LookupError(f"{name} is not installed")
-    known: set[str] = set()
+    revisions: set[str] = set()
     before: set[str] = set()
-    for file in (Path(found.origin).parent / MIGRATIONS[name]).glob("*.py"):
+    for file in (Path(spec.origin).parent / MIGRATIONS[name]).glob("*.py"):
         for down, value in REVISION.findall(file.read_text(encoding="utf-8")):
-            (before if down else known).update(re.findall(r"""["']([\w.]+)["']""", value))
-    return known - before, known
+            (before if down else revisions).update(re.findall(r"""["']([\w.]+)["']""", value))
+    return revisions - before, revisions
 
 
-def experiment(place: Place) -> Iterator[Finding]:
+def experiment(target: Target) -> Iterator[Finding]:
     """Is the study's experiment in MLflow, and not deleted?"""
-    path = _there(place).get("mlflow")
-    if path is None or place.out is None:
+    path = _existing(target).get("mlflow")
+    if path is None or target.out is None:
         yield ok("not looked for")
         return
-    name = f"platos-cave/{place.out.name}"
-    found = read(path, "select experiment_id, lifecycle_stage from experiments where name = ?", name)
-    if not found:
+    name = f"platos-cave/{target.out.name}"
+    rows = read(path, "select experiment_id, lifecycle_stage from experiments where name = ?", name)
+    if not rows:
         yield ok(f"{name} is made by the first run")
-    elif found[0][1] == "deleted":
+    elif rows[0][1] == "deleted":
         url = shlex.quote(f"sqlite:///{path}")
-        restore = f"MLFLOW_TRACKING_URI={url} mlflow experiments restore --experiment-id {found[0][0]}"
+        restore = f"MLFLOW_TRACKING_URI={url} mlflow experiments restore --experiment-id {rows[0][0]}"
         yield warning(f"{name} is deleted in MLflow; the next run brings it back", restore)
     else:
         yield ok(f"{name} is there")

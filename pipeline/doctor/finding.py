@@ -1,4 +1,4 @@
-"""A finding: how bad it is, what it is about, what was found, and the command that mends it."""
+"""A finding: its level, what was found, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pipeline.errors import InputError
 from pipeline.redaction import one_line
 from pipeline.study import Study, active
 
-__all__ = ["Check", "Finding", "Place", "examine", "fault", "ok", "table", "warning"]
+__all__ = ["Check", "Finding", "Target", "examine", "fault", "ok", "table", "warning"]
 
 Level = Literal["ok", "warning", "fault"]
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """A study's folders, as far as they are known: its parameters may be what is broken."""
 
     root: Path  # of the project
     folder: Path  # that holds params.yaml
-    store: Path  # where databases and caches lie
+    shared_root: Path  # where databases and caches lie
     out: Path | None  # of the outputs
 
     @property
     def cache(self) -> Path:
         """Downloads, locks, states of unfinished work."""
-        return self.store / ".cache"
+        return self.shared_root / ".cache"
 
     @property
     def again(self) -> str:
@@ -49,38 +49,38 @@ class Finding:
     """What a check found: a fault stops the work, a warning does not."""
 
     level: Level
-    found: str
-    mend: str = ""
+    message: str
+    fix: str = ""
 
 
-Check = Callable[[Place], Iterator[Finding]]
+Check = Callable[[Target], Iterator[Finding]]
 
 
-def ok(found: str) -> Finding:
+def ok(message: str) -> Finding:
     """Say that all is well."""
-    return Finding("ok", found)
+    return Finding("ok", message)
 
 
-def warning(found: str, mend: str) -> Finding:
+def warning(message: str, fix: str) -> Finding:
     """Say what does not stop the work."""
-    return Finding("warning", found, mend)
+    return Finding("warning", message, fix)
 
 
-def fault(found: str, mend: str) -> Finding:
+def fault(message: str, fix: str) -> Finding:
     """Say what does."""
-    return Finding("fault", found, mend)
+    return Finding("fault", message, fix)
 
 
-def examine(checks: Mapping[str, Check], place: Place) -> Iterator[tuple[str, Finding]]:
+def examine(checks: Mapping[str, Check], target: Target) -> Iterator[tuple[str, Finding]]:
     """Yield what each check finds, under its name, as it finds it."""
     for name, check in checks.items():
         try:
-            yield from ((name, finding) for finding in check(place))
+            yield from ((name, finding) for finding in check(target))
         except Exception as error:  # a check that is broken must not hide the others
             yield name, warning(f"this check itself failed: {type(error).__name__}: {error}", "report it")
 
 
 def table(name: str, finding: Finding) -> str:
     """Write a finding as a line of columns."""
-    mend = f"; mend: {finding.mend}" if finding.mend else ""  # never cut short: it is a command
-    return one_line(f"{finding.level:8s} {name:12s} {finding.found}") + " ".join(mend.splitlines())
+    fix = f"; fix: {finding.fix}" if finding.fix else ""  # never cut short: it is a command
+    return one_line(f"{finding.level:8s} {name:12s} {finding.message}") + " ".join(fix.splitlines())

@@ -1,4 +1,4 @@
-"""Processes of this machine, as psutil tells of them, which DVC brings: what they run, where, and on which files.
+"""Processes of this machine, as psutil (which DVC installs) lists them: what they run, where, and on which files.
 
 Those of other users hide their folders and files from all but root.
 """
@@ -30,18 +30,18 @@ def command(pid: int) -> str | None:
 
 def holders(path: Path) -> dict[int, str]:
     """Return by their ids the commands of other processes that are seen to have a file open."""
-    found = {}
+    commands = {}
     for process in _others():
         try:
             if any(file.path == str(path.resolve()) for file in process.open_files()):
-                found[process.pid] = command(process.pid) or ""
+                commands[process.pid] = command(process.pid) or ""
         except psutil.Error:
             continue
-    return found
+    return commands
 
 
 def working(folder: Path) -> bool | None:
-    """Does a process work in a folder? None where one that may be `cave reproduce`'s does not tell where it works."""
+    """Does a process work in a folder? None where one that may be `cave reproduce`'s hides its folder."""
     hidden = False
     for process in _others():
         with suppress(psutil.Error):  # it has ended

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pipeline.doctor import databases, disk, environment, places, project, servers, unfinished
-from pipeline.doctor.finding import Check, Place
+from pipeline.doctor.finding import Check, Target
+from pipeline.environment import shared_root
 from pipeline.errors import InputError
 from pipeline.study import Study
 
-__all__ = ["CHECKS", "place"]
+__all__ = ["CHECKS", "find_target"]
 
 CHECKS: dict[str, Check] = {
     "python": environment.python,
@@ -41,10 +41,10 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def place(root: Path, folder: Path) -> Place:
+def find_target(root: Path, folder: Path) -> Target:
     """Return where a study lies, also where its parameters cannot be read."""
     try:
         study = Study.at(folder)
     except InputError:
-        return Place(root, folder, Path(os.environ.get("DVC_ROOT") or root).resolve(), None)
-    return Place(study.root, study.folder, study.store, study.out)
+        return Target(root, folder, shared_root(root), None)
+    return Target(study.root, study.folder, study.shared_root, study.out)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.doctor.finding import Finding, Place, fault, ok
-from pipeline.redaction import redacted, without_password
+from pipeline.doctor.finding import Finding, Target, fault, ok
+from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, data_mirror, store_address
+from pipeline.redaction import reason, without_password
 
 __all__ = ["mirror", "optuna", "tracking"]
 
 PATIENCE = 3.0  # seconds
 
 
-def tracking(place: Place) -> Iterator[Finding]:
+def tracking(target: Target) -> Iterator[Finding]:
     """Does the MLflow server answer that MLFLOW_TRACKING_URI names?"""
-    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    address = store_address(MLFLOW_ADDRESS)
     if address.startswith("postgres"):
         yield _postgres("MLFLOW_TRACKING_URI")
         return
@@ -32,16 +32,16 @@ def tracking(place: Place) -> Iterator[Finding]:
         yield fault(f"MLflow at {named}: {reason}", "start that server, or: unset MLFLOW_TRACKING_URI")
 
 
-def optuna(place: Place) -> Iterator[Finding]:
+def optuna(target: Target) -> Iterator[Finding]:
     """Does the database answer that CAVE_OPTUNA_URL names?"""
-    if os.environ.get("CAVE_OPTUNA_URL", "").startswith("postgres"):
+    if store_address(OPTUNA_ADDRESS).startswith("postgres"):
         yield _postgres("CAVE_OPTUNA_URL")
     else:
         yield ok("a file, no server")
 
 
 def _postgres(variable: str) -> Finding:
-    address = os.environ[variable]
+    address = store_address(variable)
     named = without_password(address)
     if find_spec("psycopg") is None:
         return fault(f"{named} is a PostgreSQL, and its driver is missing", "pip install 'psycopg[binary]'")
@@ -52,19 +52,18 @@ def _postgres(variable: str) -> Finding:
     try:
         psycopg.connect(f"postgresql://{rest}", connect_timeout=round(PATIENCE)).close()
     except psycopg.Error as error:
-        reason = redacted(" ".join(str(error).split()))[:200]
-        return fault(f"PostgreSQL at {named}: {reason}", f"start that server, or: unset {variable}")
+        return fault(f"PostgreSQL at {named}: {reason(error)}", f"start that server, or: unset {variable}")
     return ok(f"{named} answers")
 
 
-def mirror(place: Place) -> Iterator[Finding]:
+def mirror(target: Target) -> Iterator[Finding]:
     """Is the mirror there that CAVE_DATA_MIRROR names?"""
-    address = os.environ.get("CAVE_DATA_MIRROR", "")
+    address = data_mirror()
     if not address:
         yield ok("none; data come from where they are published")
     elif not address.lower().startswith(("http://", "https://")):
-        there = Path(address).expanduser().is_dir()
-        yield ok(address) if there else fault(f"{address}: no such folder", "unset CAVE_DATA_MIRROR")
+        exists = Path(address).expanduser().is_dir()
+        yield ok(address) if exists else fault(f"{address}: no such folder", "unset CAVE_DATA_MIRROR")
     else:
         code, reason = _get(address)
         named = without_password(address)

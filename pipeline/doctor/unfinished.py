@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from pipeline.addresses import lock_folder, worker_lock
 from pipeline.doctor.databases import database, read
-from pipeline.doctor.finding import Finding, Place, ok, warning
+from pipeline.doctor.finding import Finding, Target, ok, warning
 from pipeline.doctor.processes import working
 from pipeline.doctor.project import held
 from pipeline.errors import InputError
@@ -36,9 +37,9 @@ OLDER = "left of an older version of params, data or code, with which nothing go
 PREFIX = "cave-reproduce-"
 
 
-def unpublished(place: Place) -> Iterator[Finding]:
+def unpublished(target: Target) -> Iterator[Finding]:
     """Does MLflow lack lines of runs that no process works on?"""
-    folders = [path.parent for path in sorted((place.cache / "runs").glob(f"*/{LOG}"))]
+    folders = [path.parent for path in sorted((target.cache / "runs").glob(f"*/{LOG}"))]
     # The process that works on a run publishes it.
     waiting = [path for path in folders if not held(path / "lock") and not _is_published(path)]
     if waiting:
@@ -46,7 +47,7 @@ def unpublished(place: Place) -> Iterator[Finding]:
         yield warning(f"{plural(len(waiting), 'run')} {have} rows that MLflow does not have yet", "cave sync")
     else:
         yield ok("nothing waits")
-    if older := list((place.cache / "outbox").glob("*/ops.jsonl")):
+    if older := list((target.cache / "outbox").glob("*/ops.jsonl")):
         line = f"{plural(len(older), 'run')} of an earlier version did not reach MLflow whole"
         yield warning(line, "cave sync, by that version of the code; or: rm -r .cache/outbox")
 
@@ -55,26 +56,26 @@ def _is_published(folder: Path) -> bool:
     return [entry["type"] for entry in Log(folder).read()[-1:]] == ["published"]
 
 
-def trials(place: Place) -> Iterator[Finding]:
+def trials(target: Target) -> Iterator[Finding]:
     """Have trials lost their worker? The next command takes them over, in the same run."""
-    path = database(place, "optuna")
+    path = database(target, "optuna")
     if path is None or not path.is_file():
         yield ok("not looked for")
         return
     dead, alive = list[tuple[str, str]](), 0
     for name, number, token in read(path, TRIALS):
-        if token is not None and held(Path(f"{path}.locks") / name / "workers" / str(json.loads(token))):
+        if token is not None and held(lock_folder(path) / worker_lock(name, str(json.loads(token)))):
             alive += 1
         else:
             dead.append((name, number))
-    today, study = _today(place, bool(dead)), f"{place.out.name}/" if place.out is not None else ""
+    today, study = _today(target, bool(dead)), f"{target.out.name}/" if target.out is not None else ""
     own = [trial for trial in dead if trial[0].startswith(study)]
-    left = [trial for trial in own if today and trial[0] not in today]
-    if len(own) > len(left):
+    older = [trial for trial in own if today and trial[0] not in today]
+    if len(own) > len(older):
         goes = "they go on" if today else "they go on if params, data and code are what they were"
-        yield warning(f"trials without a living worker: {_few(t for t in own if t not in left)}; {goes}", place.again)
-    if left:
-        yield ok(f"trials {OLDER}: {_few(left)}")
+        yield warning(f"trials without a living worker: {_few(t for t in own if t not in older)}; {goes}", target.again)
+    if older:
+        yield ok(f"trials {OLDER}: {_few(older)}")
     if len(dead) > len(own):
         others = _few(trial for trial in dead if trial not in own)
         yield ok(f"trials of other studies without a living worker: {others}; see `cave doctor STUDY`")
@@ -87,41 +88,41 @@ def _few(trials: Iterable[tuple[str, str]]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _today(place: Place, wanted: bool) -> set[str]:
+def _today(target: Target, needed: bool) -> set[str]:
     """Return the names of the study's sweeps by params, data and code of today; none where it has no data."""
-    if not wanted:
+    if not needed:
         return set()
     from pipeline.sweep import Sweep
 
     try:
-        study = Study.at(place.folder)
-        return {Sweep(study, variant).name for variant in study.params.variants}
+        study = Study.at(target.folder)
+        return {search.name for variant in study.params.variants for search in Sweep(study, variant).searches()}
     except InputError:
         return set()
 
 
-def runs(place: Place) -> Iterator[Finding]:
+def runs(target: Target) -> Iterator[Finding]:
     """Do runs say that they are running? After a kill they do until the work goes on."""
-    path = database(place, "mlflow")
-    if path is None or not path.is_file() or place.out is None:
+    path = database(target, "mlflow")
+    if path is None or not path.is_file() or target.out is None:
         yield ok("not looked for")
         return
-    found = read(path, RUNS, f"platos-cave/{place.out.name}")
-    sweeps = {run_id: match[1] for _, run_id, key in found if (match := SWEEP.match(key or ""))}
-    today = _today(place, bool(sweeps))
-    left = [row for row in found if today and row[1] in sweeps and sweeps[row[1]] not in today]
-    goes_on = [row for row in found if row not in left]
+    running = read(path, RUNS, f"platos-cave/{target.out.name}")
+    sweeps = {run_id: match[1] for _, run_id, key in running if (match := SWEEP.match(key or ""))}
+    today = _today(target, bool(sweeps))
+    older = [row for row in running if today and row[1] in sweeps and sweeps[row[1]] not in today]
+    goes_on = [row for row in running if row not in older]
     if goes_on:
-        yield warning(f"{_say(goes_on)} RUNNING ({_named(goes_on)}); if nothing runs now, they go on", place.again)
-    if left:
+        yield warning(f"{_count(goes_on)} RUNNING ({_named(goes_on)}); if nothing runs now, they go on", target.again)
+    if older:
         url = shlex.quote(f"sqlite:///{path}")
-        delete = "; ".join(f"MLFLOW_TRACKING_URI={url} mlflow runs delete --run-id {row[1]}" for row in left[:3])
-        yield warning(f"{_say(left)} RUNNING, {OLDER}: {_named(left)}", f"let them be, or: {delete}")
-    if not found:
+        delete = "; ".join(f"MLFLOW_TRACKING_URI={url} mlflow runs delete --run-id {row[1]}" for row in older[:3])
+        yield warning(f"{_count(older)} RUNNING, {OLDER}: {_named(older)}", f"let them be, or: {delete}")
+    if not running:
         yield ok("none says RUNNING")
 
 
-def _say(rows: Sequence[tuple[str, ...]]) -> str:
+def _count(rows: Sequence[tuple[str, ...]]) -> str:
     return f"{plural(len(rows), 'run')} {'say' if len(rows) > 1 else 'says'}"
 
 
@@ -129,10 +130,10 @@ def _named(rows: Sequence[tuple[str, ...]]) -> str:
     return ", ".join(row[0] for row in rows[:3]) + (" and more" if len(rows) > 3 else "")
 
 
-def worktrees(place: Place) -> Iterator[Finding]:
+def worktrees(target: Target) -> Iterator[Finding]:
     """Has a `cave reproduce` that was killed left its worktree or its folder behind?"""
-    root = f"git -C {shlex.quote(str(place.root))}"
-    rows = (git(place.root, "worktree", "list", "--porcelain", "-z") or b"").decode(errors="replace").split("\0")
+    root = f"git -C {shlex.quote(str(target.root))}"
+    rows = (git(target.root, "worktree", "list", "--porcelain", "-z") or b"").decode(errors="replace").split("\0")
     listed = [Path(row.removeprefix("worktree ")) for row in rows if row.startswith("worktree ")]
     trees = [path for path in listed if path.parent.name.startswith(PREFIX)]
     folders = {path.parent for path in trees} | set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))

@@ -1,4 +1,4 @@
-"""How many units of each level the image has something to say to, and how much.
+"""How many units of each level depend on the image, and how much.
 
 With means and variances over the posterior q of a unit z, and over the images x of the test set,
 
@@ -18,9 +18,9 @@ images and units really share, where that can be measured.
 
 Above the level that q draws first, E[z|x] and Var[z|x] are themselves averages over draws of the levels drawn before.
 The Monte Carlo variance of the average is subtracted from the variance over images and added to that within (one draw
-would count noise as activity), so that a unit that knows nothing has a share around 0, also just below it. Standard
-errors are jackknives over ten blocks of draws, the images held fixed; that of a count is what units near the threshold
-add. The subtraction is this project's.
+would count noise as activity), so that a unit that does not depend on the image has a share around 0, also just below
+it. Standard errors are jackknives over ten blocks of draws, the images held fixed; that of a count is what units near
+the threshold add. The subtraction is this project's.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.evaluation.jackknife import BLOCKS, variance
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.params import INFORMATIVE
 
 __all__ = ["activity"]
-
-BLOCKS = 10  # of draws, for the jackknife
 
 
 @torch.no_grad()
@@ -54,17 +54,17 @@ def activity(
         blocks = [model.posterior(x, draws // BLOCKS)[1] for _ in range(BLOCKS)]
         for level in range(model.depth):
             moments = [(q[level].mean.double(), q[level].variance.double()) for q in blocks]
-            means[level].append(torch.stack([mean.mean(0) for mean, _ in moments]))
-            squares[level].append(torch.stack([(mean**2 + variance).mean(0) for mean, variance in moments]))
+            means[level].append(torch.stack([mu.mean(0) for mu, _ in moments]))
+            squares[level].append(torch.stack([(mu**2 + var).mean(0) for mu, var in moments]))
     results: dict[str, tuple[float, float]] = {}
     for level in range(model.depth):
         mean, square = torch.cat(means[level], dim=1), torch.cat(squares[level], dim=1)  # [blocks, images, units]
-        variance, error = _jackknife(_between, mean, square)
-        results[f"active/z{level + 1}"] = _count(variance, error, threshold)
+        between, error = _jackknife(_between, mean, square)
+        results[str(Metric("active", level + 1))] = _count(between, error, threshold)
         share, error = _jackknife(_share, mean, square)
-        results[f"informative/z{level + 1}"] = _count(share, error, INFORMATIVE)
+        results[str(Metric("informative", level + 1))] = _count(share, error, INFORMATIVE)
         information, error = _jackknife(_information, mean, square)
-        results[f"information/z{level + 1}"] = information.item(), error.item()
+        results[str(Metric("information", level + 1))] = information.item(), error.item()
     return results
 
 
@@ -92,7 +92,7 @@ def _jackknife(statistic: Callable[[Tensor, Tensor], Tensor], mean: Tensor, squa
     left_out = torch.stack(
         [statistic(*(torch.cat([part[:b], part[b + 1 :]]) for part in (mean, square))) for b in range(BLOCKS)]
     )
-    return statistic(mean, square), (left_out.var(0, correction=0) * (BLOCKS - 1)).sqrt()
+    return statistic(mean, square), variance(left_out).sqrt()
 
 
 def _count(value: Float[Tensor, " units"], error: Float[Tensor, " units"], threshold: float) -> tuple[float, float]:

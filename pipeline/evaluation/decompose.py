@@ -1,7 +1,7 @@
 """Every decomposition of one model on the frozen test set; those by annealing, half of the time, apart.
 
-    levels     `kl_up/z_t`, `gap/z_t`, their sums `levels/kl` and `levels/gap`, their `_bias`, `levels/elbo`,
-               `log_marginal/z1`; `width/z_t` on the model's own draws
+    levels     `chain_kl/z_t`, `gap/z_t`, their sums `levels/kl` and `levels/gap`, their `_bias`, `levels/elbo`,
+               `log_marginal/z1`; `bound_width/z_t` on the model's own draws
     surgery    `mutual_information`, `marginal_kl`, `total_correlation`, together and by level
     gaps       `approximation_gap`, `amortization_gap`, `inference_gap`, in all and by level; `gaps/elbo` and
                `gaps/log_marginal` of the same images, and `gap_unconverged`, how far from its optimum q* may be
@@ -18,11 +18,11 @@ from __future__ import annotations
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from pipeline.data.images import images
+from pipeline.data.images import to_unit_interval
 from pipeline.evaluation import annealing
-from pipeline.evaluation.bounds import Estimate, Measured
+from pipeline.evaluation.estimates import Estimate, Measured
 from pipeline.evaluation.inference_gaps import measure_gaps
-from pipeline.evaluation.levels import measure_levels, sandwich
+from pipeline.evaluation.levels import measure_levels, two_sided_bound
 from pipeline.evaluation.surgery import surgery
 from pipeline.models import HierarchicalVAE
 from pipeline.params import DecomposeParams, EvaluateParams, digest
@@ -46,12 +46,12 @@ def decompose(
     The terms of single images are those of levels and gaps. `aggregate` are the images that the surgery is of, in place
     of the test images.
     """
-    x = images(test, scale)
+    x = to_unit_interval(test, scale)
     level = {"draws": settings.level_draws, "inner": settings.inner_draws}
     with seeded(params.seed, f"levels {stream}"):
         results = measure_levels(model, x[: settings.level_images], outer=params.draws, **level)
     with seeded(params.seed, f"sandwich {stream}"):
-        results |= Measured(sandwich(model, settings.simulated, inner=settings.inner_draws, outer=params.draws))
+        results |= Measured(two_sided_bound(model, settings.simulated, inner=settings.inner_draws, outer=params.draws))
     with seeded(params.seed, f"surgery {stream}"):
         results |= Measured(
             surgery(
@@ -69,7 +69,7 @@ def decompose(
             x[: settings.gap_images],
             steps=settings.gap_steps,
             draws=settings.gap_draws,
-            rate=settings.gap_rate,
+            rate=settings.gap_learning_rate,
             k=params.draws,
             level_draws=settings.level_draws,
             inner=settings.inner_draws,
@@ -90,8 +90,8 @@ def anneal(
     chains = annealing.Settings(
         temperatures=settings.ais_temperatures,
         chains=settings.ais_chains,
-        leapfrog=settings.ais_leapfrog,
+        leapfrog=settings.ais_leapfrog_steps,
         seed=int(digest([params.seed, stream], 7), 16),
     )
-    few = images(test[: settings.ais_images], scale)
+    few = to_unit_interval(test[: settings.ais_images], scale)
     return annealing.annealed(model, few, chains, simulated=settings.simulated, draws=params.draws)

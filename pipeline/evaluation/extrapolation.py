@@ -6,14 +6,14 @@ weights rise more slowly: with a Pareto tail of index a in (1, 2] each rise is r
 So r is measured. With the rises d_0 = L_k - L_k/2, d_1 = L_k/2 - L_k/4, ..., averaged over images,
 
     r = (d_0 + ... + d_J-2) / (d_1 + ... + d_J-1),
-    left = d_0 r + d_0 r^2 + ... = (L_k - L_k/2^J) r^J / (1 - r^J),
+    remaining = d_0 r + d_0 r^2 + ... = (L_k - L_k/2^J) r^J / (1 - r^J),
 
 the last step being exact for rises in the ratio r; it averages over the noise of d_0. Measured against what L_100
-lacks, `left` is 0.9 to 1.4 times as large for lognormal weights of variance 1, 4 and 16 and for Pareto weights of index
-1.3, 1.5 and 2, where d_0 is 0.23 (variance 16) to 1 times as large. At an index of 1.1 they are 0.7 and 0.1.
+lacks, `remaining` is 0.9 to 1.4 times as large for lognormal weights of variance 1, 4 and 16 and for Pareto weights of
+index 1.3, 1.5 and 2, where d_0 is 0.23 (variance 16) to 1 times as large. At an index of 1.1 they are 0.7 and 0.1.
 
-Ratios near 1 cannot be told from a rise without end: above 0.9, or where the error of r reaches up to 1, `left` is a
-lower estimate and `measurable` is False.
+Ratios near 1 cannot be distinguished from a rise without end: above 0.9, or where the error of r reaches up to 1,
+`remaining` is a lower estimate and `measurable` is False.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.evaluation.jackknife import BLOCKS, variance
+
 __all__ = ["DOUBLINGS", "Extrapolation", "extrapolate", "halved_bounds"]
 
 DOUBLINGS = 4  # J: of k, up to k itself
 LARGEST_RATIO = 0.9  # of two successive rises, beyond which no limit is extrapolated
-NEGLIGIBLE = 0.005  # nats; a smaller rise over all doublings needs no ratio
-BLOCKS = 10  # of images, for the jackknife
+FLAT = 0.005  # nats; a smaller rise over all doublings needs no ratio
 
 
 @dataclass(frozen=True)
 class Extrapolation:
     """What L_k still lacks, in nats, as a mean over images.
 
-    `last_doubling` is L_k - L_k/2 and `left` the estimate of log p(x) - L_k, each with its standard error; `ratio` is
-    that of two successive rises. Where `measurable` is False, `left` is a lower estimate and its error means nothing.
+    `last_doubling` is L_k - L_k/2 and `remaining` the estimate of log p(x) - L_k, each with its standard error; `ratio`
+    is that of two successive rises. Where `measurable` is False, `remaining` is a lower estimate and its error means
+    nothing.
     """
 
     last_doubling: float
     last_doubling_se: float
-    left: float
-    left_se: float
+    remaining: float
+    remaining_se: float
     ratio: float
     measurable: bool
 
@@ -54,7 +56,7 @@ def halved_bounds(
 ) -> Float[Tensor, "levels *parts batch"]:
     """Return L_k, L_k/2, L_k/4, ... of each image, means over disjoint groups of the same draws, in float64.
 
-    `k` is the number of draws unless it is given. Each group of k draws is cut to a multiple of 2^`DOUBLINGS` (of the
+    `k` defaults to the number of draws. Each group of k draws is cut to a multiple of 2^`DOUBLINGS` (of the
     largest power of two up to k where k is smaller), so that all halves are equal.
     """
     draws = log_weight.shape[-2]
@@ -89,25 +91,25 @@ def extrapolate(bounds: Float[Tensor, "levels *draws batch"]) -> Extrapolation:
         parts = torch.stack([block.mean(1) for block in blocks], 1)
     whole = rises.flatten(1).mean(1)
     count = parts.shape[1]
-    left, ratio = _limit(whole)
+    remaining, ratio = _limit(whole)
     if count > 1:
         leaving_out = (parts.sum(1, keepdim=True) - parts).T / (count - 1)
         limits = torch.tensor([(*_limit(mean), mean[0]) for mean in leaving_out], dtype=torch.float64)
-        left_se, ratio_se, last_se = ((count - 1) * limits.var(0, correction=0)).sqrt().tolist()
+        remaining_se, ratio_se, last_se = variance(limits).sqrt().tolist()
     else:
-        left_se = ratio_se = last_se = math.nan
-    if math.isnan(left):
-        return Extrapolation(whole[0].item(), last_se, left, math.nan, ratio, False)
-    measurable = whole.sum().item() < NEGLIGIBLE or (ratio <= LARGEST_RATIO and ratio + 2 * ratio_se < 1)
-    return Extrapolation(whole[0].item(), last_se, left, left_se, ratio, measurable)
+        remaining_se = ratio_se = last_se = math.nan
+    if math.isnan(remaining):
+        return Extrapolation(whole[0].item(), last_se, remaining, math.nan, ratio, False)
+    measurable = whole.sum().item() < FLAT or (ratio <= LARGEST_RATIO and ratio + 2 * ratio_se < 1)
+    return Extrapolation(whole[0].item(), last_se, remaining, remaining_se, ratio, measurable)
 
 
 def _limit(rises: Float[Tensor, " doublings"]) -> tuple[float, float]:
-    """Return what is left after the last doubling, and the ratio of successive rises; NaN and 1 where it is unknown."""
+    """Return what remains after the last doubling, and the ratio of successive rises; NaN and 1 where it is unknown."""
     before, after = rises[1:].sum().item(), rises[:-1].sum().item()
     if len(rises) < 2 or before <= 0:
         total = rises.sum().item()
-        return (max(0.0, total) if total < NEGLIGIBLE else math.nan), 1.0
+        return (max(0.0, total) if total < FLAT else math.nan), 1.0
     ratio = max(0.0, after / before)
     share = min(ratio, LARGEST_RATIO) ** len(rises)
     return max(0.0, rises.sum().item()) * share / (1 - share), ratio

@@ -4,7 +4,7 @@
     log_dimensions    log (1/n) sum_n N(z_j; mean_nj, sigma_nj^2), each dimension by itself
     log_posteriors    log (1/n) sum_n q(z_1:T | x_n), all levels together
 
-Each query has one component of its own, the one that it was drawn from, whose log-density may be given from elsewhere.
+Each query has one component of its own, the one that it was drawn from, whose log-density is an argument.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.evaluation.passes import LATENT_ROWS
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 
 __all__ = ["log_dimensions", "log_mixture", "log_posteriors"]
 
 CELLS = 2**19  # of one block, queries times components: 4 MB
-ROWS = 8192  # rows of one pass through a network, examples times queries
 QUERIES = 64  # of those at most
 
 
@@ -86,10 +86,10 @@ def log_posteriors(
     Every pair of an example and a query goes through the networks that see both.
     """
     sums = []
-    for start in watched(range(0, len(own), QUERIES), "surgery", f"blocks of {QUERIES} queries"):
+    for start in track_progress(range(0, len(own), QUERIES), "surgery", f"blocks of {QUERIES} queries"):
         block = slice(start, start + QUERIES)
         nodes = [level[None, block] for level in z]
-        log_q = torch.cat([_pairs(model, rows, nodes) for rows in x.split(max(1, ROWS // nodes[0].shape[1]))])
+        log_q = torch.cat([_pairs(model, rows, nodes) for rows in x.split(max(1, LATENT_ROWS // nodes[0].shape[1]))])
         log_q[own[block], torch.arange(log_q.shape[1], device=x.device)] = -math.inf
         sums.append(torch.logsumexp(log_q, 0))
     return torch.logaddexp(torch.cat(sums), log_own) - math.log(len(x))

@@ -1,4 +1,4 @@
-"""What each level knows of images from elsewhere: likelihood ratios by level, and their AUROC between two data sets.
+"""Out-of-distribution images: likelihood ratios by level, and their AUROC between two data sets.
 
 The bound with the levels up to k drawn from the generative model in place of the posterior is
 
@@ -6,8 +6,9 @@ The bound with the levels up to k drawn from the generative model in place of th
              z_>k from q(. | x), z_k, ..., z_1 from p(. | the levels above),                    L^{>0} = elbo
     LLR^{>k} = elbo - L^{>k}
 
-the nats that levels 1 to k say of x beyond what the levels above them imply. They are many for an image whose details
-q describes well and whose upper levels mean little to the model: the ratio is higher outside of the training data.
+the nats that levels 1 to k add to the bound beyond what the levels above them imply. They are many for an image whose
+details q describes well and whose upper levels mean little to the model: the ratio is higher outside of the training
+data.
 
 Top-down inference draws z_>k before the levels below, so that q(z_>k | x) is the product of its factors. Bottom-up
 inference draws z_>k through z_1, ..., z_k, and its q(z_>k | x) is an intractable mixture. Here the factors given the
@@ -34,14 +35,15 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from pipeline.evaluation.bounds import Estimate
+from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.passes import DECODED_ROWS, passes
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 
 __all__ = ["auroc", "bounds_above", "outliers", "scores", "shuffled"]
 
 IMAGES = 20  # a batch
-ROWS = 2000  # rows of one pass, draws times images
 
 
 @torch.no_grad()
@@ -62,13 +64,11 @@ def bounds_above(
 def scores(model: HierarchicalVAE, x: Float[Tensor, "n units"], draws: int) -> dict[str, Float[Tensor, " n"]]:
     """Return -elbo and LLR^{>k} of each image, k from 1 to T - 1, by the names that their AUROC has."""
     means = []
-    for batch in watched(x.split(IMAGES), "likelihood ratios", f"batches of {IMAGES} images"):
-        per_pass = max(1, ROWS // len(batch))
-        sizes = [min(per_pass, draws - done) for done in range(0, draws, per_pass)]
-        sums = [bounds_above(model, batch, size).sum(1) for size in sizes]
+    for batch in track_progress(x.split(IMAGES), "likelihood ratios", f"batches of {IMAGES} images"):
+        sums = [bounds_above(model, batch, size).sum(1) for size in passes(draws, len(batch), DECODED_ROWS)]
         means.append(torch.stack(sums).sum(0) / draws)
     elbo, *above = torch.cat(means, dim=1)
-    return {"elbo": -elbo} | {f"llr/z{k}": elbo - bound for k, bound in enumerate(above, start=1)}
+    return {"elbo": -elbo} | {str(Metric("llr", k)): elbo - bound for k, bound in enumerate(above, start=1)}
 
 
 def outliers(own: dict[str, Float[Tensor, " n"]], other: dict[str, Float[Tensor, " m"]]) -> dict[str, Estimate]:

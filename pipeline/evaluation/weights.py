@@ -18,10 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["FEWEST_DRAWS", "LARGEST_KHAT", "effective_draws", "pareto_khat"]
+from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.extrapolation import extrapolate
+
+__all__ = ["FEWEST_DRAWS", "LARGEST_KHAT", "effective_draws", "nll_bias", "pareto_khat", "weight_diagnostics"]
 
 FEWEST_DRAWS = 25  # that have a tail of 5 weights to fit
 LARGEST_KHAT = 0.7
+LARGEST_HEAVY_SHARE = 0.05  # of images whose weights have a k-hat above 0.7
+SMALL_BIAS = 0.05  # nats: a bias up to which nll counts as reliable
+SAFETY = 7  # a bias without an error counts as so many times its value
 HEAVIEST = 10.0  # k-hat of a tail that is too steep for the range of numbers, and the largest that is given
 RANGE = 700.0  # nats between two weights, beyond which the smaller one is 0 beside the larger one
 
@@ -55,5 +61,38 @@ def pareto_khat(log_weight: Float[Tensor, "draws batch"]) -> Float[Tensor, " bat
             return 0.0
         return min(khat, HEAVIEST) if math.isfinite(khat) else 0.0
 
-    found = [fit(weights) for weights in log_weight.double().T.cpu().numpy()]
-    return log_weight.new_tensor(found)
+    return log_weight.new_tensor([fit(weights) for weights in log_weight.double().T.cpu().numpy()])
+
+
+def nll_bias(halved: Float[Tensor, "levels images"], nll: Estimate, heavy: float) -> dict[str, Estimate]:
+    """Return what the last doubling of k gave, what nll lies above -log p(x), and whether that is known to be small.
+
+    The bias has no error where its decay shows no limit, or where `heavy`, the share of images whose weights have too
+    heavy a tail, is not small: there it was between 1/7 of the exact one (a linear chain) and 1.4 times (lognormal
+    weights). It counts as small where it would be at `SAFETY` times its value.
+    """
+    if len(halved) < 2:
+        return {"nll/reliable": Estimate(0.0, None)}
+    limit = extrapolate(halved)
+    results = {"nll/last_doubling": Estimate(limit.last_doubling, _finite(limit.last_doubling_se))}
+    if math.isnan(limit.remaining):
+        return results | {"nll/reliable": Estimate(0.0, None)}
+    certain = limit.measurable and heavy <= LARGEST_HEAVY_SHARE
+    worst = limit.remaining + limit.remaining_se if certain else SAFETY * limit.remaining
+    return results | {
+        "nll/bias": Estimate(limit.remaining, _finite(limit.remaining_se) if certain else None),
+        "nll/reliable": Estimate(float(worst <= max(2 * nll.error, SMALL_BIAS)), None),
+    }
+
+
+def _finite(error: float) -> float | None:
+    return error if math.isfinite(error) else None
+
+
+def weight_diagnostics(ess: Float[Tensor, " images"], khat: Float[Tensor, " images"]) -> dict[str, Estimate]:
+    """Return median and worst of the effective numbers of draws and of k-hat, and the share of images above 0.7."""
+    results = {"ess/median": ess.median(), "ess/min": ess.min()}
+    if not khat.isnan().any():
+        results |= {"khat/median": khat.median(), "khat/max": khat.max()}
+        results["khat/high"] = (khat > LARGEST_KHAT).double().mean()
+    return {name: Estimate(value.item(), None) for name, value in results.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,11 +10,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.figures.style import GREY, blank, colour, facets, level_colours, line, plain
+from pipeline.metric import Metric
 
 __all__ = ["bounds", "curves", "rates_by_epoch", "rates_by_level"]
 
 Row = Mapping[str, float]
 Curves = Mapping[str, Mapping[int, Sequence[Row]]]  # variant: seed: a row an epoch
+Depths = Mapping[str, Mapping[int, int]]  # variant: seed: latent levels
 Interval = tuple[float, float | None]  # mean over seeds and half width; None where there is one seed
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -40,21 +42,24 @@ def curves(runs: Curves) -> Figure:
     return figure
 
 
-def rates_by_epoch(runs: Curves) -> Figure:
-    """Show the validation rate of each level, and their sum, by epoch; a panel is a variant, a line a seed."""
+def rates_by_epoch(runs: Curves, depths: Depths) -> Figure:
+    """Show the validation rate of each level, and their sum, by epoch; a panel is a variant, a line a seed.
+
+    `depths` holds the number of latent levels by variant and seed.
+    """
     caption = (
         "The rates of all levels sum to the KL of posterior to prior. Only that sum is a divergence: a rate below the"
         " top level may be negative. A top rate near 0 means that the level is not used. A line is a seed."
     )
     figure, panels = facets(len(runs), "What each level costs while training", caption)
-    palette = level_colours(max(_depth(rows[0]) for seeds in runs.values() for rows in seeds.values()))
+    palette = level_colours(_deepest(depths, runs))
     for axes, (variant, seeds) in zip(panels.flat, runs.items(), strict=False):
-        for rows in seeds.values():
-            depth = _depth(rows[0])
+        for seed, rows in seeds.items():
+            depth = depths[variant][seed]
             if depth > 1:
                 axes.plot(_epochs(rows), [row["valid/kl"] for row in rows], color="black", lw=1.2, ls="--")
             for level in range(depth):
-                rate = [row[f"valid/rate/z{level + 1}"] for row in rows]
+                rate = [row[str(Metric("valid/rate", level + 1))] for row in rows]
                 axes.plot(_epochs(rows), rate, color=palette[level], lw=1.4)
         axes.axhline(0, color=GREY, lw=0.6)
         plain(axes, variant, "epoch", "validation rate (nats per example)" if axes in panels[:, 0] else "")
@@ -64,39 +69,42 @@ def rates_by_epoch(runs: Curves) -> Figure:
     return figure
 
 
-def rates_by_level(results: Mapping[str, Mapping[int, Row]]) -> Figure:
+def rates_by_level(results: Mapping[str, Mapping[int, Row]], depths: Depths) -> Figure:
     """Show the test bound taken apart: rates stacked by level (means over seeds), distortion, and -log p(x).
 
-    `results` holds by variant and seed the values of `test/rate/z1`.., `test/reconstruction` and `test/nll`.
+    `results` holds by variant and seed the values of `test/rate/z1`.., `test/reconstruction` and `test/nll`, `depths`
+    the number of latent levels by variant and seed.
     """
     caption = (
         "Bars: means over seeds; dots: seeds. Distortion + KL = -ELBO, which lies above the NLL by the bound's gap."
         " Negative rates are stacked to the left of 0; the diamond marks the sum, the KL."
     )
     title = "Where the nats go: rate by level, distortion, and negative log-likelihood on the test set"
+    if any(len(set(depths[variant].values())) > 1 for variant in results):
+        caption += " Seeds of a variant differ in depth: a level that one lacks adds 0 to the mean."
     figure = blank(9.6, 0.62 * len(results) + 2.4, title, caption)
     bars, distortion, nll = figure.subplots(1, 3, sharey=True, width_ratios=[2.2, 1, 1])
-    palette = level_colours(max(_depth(row, "test") for seeds in results.values() for row in seeds.values()))
-    places = np.arange(len(results))[::-1]
-    for place, (variant, seeds) in zip(places, results.items(), strict=True):
+    palette = level_colours(_deepest(depths, results))
+    positions = np.arange(len(results))[::-1]
+    for position, (variant, seeds) in zip(positions, results.items(), strict=True):
         ends = {True: 0.0, False: 0.0}
         means = [
-            float(np.mean([row[f"test/rate/z{level}"] for row in seeds.values()]))
-            for level in range(1, _depth(next(iter(seeds.values())), "test") + 1)
+            float(np.mean([row.get(str(Metric("test/rate", level)), 0.0) for row in seeds.values()]))
+            for level in range(1, max(depths[variant].values()) + 1)
         ]
         for rate, tone in zip(means, palette, strict=False):
-            bars.barh(place, rate, left=ends[rate >= 0], height=0.62, color=tone, edgecolor="white", lw=0.8)
+            bars.barh(position, rate, left=ends[rate >= 0], height=0.62, color=tone, edgecolor="white", lw=0.8)
             ends[rate >= 0] += rate
-        bars.plot(sum(means), place, "D", ms=7, color="white", mec="black", zorder=3)
+        bars.plot(sum(means), position, "D", ms=7, color="white", mec="black", zorder=3)
         for axes, key, sign in ((distortion, "test/reconstruction", -1), (nll, "test/nll", 1)):
             values = [sign * row[key] for row in seeds.values()]
-            axes.plot(values, [place] * len(values), "o", ms=5, alpha=0.7, color=colour(variant, results))
-            axes.plot(np.mean(values), place, "|", ms=18, mew=2, color="black")
+            axes.plot(values, [position] * len(values), "o", ms=5, alpha=0.7, color=colour(variant, results))
+            axes.plot(np.mean(values), position, "|", ms=18, mew=2, color="black")
     bars.axvline(0, color=GREY, lw=0.8)
     plain(bars, "rate by level", "nats per example")
     plain(distortion, "distortion", "-log p(x | z$_1$) (nats)")
     plain(nll, "NLL", "-log p(x) (nats)")
-    bars.set_yticks(places, list(results), fontsize=11)
+    bars.set_yticks(positions, list(results), fontsize=11)
     for axes in (distortion, nll):
         axes.xaxis.set_major_locator(MaxNLocator(4))
     handles = [line(f"$z_{{{level}}}$", tone, lw=7) for level, tone in enumerate(palette, start=1)]
@@ -114,7 +122,10 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
 
     `results` holds by variant the intervals of `elbo` (in nats) and of `iwae/k` for each k that was measured.
     """
-    names = ["elbo", *sorted({key for row in results.values() for key in row if key.startswith("iwae/")}, key=_k)]
+    names = [
+        "elbo",
+        *sorted({key for row in results.values() for key in row if Metric.parse(key).family == "iwae"}, key=_k),
+    ]
     names = [name for name in names if name != "iwae/1"]  # the same quantity as elbo
     single = all(half is None for row in results.values() for _, half in row.values())
     bars = "One seed: no interval." if single else f"Bars: {confidence:.0%} intervals over seeds (Student t)."
@@ -124,17 +135,17 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
     )
     figure = blank(8.5, 0.75 * len(results) + 1.9, "How tight the bound is on the test set", caption)
     axes = figure.subplots()
-    places = np.arange(len(results))[::-1]
-    for place, (variant, row) in zip(places, results.items(), strict=True):
+    positions = np.arange(len(results))[::-1]
+    for position, (variant, row) in zip(positions, results.items(), strict=True):
         shown = [name for name in names if name in row]
         means = [row[name][0] for name in shown]
-        axes.plot([min(means), max(means)], [place, place], color=colour(variant, results), lw=6, alpha=0.25)
+        axes.plot([min(means), max(means)], [position, position], color=colour(variant, results), lw=6, alpha=0.25)
         for name, mean in zip(shown, means, strict=True):
             # An interval as wide as the gap would hide another that shares its line.
-            at = place + 0.32 * (names.index(name) / max(1, len(names) - 1) - 0.5)
+            at = position + 0.32 * (names.index(name) / max(1, len(names) - 1) - 0.5)
             tone, marker = colour(variant, results), MARKERS[names.index(name) % len(MARKERS)]
             axes.errorbar(mean, at, xerr=row[name][1], fmt=marker, color=tone, ms=7, capsize=3, lw=1.2, mec="white")
-    axes.set_yticks(places, list(results), fontsize=11)
+    axes.set_yticks(positions, list(results), fontsize=11)
     axes.set_ylim(-0.5, len(results) - 0.5)
     plain(axes, "", "bound on log p(x) (nats per example); higher is better")
     labels = {name: "ELBO" if name == "elbo" else f"$L_{{{_k(name)}}}$" for name in names}
@@ -146,12 +157,12 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
     return figure
 
 
+def _deepest(depths: Depths, variants: Iterable[str]) -> int:
+    return max(depth for variant in variants for depth in depths[variant].values())
+
+
 def _epochs(rows: Sequence[Row]) -> list[float]:
     return [row["epoch"] for row in rows]
-
-
-def _depth(row: Row, split: str = "valid") -> int:
-    return sum(key.startswith(f"{split}/rate/z") for key in row)
 
 
 def _k(name: str) -> int:

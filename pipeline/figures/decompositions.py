@@ -7,6 +7,7 @@ that standard error is. Where nothing was measured the row says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.figures.style import GREY, PARTS, blank, level_colours, line, plain
+from pipeline.metric import Metric, levels_of
 
 __all__ = ["gaps_by_level", "inference_gaps", "surgery"]
 
@@ -25,7 +27,7 @@ THICK = 0.6  # of a bar, in rows
 def gaps_by_level(results: Means, error: str) -> Figure:
     """Show what each level adds to the divergence from the model's own marginals, and what it loses of log p(x).
 
-    `results` holds `kl_up/z1`.. and `gap/z1`..
+    `results` holds `chain_kl/z1`.. and `gap/z1`..
     """
     caption = (
         "On the first test images. Left: every part is a true divergence, their sum (diamond) the KL. Right: the parts"
@@ -33,14 +35,14 @@ def gaps_by_level(results: Means, error: str) -> Figure:
         f" negative parts are Monte Carlo error or the bias of an inner bound. Whiskers: one {error}."
     )
     title = "What each level costs: divergence from the model's own marginals, and loss of log p(x)"
-    figure, panels, places = _rows(results, title, caption)
-    palette = level_colours(max(1, *(_depth(row, key) for row in results.values() for key in ("kl_up", "gap"))))
-    for axes, key, name in zip(panels, ("kl_up", "gap"), ("divergence by level", "gap by level"), strict=True):
-        for place, row in zip(places, results.values(), strict=True):
+    figure, panels, positions = _rows(results, title, caption)
+    palette = level_colours(max(1, *(_highest(row, key) for row in results.values() for key in ("chain_kl", "gap"))))
+    for axes, key, name in zip(panels, ("chain_kl", "gap"), ("divergence by level", "gap by level"), strict=True):
+        for position, row in zip(positions, results.values(), strict=True):
             parts = _by_level(row, key, palette)
-            _stack(axes, place, parts)
+            _stack(axes, position, parts)
             if len(parts) > 1:
-                _sum(axes, place, sum(mean for mean, *_ in parts))
+                _sum(axes, position, sum(mean for mean, *_ in parts))
         _finish(axes, name)
     _legend(figure, palette, "sum" if len(palette) > 1 else "")
     return figure
@@ -57,16 +59,16 @@ def inference_gaps(results: Means, error: str) -> Figure:
         f" are log p(x) - ELBO. Grey: not split by level. Whiskers: one {error}."
     )
     title = "What inference loses: to the family of posteriors, and to one network for all images"
-    figure, panels, places = _rows(results, title, caption, sharex=True)
+    figure, panels, positions = _rows(results, title, caption, sharex=True)
     keys = ("approximation_gap", "amortization_gap")
-    depth = max(_depth(row, key) for row in results.values() for key in keys)
+    depth = max(_highest(row, key) for row in results.values() for key in keys)
     palette = level_colours(max(1, depth))
     for axes, key, name in zip(panels, keys, ("approximation gap", "amortization gap"), strict=True):
-        for place, row in zip(places, results.values(), strict=True):
+        for position, row in zip(positions, results.values(), strict=True):
             parts = _by_level(row, key, palette)
-            _stack(axes, place, parts or ([(*row[key], PARTS["whole"])] if key in row else []))
+            _stack(axes, position, parts or ([(*row[key], PARTS["whole"])] if key in row else []))
             if len(parts) > 1 and key in row:
-                _sum(axes, place, *row[key])
+                _sum(axes, position, *row[key])
         _finish(axes, name)
     _legend(figure, palette if depth else [], "sum" if depth > 1 else "")
     return figure
@@ -85,25 +87,29 @@ def surgery(results: Means, error: str) -> Figure:
         f" exact for the level drawn first, else between two estimates. Whiskers: one {error}."
     )
     title = "The mean KL over the data set: information about the image, and mismatch with the prior"
-    figure, (left, right), places = _rows(results, title, caption, height=0.85)
+    figure, (left, right), positions = _rows(results, title, caption, height=0.85)
     information = "mutual_information"
-    depth = max(1, *(_depth(row, information) for row in results.values()))
+    depth = max(1, *(_highest(row, information) for row in results.values()))
     palette = level_colours(depth)
     shown: dict[str, str] = {}
-    for place, row in zip(places, results.values(), strict=True):
+    for position, row in zip(positions, results.values(), strict=True):
         terms = [name for name in (information, "marginal_kl") if name in row]
         split = [name for name in ("total_correlation", "dimension_kl") if len(terms) == 2 and name in row]
-        _stack(left, place, [(*row[name], PARTS[name]) for name in terms])
+        _stack(left, position, [(*row[name], PARTS[name]) for name in terms])
         if len(split) == 2:
-            _stack(left, place - 0.41, [(*row[name], PARTS[name]) for name in split], 0.18, start=row[information][0])
+            _stack(
+                left, position - 0.41, [(*row[name], PARTS[name]) for name in split], 0.18, start=row[information][0]
+            )
         shown |= {name: PARTS[name] for name in (*terms, *(split if len(split) == 2 else []))}
-        levels = _depth(row, information)
+        levels = _highest(row, information)
         for level, tone in enumerate(palette[:levels], start=1):
-            _span(right, place + THICK * ((levels - level + 0.5) / levels - 0.5), row, f"{information}/z{level}", tone)
+            _span(
+                right, position + THICK * ((levels - level + 0.5) / levels - 0.5), row, Metric(information, level), tone
+            )
     _finish(left, "the KL split over the data set")
     _finish(right, "mutual information by level")
     left.set_ylim(-0.6, len(results) - 0.5)
-    for border in places[:-1] - 0.56:
+    for border in positions[:-1] - 0.56:
         right.axhline(border, color=GREY, lw=0.5, alpha=0.5)
     handles = [line(_words(name), tone, lw=7) for name, tone in shown.items()]
     handles += [line(f"$z_{{{level}}}$", tone, lw=3, marker="o") for level, tone in enumerate(palette, start=1)]
@@ -117,51 +123,55 @@ def _rows(
     """Return a figure with two panels that share a row for each variant, and where the rows lie."""
     figure = blank(9.6, height * len(results) + 1.9, title, caption)
     panels = figure.subplots(1, 2, sharey=True, sharex=sharex)
-    places = np.arange(len(results))[::-1]
-    panels[0].set_yticks(places, list(results), fontsize=11)
+    positions = np.arange(len(results))[::-1]
+    panels[0].set_yticks(positions, list(results), fontsize=11)
     panels[0].set_ylim(-0.5, len(results) - 0.5)
-    return figure, panels, places
+    return figure, panels, positions
 
 
-def _depth(row: Mapping[str, Any], key: str) -> int:
-    """Return the highest level that a metric was measured at."""
-    return max((int(name.split("/z")[1].split("/")[0]) for name in row if name.startswith(f"{key}/z")), default=0)
+def _highest(row: Mapping[str, Any], term: str) -> int:
+    """Return the highest level that a term was measured at, or 0."""
+    return max(levels_of(row, term), default=0)
 
 
 def _by_level(row: Mapping[str, tuple[float, float]], key: str, palette: Sequence[Any]) -> list[Part]:
-    names = [(f"{key}/z{level}", tone) for level, tone in enumerate(palette, start=1)]
+    names = [(str(Metric(key, level)), tone) for level, tone in enumerate(palette, start=1)]
     return [(*row[name], tone) for name, tone in names if name in row]
 
 
-def _stack(axes: Any, place: float, parts: Sequence[Part], thick: float = THICK, start: float = 0.0) -> None:
+def _stack(axes: Any, position: float, parts: Sequence[Part], thick: float = THICK, start: float = 0.0) -> None:
     """Put parts end to end from `start`, negative ones to the left, a whisker of one standard error at each end."""
     ends = {True: start, False: start}
     for step, (mean, error, tone) in enumerate(parts):
         left = ends[mean >= 0]
-        axes.barh(place, mean, left=left, height=thick, color=tone, edgecolor="white", lw=0.8, zorder=2)
+        axes.barh(position, mean, left=left, height=thick, color=tone, edgecolor="white", lw=0.8, zorder=2)
         ends[mean >= 0] = end = left + mean
         # One below the other, so that none hides the next.
-        at = place + (thick * (0.38 - 0.55 * step / len(parts)) if len(parts) > 1 else 0)
+        at = position + (thick * (0.38 - 0.55 * step / len(parts)) if len(parts) > 1 else 0)
         axes.errorbar(end, at, xerr=error, color="black", lw=1, capsize=8 * thick / (1 + len(parts)), zorder=3)
     if not parts:
-        axes.text(0, place, "  not measured", color=GREY, fontsize=9, va="center", style="italic")
+        axes.text(0, position, "  not measured", color=GREY, fontsize=9, va="center", style="italic")
 
 
-def _sum(axes: Any, place: float, mean: float, error: float | None = None) -> None:
-    axes.errorbar(mean, place - 0.2, xerr=error, fmt="D", ms=6, color="black", mfc="white", lw=1, capsize=3, zorder=4)
+def _sum(axes: Any, position: float, mean: float, error: float | None = None) -> None:
+    axes.errorbar(
+        mean, position - 0.2, xerr=error, fmt="D", ms=6, color="black", mfc="white", lw=1, capsize=3, zorder=4
+    )
 
 
-def _span(axes: Any, place: float, row: Mapping[str, tuple[float, float]], key: str, tone: Any) -> None:
+def _span(axes: Any, position: float, row: Mapping[str, tuple[float, float]], metric: Metric, tone: Any) -> None:
     """Show an exact value as a dot with its standard error, or two estimates as the span between them."""
-    if key in row:
-        axes.errorbar(row[key][0], place, xerr=row[key][1], fmt="o", ms=6, color=tone, capsize=3, zorder=3)
-    elif f"{key}/lower" in row:
-        (low, low_error), (high, high_error) = row[f"{key}/lower"], row[f"{key}/upper"]
-        axes.plot([low, high], [place, place], "-", color=tone, lw=5, alpha=0.45, solid_capstyle="butt", zorder=2)
+    lower, upper = (str(replace(metric, side=side)) for side in ("lower", "upper"))
+    if str(metric) in row:
+        mean, se = row[str(metric)]
+        axes.errorbar(mean, position, xerr=se, fmt="o", ms=6, color=tone, capsize=3, zorder=3)
+    elif lower in row:
+        (low, low_error), (high, high_error) = row[lower], row[upper]
+        axes.plot([low, high], [position, position], "-", color=tone, lw=5, alpha=0.45, solid_capstyle="butt", zorder=2)
         for value, error, marker in ((low, low_error, 5), (high, high_error, 4)):  # carets that point inwards
-            axes.errorbar(value, place, xerr=error, fmt="", marker=marker, ms=6, color=tone, lw=1, zorder=3)
+            axes.errorbar(value, position, xerr=error, fmt="", marker=marker, ms=6, color=tone, lw=1, zorder=3)
     else:
-        axes.text(0, place, "  not measurable", color=GREY, fontsize=8, va="center", style="italic")
+        axes.text(0, position, "  not measurable", color=GREY, fontsize=8, va="center", style="italic")
 
 
 def _finish(axes: Any, name: str) -> None:

@@ -48,7 +48,7 @@ def levels(base: Array, redrawn: Array, variant: str, *, ink: bool = True) -> Fi
     Args:
         base: [rows, h, w], means of p(x | z) of some draws from the prior.
         redrawn: [T, rows, columns, h, w]; at [t - 1, i, j] the j-th image after the noise of z_t in draw i is replaced.
-        variant: whose images these are.
+        variant: the name of the model.
         ink: show 1 as black.
     """
     depth, rows, columns, _, width = redrawn.shape

@@ -32,15 +32,15 @@ def milestones(
     figure = blank(9.6, 4.8, "How far training has come", caption)
     axes = figure.subplots()
     epochs = sorted({epoch for variant in nll.values() for epoch in variant})
-    styles = {variant: STYLES[place // 7 % len(STYLES)] for place, variant in enumerate(nll)}
+    styles = {variant: STYLES[index // 7 % len(STYLES)] for index, variant in enumerate(nll)}
     for variant, at in nll.items():
         means, halves = [value for value, _ in at.values()], [half or 0.0 for _, half in at.values()]
         tone = colour(variant, nll)
         axes.errorbar(list(at), means, yerr=halves, color=tone, ls=styles[variant], marker="o", ms=4, capsize=2, lw=1.4)
-        for place, source in enumerate(sources):
+        for index, source in enumerate(sources):
             if source in published.get(variant, {}):
-                x = epochs[-1] * 1.5 * 1.25**place
-                axes.plot(x, published[variant][source], MARKERS[place % len(MARKERS)], color=tone, mfc="white", ms=7)
+                x = epochs[-1] * 1.5 * 1.25**index
+                axes.plot(x, published[variant][source], MARKERS[index % len(MARKERS)], color=tone, mfc="white", ms=7)
     plain(axes, "", "epochs (log scale)", f"$-L_{{{k}}}$ (nats per example)")
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
@@ -52,13 +52,13 @@ def milestones(
             [],
             [],
             ls="",
-            marker=MARKERS[place % len(MARKERS)],
+            marker=MARKERS[index % len(MARKERS)],
             color=GREY,
             mfc="white",
             ms=7,
             label=f"published: {source}",
         )
-        for place, source in enumerate(sources)
+        for index, source in enumerate(sources)
     ]
     figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
     return figure

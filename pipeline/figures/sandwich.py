@@ -33,20 +33,20 @@ def sandwich(results: Means, error: str) -> Figure:
     )
     figure = blank(9.6, 0.7 * len(results) + 2.0, "How far the bounds are from log p(x): annealing as a check", caption)
     left, right = figure.subplots(1, 2, sharey=True)
-    places = np.arange(len(results))[::-1]
-    for place, (variant, row) in zip(places, results.items(), strict=True):
+    positions = np.arange(len(results))[::-1]
+    for position, (variant, row) in zip(positions, results.items(), strict=True):
         tone = colour(variant, results)
         for step, (name, (marker, _)) in enumerate(BELOW.items()):
             if name in row:
-                at = place + 0.22 * (1 - step)
+                at = position + 0.22 * (1 - step)
                 left.errorbar(row[name][0], at, xerr=row[name][1], fmt=marker, ms=7, color=tone, mec="white", capsize=3)
         if "bdmc/lower" in row:
-            _between(right, place, row, tone)
+            _between(right, position, row, tone)
         for axes, name in ((left, "ais"), (right, "bdmc/lower")):
             if name not in row:
-                axes.text(0.02, place, "not measured", color=GREY, fontsize=9, va="center", style="italic",
+                axes.text(0.02, position, "not measured", color=GREY, fontsize=9, va="center", style="italic",
                           transform=axes.get_yaxis_transform())  # fmt: skip
-    left.set_yticks(places, list(results), fontsize=11)
+    left.set_yticks(positions, list(results), fontsize=11)
     left.set_ylim(-0.5, len(results) - 0.5)
     plain(left, "test images: lower bounds", "bound on log p(x) (nats per example)")
     plain(right, "images drawn from the model: both sides", "nats above the lower bound")
@@ -58,10 +58,10 @@ def sandwich(results: Means, error: str) -> Figure:
     return figure
 
 
-def _between(axes: Any, place: float, row: Mapping[str, tuple[float, float]], tone: str) -> None:
+def _between(axes: Any, position: float, row: Mapping[str, tuple[float, float]], tone: str) -> None:
     """Show the width as a bar that starts at the lower bound, and write above it which bounds these are."""
     width, error = row["bdmc/width"]
-    axes.barh(place - 0.14, width, height=0.3, color=tone, alpha=0.8)
-    axes.errorbar(width, place - 0.14, xerr=error, color="black", lw=1, capsize=3)
+    axes.barh(position - 0.14, width, height=0.3, color=tone, alpha=0.8)
+    axes.errorbar(width, position - 0.14, xerr=error, color="black", lw=1, capsize=3)
     text = f"{row['bdmc/lower'][0]:.3f} to {row['bdmc/upper'][0]:.3f}: width {width:.3f} ± {error:.3f}"
-    axes.text(0.02, place + 0.08, text, va="bottom", fontsize=8.5, transform=axes.get_yaxis_transform())
+    axes.text(0.02, position + 0.08, text, va="bottom", fontsize=8.5, transform=axes.get_yaxis_transform())

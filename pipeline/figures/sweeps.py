@@ -1,4 +1,4 @@
-"""What a sweep has found, trial by trial."""
+"""The trials of a sweep."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def depth_width_map(trials: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     depths, widths = ([trial[key] for trial in trials] or [1] for key in ("depth", "z_dim"))
     ticks = sorted({round(width) for width in np.geomspace(min(widths), max(widths), 5)})
     caption = (
-        "A disc is a finished trial; of trials at one place the best lies on top. A cross is a trial that was stopped"
+        "A disc is a finished trial; of trials at one point the best lies on top. A cross is a trial that was stopped"
         " early or failed. The ring marks each variant's best trial. Colours end at the lower quartile:"
         " worse trials look alike."
     )
     if metric == "valid/objective" and len(variants) > 1:
         caption += " Colours of variants with different objectives cannot be compared."
-    figure, panels = facets(len(variants), "What the sweep found", caption, sharex=True)
+    figure, panels = facets(len(variants), "The trials of the sweep", caption, sharex=True)
     low, high = (float(np.quantile(values, 0.25)), max(values)) if values else (0.0, 1.0)
     scale = ScalarMappable(Normalize(low if low < high else low - 1, high), "viridis")
     for axes, variant in zip(panels.flat, variants, strict=False):
@@ -89,8 +89,10 @@ def rate_distortion(
     axes = figure.subplots()
     rate, distortion = np.meshgrid(np.linspace(low[0], high[0], 50), np.linspace(low[1], high[1], 50))
     lines = axes.contour(rate, distortion, -rate - distortion, 9, colors=GREY, linewidths=0.8, linestyles=":", zorder=1)
-    places = [(min(high[0], -bound - low[1]) - 0.09 * (high[0] - low[0]), bound) for bound in lines.levels]
-    shown = [(x, -bound - x) for x, bound in places if low[0] + 0.12 * (high[0] - low[0]) < x and -bound - x < high[1]]
+    positions = [(min(high[0], -bound - low[1]) - 0.09 * (high[0] - low[0]), bound) for bound in lines.levels]
+    shown = [
+        (x, -bound - x) for x, bound in positions if low[0] + 0.12 * (high[0] - low[0]) < x and -bound - x < high[1]
+    ]
     axes.clabel(lines, fontsize=8, fmt=lambda bound: f"ELBO {bound:g}", manual=shown)
     for variant in dict.fromkeys([*trials, *finals]):
         tone = colour(variant, dict.fromkeys([*trials, *finals]))

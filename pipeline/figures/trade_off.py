@@ -37,7 +37,7 @@ def trade_off(families: Mapping[str, Sequence[TradeOff]], terms: str) -> Figure:
     parts: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     above, below = parts
     axes = above.subplots()
-    tones = {name: NAMED.get(name, OTHERS[place % len(OTHERS)]) for place, name in enumerate(families)}
+    tones = {name: NAMED.get(name, OTHERS[index % len(OTHERS)]) for index, name in enumerate(families)}
     for name, models in families.items():
         points = sorted((model.rate, model.distortion, model.beta) for model in models)
         rate, distortion, _ = zip(*points, strict=True)

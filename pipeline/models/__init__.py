@@ -2,6 +2,6 @@
 
 from pipeline.models.build import PRIORS, build
 from pipeline.models.hierarchy import HierarchicalVAE
-from pipeline.models.networks import ACTIVATIONS, NETWORKS, Image, collect, mlp
+from pipeline.models.networks import ACTIVATIONS, NETWORKS, Image, mlp, update_bn
 
-__all__ = ["ACTIVATIONS", "NETWORKS", "PRIORS", "HierarchicalVAE", "Image", "build", "collect", "mlp"]
+__all__ = ["ACTIVATIONS", "NETWORKS", "PRIORS", "HierarchicalVAE", "Image", "build", "mlp", "update_bn"]

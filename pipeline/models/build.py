@@ -13,13 +13,13 @@ from torch.distributions import Distribution
 
 from pipeline.distributions import (
     LATENT,
+    BottomUpBlock,
     Conditional,
-    Evidence,
     Family,
     Mixture,
     StandardNormal,
     Vamp,
-    climb,
+    bottom_up_pass,
     likelihood,
 )
 from pipeline.models.hierarchy import HierarchicalVAE
@@ -52,7 +52,7 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: tuple[int, 
         inputs = sum(widths[node] for node in (ancestors if params.parents == "every" else ancestors[:1]))
         outputs = family.per_unit * widths[child]
         built = network(rung, inputs, outputs, _hidden(params, rung), "output" if child == 0 else "input")
-        return Conditional(_at(built, family, at), family)
+        return Conditional(_starting_at(built, family, at), family)
 
     levels = range(1, params.depth + 1)
     inference: list[nn.Module] = []
@@ -65,7 +65,7 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: tuple[int, 
             body = network(t - 1, below, d, hidden, "input")
             body.append(ACTIVATIONS[params.activation]())
             head = NETWORKS["mlp"](d, LATENT.per_unit * widths[t], [], params.activation, params.batch_norm)
-            inference.append(Evidence(body, _at(head, LATENT, torch.zeros(widths[t]))))
+            inference.append(BottomUpBlock(body, _starting_at(head, LATENT, torch.zeros(widths[t]))))
             below = d
     family = likelihood(params)
     generative: list[nn.Module] = [
@@ -86,8 +86,8 @@ def _hidden(params: ModelParams, rung: int) -> Sequence[int]:
     return params.hidden[min(rung, len(params.hidden) - 1)]
 
 
-def _at(network: nn.Sequential, family: Family, mean: Tensor) -> nn.Sequential:
-    """Start a network's output at `mean`."""
+def _starting_at(network: nn.Sequential, family: Family, mean: Tensor) -> nn.Sequential:
+    """Return the network, its output bias set so that it starts at `mean`."""
     with torch.no_grad():
         network[-1].bias.copy_(family.bias(mean))  # type: ignore[operator]
     return network
@@ -110,7 +110,7 @@ def _vamp(params: ModelParams, mean: Tensor, inference: Sequence[nn.Module]) -> 
 
 
 def _ladder_top(inference: Sequence[nn.Module], x: Tensor) -> Distribution:
-    return climb(inference, x)[-1]
+    return bottom_up_pass(inference, x)[-1]
 
 
 def _call(rung: nn.Module, *parents: Tensor) -> Distribution:

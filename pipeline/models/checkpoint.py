@@ -1,7 +1,7 @@
 """Models and training states on disk: tensors in safetensors, everything else in JSON; loading runs no code.
 
 A model is a folder with `model.safetensors` (the weights) and `model.json` (format version, `model` parameters,
-data set and its digest, and what else the writer tells). A training state is one safetensors file whose
+data set and its digest, and what else the writer adds). A training state is one safetensors file whose
 header carries the counters, so that weights and counters can never be of two different moments.
 """
 
@@ -47,16 +47,16 @@ def save_model(folder: Path, model: HierarchicalVAE, params: ModelParams, splits
 
 
 def load(path: str | Path) -> HierarchicalVAE:
-    """Give back the model in folder `path`, on the CPU, ready to evaluate.
+    """Return the model in folder `path`, on the CPU, in evaluation mode.
 
     Raises:
-        InputError: a file is missing or damaged, or of a format this version does not know.
+        InputError: a file is missing or damaged, or of another format than this version's.
     """
     folder = Path(path)
     description = read_json(folder / "model.json")
     if not isinstance(description, dict) or description.get("format") != FORMAT:
-        given = description.get("format") if isinstance(description, dict) else description
-        raise InputError(f"{folder / 'model.json'}: format {given!r} given; allowed: {FORMAT}")
+        version = description.get("format") if isinstance(description, dict) else description
+        raise InputError(f"{folder / 'model.json'}: format {version!r} given; allowed: {FORMAT}")
     try:
         params = ModelParams.model_validate_json(json.dumps(description["model"]))
         height, width = description["data"]["shape"]

@@ -10,8 +10,8 @@ The parents of a rung are its nearest neighbour on the side it is conditioned on
 of the MHVAE) or every node on that side (`every`, the HVAE); at depth 1 both are the VAE. A node is a tensor
 [draws, batch, units]; x enters as [1, batch, units] and broadcasts.
 
-The ladder climbs from x to the evidence N(mu_hat_t, sigma_hat_t^2) of every level without drawing anything. On the
-way down, q(z_t | .) is that evidence merged with the generative p(z_t | parents), whose networks it shares.
+The ladder's bottom-up pass computes from x the evidence N(mu_hat_t, sigma_hat_t^2) of every level without drawing
+anything. Top-down, q(z_t | .) is that evidence merged with the generative p(z_t | parents), whose networks it shares.
 
 Luo, "Understanding Diffusion Models: A Unified Perspective" (2022), https://arxiv.org/abs/2208.11970
 Sønderby et al., "Ladder Variational Autoencoders" (2016), https://arxiv.org/abs/1602.02282
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call
 
-from pipeline.distributions import climb, from_noise, merge
+from pipeline.distributions import bottom_up_pass, merge, reparameterize
 
 __all__ = ["HierarchicalVAE"]
 
@@ -75,25 +75,25 @@ class HierarchicalVAE(nn.Module):
         self,
         x: Float[Tensor, "batch units"],
         draws: int = 1,
-        given: Sequence[Float[Tensor, "_ batch _"]] = (),
+        prefix: Sequence[Float[Tensor, "_ batch _"]] = (),
         noise: Sequence[Float[Tensor, "_ batch _"]] | None = None,
     ) -> tuple[list[Float[Tensor, "_ batch _"]], list[Distribution]]:
         """Draw z_1:T from (20) or the ladder: return the nodes [x, z_1, ..., z_T] and the factors of q, T of them.
 
-        Levels that are `given`, in the order in which the posterior draws them, stay; the factors are those of the
-        levels that were drawn. With `noise`, that of levels 1 to T, z_t = mu_t + sigma_t * noise_t takes the place of
-        a draw from q(z_t | .).
+        `prefix` holds draws of the first levels, in the order in which the posterior draws them; only the levels after
+        them are drawn, and the factors are those of these levels. With `noise`, that of levels 1 to T,
+        z_t = mu_t + sigma_t * noise_t takes the place of a draw from q(z_t | .).
         """
         if self.direction == "top_down":
-            return self._descend(x, draws, given, noise)
-        z, q = [x[None], *given], []
-        for t, rung in enumerate(self.inference[len(given) :], start=len(given)):
+            return self._posterior_top_down(x, draws, prefix, noise)
+        z, q = [x[None], *prefix], []
+        for t, rung in enumerate(self.inference[len(prefix) :], start=len(prefix)):
             q_t = rung(*self._parents(z[::-1])).expand((draws, len(x)))
-            z.append(q_t.rsample() if noise is None else from_noise(q_t, noise[t]))
+            z.append(q_t.rsample() if noise is None else reparameterize(q_t, noise[t]))
             q.append(q_t)
         return z, q
 
-    def paths(
+    def pathwise_draws(
         self, x: Float[Tensor, "batch units"], draws: int = 1
     ) -> tuple[list[Float[Tensor, "_ batch _"]], list[Float[Tensor, "_ batch _"]]]:
         """Draw as `posterior` does, and return z_1:T twice: as functions of the encoder's weights, and of p's weights.
@@ -104,8 +104,8 @@ class HierarchicalVAE(nn.Module):
         """
         if self.direction == "bottom_up" or self.depth == 1:
             return self.posterior(x, draws)[0][1:], []
-        nodes = self._descend(x, draws, (), None, _stopped)[0][1:]
-        *evidence, _ = climb(map(_stopped, self.inference), x[None])
+        nodes = self._posterior_top_down(x, draws, (), None, _detached)[0][1:]
+        *evidence, _ = bottom_up_pass(map(_detached, self.inference), x[None])
         shared = [nodes[-1].detach()]
         for t in reversed(range(1, self.depth)):
             q_t = merge(self.generative[t](*self._parents(shared)), evidence[t - 1])
@@ -116,40 +116,40 @@ class HierarchicalVAE(nn.Module):
             shared.insert(0, z_t + (mean - mean.detach()) + (scale - scale.detach()) * noise)
         return nodes, shared
 
-    def _descend(
+    def _posterior_top_down(
         self,
         x: Float[Tensor, "batch units"],
         draws: int,
-        given: Sequence[Tensor],
+        prefix: Sequence[Tensor],
         noise: Sequence[Tensor] | None,
-        see: Callable[[nn.Module], Callable[..., Any]] = lambda rung: rung,
+        wrap: Callable[[nn.Module], Callable[..., Any]] = lambda rung: rung,
     ) -> tuple[list[Tensor], list[Distribution]]:
-        evidence = climb(self.inference, x[None])
-        z: list[Tensor] = list(reversed(given))
+        evidence = bottom_up_pass(self.inference, x[None])
+        z: list[Tensor] = list(reversed(prefix))
         q: list[Distribution] = []
-        for t in reversed(range(1, self.depth + 1 - len(given))):
+        for t in reversed(range(1, self.depth + 1 - len(prefix))):
             q_t = evidence[t - 1]
             if t < self.depth:
-                q_t = merge(see(self.generative[t])(*self._parents(z)), q_t)
+                q_t = merge(wrap(self.generative[t])(*self._parents(z)), q_t)
             q.insert(0, q_t.expand((draws, len(x))))
-            z.insert(0, q[0].rsample() if noise is None else from_noise(q[0], noise[t - 1]))
+            z.insert(0, q[0].rsample() if noise is None else reparameterize(q[0], noise[t - 1]))
         return [x[None], *z], q
 
     def posterior_at(self, z: Sequence[Float[Tensor, "_ #batch _"]]) -> list[Distribution]:
         """Return the factors of q at the nodes z = [x, z_1, ..., z_T], whose leading dimensions broadcast."""
         return self._factors(z, lambda rung: rung)
 
-    def stopped_posterior(self, z: Sequence[Float[Tensor, "_ batch _"]]) -> list[Distribution]:
+    def detached_posterior(self, z: Sequence[Float[Tensor, "_ batch _"]]) -> list[Distribution]:
         """Return the factors of q at the nodes z with the encoder's weights held constant.
 
         Gradients reach the nodes and, in the ladder, the weights of p that q is merged with.
         """
-        return self._factors(z, _stopped)
+        return self._factors(z, _detached)
 
-    def _factors(self, z: Sequence[Tensor], see: Callable[[nn.Module], Callable[..., Any]]) -> list[Distribution]:
+    def _factors(self, z: Sequence[Tensor], wrap: Callable[[nn.Module], Callable[..., Any]]) -> list[Distribution]:
         if self.direction == "bottom_up":
-            return [see(rung)(*self._parents(z[t::-1])) for t, rung in enumerate(self.inference)]
-        *evidence, top = climb(map(see, self.inference), z[0])
+            return [wrap(rung)(*self._parents(z[t::-1])) for t, rung in enumerate(self.inference)]
+        *evidence, top = bottom_up_pass(map(wrap, self.inference), z[0])
         p = [rung(*self._parents(z[t + 1 :])) for t, rung in enumerate(self.generative[1:-1], start=1)]
         return [*map(merge, p, evidence), top]
 
@@ -177,7 +177,7 @@ class HierarchicalVAE(nn.Module):
             z.insert(0, rung(*self._parents(z)).expand((count,)).sample())
         return z
 
-    def descend(self, noise: Sequence[Float[Tensor, "*batch _"]]) -> tuple[list[Tensor], list[Distribution]]:
+    def decode_noncentered(self, noise: Sequence[Float[Tensor, "*batch _"]]) -> tuple[list[Tensor], list[Distribution]]:
         """Return the nodes [z_1, ..., z_T] at z_t = mu_t + sigma_t * noise_t, and the factors of (19) at them.
 
         `noise` is given for levels 1 to T. In these non-centred coordinates the levels are independent a
@@ -187,7 +187,7 @@ class HierarchicalVAE(nn.Module):
         p: list[Distribution] = []
         for rung, eps in zip(reversed(self.generative[1:]), reversed(noise), strict=True):
             p.insert(0, rung(*self._parents(z)))
-            z.insert(0, from_noise(p[0], eps))
+            z.insert(0, reparameterize(p[0], eps))
         return z, [self.generative[0](*self._parents(z)), *p]
 
     def decode(self, noise: Sequence[Float[Tensor, "count _"]]) -> Float[Tensor, "count units"]:
@@ -196,11 +196,11 @@ class HierarchicalVAE(nn.Module):
         One level's decision can be taken again with all others held. Noise from N(0, I) gives z_1:T from the
         model, whatever the prior.
         """
-        x: Tensor = self.descend(noise)[1][0].mean
+        x: Tensor = self.decode_noncentered(noise)[1][0].mean
         return x
 
 
-def _stopped(rung: nn.Module) -> Callable[..., Any]:
+def _detached(rung: nn.Module) -> Callable[..., Any]:
     """Return `rung` as a function in which its weights are constants."""
     weights = {name: value.detach() for name, value in rung.named_parameters()}
     return lambda *parents: functional_call(rung, weights, parents)

@@ -9,9 +9,9 @@ is followed by
 
     y = gamma (u - mean) / sqrt(variance + 1e-5) + beta
 
-mean and variance being those of all rows (draws and batch) in training, and in evaluation those that `collect` took
-over the training set, so that one example's outputs depend on no other.
-Ioffe, Szegedy, "Batch Normalization" (2015), https://arxiv.org/abs/1502.03167
+mean and variance being those of all rows (draws and batch) in training, and in evaluation those that `update_bn`
+averaged over the training set, so that one example's outputs depend on no other. Ioffe, Szegedy, "Batch Normalization"
+(2015), https://arxiv.org/abs/1502.03167
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from pipeline.models.hierarchy import HierarchicalVAE
 
-__all__ = ["ACTIVATIONS", "NETWORKS", "BatchNorm", "Image", "collect", "conv", "mlp"]
+__all__ = ["ACTIVATIONS", "NETWORKS", "BatchNorm", "Image", "conv", "mlp", "update_bn"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 @torch.no_grad()
-def collect(model: HierarchicalVAE, batches: Iterable[Float[Tensor, "batch units"]]) -> None:
-    """Make the model ready to evaluate: average the statistics of its batch normalizations, if any, over `batches`."""
+def update_bn(model: HierarchicalVAE, batches: Iterable[Float[Tensor, "batch units"]]) -> None:
+    """Average the statistics of the batch normalizations, if any, over `batches`, and set the model to evaluation."""
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     if norms:
         model.train()
@@ -111,7 +111,7 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "rows channels height width"]) -> Float[Tensor, "rows channels height width"]:
-        """Add what the block finds."""
+        """Return x + f(x)."""
         y: Tensor = x + self.inner(x)
         return y
 
@@ -166,7 +166,7 @@ def _glorot(layer: nn.Linear | nn.Conv2d) -> nn.Module:
 
 
 class Network(Protocol):
-    """What the registry holds."""
+    """A function of the registry `NETWORKS`."""
 
     def __call__(
         self,

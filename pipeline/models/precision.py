@@ -18,13 +18,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Precision", "products"]
+__all__ = ["Precision", "linear_autocast"]
 
 Precision = Literal["float32", "bfloat16"]
 
 
 @contextmanager
-def products(model: nn.Module, precision: Precision) -> Iterator[None]:
+def linear_autocast(model: nn.Module, precision: Precision) -> Iterator[None]:
     """Take the products of the model's dense layers at this precision; `float32` leaves them as they are."""
     layers = [module for module in model.modules() if type(module) is nn.Linear] if precision == "bfloat16" else []
     for layer in layers:

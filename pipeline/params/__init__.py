@@ -2,10 +2,11 @@
 
 A parameter has one name everywhere, its dotted path (`model.depth`): in YAML, in `--set`, in a variant's
 overrides, in the search space and in MLflow. Defaults stand in the YAML file alone, so every key must be
-there. Whatever is wrong becomes an `InputError` that names the path, what was given and what is allowed.
+there. Every mistake is an `InputError` of one line with the path, the value and what is allowed.
 """
 
 from pipeline.params.notes import notes
+from pipeline.params.parameters import Params
 from pipeline.params.ranges import Choices, Range
 from pipeline.params.rules import check_model
 from pipeline.params.sections import (
@@ -26,7 +27,7 @@ from pipeline.params.sections import (
     measure_of,
 )
 from pipeline.params.text import digest, parse_assignments, read_yaml
-from pipeline.params.whole import Params, dump_yaml
+from pipeline.params.writing import dump_yaml
 
 __all__ = [
     "DENSITY",

@@ -1,84 +1,70 @@
-"""A fault that pydantic found, in one line: path, what was given, what is allowed, the nearest match."""
+"""A `ValidationError` of pydantic as one line: the path, the value there, what is allowed, and the nearest match."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.text import nearest
+from pipeline.params.reference import entries
+from pipeline.text import did_you_mean
 
-__all__ = ["explain"]
+__all__ = ["RENAMED", "explain"]
 
-
-def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """Tell the first fault in one line: path, what was given, what is allowed."""
-    first = _first(error)
-    keys = [key for key in first["loc"] if not _is_kind(key) and key not in ("int", "float", "tuple")]
-    path = ".".join(str(key) for key in keys if not _is_branch(key))[:200]
-    given = _show(first["input"])
-    kind, context = first["type"], first.get("ctx", {})
-    if kind == "extra_forbidden":
-        siblings = _siblings(root, [str(key) for key in keys[:-1]])
-        hint = nearest(str(keys[-1]), siblings)
-        allowed = f"; allowed: {', '.join(siblings)}" if siblings else ""
-        return f"{path}: unknown key{hint}{allowed}"
-    if kind == "missing":
-        return f"{path}: missing"
-    if kind == "literal_error":
-        field = _annotation(root, [str(key) for key in keys])
-        choices = [str(choice) for choice in get_args(field)] or [str(context.get("expected"))]
-        near = nearest(given.strip("'"), choices)
-        return f"{path}: {given} given{near}; allowed: {', '.join(choices)}"
-    if kind == "value_error":
-        return f"{path}: {context['error']}"
-    allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid ").replace("tuple", "list")
-    return f"{path}: {given} given; allowed: {allowed}"
+RENAMED = {  # names that parameters had in earlier versions
+    "model.levels": "model.grey_levels",
+    "train.stagger": "train.warmup_stagger",
+    "train.horizon": "train.schedule_epochs",
+    "train.gradient": "train.reduction",
+    "train.adam_second_moment": "train.adam_initial_second_moment",
+    "sweep.failures": "sweep.max_failures",
+    "sweep.startup": "sweep.startup_trials",
+    "evaluate.decompose.gap_rate": "evaluate.decompose.gap_learning_rate",
+    "evaluate.decompose.ais_leapfrog": "evaluate.decompose.ais_leapfrog_steps",
+}
 
 
-def _first(error: ValidationError) -> Any:
-    """Return the fault to explain: the first unknown key, as a key that is missing may be the same one misspelt.
+def explain(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
+    """Return one line about the first error of a validation of `raw` by `model`.
 
-    Where a value could be of two kinds, it is a fault of the kind that has the fewest.
+    An unknown key comes first, since a key that is missing may be the same one misspelt.
     """
-    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden" or _in_kind(fault))
-    at = next((i for i, key in enumerate(faults[0]["loc"]) if _is_kind(key)), None)
-    if at is None:
-        return faults[0]
-    kinds: dict[object, list[Any]] = {}
-    for fault in faults:
-        if fault["loc"][:at] == faults[0]["loc"][:at]:
-            kinds.setdefault(fault["loc"][at], []).append(fault)
-    return min(kinds.values(), key=len)[0]
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    missing = [str(first["loc"][-1])] if first["type"] == "missing" else []
+    path = ".".join([*_keys(first["loc"], raw), *missing])[:200]
+    value, context = _shorten(first["input"]), first.get("ctx", {})
+    parent, _, key = path.rpartition(".")
+    if path in RENAMED:
+        return f"{path}: renamed to {RENAMED[path]}"
+    match first["type"]:
+        case "extra_forbidden":
+            names = [entry.path for entry in entries(model) if entry.path.rpartition(".")[0] == parent]
+            keys = [name.rpartition(".")[2] for name in names]
+            return f"{path}: unknown key{did_you_mean(key, keys)}" + (f"; allowed: {', '.join(keys)}" if keys else "")
+        case "missing":
+            return f"{path}: missing"
+        case "literal_error":
+            allowed = next((entry.allowed for entry in entries(model) if entry.path == path), context["expected"])
+            choices = allowed.split(" | ")
+            return f"{path}: {value} given{did_you_mean(value.strip(chr(39)), choices)}; allowed: {', '.join(choices)}"
+        case "value_error":
+            return f"{path}: {context['error']}"
+    allowed = first["msg"].removeprefix("Input should be ").removeprefix("a valid ").replace("tuple", "list")
+    return f"{path}: {value} given; allowed: {allowed}"
 
 
-def _in_kind(fault: Any) -> bool:
-    return any(_is_kind(key) for key in fault["loc"])
+def _keys(location: tuple[int | str, ...], raw: Any) -> list[str]:
+    """Return the keys of a location that lead through the value, without the names that pydantic gives to types."""
+    keys, at = [], raw
+    for key in location:
+        if key in at if isinstance(at, dict) else isinstance(at, list | tuple) and isinstance(key, int):
+            keys.append(str(key))
+            at = at[key]
+    return keys
 
 
-def _is_kind(key: object) -> bool:
-    return isinstance(key, str) and key.rstrip("]").endswith(("Range", "Choices"))
-
-
-def _is_branch(key: object) -> bool:
-    return isinstance(key, str) and ("[" in key or "constrained" in key)
-
-
-def _siblings(root: type[BaseModel], keys: list[str]) -> list[str]:
-    model = _annotation(root, keys)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _annotation(root: type[BaseModel], keys: list[str]) -> Any:
-    at: Any = root
-    for key in keys:
-        if not (isinstance(at, type) and issubclass(at, BaseModel) and key in at.model_fields):
-            return None
-        at = at.model_fields[key].annotation
-    return at
-
-
-def _show(value: object) -> str:
+def _shorten(value: object) -> str:
+    """Return a value as Python writes it, in at most 60 characters."""
     try:
         text = repr(list(value) if isinstance(value, tuple) else value)
     except ValueError:

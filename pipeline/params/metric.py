@@ -8,11 +8,11 @@ from pipeline.errors import InputError
 from pipeline.text import plural
 
 if TYPE_CHECKING:
-    from pipeline.params.whole import Params
+    from pipeline.params.parameters import Params
 
 __all__ = ["check_metric"]
 
-WARMUP = ("train.warmup", "train.stagger", "model.depth")  # on which the length of the warm-up depends
+WARMUP = ("train.warmup", "train.warmup_stagger", "model.depth")  # on which the length of the warm-up depends
 
 
 def check_metric(params: Params) -> None:
@@ -58,18 +58,18 @@ def _check_paths(params: Params, name: str) -> None:
 
 def _check_warmup(params: Params, name: str) -> None:
     """Check that every trial has an epoch after its warm-up: only those can be its best."""
-    warmup, stagger, depth = (max(_values(params, name, path)) for path in WARMUP)
-    train = params.variant(name).train.model_copy(update={"warmup": warmup, "stagger": stagger})
+    warmup, warmup_stagger, depth = (max(_values(params, name, path)) for path in WARMUP)
+    train = params.variant(name).train.model_copy(update={"warmup": warmup, "warmup_stagger": warmup_stagger})
     end = train.warmup_end(depth)
     if params.sweep.epochs <= end:
         raise InputError(
             f"sweep.epochs: {params.sweep.epochs} given, but the warm-up of variant '{name}' can last"
-            f" {plural(end, 'epoch')} (train.warmup, train.stagger), and only later epochs count; allowed: {end + 1} or"
-            " more"
+            f" {plural(end, 'epoch')} (train.warmup, train.warmup_stagger), and only later epochs count; allowed:"
+            f" {end + 1} or more"
         )
 
 
 def _values(params: Params, name: str, path: str) -> set[Any]:
-    """Return the values that a path can have in the trials of a variant; of an interval, its ends."""
+    """Return the values of a path in the trials of a variant; of an interval, its ends."""
     kind = params.space(name).get(path)
-    return {params.variant(name).flat()[path]} if kind is None else set(kind.extremes)
+    return {params.variant(name).flat()[path]} if kind is None else set(kind.boundary_values)

@@ -1,4 +1,4 @@
-"""What overrides a value that a user has given, and what is given without being used: a line each.
+"""One line for each value that a user sets and something overrides, or that is set without being used.
 
 A budget replaces values of the file, a variant those of both, and a search replaces what is in its space. Each line
 names the parameter, the value that counts and the one that does not.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.params.text import shown
-from pipeline.params.used import left_out, unused
+from pipeline.params.text import format_value
+from pipeline.params.usage import is_unused_by, unused
 
 if TYPE_CHECKING:
-    from pipeline.params.whole import Params
+    from pipeline.params.parameters import Params
 
 __all__ = ["notes"]
 
@@ -31,32 +31,34 @@ def notes(
     `overrides` are the values of `--set`; `variant` leaves out the others; `command` is `train` or `sweep`, by hand,
     the stage `evaluate`, or nothing for the whole pipeline.
     """
-    given = dict(overrides or {})
+    overrides = dict(overrides or {})
     variants = list(params.variants) if variant is None else [variant]
-    lines = [_budget(params, file, given, command)]
-    lines += [_given(params, file, path, value, variants, command) for path, value in given.items()]
-    lines += [_variant(params, name, given, command) for name in variants]
+    lines = [_budget_line(params, file, overrides, command)]
+    lines += [_override_line(params, file, path, value, variants, command) for path, value in overrides.items()]
+    lines += [_variant_line(params, name, overrides, command) for name in variants]
     return [line for line in lines if line]
 
 
-def _budget(params: Params, file: Params, given: Mapping[str, Any], command: str) -> str:
+def _budget_line(params: Params, file: Params, overrides: Mapping[str, Any], command: str) -> str:
     parts = [
-        f"{path} to {shown(value)} in place of {shown(_at(file, path))}"
+        f"{path} to {format_value(value)} in place of {format_value(_at(file, path))}"
         for path, value in params.budgets[params.budget].items()
-        if path not in given and not left_out(path, command) and shown(value) != shown(_at(file, path))
+        if path not in overrides
+        and not is_unused_by(path, command)
+        and format_value(value) != format_value(_at(file, path))
     ]
     return f"budget {params.budget} sets {', '.join(parts)} (params.yaml)" if parts else ""
 
 
-def _given(params: Params, file: Params, path: str, value: Any, variants: Iterable[str], command: str) -> str:
-    """Say of a value of `--set` that it is not searched, or where it is not used."""
-    if left_out(path, command):
+def _override_line(params: Params, file: Params, path: str, value: Any, variants: Iterable[str], command: str) -> str:
+    """Return a line on a value of `--set` that is no longer searched, or that some variants do not use."""
+    if is_unused_by(path, command):
         return f"--set {path}: not used by cave {command}"
     reasons: dict[str, list[str]] = {}
     for name in variants:
         fixed = params.variants[name]
-        if path in fixed and shown(fixed[path]) != shown(value):
-            reason = f"the variant fixes {shown(fixed[path])}"
+        if path in fixed and format_value(fixed[path]) != format_value(value):
+            reason = f"the variant fixes {format_value(fixed[path])}"
         else:
             space = params.space(name)
             reason = unused(path, params.variant(name).flat() | {"sweep.space": space}, space)
@@ -68,21 +70,23 @@ def _given(params: Params, file: Params, path: str, value: Any, variants: Iterab
     ]
     units = {"model.depth", "model.z_dim", "model.z_ratio"} & set(params.sweep.space)
     if path == "model.widths" and value is not None and units:
-        parts.insert(0, f"{shown(value)} is taken, and {', '.join(sorted(units))} not searched")
+        parts.insert(0, f"{format_value(value)} is taken, and {', '.join(sorted(units))} not searched")
     if "" in reasons and path in file.sweep.space and path not in params.sweep.space:
-        parts.insert(0, f"{shown(value)} is taken, and not searched over {file.sweep.space[path]}")
+        parts.insert(0, f"{format_value(value)} is taken, and not searched over {file.sweep.space[path]}")
     return f"--set {path}: {'; '.join(parts)}" if parts else ""
 
 
-def _variant(params: Params, name: str, given: Mapping[str, Any], command: str) -> str:
-    """Say which of the file's values a variant replaces, and which its search draws."""
+def _variant_line(params: Params, name: str, overrides: Mapping[str, Any], command: str) -> str:
+    """Return a line on the values that a variant replaces and on those that its search draws."""
     parts = [
-        f"{path} {shown(value)} in place of {shown(_at(params, path))}"
+        f"{path} {format_value(value)} in place of {format_value(_at(params, path))}"
         for path, value in params.variants[name].items()
-        if path not in given and shown(value) != shown(_at(params, path)) and not left_out(path, command)
+        if path not in overrides
+        and format_value(value) != format_value(_at(params, path))
+        and not is_unused_by(path, command)
     ]
-    space = {} if left_out("sweep.space", command) else params.space(name)
-    searched = [f"{path} over {kind} (first trial {shown(_at(params, path))})" for path, kind in space.items()]
+    space = {} if is_unused_by("sweep.space", command) else params.space(name)
+    searched = [f"{path} over {kind} (first trial {format_value(_at(params, path))})" for path, kind in space.items()]
     if searched:
         parts.append(f"searched: {', '.join(searched)}")
     return f"{name}: {'; '.join(parts)}" if parts else ""

@@ -1,4 +1,4 @@
-"""What a search draws a value from: an interval, or a list of choices."""
+"""The two kinds of search space of one parameter: an interval, or a list of choices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Strict(BaseModel):
 
 
 class Range(Strict):
-    """An interval of a search space; whole numbers where both ends are whole."""
+    """An interval of a search space; integers where both ends are integers."""
 
     low: int | float
     high: int | float
@@ -34,21 +34,21 @@ class Range(Strict):
         return self
 
     @property
-    def whole(self) -> bool:
-        """Are whole numbers drawn?"""
+    def is_integer(self) -> bool:
+        """Whether integers are drawn."""
         return all(isinstance(value, int) for value in (self.low, self.high, self.step or 1))
 
     @property
-    def extremes(self) -> tuple[int | float, ...]:
+    def boundary_values(self) -> tuple[int | float, ...]:
         """The lowest and the highest value, of the kind of number that is drawn."""
-        ends = (self.low, self.high) if self.whole else (float(self.low), float(self.high))
+        ends = (self.low, self.high) if self.is_integer else (float(self.low), float(self.high))
         return tuple(dict.fromkeys(ends))
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / (self.step or 1)
-        return abs(steps - round(steps)) < 1e-8 if self.step or self.whole else True
+        return abs(steps - round(steps)) < 1e-8 if self.step or self.is_integer else True
 
     def __str__(self) -> str:
         scale = ", log" if self.log else f", step {self.step}" if self.step else ""
@@ -67,7 +67,7 @@ class Choices(Strict):
         return self
 
     @property
-    def extremes(self) -> tuple[str | int | float | bool, ...]:
+    def boundary_values(self) -> tuple[str | int | float | bool, ...]:
         """Every choice."""
         return self.choices
 

@@ -1,4 +1,4 @@
-"""What the values of a model must hold among each other and against the data."""
+"""Rules between the values of a model, and between a model and the data."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
             f"{where}data.dequantization: 'uniform' given, but likelihood discretized_logistic is a probability of"
             " the grey levels themselves; allowed: none, or model.likelihood gaussian or continuous_bernoulli"
         )
-    if model.likelihood == "discretized_logistic" and model.levels != data.levels:
+    if model.likelihood == "discretized_logistic" and model.grey_levels != data.grey_levels:
         raise InputError(
-            f"{where}model.levels: {model.levels} given; allowed: {data.levels}, the grey levels of {data.name}"
+            f"{where}model.grey_levels: {model.grey_levels} given; allowed: {data.grey_levels}, the grey levels of"
+            f" {data.name}"
         )
     if model.sigma != "learned" and model.likelihood != "gaussian":
         raise InputError(
@@ -56,15 +57,15 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
 
 
 def check_outliers(outliers: DataParams | None, data: DataParams) -> None:
-    """Raise `InputError` if images from elsewhere are those of the study's own data, or of other pixels."""
+    """Raise `InputError` if the outliers are the study's own data, or have other pixels."""
     if outliers is None:
         return
     if outliers.name == data.name:
         raise InputError(
             f"evaluate.outliers.data: '{outliers.name}' given, which is data.name; allowed: shuffled or another set"
         )
-    if (outliers.binary, outliers.levels) != (data.binary, data.levels):
-        kinds = [f"{each.levels} grey levels" for each in (outliers, data)]
+    if (outliers.binary, outliers.grey_levels) != (data.binary, data.grey_levels):
+        kinds = [f"{each.grey_levels} grey levels" for each in (outliers, data)]
         raise InputError(
             f"evaluate.outliers.data: '{outliers.name}' has {kinds[0]} here, {data.name} has {kinds[1]}; allowed:"
             " shuffled or a data set of as many"

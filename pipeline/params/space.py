@@ -17,14 +17,15 @@ from pipeline.errors import InputError
 from pipeline.params.ranges import Choices, Range
 from pipeline.params.rules import check_model
 from pipeline.params.sections import MEASURES, ModelParams, TrainParams
+from pipeline.text import plural
 
 if TYPE_CHECKING:
-    from pipeline.params.whole import Params
+    from pipeline.params.parameters import Params
 
-__all__ = ["check_fixed", "check_space"]
+__all__ = ["check_fixed", "check_searches", "check_space"]
 
-MOST = 1000  # combinations of all paths that are checked
-MOST_PAIRS = 10_000
+MAX_COMBINATIONS = 1000  # combinations of all paths that are checked
+MAX_PAIRS = 10_000
 # Settings that leave a trial's training as it is, or change how its result is measured.
 NOT_SEARCHED = ("train.seeds", "train.epochs", "train.milestones", "train.keep", "train.valid_draws")
 
@@ -46,27 +47,41 @@ def check_space(params: Params) -> None:
             )
     for variant, space in searched.items():
         base = params.variant(variant)
-        for settings in _drawn({path: kind.extremes for path, kind in space.items()}):
-            if not _fits(base, settings):
+        for settings in _combinations({path: kind.boundary_values for path, kind in space.items()}):
+            if not _is_valid(base, settings):
                 words = ", ".join(f"{path}={value}" for path, value in settings.items())
                 params.with_settings(variant, settings, f"sweep.space: variant '{variant}' can draw {words}")
 
 
-def check_fixed(params: Params, given: Mapping[str, Any]) -> None:
-    """Raise `InputError` for a value that is given although every variant fixes another one."""
-    for path, value in given.items():
+def check_searches(params: Params) -> None:
+    """Raise `InputError` where there are more searches than seeds, so that no training would use some of them."""
+    count, seeds = params.sweep.searches, len(params.train.seeds)
+    if count > seeds and any(params.space(variant) for variant in params.variants):
+        raise InputError(
+            f"sweep.searches: {count} given, but train.seeds has {plural(seeds, 'seed')}, and each is trained with the"
+            f" best settings of one search; allowed: at most {seeds}"
+        )
+
+
+def check_fixed(params: Params, overrides: Mapping[str, Any]) -> None:
+    """Raise `InputError` for an override of a path at which every variant fixes another value."""
+    for path, value in overrides.items():
         fixed = {name: values[path] for name, values in params.variants.items() if path in values}
-        if fixed and len(fixed) == len(params.variants) and _value(value) not in map(_value, fixed.values()):
+        if (
+            fixed
+            and len(fixed) == len(params.variants)
+            and _with_tuples(value) not in map(_with_tuples, fixed.values())
+        ):
             words = ", ".join(f"variant '{name}' fixes it at {other!r}" for name, other in fixed.items())
             raise InputError(f"--set: {path}: {value!r} given, but {words}")
 
 
 def _check_values(params: Params, path: str, kind: Range | Choices, where: str) -> None:
-    """Check each value by itself; whether it goes with the others is for each variant to say."""
+    """Check each value of one path by itself; combinations are checked for each variant."""
     section, _, name = path.partition(".")
-    known = name in type(getattr(params, section)).model_fields
-    for value in kind.extremes:
-        if known and _fits(params, {path: value}):
+    is_parameter = name in type(getattr(params, section)).model_fields
+    for value in kind.boundary_values:
+        if is_parameter and _is_valid(params, {path: value}):
             continue
         try:
             params.override({path: value}, where)
@@ -75,24 +90,24 @@ def _check_values(params: Params, path: str, kind: Range | Choices, where: str) 
                 continue
             fraction = isinstance(kind, Range) and str(error).endswith("integer")
             raise InputError(f"{error}, for low, high and step" if fraction else str(error)) from None
-    if path == "model.likelihood" and len({MEASURES[str(value)] for value in kind.extremes}) > 1:
-        measures = ", ".join(f"{value} is a {MEASURES[str(value)]}" for value in kind.extremes)
+    if path == "model.likelihood" and len({MEASURES[str(value)] for value in kind.boundary_values}) > 1:
+        measures = ", ".join(f"{value} is a {MEASURES[str(value)]}" for value in kind.boundary_values)
         raise InputError(f"{where}: {measures}; allowed: likelihoods of one measure, as others cannot be compared")
 
 
-def _drawn(values: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """Give the settings that are checked, those of few paths first."""
+def _combinations(values: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """Yield the combinations of values that are checked, those of few paths first."""
     yield from ({path: value} for path, some in values.items() for value in some)
     pairs = (
         {a: first, b: second} for a, b in combinations(values, 2) for first, second in product(values[a], values[b])
     )
-    yield from islice(pairs, MOST_PAIRS)
-    if len(values) > 2 and math.prod(map(len, values.values())) <= MOST:
+    yield from islice(pairs, MAX_PAIRS)
+    if len(values) > 2 and math.prod(map(len, values.values())) <= MAX_COMBINATIONS:
         yield from (dict(zip(values, some, strict=True)) for some in product(*values.values()))
 
 
-def _fits(params: Params, settings: Mapping[str, Any]) -> bool:
-    """Tell whether settings go together, without the words and the time of `with_settings`."""
+def _is_valid(params: Params, settings: Mapping[str, Any]) -> bool:
+    """Return whether settings are valid together; faster than `with_settings`, which says what is wrong."""
     changed: dict[str, dict[str, Any]] = {"model": dict(params.model), "train": dict(params.train)}
     for path, value in settings.items():
         section, _, name = path.partition(".")
@@ -105,6 +120,6 @@ def _fits(params: Params, settings: Mapping[str, Any]) -> bool:
     return True
 
 
-def _value(value: Any) -> Any:
+def _with_tuples(value: Any) -> Any:
     """Return a value with lists as tuples, so that those of a file and of a command line can be compared."""
-    return tuple(map(_value, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value

@@ -2,7 +2,7 @@
 
 from pipeline.processes.machine import device
 from pipeline.processes.signals import raise_if_interrupted
-from pipeline.processes.workers import LAUNCHERS, become_worker, map_in_workers, prefork, run, runs_inline, workers
+from pipeline.processes.workers import LAUNCHERS, become_worker, map_in_workers, prefork, run, runs_inline, worker_count
 
 __all__ = [
     "LAUNCHERS",
@@ -13,5 +13,5 @@ __all__ = [
     "raise_if_interrupted",
     "run",
     "runs_inline",
-    "workers",
+    "worker_count",
 ]

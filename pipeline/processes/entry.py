@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from pipeline.environment import WorkerRole, started_by_dvc
 from pipeline.errors import InputError, RunError, external_fault
 from pipeline.processes import signals
 from pipeline.processes.output import safe_output
@@ -22,7 +23,7 @@ EXIT_RESTART = 75  # exit code of a worker that is to be started again, as one t
 def run_main(main: Callable[[], None]) -> None:
     """Run `main`; a fault becomes one line on stderr and exit code 2 (input), 1 (run) or 130 (Ctrl-C; 143, 129, 141).
 
-    What nobody foresaw keeps its traceback, less the passwords in it: a library tells the address it failed at.
+    An unexpected error keeps its traceback, without the passwords in it: libraries print the address they failed at.
     """
     # What was imported stays: to search it for garbage takes imports a quarter of their time, an end half a second.
     gc.freeze()
@@ -30,14 +31,14 @@ def run_main(main: Callable[[], None]) -> None:
     atexit.register(gc.freeze)
     safe_output()
     with signals.handle_signals():
-        worker = signals.WORKER in os.environ
-        if "DVC_STAGE" in os.environ and not worker:  # nobody would take over what a stage without its DVC makes
+        worker = WorkerRole.read() is not None
+        if started_by_dvc() and not worker:  # DVC discards the outputs of a stage that outlives it
             signals.die_with_parent(os.getppid(), signal.SIGTERM)
         try:
             try:
                 main()
             finally:
-                sys.stdout.flush()  # here, where a fault of the output is still heard
+                sys.stdout.flush()  # here, where an error of the output is still reported
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
@@ -45,13 +46,13 @@ def run_main(main: Callable[[], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            if not worker and signals.status() != 128 + signal.SIGPIPE:  # one word for all workers; none for a pipe
+            if not worker and signals.status() != 128 + signal.SIGPIPE:  # once for all workers, and not for a pipe
                 print("stopped; run the same command to go on", file=sys.stderr)
             sys.stdout.flush()
             os._exit(signals.status())
         except Exception as error:
-            if told := external_fault(error):
-                print(one_line(f"error: {told}; `cave doctor` says what mends it"), file=sys.stderr)
+            if reason := external_fault(error):
+                print(one_line(f"error: {reason}; `cave doctor` shows how to fix it"), file=sys.stderr)
                 sys.exit(2)
             import traceback
 

@@ -1,4 +1,4 @@
-"""Workers on this machine, each in a session of its own, so that they do not hear the terminal, but their parent."""
+"""Workers on this machine, each in its own session: the terminal's signals reach their parent alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
+from pipeline.environment import PARENT, Resources
 from pipeline.processes import machine, preforked, signals
 from pipeline.processes.preforked import PreforkedWorker
 
@@ -21,7 +22,7 @@ class Process:
     """A worker process."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        words, own = [sys.executable, "-m", *command], {**environment, signals.PARENT: str(os.getpid())}
+        words, own = [sys.executable, "-m", *command], {**environment, PARENT: str(os.getpid())}
         self.process = subprocess.Popen(words, env=own, cwd=folder, start_new_session=True)
         signals.children.add(self.process)
 
@@ -32,7 +33,7 @@ class Process:
             signals.children.discard(self.process)
         return code
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         """Ask for a clean end."""
         self.process.send_signal(signal.SIGINT)
 
@@ -45,8 +46,8 @@ class Process:
 class Local:
     """Starts processes here: on the GPUs' slots where there are GPUs, else on the cores."""
 
-    def __init__(self) -> None:
-        self.pins = machine.slots()
+    def __init__(self, resources: Resources) -> None:
+        self.pins = machine.slots(resources)
         self.slots = len(self.pins) or machine.cores()
 
     def start(
@@ -55,7 +56,7 @@ class Local:
         """Start a Python module with its arguments."""
         pin = self.pins[slot % len(self.pins)] if self.pins else {}
         if not pin and (spare := preforked.acquire(environment)) is not None:
-            return spare.start(command, folder, {**environment, signals.PARENT: str(os.getpid())})
+            return spare.start(command, folder, {**environment, PARENT: str(os.getpid())})
         return Process(command, folder, {**environment, **pin})
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""PreforkedWorker processes: forks of a stage that has just imported what its workers need, each to become one worker.
+"""Workers forked ahead: children of a stage that has just imported what its workers need, each to become one worker.
 
 Imports are the most of a short stage's time: PyTorch's and MLflow's take three seconds, and a worker that is started
 as a program pays them again. So a stage that is young (it holds no lock and no connection, and has computed nothing)
 forks the workers it may need, and they wait for what to do. A spare serves a worker whose environment is
 that of its birth and becomes one as a program does: in a session of its own, with signals as they were before
-anyone heard them, ending with its parent. It is never needed: where there is none, a program is started.
+handlers were installed, ending with its parent. It is never needed: where there is none, a program is started.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
+from pipeline.environment import PARENT, WORKER, child_variables, replace_variables
 from pipeline.processes import signals
 from pipeline.processes.entry import run_main
 
@@ -68,7 +69,7 @@ class PreforkedWorker:
                 signals.children.discard(self)
         return self.code
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         """Ask for a clean end."""
         self._send(signal.SIGINT)
 
@@ -83,19 +84,19 @@ class PreforkedWorker:
 
 def fork(count: int) -> None:
     """Keep so many spares; to be called before this process does anything."""
-    if count < 2 or sys.platform != "linux":  # elsewhere system libraries do not bear a fork
+    if count < 2 or sys.platform != "linux":  # elsewhere system libraries do not support a fork
         return
-    _birth.update(os.environ)
+    _birth.update(child_variables())
     sys.stdout.flush()
     sys.stderr.flush()
-    with signals.block_signals():  # a spare that is not yet itself would hear them as its parent
+    with signals.block_signals():  # until it resets them, a spare has its parent's handlers
         for _ in range(count):
             _spares.append(PreforkedWorker())
 
 
 def acquire(environment: Mapping[str, str]) -> PreforkedWorker | None:
     """Return a spare for a worker with this environment, if there is one."""
-    alike = {name: environment[name] for name in environment if name not in (signals.WORKER, signals.PARENT)}
+    alike = {name: environment[name] for name in environment if name not in (WORKER, PARENT)}
     return _spares.pop() if _spares and alike == _birth else None
 
 
@@ -112,8 +113,7 @@ def _live(source: int, sinks: Sequence[int], parent: int) -> None:
             order = pipe.read()
         if order:
             (module, *words), folder, environment = json.loads(order)
-            os.environ.clear()
-            os.environ.update(environment)
+            replace_variables(environment)
 
             def main() -> None:
                 os.chdir(folder)

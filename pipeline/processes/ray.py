@@ -8,7 +8,6 @@ password is that of the node's own environment, where it has one.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -18,20 +17,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from pipeline.environment import OPENMP, Resources, child_variables, set_variables
 from pipeline.errors import InputError
-from pipeline.processes import machine
 from pipeline.processes.local import Process
 from pipeline.processes.signals import POLL
-from pipeline.redaction import SECRETS, redacted
+from pipeline.redaction import SECRETS, reason, redacted
 
 __all__ = ["Ray"]
 
-OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how threads wait, see `pipeline`
 PASSED = ("CAVE_", "MLFLOW_", "DVC_", "PG", "PYTHONPATH", *OPENMP)  # how the variables begin that a worker gets
-PATIENCE = 10.0  # seconds for the cluster to answer
-LIMIT = 30.0  # seconds to be connected to it
-TRY = "import os, ray; ray.init(address=os.environ.get('CAVE_RAY_ADDRESS', 'auto'), log_to_driver=False)"
-LOST = -signal.SIGKILL  # what became of a worker of which nobody can tell
+CONNECT_TIMEOUT = 10.0  # seconds for the cluster to answer
+JOIN_TIMEOUT = 30.0  # seconds to be connected to it
+TRY = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
+WORKER_GONE = -signal.SIGKILL  # the exit code of a worker whose task or node is gone
 
 
 @final
@@ -51,13 +49,13 @@ class Task:
         try:
             return int(ray.get(self.ref))
         except TaskCancelledError:
-            return LOST
+            return WORKER_GONE
         except RayTaskError as error:  # the task's own code: where a node lacks ours, say
             raise InputError(f"ray: a task failed: {error.cause or error}") from None
         except RayError:
-            return LOST
+            return WORKER_GONE
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         """Ask for a clean end."""
         import ray
 
@@ -74,12 +72,12 @@ class Task:
 class Ray:
     """Starts tasks on the cluster at CAVE_RAY_ADDRESS: `auto`, `local` for one of this process, or HOST:PORT."""
 
-    def __init__(self) -> None:
-        ray = _connect(os.environ.get("CAVE_RAY_ADDRESS", "auto"))
+    def __init__(self, resources: Resources) -> None:
+        ray = _connect(resources.ray_address)
         whole = ray.cluster_resources()
-        cpu = os.environ.get("CAVE_DEVICE", "auto") == "cpu"
-        self.cpus = machine.number("CAVE_CPUS_PER_WORKER", 1)
-        self.gpus = machine.number("CAVE_GPUS_PER_WORKER", 0 if cpu or not whole.get("GPU") else 1)
+        gpus = 0.0 if resources.device == "cpu" or not whole.get("GPU") else 1.0
+        self.cpus = 1.0 if resources.cpus_per_worker is None else resources.cpus_per_worker
+        self.gpus = gpus if resources.gpus_per_worker is None else resources.gpus_per_worker
         room = [
             int(whole.get(kind, 0) / each + 1e-9) for kind, each in (("CPU", self.cpus), ("GPU", self.gpus)) if each
         ]
@@ -90,9 +88,9 @@ class Ray:
     def start(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], slot: int) -> Task:
         """Hand a worker to the cluster, which starts it when there is room."""
         names = [name for name in environment if name.startswith(PASSED) and name not in SECRETS]
-        given = {name: environment[name] for name in names}
-        given.setdefault("CAVE_THREADS", str(max(1, int(self.cpus))))
-        return Task(self.task.remote(list(command), str(folder), given))
+        variables = {name: environment[name] for name in names}
+        variables.setdefault("CAVE_THREADS", str(max(1, int(self.cpus))))
+        return Task(self.task.remote(list(command), str(folder), variables))
 
     def close(self) -> None:
         """Leave the cluster, and end one of this process's own."""
@@ -102,9 +100,10 @@ class Ray:
 
 
 def _connect(address: str) -> Any:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to its makers
+    variables = {"RAY_USAGE_STATS_ENABLED": "0"}  # send no usage statistics
     if address == "local":
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what binds Ray to 127.0.0.1, and does so here
+        variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # binds Ray to 127.0.0.1
+    set_variables(variables)
     try:
         import ray
     except ImportError:
@@ -115,29 +114,30 @@ def _connect(address: str) -> Any:
         try:
             host, _, port = address.rpartition(":")
             if host and port.isdigit() and "/" not in address:  # Ray would try for minutes
-                socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+                socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
             if address != "local":
-                _try()
+                _try(address)
             ray.init(address=address, logging_level="error", **options)
         except Exception as error:  # whatever it raises
-            reason = redacted(" ".join(str(error).split()))[:200]
-            raise InputError(f"CAVE_RAY_ADDRESS: no cluster at '{redacted(address)}': {reason}") from None
+            raise InputError(f"CAVE_RAY_ADDRESS: no cluster at '{redacted(address)}': {reason(error)}") from None
         finally:
             signal.signal(signal.SIGTERM, before)  # which it takes
     return ray
 
 
-def _try() -> None:
+def _try(address: str) -> None:
     """Connect in a process of its own, which can be ended: to a cluster that answers half, Ray connects for minutes."""
     try:
-        tried = subprocess.run([sys.executable, "-c", TRY], timeout=LIMIT, capture_output=True, text=True)
+        tried = subprocess.run(
+            [sys.executable, "-c", TRY, address], timeout=JOIN_TIMEOUT, capture_output=True, text=True
+        )
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"not joined within {LIMIT:.0f} s; `ray status` there tells if it is well") from None
+        raise TimeoutError(f"not joined within {JOIN_TIMEOUT:.0f} s; run `ray status` there") from None
     if tried.returncode != 0:
         raise ConnectionError((tried.stderr.strip().splitlines() or ["no reason was given"])[-1])
 
 
-def _work(command: list[str], folder: str, given: dict[str, str]) -> int:
+def _work(command: list[str], folder: str, variables: dict[str, str]) -> int:
     """Run a worker on a node, and return its exit code."""
     import ray
 
@@ -147,12 +147,12 @@ def _work(command: list[str], folder: str, given: dict[str, str]) -> int:
     pin = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, ray.get_gpu_ids()))}
     worker = None
     try:
-        worker = Process(command, Path(folder), {**os.environ, **given, **pin})
+        worker = Process(command, Path(folder), child_variables(variables, pin))
         while (code := worker.poll()) is None:
             time.sleep(POLL)
     except BaseException:  # cancelled: by what Ray raises here
         if worker is not None and worker.poll() is None:
-            worker.ask()
+            worker.interrupt()
             worker.process.wait()
         raise
     return code

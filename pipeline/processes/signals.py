@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from pipeline.environment import WorkerRole
+
 __all__ = [
-    "PARENT",
-    "WORKER",
     "block_signals",
     "children",
     "defer_interrupts",
@@ -34,9 +34,7 @@ __all__ = [
     "status",
 ]
 
-HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-WORKER = "CAVE_WORKER_OF"  # set for a worker: how many there are
-PARENT = "CAVE_WORKER_PARENT"  # and whose it is
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL = 0.2  # seconds
 PR_SET_PDEATHSIG = 1
 
@@ -51,34 +49,34 @@ class Killed(Protocol):
 children: set[Killed] = set()
 """What a second Ctrl-C kills."""
 
-_first: list[int] = []  # the signal that has asked for an end
-_later: list[None] = []  # what goes on that is not to be broken off
+_received: list[int] = []  # the signal that has asked for an end
+_deferrals: list[None] = []  # blocks of `defer_interrupts` that are open
 
 
 def raise_if_interrupted() -> None:
     """Raise KeyboardInterrupt if a signal has asked this process to end."""
-    if _first:
+    if _received:
         raise KeyboardInterrupt
 
 
 def request_end(number: int) -> None:
     """Ask this process for a clean end, as if the signal had come: raise KeyboardInterrupt, here or at a safe place."""
-    _ask(number, None)
+    _handle(number, None)
 
 
 def status() -> int:
     """Return the exit code of a process that a signal has asked to end: 128 and the signal's number."""
-    return 128 + (_first[0] if _first else signal.SIGINT)
+    return 128 + (_received[0] if _received else signal.SIGINT)
 
 
 @contextmanager
 def handle_signals() -> Iterator[None]:
     """Handle signals inside this block; inside another `handle_signals`, or off the main thread, do nothing."""
-    worker, before = WORKER in os.environ, {number: signal.getsignal(number) for number in HEARD}
-    heard = [n for n, how in before.items() if how in (signal.SIG_DFL, signal.default_int_handler)]
+    worker, before = WorkerRole.read() is not None, {number: signal.getsignal(number) for number in HANDLED}
+    handled = [n for n, how in before.items() if how in (signal.SIG_DFL, signal.default_int_handler)]
     if worker and before[signal.SIGINT] is signal.SIG_IGN:
-        heard.append(signal.SIGINT)
-    if not heard or threading.current_thread() is not threading.main_thread():
+        handled.append(signal.SIGINT)
+    if not handled or threading.current_thread() is not threading.main_thread():
         yield
         return
     hook, sys.unraisablehook = sys.unraisablehook, _unraisable
@@ -86,38 +84,38 @@ def handle_signals() -> Iterator[None]:
     os.set_blocking(sink, False)
     threading.Thread(target=_watch, args=(source, worker), daemon=True).start()
     wakeup = signal.set_wakeup_fd(sink, warn_on_full_buffer=False)
-    for number in heard:
-        signal.signal(number, _ask)
+    for number in handled:
+        signal.signal(number, _handle)
     if worker:  # Ray's processes hold SIGINT back, and pass that on
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     try:
         yield
     finally:
-        for number in heard:
+        for number in handled:
             signal.signal(number, before[number])
         signal.set_wakeup_fd(wakeup)
         os.close(sink)
         sys.unraisablehook = hook
-        _first.clear()
+        _received.clear()
 
 
 def reset_handlers() -> None:
     """In a process that was forked within `block_signals`, restore the default handlers and unblock signals."""
-    for number in HEARD:
-        if signal.getsignal(number) is _ask:
+    for number in HANDLED:
+        if signal.getsignal(number) is _handle:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     sys.unraisablehook = sys.__unraisablehook__
-    _first.clear()
-    _later.clear()
+    _received.clear()
+    _deferrals.clear()
     children.clear()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
 
 @contextmanager
 def block_signals() -> Iterator[None]:
     """Block signals for a process that is forked inside this block, until it calls `reset_handlers`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         yield
     finally:
@@ -127,20 +125,20 @@ def block_signals() -> Iterator[None]:
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
     """Delay the KeyboardInterrupt of a signal that arrives inside this block until its end."""
-    before = bool(_first)
-    _later.append(None)
+    before = bool(_received)
+    _deferrals.append(None)
     try:
         yield
     finally:
-        _later.pop()
-    if not before and not _later:
+        _deferrals.pop()
+    if not before and not _deferrals:
         raise_if_interrupted()
 
 
 @contextmanager
 def ignore_signals() -> Iterator[None]:
     """Ignore signals inside this block, which removes what an interrupted operation has left."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in HEARD}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in HANDLED}
     try:
         yield
     finally:
@@ -164,10 +162,10 @@ def die_with_parent(parent: int, number: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _ask(number: int, frame: object) -> None:
-    if not _first:
-        _first.append(number)
-        if not _later:
+def _handle(number: int, frame: object) -> None:
+    if not _received:
+        _received.append(number)
+        if not _deferrals:
             raise KeyboardInterrupt
 
 
@@ -184,7 +182,7 @@ def _watch(source: int, worker: bool) -> None:
     os.close(source)
 
 
-def _unraisable(told: Any) -> None:
+def _unraisable(error: Any) -> None:
     """Print nothing for a KeyboardInterrupt that is lost in a finalizer."""
-    if told.exc_type is not KeyboardInterrupt:
-        sys.__unraisablehook__(told)
+    if error.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(error)

@@ -1,18 +1,18 @@
 """Workers: how many, the starting of them, and their ends.
 
-A launcher starts a worker somewhere; what starts it again, and what ends it, is the same for all. Nothing of this
-stands in `params.yaml`: CAVE_WORKERS, CAVE_THREADS, CAVE_DEVICE, CAVE_GPUS_PER_WORKER, CAVE_LAUNCHER.
+A launcher starts a worker on some machine; restarts and the end are the same for all launchers. `Resources` says how
+many workers there are, and what each of them may use.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.environment import WORKER, Resources, WorkerRole, child_variables
 from pipeline.errors import InputError, RunError
 from pipeline.processes import machine, preforked, signals
 from pipeline.processes.entry import EXIT_RESTART
@@ -20,9 +20,9 @@ from pipeline.processes.local import Local
 from pipeline.processes.ray import Ray
 from pipeline.processes.signals import POLL
 from pipeline.study import Study
-from pipeline.text import nearest
+from pipeline.text import did_you_mean
 
-__all__ = ["LAUNCHERS", "become_worker", "map_in_workers", "prefork", "run", "runs_inline", "workers"]
+__all__ = ["LAUNCHERS", "become_worker", "map_in_workers", "prefork", "run", "runs_inline", "worker_count"]
 
 GRACE = 10.0  # seconds that workers have to end by themselves
 
@@ -33,7 +33,7 @@ class Worker(Protocol):
     def poll(self) -> int | None:
         """Return the exit code of one that has ended: below 0 for one that was killed."""
 
-    def ask(self) -> None:
+    def interrupt(self) -> None:
         """Ask for a clean end."""
 
     def kill(self) -> None:
@@ -52,79 +52,85 @@ class Launcher(Protocol):
         """Let go of what workers were started with, once they have ended."""
 
 
-LAUNCHERS: dict[str, Callable[[], Launcher]] = {"local": Local, "ray": Ray}
+LAUNCHERS: dict[str, Callable[[Resources], Launcher]] = {"local": Local, "ray": Ray}
 
 
-def _launcher(name: str | None = None) -> Launcher:
-    name = name or os.environ.get("CAVE_LAUNCHER") or "local"
+def _launcher(resources: Resources) -> Launcher:
+    name = resources.launcher
     if name not in LAUNCHERS:
-        hint = nearest(name, LAUNCHERS)
+        hint = did_you_mean(name, LAUNCHERS)
         raise InputError(f"CAVE_LAUNCHER: '{name}' given{hint}; allowed: {', '.join(LAUNCHERS)}")
-    return LAUNCHERS[name]()
+    return LAUNCHERS[name](resources)
 
 
-def workers(most: int) -> int:
-    """Return how many workers to use for `most` pieces of work: CAVE_WORKERS, else as many as there is room for."""
-    given = machine.count("CAVE_WORKERS", 1) if "CAVE_WORKERS" in os.environ else _launcher().slots
-    return min(most, given)
+def worker_count(tasks: int, resources: Resources) -> int:
+    """Return how many workers to use for so many tasks: `resources.workers`, else as many as there is room for."""
+    return min(tasks, resources.workers or _launcher(resources).slots)
 
 
-def runs_inline(count: int) -> bool:
-    """Tell whether the work of `count` workers is done in this process."""
-    return count == 1 and (os.environ.get("CAVE_LAUNCHER") or "local") == "local"
+def runs_inline(count: int, resources: Resources) -> bool:
+    """Return whether the work of `count` workers is done in this process."""
+    return count == 1 and resources.launcher == "local"
 
 
-def prefork(most: int) -> None:
-    """Keep processes for the workers of `most` pieces of work, where these are local; before anything else is done."""
-    if (os.environ.get("CAVE_LAUNCHER") or "local") == "local" and not machine.slots():
-        preforked.fork(workers(most))
+def prefork(tasks: int, resources: Resources) -> None:
+    """Fork the local workers for so many tasks ahead; to be called before this process does anything else."""
+    if resources.launcher == "local" and not machine.slots(resources):
+        preforked.fork(worker_count(tasks, resources))
 
 
-def map_in_workers(module: str, study: Study, variant: str, pieces: Sequence[str], work: Callable[[str], None]) -> None:
-    """Call `work(piece)` for each piece: here, or in worker processes `python -m module variant piece ...`."""
-    count = workers(len(pieces))
-    if runs_inline(count):
-        become_worker()
-        for piece in pieces:
-            work(piece)
+def map_in_workers(
+    stage: str, study: Study, variant: str, tasks: Sequence[str], work: Callable[[str], None], resources: Resources
+) -> None:
+    """Call `work(task)` for each task: here, or in workers `python -m pipeline.stages STAGE VARIANT TASK ...`."""
+    count = worker_count(len(tasks), resources)
+    if runs_inline(count, resources):
+        become_worker(resources)
+        for task in tasks:
+            work(task)
     else:
-        run([[module, variant, *pieces[slot::count]] for slot in range(count)], study.folder, retries=3)
+        commands = [["pipeline.stages", stage, variant, *tasks[slot::count]] for slot in range(count)]
+        run(commands, study.folder, resources, retries=3)
 
 
-def become_worker() -> None:
-    """Give this process its share of the cores (CAVE_THREADS, else cores / workers), and its parent's end."""
+def become_worker(resources: Resources) -> None:
+    """Limit this process to its share of the cores, and let it end with its parent if it is a worker process."""
     import torch
 
-    if signals.WORKER in os.environ:
-        signals.die_with_parent(int(os.environ[signals.PARENT]), signal.SIGKILL)
-    torch.set_num_threads(machine.count("CAVE_THREADS", max(1, machine.cores() // machine.count(signals.WORKER, 1))))
+    role = WorkerRole.read()
+    if role is not None and role.parent is not None:
+        signals.die_with_parent(role.parent, signal.SIGKILL)
+    share = machine.cores() // (role.siblings if role else 1)
+    torch.set_num_threads(resources.threads or max(1, share))
 
 
 def run(
     commands: Sequence[Sequence[str]],
     folder: Path,
+    resources: Resources,
     *,
     retries: int = 0,
     tick: Callable[[], None] = lambda: None,
     environment: Mapping[str, str] | None = None,
-    launcher: str | None = None,
 ) -> None:
     """Run Python modules with arguments side by side in `folder`, and call `tick` while they run.
 
-    A worker that was killed, or asks for it, is started again, up to `retries` times in all. Workers do not hear
-    the terminal: on Ctrl-C they are told once, here, and get time to end by themselves; none outlives this call. Their
-    environment variables are this process's, or those of `environment`; the launcher is CAVE_LAUNCHER, or `launcher`.
+    A worker that was killed, or that exits with EXIT_RESTART, is started again, up to `retries` times in all. Workers
+    do not receive the terminal's signals: on Ctrl-C this process interrupts them once and waits a few seconds for them
+    to end; none outlives this call. Their environment variables are this process's with those of `resources`, or those
+    of `environment` alone.
 
     Raises:
-        InputError, RunError: a worker ended in one (it has said why on stderr), or was killed too often.
+        InputError, RunError: a worker ended in one (its error is on stderr), or was killed too often.
     """
-    chosen, running = _launcher(launcher), dict[int, Worker]()
-    given = {**(os.environ if environment is None else environment), signals.WORKER: str(len(commands))}
+    launcher, running = _launcher(resources), dict[int, Worker]()
+    variables = dict(environment) if environment is not None else child_variables(resources.changed_variables())
+    variables[WORKER] = str(len(commands))
     with signals.handle_signals():
         try:
             for slot, command in enumerate(commands):
                 signals.raise_if_interrupted()
-                running[slot] = chosen.start(command, folder, given, slot)
+                running[slot] = launcher.start(command, folder, variables, slot)
             while running:
                 signals.raise_if_interrupted()
                 time.sleep(POLL)
@@ -138,17 +144,17 @@ def run(
                         signals.request_end(signal.SIGPIPE)
                     if _killed(code) and retries > 0:
                         retries -= 1
-                        running[slot] = chosen.start(commands[slot], folder, given, slot)
+                        running[slot] = launcher.start(commands[slot], folder, variables, slot)
                     elif code != 0:
                         raise _fault(" ".join(commands[slot]), code)
         finally:
             _end(list(running.values()))
-            chosen.close()
+            launcher.close()
     tick()
 
 
 def _killed(code: int) -> bool:
-    """Tell whether a worker is to be started again: a signal ended it, heard or not, or it asks for it."""
+    """Return whether a worker is to be started again: a signal ended it, or it exited with EXIT_RESTART."""
     return code < 0 or code > 128 or code == EXIT_RESTART
 
 
@@ -162,11 +168,11 @@ def _fault(command: str, code: int) -> InputError | RunError:
 
 
 def _end(workers: Sequence[Worker]) -> None:
-    """End workers: ask them, then kill."""
+    """End workers: interrupt them, then kill those that still run."""
     for step, patience in (("ask", GRACE), ("kill", 2.0)):
-        left = [worker for worker in workers if worker.poll() is None]
-        for worker in left:
-            worker.ask() if step == "ask" else worker.kill()
+        running = [worker for worker in workers if worker.poll() is None]
+        for worker in running:
+            worker.interrupt() if step == "ask" else worker.kill()
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and any(worker.poll() is None for worker in left):
+        while time.monotonic() < deadline and any(worker.poll() is None for worker in running):
             time.sleep(POLL / 4)

@@ -25,7 +25,9 @@ def seed_cost(study: Study) -> str:
                 evaluation += float(seconds) / len(seeds)
         except (InputError, TypeError, ValueError):
             return ""
+    searches = study.params.sweep.searches
+    search = ", and another search of each variant, if it is to have its own" if searches > 1 else ""
     return (
         f"one more seed of all variants costs about {training + evaluation:.3g} s of one worker, as the last run was:"
-        f" {training:.3g} s of training, {evaluation:.3g} s of evaluation"
+        f" {training:.3g} s of training, {evaluation:.3g} s of evaluation{search}"
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.metric import Metric
 from pipeline.report.comparison import Result
 from pipeline.study import Study
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.figures import TradeOff
 
 __all__ = ["FEWEST", "families", "level_term"]
@@ -18,8 +21,11 @@ BOUNDS = ("elbo", "stl", "beta")  # objectives that are the elbo but for the wei
 FEWEST = 3  # betas that make a curve
 
 
-def families(study: Study, results: Sequence[Result]) -> dict[str, list[TradeOff]]:
-    """Return the models that differ in beta alone, where there are at least `FEWEST`, by what their names share."""
+def families(study: Study, results: Sequence[Result], seeds: pd.DataFrame) -> dict[str, list[TradeOff]]:
+    """Return the models that differ in beta alone, where there are at least `FEWEST`, by what their names share.
+
+    `seeds` is the table of all numbers, in which levels that a seed's model lacks have 0 nats (`Comparison.summed`).
+    """
     groups: dict[tuple[object, ...], list[tuple[float, Result]]] = {}
     for result in results:
         train, overrides = study.params.variant(result.variant).train, study.params.variants[result.variant]
@@ -27,18 +33,23 @@ def families(study: Study, results: Sequence[Result]) -> dict[str, list[TradeOff
         if train.objective in BOUNDS:
             groups.setdefault(rest, []).append((train.beta, result))
     families = [models for models in groups.values() if len({beta for beta, _ in models}) >= FEWEST]
-    return {_shared([result.variant for _, result in models]): _curve(models) for models in families}
+    return {_shared([result.variant for _, result in models]): _curve(models, seeds) for models in families}
 
 
-def _curve(models: list[tuple[float, Result]]) -> list[TradeOff]:
+def _curve(models: list[tuple[float, Result]], seeds: pd.DataFrame) -> list[TradeOff]:
     from pipeline.figures import TradeOff
+
+    means = seeds.groupby(["variant", "metric"])["value"].mean()
 
     return [
         TradeOff(
             beta,
             result.metrics["kl"].mean,
             -result.metrics["reconstruction"].mean,
-            tuple(level.mean for level in result.levels(level_term(result))),
+            tuple(
+                float(means[result.variant, str(Metric(level_term(result), level))])
+                for level in range(1, result.depth + 1)
+            ),
         )
         for beta, result in sorted(models, key=lambda model: model[0])
     ]
@@ -46,7 +57,12 @@ def _curve(models: list[tuple[float, Result]]) -> list[TradeOff]:
 
 def level_term(result: Result) -> str:
     """Return the term that splits the rate by level: a true divergence where there is one, else the rates."""
-    return next(term for term in ("kl_down", "kl_up", "rate") if f"{term}/z1" in result.metrics)
+    levels = range(1, result.depth + 1)
+    return next(
+        term
+        for term in ("kl", "chain_kl", "rate")
+        if all(str(Metric(term, level)) in result.metrics for level in levels)
+    )
 
 
 def _shared(names: list[str]) -> str:

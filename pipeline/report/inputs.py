@@ -1,16 +1,18 @@
-"""What the report reads: the files of the stages before it. A missing one is told with the stage that makes it."""
+"""What the report reads: the files of the stages before it. A missing one is an error that names its stage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
+from pipeline.metric import Metric
 from pipeline.params import MEASURES
-from pipeline.report.metrics import level, term, unit
+from pipeline.searches import entries
 from pipeline.study import Study
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ __all__ = [
     "reading",
     "results",
     "searched",
+    "searches",
     "trials",
 ]
 
@@ -54,13 +57,15 @@ def results(study: Study) -> pd.DataFrame:
             timed = {**cells, "seconds": {"value": about["seconds"], "se": None}}
             for key, cell in timed.items():
                 name = key.removeprefix("test/")
-                parts = (name, term(name), level(name), float(cell["value"]), cell["se"], unit(name))
+                metric = Metric.parse(name)
+                term = str(replace(metric, level=None))
+                parts = (name, term, metric.level_name, float(cell["value"]), cell["se"], metric.unit)
                 rows.append((variant, seed, len(about["widths"]), *parts))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def image_values(study: Study, variant: str) -> dict[str, np.ndarray]:
-    """Return by metric the values [seeds, images] of all test images; what some images lack is left out."""
+    """Return by metric the values [seeds, images] of all test images; what some images or seeds lack is left out."""
     import numpy as np
     import pandas as pd
 
@@ -70,7 +75,7 @@ def image_values(study: Study, variant: str) -> dict[str, np.ndarray]:
             tables.append(pd.read_parquet(path).set_index("image").astype("float64"))
             if not tables[-1].index.equals(tables[0].index):
                 raise ValueError("the seeds were measured on different images")
-    whole = [name for name in tables[0] if not any(table[name].isna().any() for table in tables)]
+    whole = [name for name in tables[0] if all(name in table and table[name].notna().all() for table in tables)]
     return {name: np.stack([table[name].to_numpy() for table in tables]) for name in whole}
 
 
@@ -85,21 +90,21 @@ def model(study: Study, variant: str, seed: int) -> dict[str, Any]:
     These are `widths` of z_1, ..., z_T, `parameters`, `seconds`, `best_epoch`, and its `model`, the settings.
     """
     with reading(study, study.train(variant) / f"seed-{seed}" / "model.json", f"train@{variant}") as path:
-        found = dict(read_json(path, "widths", "parameters", "seconds", "best_epoch", "model"))
-        MEASURES[found["model"]["likelihood"]]
-        return found
+        content = dict(read_json(path, "widths", "parameters", "seconds", "best_epoch", "model"))
+        MEASURES[content["model"]["likelihood"]]
+        return content
 
 
 def curves(study: Study, variant: str) -> dict[int, list[dict[str, float]]]:
     """Return by seed the rows of a variant's training, one an epoch."""
     import pandas as pd
 
-    found = {}
+    rows = {}
     for seed in _seeds(study, variant):
         with reading(study, study.train(variant) / f"seed-{seed}" / "curves.csv", f"train@{variant}") as path:
             read_csv(path)[0]["epoch"]
-            found[seed] = pd.read_csv(path).to_dict("records")
-    return found
+            rows[seed] = pd.read_csv(path).to_dict("records")
+    return rows
 
 
 def mean_curves(study: Study) -> list[dict[str, Any]]:
@@ -134,6 +139,7 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
         return [
             {
                 "variant": variant,
+                "search": int(row.get("search") or 0),  # a table of an older version has one search
                 "number": int(row["number"]),
                 "state": row["state"],
                 "value": float(row["value"]) if row["value"] else None,
@@ -146,24 +152,32 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
         ]
 
 
-def best(study: Study, variant: str) -> dict[str, Any]:
-    """Return the best trial of a variant: its number `trial`, `params` and `value` in nats; None of no search."""
+def best(study: Study, variant: str) -> list[dict[str, Any]]:
+    """Return the best trial of each search of a variant: its number `trial`, `params` and `value` in nats.
+
+    Where nothing was searched there is one entry, with None for trial and value.
+    """
     if not _searched(study, variant):
-        return {"trial": None, "params": {}, "value": None}
+        return [{"trial": None, "params": {}, "value": None}]
     path = needed(study, study.sweep(variant) / "best.json", f"sweep@{variant}")
-    return dict(read_json(path, "trial", "params", "metric", "value"))
+    return entries(path, "trial", "params", "metric", "value")
+
+
+def searches(study: Study, variant: str) -> int:
+    """Return how many searches a variant had; 0 where nothing was searched."""
+    return sum(trial["trial"] is not None for trial in best(study, variant))
 
 
 def searched(study: Study, variant: str) -> int:
     """Return how many settings the search of a variant had to choose: the paths of its space with several values."""
-    if best(study, variant)["trial"] is None:
+    if searches(study, variant) == 0:
         return 0
-    return sum(len(kind.extremes) > 1 for kind in study.params.space(variant).values())
+    return sum(len(kind.boundary_values) > 1 for kind in study.params.space(variant).values())
 
 
 def _searched(study: Study, variant: str) -> bool:
-    """Tell whether there has to be a search: a study that was made by hand may have a training alone."""
-    return not study.by_hand or study.sweep(variant).exists()
+    """Return whether there must be a search: a standalone study may have a training alone."""
+    return not study.is_standalone or study.sweep(variant).exists()
 
 
 def pictures(study: Study, variant: str) -> dict[str, bytes]:

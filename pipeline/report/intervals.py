@@ -20,31 +20,38 @@ class Interval:
 
     mean: float
     half: float | None
+    part: str = ""  # where only some seeds have the number, of how many it is the mean: "2 of 3 seeds"
 
     def __str__(self) -> str:
         return self.text(2)
 
     def text(self, digits: int) -> str:
-        """Write mean and half width to so many decimals; a half width that would vanish is told as a bound."""
+        """Write mean and half width to so many decimals; a half width that would round to zero becomes a bound."""
+        part = f" ({self.part})" if self.part else ""
         if self.half is None:
-            return fixed(self.mean, digits)
+            return fixed(self.mean, digits) + part
         least = 10.0**-digits
         shown = self.half >= least / 2 or self.half == 0
-        return f"{fixed(self.mean, digits)} ± {fixed(self.half, digits) if shown else f'<{least:.{digits}f}'}"
+        return f"{fixed(self.mean, digits)} ± {fixed(self.half, digits) if shown else f'<{least:.{digits}f}'}{part}"
 
 
-def interval(values: Sequence[float], confidence: float) -> Interval:
+def interval(values: Sequence[float], confidence: float, seeds: int | None = None) -> Interval:
     """Return the mean of independent values and the half width of its Student t interval.
+
+    With the number of all `seeds`, an interval of fewer values says so.
 
     >>> print(interval([1.0, 2.0, 3.0], confidence=0.95))
     2.00 ± 2.48
+    >>> print(interval([1.0], confidence=0.95, seeds=3))
+    1.00 (1 of 3 seeds)
     """
+    part = f"{len(values)} of {seeds} seeds" if seeds is not None and len(values) < seeds else ""
     if len(values) == 1:
-        return Interval(values[0], None)
+        return Interval(values[0], None, part)
     from scipy.special import stdtrit
 
     t = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
-    return Interval(statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values)))
+    return Interval(statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values)), part)
 
 
 def fixed(value: float, digits: int = 2) -> str:

@@ -23,45 +23,53 @@ Milestones = dict[str, dict[int, dict[str, Interval]]]
 
 def milestones(study: Study) -> Milestones:
     """Read the bounds that were measured at milestones; a variant that has none is left out."""
-    found: Milestones = {}
+    by_variant: Milestones = {}
+    confidence, count = study.params.report.confidence, len(study.params.train.seeds)
     for variant in study.params.variants:
         values: dict[int, dict[str, list[float]]] = {}
         with reading(study, study.evaluate(variant) / "milestones.csv", f"evaluate@{variant}") as path:
             for row in read_csv(path):
                 values.setdefault(int(row["epoch"]), {}).setdefault(row["metric"], []).append(float(row["value"]))
         if values:
-            found[variant] = {
-                epoch: {name: interval(some, study.params.report.confidence) for name, some in metrics.items()}
+            by_variant[variant] = {
+                epoch: {name: interval(some, confidence, count) for name, some in metrics.items()}
                 for epoch, metrics in sorted(values.items())
             }
-    return found
+    return by_variant
 
 
-def tidy(found: Milestones) -> list[dict[str, Any]]:
+def tidy(by_variant: Milestones) -> list[dict[str, Any]]:
     """Return the rows of `milestones.csv`: a number each."""
     return [
-        {"variant": variant, "epoch": epoch, "metric": name, "mean": value.mean, "half": value.half}
-        for variant, epochs in found.items()
+        {
+            "variant": variant,
+            "epoch": epoch,
+            "metric": name,
+            "mean": value.mean,
+            "half": value.half,
+            "part": value.part,
+        }
+        for variant, epochs in by_variant.items()
         for epoch, metrics in epochs.items()
         for name, value in metrics.items()
     ]
 
 
-def table(study: Study, comparison: Comparison, found: Milestones) -> tuple[list[str], list[list[str]]]:
+def table(study: Study, comparison: Comparison, by_variant: Milestones) -> tuple[list[str], list[list[str]]]:
     """Return header and cells: each variant's nll at its milestones, at the end, published, and the differences."""
-    known = study.params.report.published
-    epochs = sorted({epoch for variant in found.values() for epoch in variant})
-    sources = list(dict.fromkeys(source for numbers in known.values() for source in numbers))
+    published = study.params.report.published
+    epochs = sorted({epoch for variant in by_variant.values() for epoch in variant})
+    sources = list(dict.fromkeys(source for numbers in published.values() for source in numbers))
     draws, k = study.params.evaluate.milestone_draws, study.params.evaluate.k[-1]
     header = ["variant", *(f"epoch {epoch}, k = {draws}" for epoch in epochs), f"tested weights, k = {k}"]
     header += [text for source in sources for text in (source, f"own - {source}")]
     cells = []
     for result in comparison.results:
         own = result.metrics["nll"]
-        at = found.get(result.variant, {})
+        at = by_variant.get(result.variant, {})
         row = [result.variant, *(str(at[epoch]["nll"]) if epoch in at else "" for epoch in epochs), str(own)]
         for source in sources:
-            number = known.get(result.variant, {}).get(source)
+            number = published.get(result.variant, {}).get(source)
             row += ["", ""] if number is None else [f"{number:.2f}", f"{own.mean - number:+.2f}"]
         cells.append(row)
     return header, cells

@@ -16,7 +16,7 @@ from pipeline.study import Study
 __all__ = ["image", "page"]
 
 
-def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Mapping[str, bytes]) -> str:
+def page(study: Study, comparison: Comparison, bounds_by_epoch: Milestones, drawings: Mapping[str, bytes]) -> str:
     """Return the page; `drawings` are the PNGs that compare variants, by name."""
     from jinja2 import Environment, StrictUndefined
 
@@ -33,20 +33,32 @@ def page(study: Study, comparison: Comparison, reached: Milestones, drawings: Ma
         notes=tables.notes(comparison),
         pairs=tables.pairs(comparison),
         terms=tables.terms(comparison),
-        milestones=table(study, comparison, reached) if reached or params.report.published else None,
+        milestones=table(study, comparison, bounds_by_epoch) if bounds_by_epoch or params.report.published else None,
         drawings=_grouped(drawings),
         pictures={variant: _images(inputs.pictures(study, variant)) for variant in variants},
-        states={variant: [trial["state"] for trial in inputs.trials(study, variant)] for variant in variants},
-        best={variant: inputs.best(study, variant) for variant in variants},
+        searches=[row for variant in variants for row in _searches(study, variant)],
         k=params.evaluate.k[-1],
         threshold=params.evaluate.active_threshold,
         sweep_epochs=params.sweep.epochs,
         metric=params.sweep.metric,
         digest=digest(params.model_dump(mode="json", exclude={"root", "out"})),
         command=study.command("report"),
-        by_hand=study.by_hand,
+        by_hand=study.is_standalone,
         settings="params.yaml" if default else f"experiments/{study.name}/params.yaml",
     )  # fmt: skip
+
+
+def _searches(study: Study, variant: str) -> list[dict[str, Any]]:
+    """Return what each search of a variant found: its name, the states of its trials and its best trial."""
+    best_trials, trials = inputs.best(study, variant), inputs.trials(study, variant)
+    return [
+        {
+            "name": f"{variant} search {number}" if len(best_trials) > 1 else variant,
+            "states": [trial["state"] for trial in trials if trial["search"] == number],
+            "best": best,
+        }
+        for number, best in enumerate(best_trials)
+    ]
 
 
 def _grouped(drawings: Mapping[str, bytes]) -> dict[str, list[dict[str, Any]]]:

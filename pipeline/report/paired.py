@@ -11,7 +11,9 @@ so that the variance of a mean over both is estimated by
 
 the last since both of the former contain it. For the difference of two variants the columns are the differences of the
 two column means, since both variants were measured on the same images; trainings of different variants are independent,
-so that the seeds of both count, as in Welch's test. The Monte Carlo error of the draws is part of the interaction.
+so that the seeds of both count, as in Welch's test. The luck of the search is part of the seed effect where every seed
+has a search of its own; where fewer searches than seeds were run (`sweep.searches` above 1) it is so in part, and after
+a single search it is in no interval. The Monte Carlo error of the draws is part of the interaction.
 Degrees of freedom follow Satterthwaite, p-values are adjusted by Holm's method over all pairs of variants.
 
 Sources: Satterthwaite, "An Approximate Distribution of Estimates of Variance Components" (1946),
@@ -125,11 +127,11 @@ def crossed_interval(values: np.ndarray, confidence: float) -> Interval:
 def differences(metric: str, values: Mapping[str, np.ndarray], confidence: float) -> list[Difference]:
     """Compare every pair of variants; their matrices [seeds, images] have the same images in the same order."""
     pairs = list(itertools.combinations(values, 2))
-    found = [_compare(values[first], values[second]) for first, second in pairs]
-    adjusted = _holm([p for _, _, p in found])
+    compared = [_compare(values[first], values[second]) for first, second in pairs]
+    adjusted = _holm([p for _, _, p in compared])
     level = 1 - confidence
     results = []
-    for (first, second), (mean, error, p), corrected in zip(pairs, found, adjusted, strict=True):
+    for (first, second), (mean, error, p), corrected in zip(pairs, compared, adjusted, strict=True):
         a, b = values[first], values[second]
         seeds = (len(a), len(b))
         decided = corrected is not None and corrected < level and min(seeds) >= FEWEST_SEEDS
@@ -181,8 +183,8 @@ def _needed(a: np.ndarray, b: np.ndarray, size: float, level: float) -> tuple[in
 
     def decides(seeds: int | None, count: int) -> bool:
         changed = [Spread(seeds or part.seeds, count, part.seed, part.interaction) for part in parts]
-        left = (by_image + sum(part.interaction / part.seeds for part in changed)) / count
-        variance, freedom = _total(changed, left)
+        rest = (by_image + sum(part.interaction / part.seeds for part in changed)) / count
+        variance, freedom = _total(changed, rest)
         return size >= (_quantile(freedom, 1 - level / 2) + _quantile(freedom, POWER)) * math.sqrt(variance)
 
     now = max(len(a), len(b), FEWEST_SEEDS - 1)
@@ -198,12 +200,12 @@ def _holm(values: list[float | None]) -> list[float | None]:
     >>> _holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    ordered = sorted((p, index) for index, p in enumerate(values) if p is not None)
     adjusted: list[float | None] = [None] * len(values)
     highest = 0.0
-    for rank, (p, place) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        adjusted[place] = highest
+    for rank, (p, index) in enumerate(ordered):
+        highest = max(highest, min(1.0, (len(ordered) - rank) * p))
+        adjusted[index] = highest
     return adjusted
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import read_csv, read_json, write_text
+from pipeline.files import read_csv, write_text
 from pipeline.report.inputs import reading
+from pipeline.searches import entries
 from pipeline.study import Study
-from pipeline.text import columns, plural, terminal_width
+from pipeline.text import align_columns, plural, terminal_width
 
 __all__ = ["Search", "search", "search_text", "write_search"]
 
@@ -34,7 +35,7 @@ class Search:
     about: str  # what was searched, in a sentence
     header: list[str]
     cells: list[list[str]]  # a row a trial, the best first
-    best: str  # the best settings
+    best: list[str]  # the best settings, a line a search
     command: str  # which trains them
 
 
@@ -42,12 +43,18 @@ def search(study: Study, variant: str) -> Search:
     """Read what the search of a variant found; a file that is missing raises `InputError` with what makes it."""
     with reading(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}") as path:
         rows = read_csv(path)
-        best = read_json(study.sweep(variant) / "best.json", "trial", "params", "metric")
+        best = entries(study.sweep(variant) / "best.json", "trial", "params", "metric")
+        several = len(best) > 1
         paths = [column for column in (rows[0] if rows else ()) if column.startswith(SEARCHED)]
         trained = [row for row in rows if row["state"] == "COMPLETE" and not row.get("repeats")]
         complete = sorted(trained, key=lambda row: float(row["value"]), reverse=True)
         cells = [
-            [row["number"], f"{float(row['value']):.3f}", _widths(study, variant, row, paths)]
+            [
+                *([row["search"]] if several else []),
+                row["number"],
+                f"{float(row['value']):.3f}",
+                _widths(study, variant, row, paths),
+            ]
             + [_short(row[path]) for path in paths]
             + [row["epochs"]]
             for row in complete[:SHOWN]
@@ -55,16 +62,25 @@ def search(study: Study, variant: str) -> Search:
         states = [row["state"] for row in rows]
     ended = {"COMPLETE": "completed", "PRUNED": "stopped early", "FAIL": "failed"}
     counts = ", ".join(f"{states.count(state)} {word}" for state, word in ended.items() if state in states)
-    settings = ", ".join(f"{path}={_short(value)}" for path, value in best["params"].items())
+    settings = [
+        f"{f'search {number}: ' if several else ''}{_settings(trial['params'])}" for number, trial in enumerate(best)
+    ]
     return Search(
         variant=variant,
         about=(
             f"study {study.name}: search of {variant} on {study.params.data.name}: {plural(len(rows), 'trial')}"
-            f" ({counts or 'its space is empty'})"
+            f"{f' in {len(best)} searches' if several else ''} ({counts or 'its space is empty'})"
         ),
-        header=["trial", f"{best['metric']} (nats)", "units by level", *paths, "epochs"],
+        header=[
+            *(["search"] if several else []),
+            "trial",
+            f"{best[0]['metric']} (nats)",
+            "units by level",
+            *paths,
+            "epochs",
+        ],
         cells=cells,
-        best=settings or "the variant's own, as nothing was searched",
+        best=settings,
         command=study.command(f"train@{variant}"),
     )
 
@@ -80,7 +96,7 @@ def write_search(study: Study) -> None:
 
     from pipeline.report.page import image
 
-    found = [search(study, variant) for variant in _variants(study)]
+    searches = [search(study, variant) for variant in _variants(study)]
     pictures = {
         variant: {path.stem: image(path.read_bytes()) for path in _figures(study, variant)}
         for variant in _variants(study)
@@ -89,7 +105,7 @@ def write_search(study: Study) -> None:
     html = (
         Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         .from_string(template)
-        .render(name=study.name, searches=found, pictures=pictures)
+        .render(name=study.name, searches=searches, pictures=pictures)
     )
     write_text(study.report / "report.html", html)
     for path in study.report.iterdir():  # of the report that it replaces
@@ -99,34 +115,37 @@ def write_search(study: Study) -> None:
             path.unlink()
 
 
-def _text(found: Search) -> str:
+def _text(result: Search) -> str:
     width = terminal_width()
-    table = columns([found.header, *found.cells], right=True)
-    if found.cells and max(map(len, table)) > width:  # a block a trial
-        table = [line for row in found.cells for line in [*columns(list(zip(found.header, row, strict=True))), ""]][:-1]
-    elif found.cells:
+    table = align_columns([result.header, *result.cells], right=True)
+    if result.cells and max(map(len, table)) > width:  # a block a trial
+        table = [
+            line for row in result.cells for line in [*align_columns(list(zip(result.header, row, strict=True))), ""]
+        ][:-1]
+    elif result.cells:
         table.insert(1, "-" * max(map(len, table)))
     what = "the best trials, by their metric on the validation set (higher is better):"
-    lines = [*textwrap.wrap(found.about, width), *(textwrap.wrap(what, width) if found.cells else []), "", *table, ""]
-    lines += textwrap.wrap(f"best settings: {found.best}", width, break_long_words=False)
+    lines = [*textwrap.wrap(result.about, width), *(textwrap.wrap(what, width) if result.cells else []), "", *table, ""]
+    for best in result.best:
+        lines += textwrap.wrap(f"best settings: {best}", width, break_long_words=False)
     lines += textwrap.wrap(
         "Their final models are not trained yet. This trains them and measures the test bounds:", width
     )
-    return "\n".join([*lines, f"  {found.command}"])
+    return "\n".join([*lines, f"  {result.command}"])
 
 
 def _variants(study: Study) -> list[str]:
     """Return the variants that were searched; `InputError` where there is none."""
-    found = [variant for variant in study.params.variants if (study.sweep(variant) / "best.json").exists()]
-    if not found:
+    variants = [variant for variant in study.params.variants if (study.sweep(variant) / "best.json").exists()]
+    if not variants:
         variant = next(iter(study.params.variants))
         raise InputError(f"study {study.name} has no results yet; run `{study.command(f'sweep@{variant}')}`")
-    return found
+    return variants
 
 
 def _figures(study: Study, variant: str) -> list[Path]:
-    paths = [study.sweep(variant) / "figures" / f"{name}.png" for name in FIGURES]
-    return [path for path in paths if path.is_file()]
+    folder = study.sweep(variant) / "figures"
+    return [path for name in FIGURES for path in sorted(folder.glob(f"*{name}.png"))]  # of several searches prefixed
 
 
 def _widths(study: Study, variant: str, row: Mapping[str, str], paths: list[str]) -> str:
@@ -141,6 +160,11 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _settings(params: Mapping[str, Any]) -> str:
+    words = ", ".join(f"{path}={_short(value)}" for path, value in params.items())
+    return words or "the variant's own, as nothing was searched"
 
 
 def _short(value: Any) -> str:

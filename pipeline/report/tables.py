@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.metric import Metric, levels_of
 from pipeline.params import DENSITY, INFORMATIVE, PROBABILITY
 from pipeline.report.comparison import Comparison, Result, join
 from pipeline.report.intervals import Interval, fixed
-from pipeline.report.metrics import level, unit
 
 __all__ = ["full", "full_pairs", "markdown", "notes", "pairs", "short", "short_measure", "terms", "verdict"]
 
@@ -19,7 +19,7 @@ TERMS = {  # of the table of terms: what their names begin with
     "the weights behind nll": ("ess/", "khat/", "nll/"),
     "training images less test images": ("generalization/",),
     "by level": (
-        *("rate/", "kl_down/", "levels/", "kl_up/", "kl_up_bias/", "gap/", "gap_bias/", "bias_unmeasured"),
+        *("rate/", "kl/", "levels/", "chain_kl/", "chain_kl_bias/", "gap/", "gap_bias/", "bias_unmeasured"),
         *("log_marginal/", "width/"),
     ),
     "bounds by annealing": ("ais", "bdmc/"),
@@ -39,23 +39,30 @@ LIMITLESS = (
 def full(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `table.csv`; metrics in the order of the deepest variant, so that levels stand together."""
     names = _names(comparison)
-    columns = [f"{name}{part} [{unit(name)}]" for name in names for part in ("", " half")]
+    columns = [f"{name}{part} [{Metric.parse(name).unit}]" for name in names for part in ("", " half")]
+    # Of what only some seeds of a variant have, another column says of how many it is the mean.
+    partial = [name for name in names if any(r.metrics[name].part for r in comparison.results if name in r.metrics)]
     rows = []
     for result in comparison.results:
         row: dict[str, Any] = {
             "variant": result.variant,
-            "depth": result.depth,
-            "widths": " + ".join(map(str, result.widths)),
+            "depth": result.depths,
+            "widths": result.widths,
             "likelihood": result.likelihood,
             "measure": result.measure,
             "parameters": result.parameters,
             "searched": result.searched,
+            "searches": result.searches,
             "seeds": len(result.seeds),
             "confidence": comparison.confidence,
             "nll error": _nll_error(result),
         } | dict.fromkeys(columns)
         for name, value in result.metrics.items():
-            row |= {f"{name} [{unit(name)}]": value.mean, f"{name} half [{unit(name)}]": value.half}
+            row |= {
+                f"{name} [{Metric.parse(name).unit}]": value.mean,
+                f"{name} half [{Metric.parse(name).unit}]": value.half,
+            }
+        row |= {f"{name} seeds": result.metrics[name].part for name in partial if name in result.metrics}
         rows.append(row | {f"protocol/{key}": value for key, value in result.protocol.items()})
     return rows
 
@@ -71,26 +78,31 @@ def short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     cells = []
     for result in comparison.results:
         nll = f"{result.metrics['nll']}{f' (too high {result.too_high})' if result.too_high else ''}"
-        rates = [fixed(rate.mean) for rate in result.levels("rate")]
+        rates = [_level(fixed(rate.mean), rate) for rate in result.levels("rate")]
         cells.append(
             [
                 result.variant,
-                str(result.depth),
-                " + ".join(map(str, result.widths)),
+                result.depths,
+                result.widths,
                 f"{result.likelihood} ({short_measure(result.measure)})",
-                f"{result.parameters:,}",
+                " to ".join(f"{int(count):,}" for count in result.parameters.split(" to ")),
                 str(result.metrics["elbo"]),
                 f"**{nll}**" if result.variant in comparison.marked else nll,
                 str(result.metrics["gap"]),
                 str(result.metrics["kl"]),
                 " + ".join(rates).replace("+ -", "- "),
-                " + ".join(f"{count.mean:.1f}".removesuffix(".0") for count in result.levels("informative")),
-                " + ".join(fixed(nats.mean) for nats in result.levels("information")).replace("+ -", "- "),
+                " + ".join(_level(f"{n.mean:.1f}".removesuffix(".0"), n) for n in result.levels("informative")),
+                " + ".join(_level(fixed(n.mean), n) for n in result.levels("information")).replace("+ -", "- "),
                 f"{result.metrics['seconds'].mean:.3g}",
                 str(result.searched),
             ]
         )
     return header, cells
+
+
+def _level(text: str, value: Interval) -> str:
+    """Return the text of a level's mean, with what part of the seeds has the level, unless all have it."""
+    return f"{text} ({value.part})" if value.part else text
 
 
 def _nll_error(result: Result) -> str:
@@ -151,14 +163,14 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
     groups: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {}
     for group, starts in TERMS.items():
         names = [[name for name in _names(comparison) if name.startswith(start)] for start in starts]
-        for name in (name for some in names for name in sorted(some, key=_place)):
+        for name in (name for some in names for name in sorted(some, key=_level_order)):
             cells = [
                 (result.metrics[name].text(3), _error(errors[result.variant, name]))
                 if name in result.metrics
                 else (_absent(result, name), "")
                 for result in comparison.results
             ]
-            groups.setdefault(group, []).append((name, unit(name), cells))
+            groups.setdefault(group, []).append((name, Metric.parse(name).unit, cells))
     return groups
 
 
@@ -167,12 +179,14 @@ def _error(value: float) -> str:
 
 
 def _absent(result: Result, name: str) -> str:
-    bounds = {f"{INFORMATION}/z{t}/{side}" for t in unmeasured(result) for side in ("lower", "upper")}
-    return "not measurable" if name in bounds else ""
+    metric = Metric.parse(name)
+    is_bound = metric.term == INFORMATION and metric.side != ""
+    return "not measurable" if is_bound and metric.level in unmeasured(result) else ""
 
 
-def _place(name: str) -> int:
-    return int(level(name)[1:] or -1)
+def _level_order(name: str) -> int:
+    level = Metric.parse(name).level
+    return -1 if level is None else level
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -184,9 +198,9 @@ def notes(comparison: Comparison) -> list[str]:
     single = any(len(result.seeds) == 1 for result in comparison.results)
     spread = (
         f"Numbers are means over seeds ± {comparison.confidence:.0%} interval, over seeds and test images for what"
-        " every image has (bounds, reconstruction, kl, rates, gap), over seeds alone for the rest; neither covers the"
-        " search"
+        " every image has (bounds, reconstruction, kl, rates, gap), over seeds alone for the rest"
     )
+    spread += f"; {comparison.search_coverage}" if comparison.search_coverage else ""
     which = "; ".join(dict.fromkeys(seeds.values() if len(set(seeds.values())) == 1 else map(": ".join, seeds.items())))
     return [
         *(
@@ -194,6 +208,7 @@ def notes(comparison: Comparison) -> list[str]:
             for text, names in protocols.items()
         ),
         f"{spread}{'; with one seed there is no interval' if single else ''}. Seeds: {which}.",
+        *_unlike(comparison),
         *(
             f"The likelihood of {join([r.variant for r in group])} is a {measure}, whose nll may be below 0."
             + (LIMITLESS if measure == DENSITY else "")
@@ -206,6 +221,17 @@ def notes(comparison: Comparison) -> list[str]:
         " be negative.",
         *_information(comparison),
         *_annealing(comparison),
+    ]
+
+
+def _unlike(comparison: Comparison) -> list[str]:
+    """Return a sentence about variants whose seeds have different models."""
+    names = [result.variant for result in comparison.results if len(set(result.models)) > 1]
+    if not names:
+        return []
+    return [
+        f"The seeds of {join(names)} have different models, each with the best settings of one search: depth, units and"
+        " parameters are those of all of them, and a number that only some have says of how many seeds it is the mean."
     ]
 
 
@@ -236,9 +262,7 @@ def unmeasured(result: Result) -> list[int]:
     """Return the levels whose mutual information was asked for and left out, since its bounds say nothing."""
     if INFORMATION not in result.metrics:
         return []
-    ends = ("", "/lower")
-    levels = range(1, result.depth + 1)
-    return [t for t in levels if not any(f"{INFORMATION}/z{t}{end}" in result.metrics for end in ends)]
+    return [t for t in range(1, result.depth + 1) if t not in levels_of(result.metrics, INFORMATION)]
 
 
 def _annealing(comparison: Comparison) -> list[str]:

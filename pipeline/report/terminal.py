@@ -9,12 +9,13 @@ import textwrap
 from collections.abc import Mapping
 
 from pipeline.files import read_csv
+from pipeline.metric import Metric
 from pipeline.report.inputs import needed, reading
 from pipeline.report.intervals import Interval
 from pipeline.report.search import search_text
 from pipeline.report.tables import short_measure, verdict
 from pipeline.study import Study
-from pipeline.text import columns, terminal_width
+from pipeline.text import align_columns, terminal_width
 
 __all__ = ["overview", "table_text"]
 
@@ -24,7 +25,7 @@ SHOWN = (
     "reconstruction",
     "kl",
     "rate",
-    "kl_up",
+    "chain_kl",
     "nll",
     "gap",
     "bpd",
@@ -39,7 +40,7 @@ def overview(study: Study) -> str:
     """Return what a study has to show: its comparison, or, of a search whose settings were not trained, its trials."""
     begun = (study.cache / "sweeps" / study.name).exists()
     searched = begun or any((study.sweep(variant) / "best.json").exists() for variant in study.params.variants)
-    if study.by_hand and searched and not (study.report / "table.csv").exists():
+    if study.is_standalone and searched and not (study.report / "table.csv").exists():
         return search_text(study)
     return table_text(study)
 
@@ -60,9 +61,11 @@ def _text(study: Study, rows: list[dict[str, str]]) -> str:
         table += [["nll error", *(row["nll error"] for row in rows)]]
     for column in rows[0]:
         name, bracket, unit = column.partition(" [")
-        shown = {name, name.split("/")[0]} & set(SHOWN) and not name.startswith("nll/")
+        metric = Metric.parse(name)
+        shown = name in SHOWN or (metric.level is not None and metric.term in SHOWN)
         if bracket and shown and not name.endswith(" half"):
-            cells = [_cell(row[column], row.get(f"{name} half [{unit}", "")) for row in rows]
+            part = f"{name} seeds"
+            cells = [_cell(row[column], row.get(f"{name} half [{unit}", ""), row.get(part, "")) for row in rows]
             table.append([f"{name} ({unit[:-1]})", *cells])
     spread = f"mean ± {float(rows[0]['confidence']):.0%} interval over seeds, and over images for what every image has"
     about = [*_about(study.name, rows), *textwrap.wrap(spread, terminal_width())]
@@ -76,7 +79,7 @@ def _fitted(table: list[list[str]], width: int) -> list[str]:
     while first < len(table[0]):
         last = len(table[0])
         while True:
-            part = columns([[row[0], *row[first:last]] for row in table], right=True)
+            part = align_columns([[row[0], *row[first:last]] for row in table], right=True)
             if last == first + 1 or max(map(len, part)) <= width:
                 break
             last -= 1
@@ -109,5 +112,5 @@ def _protocol(row: Mapping[str, str]) -> str:
     ).format_map(protocol)
 
 
-def _cell(mean: str, half: str) -> str:
-    return str(Interval(float(mean), float(half) if half else None)) if mean else ""
+def _cell(mean: str, half: str, part: str) -> str:
+    return str(Interval(float(mean), float(half) if half else None, part)) if mean else ""

@@ -32,7 +32,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.files import locked, sha256
+from pipeline.files import file_lock, sha256
 from pipeline.log import LOG, STATE, Entry, Log
 from pipeline.study import Study
 
@@ -96,7 +96,7 @@ class RunFolder:
             InputError: the folder cannot be read or written.
         """
         with ExitStack() as lock:
-            lock.enter_context(locked(path / LOCK, patience))
+            lock.enter_context(file_lock(path / LOCK, patience))
             try:
                 return cls(path, lock.pop_all())
             except OSError as error:

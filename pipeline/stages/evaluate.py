@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline import data, figures, processes, tracking
-from pipeline.data.images import Presented, frozen, images
+from pipeline.data.images import TrainingImages, frozen, to_unit_interval
+from pipeline.environment import Resources
 from pipeline.evaluation import Estimate, Measured, annealing, bits_per_dimension, evaluate, outliers
 from pipeline.evaluation.decompose import anneal, decompose
-from pipeline.files import alone, locked, read_json, write_csv, write_json, write_parquet
+from pipeline.files import exclusive, file_lock, read_json, write_csv, write_json, write_parquet
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE, checkpoint
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, OutlierParams, digest
-from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
 from pipeline.randomness import seeded
 from pipeline.study import Study
-from pipeline.text import bias
+from pipeline.text import describe_bias
 from pipeline.tracking import Tracker, mark_current
 
 __all__ = ["main", "run"]
@@ -40,19 +41,18 @@ COMPARED = (
 )  # what `dvc metrics` shows
 
 
-def run(study: Study, variant: str) -> None:
+def run(study: Study, variant: str, resources: Resources | None = None) -> None:
     """Measure every seed's model, then write all of them with their protocol, their means, and their milestones."""
-    with alone(study.locks / "evaluate" / variant / "all", f"{variant}: evaluation"):
-        _run(study, variant)
+    with exclusive(study.locks / "evaluate" / variant / "all", f"{variant}: evaluation"):
+        _run(study, variant, resources or Resources.read())
 
 
-def _run(study: Study, variant: str) -> None:
+def _run(study: Study, variant: str, resources: Resources) -> None:
     tracker = Tracker(study).require()
     scratch = _scratch(study, variant)
     shutil.rmtree(scratch, ignore_errors=True)  # parts that an evaluation with other settings has left
-    processes.map_in_workers(
-        "pipeline.stages.evaluate", study, variant, _pieces(study), lambda piece: measure(study, variant, piece)
-    )
+    work = partial(measure, study, variant, device=processes.device(resources.device))
+    processes.map_in_workers("evaluate", study, variant, _pieces(study), work, resources)
     shutil.rmtree(scratch, ignore_errors=True)
     folder, splits = study.evaluate(variant), data.load(study.data)
     found = {
@@ -88,7 +88,7 @@ def _run(study: Study, variant: str) -> None:
 
 
 def _scratch(study: Study, variant: str) -> Path:
-    return study.cache / "evaluate" / study.place / variant
+    return study.cache / "evaluate" / study.unique_name / variant
 
 
 def _parts(study: Study) -> list[str]:
@@ -100,18 +100,18 @@ def _pieces(study: Study) -> list[str]:
     return [f"{seed}:{part}" for part in _parts(study) for seed in study.params.train.seeds]
 
 
-def measure(study: Study, variant: str, piece: str) -> None:
+def measure(study: Study, variant: str, piece: str, device: torch.device) -> None:
     """Measure one part of a seed's results; who brings the last of them tells them all."""
     seed, _, part = piece.partition(":")
     splits = data.load(study.data)
-    test = torch.as_tensor(splits.test, device=processes.device())
+    test = torch.as_tensor(splits.test, device=device)
     test = frozen(test, splits.scale, f"{splits.digest}/test") if splits.dequantized else test
     with reporting(f"{variant} seed {seed}"):
         start = time.perf_counter()
         found = (_annealed if part == ANNEALING else _bounded)(study, variant, splits, test, int(seed))
         found["seconds"] = time.perf_counter() - start
     parts = [_scratch(study, variant) / f"{seed}-{other}.json" for other in _parts(study)]
-    with locked(study.locks / "evaluate" / variant / str(seed)):
+    with file_lock(study.locks / "evaluate" / variant / str(seed)):
         write_json(_scratch(study, variant) / f"{seed}-{part}.json", found)
         if all(path.exists() for path in parts):
             final = {key: value for path in parts for key, value in read_json(path, "final")["final"].items()}
@@ -124,7 +124,7 @@ def _annealed(study: Study, variant: str, splits: data.Splits, test: torch.Tenso
     """Bound log p(x) by chains."""
     settings = study.params.evaluate
     assert settings.decompose is not None
-    model = checkpoint.load(study.train(variant) / f"seed-{seed}").to(processes.device())
+    model = checkpoint.load(study.train(variant) / f"seed-{seed}").to(test.device)
     final = anneal(model, test, splits.scale, settings, settings.decompose, stream=f"seed {seed}")
     return {"final": {key: asdict(estimate) for key, estimate in final.items()}}
 
@@ -132,10 +132,12 @@ def _annealed(study: Study, variant: str, splits: data.Splits, test: torch.Tenso
 def _bounded(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
     """Measure the bounds of a seed's model and its milestones, take the former apart, and draw the first seed's."""
     source, settings = study.train(variant) / f"seed-{seed}", study.params.evaluate
-    model = checkpoint.load(source).to(processes.device())
+    model = checkpoint.load(source).to(test.device)
     seen = _training_images(settings, splits, test, len(test), f"seen images {seed}")
     measured = _bounds(settings, source, splits, test, seed, train=seen)
-    bounds = {name: value for name, value in measured.estimates.items() if not name.startswith("generalization/")}
+    bounds = {
+        name: value for name, value in measured.estimates.items() if Metric.parse(name).family != "generalization"
+    }
     measured |= _taken_apart(settings, model, splits, test, seed)
     if settings.outliers is not None:
         measured |= _outliers(study, settings.outliers, model, splits, test, seed)
@@ -188,7 +190,9 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
 def _too_high(found: dict[str, Estimate]) -> str:
     """Say by how much nll exceeds -log p(x); nothing where that is known and small."""
     left = found.get("nll/bias")
-    return bias(found["nll/reliable"].value == 1, left.value if left else None, left is not None and left.se is None)
+    return describe_bias(
+        found["nll/reliable"].value == 1, left.value if left else None, left is not None and left.se is None
+    )
 
 
 def _milestones(source: Path) -> dict[int, Path]:
@@ -205,7 +209,7 @@ def _bounds(
     train: torch.Tensor | None = None,
 ) -> Measured:
     """Measure every test bound of the model in `source`, and how the terms differ on training images, if given."""
-    model = checkpoint.load(source).to(processes.device())
+    model = checkpoint.load(source).to(test.device)
     likelihood = read_json(source / "model.json")["model"]["likelihood"]
     discrete = MEASURES[likelihood] == PROBABILITY
     found = evaluate(model, test, splits.scale, settings, discrete=discrete, train=train, stream=f"seed {seed}")
@@ -245,7 +249,7 @@ def _taken_apart(
             model,
             train,
             splits.factors["train"][:few],
-            images(test, splits.scale),
+            to_unit_interval(test, splits.scale),
             splits.factors["test"],
             splits.factor_names,
             draws=settings.decompose.factor_draws,
@@ -261,7 +265,9 @@ def _training_images(
 ) -> torch.Tensor:
     """Return the first `count` training images, or all, on the device of the test images, presented once."""
     grey = torch.as_tensor(splits.train[:count], device=test.device)
-    presented = Presented(grey, splits.scale, splits.binary and splits.binarization == "dynamic", splits.dequantized)
+    presented = TrainingImages(
+        grey, splits.scale, splits.binary and splits.binarization == "dynamic", splits.dequantized
+    )
     with seeded(settings.seed, stream):
         return presented.batch(torch.arange(len(grey), device=grey.device))
 
@@ -285,8 +291,8 @@ def _outliers(
     # Data sets of equal grey levels may be stored to different scales: 1 or 255 of binary pixels.
     scale = splits.scale if settings.data == "shuffled" else elsewhere.scale
     with seeded(study.params.evaluate.seed, f"outliers seed {seed}"):
-        own = outliers.scores(model, images(test[: settings.images], splits.scale), settings.draws)
-        other = outliers.scores(model, images(others, scale), settings.draws)
+        own = outliers.scores(model, to_unit_interval(test[: settings.images], splits.scale), settings.draws)
+        other = outliers.scores(model, to_unit_interval(others, scale), settings.draws)
     return Measured(outliers.outliers(own, other), {f"outlier_score/{name}": score for name, score in own.items()})
 
 
@@ -307,7 +313,7 @@ def _draw(study: Study, variant: str, model: HierarchicalVAE, splits: data.Split
         return grid.clamp(0, 1).cpu()
 
     with seeded(study.params.evaluate.seed, "figures"):
-        x = images(test[:count], splits.scale)
+        x = to_unit_interval(test[:count], splits.scale)
         z, q = model.posterior(x)
         mean = model.joint(z)[0].mean[0]
         widths = [factor.event_shape[0] for factor in q]
@@ -323,7 +329,7 @@ def _draw(study: Study, variant: str, model: HierarchicalVAE, splits: data.Split
             wide = [eps.repeat_interleave(count, 0) for eps in held]
             wide[level] = torch.randn(rows * count, width, device=device)
             redrawn.append(model.decode(wide).unflatten(0, (rows, count)))
-    ink = data.DATASETS[splits.name].ink
+    ink = data.DATASETS[splits.name].dark_on_light
     drawings = {
         "samples": figures.samples(pictures(prior).numpy(), f"{variant}: draws from the prior", ink=ink),
         "reconstructions": figures.reconstructions(pictures(x).numpy(), pictures(mean).numpy(), variant, ink=ink),
@@ -334,21 +340,16 @@ def _draw(study: Study, variant: str, model: HierarchicalVAE, splits: data.Split
     return [folder / f"{name}.png" for name in DRAWINGS]
 
 
-def main() -> None:
+def main(variant: str, *pieces: str) -> None:
     """Run the stage, or one of its workers, as the command line says."""
-    variant, *pieces = sys.argv[1:]
-    study = Study.at(Path.cwd())
+    study, resources = Study.at(Path.cwd()), Resources.read()
     if not pieces:
         tracking.import_mlflow(tracking.tracking_uri(study))
-        processes.prefork(len(_pieces(study)))
-        for line in study.notes(variant, "evaluate"):
+        processes.prefork(len(_pieces(study)), resources)
+        for line in study.notices(variant, "evaluate"):
             print(line, flush=True)
-        run(study, variant)
+        run(study, variant, resources)
         return
-    processes.become_worker()
+    processes.become_worker(resources)
     for piece in pieces:
-        measure(study, variant, piece)
-
-
-if __name__ == "__main__":
-    run_main(main)
+        measure(study, variant, piece, processes.device(resources.device))

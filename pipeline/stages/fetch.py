@@ -6,21 +6,23 @@ import shutil
 from pathlib import Path
 
 from pipeline import data
-from pipeline.processes.entry import run_main
+from pipeline.environment import data_mirror
 from pipeline.study import Study
 
-__all__ = ["run"]
+__all__ = ["main", "run"]
 
 
 def run(study: Study) -> None:
     """Check all parameters and fetch the files, those of `evaluate.outliers` into a folder of their own."""
     data.check(study.params.data)
-    data.fetch(study.params.data, study.raw, study.cache)
+    mirror = data_mirror()
+    data.fetch(study.params.data, study.raw, study.cache, mirror)
     aside = study.raw / "outliers"
     shutil.rmtree(aside, ignore_errors=True)
     if study.params.outliers is not None:
-        data.fetch(study.params.outliers, aside, study.cache)
+        data.fetch(study.params.outliers, aside, study.cache, mirror)
 
 
-if __name__ == "__main__":
-    run_main(lambda: run(Study.at(Path.cwd())))
+def main() -> None:
+    """Run the stage of the study in the working directory."""
+    run(Study.at(Path.cwd()))

@@ -8,11 +8,10 @@ from pathlib import Path
 from pipeline import data
 from pipeline.errors import InputError
 from pipeline.files import write_json
-from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
 from pipeline.study import Study
 
-__all__ = ["run"]
+__all__ = ["main", "run"]
 
 
 def run(study: Study) -> None:
@@ -44,5 +43,6 @@ def _outliers(study: Study, splits: data.Splits) -> None:
     print(f"{other.name}: {len(other.test)} test images from elsewhere (evaluate.outliers)")
 
 
-if __name__ == "__main__":
-    run_main(lambda: run(Study.at(Path.cwd())))
+def main() -> None:
+    """Run the stage of the study in the working directory."""
+    run(Study.at(Path.cwd()))

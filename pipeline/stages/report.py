@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import report
-from pipeline.processes.entry import run_main
 from pipeline.study import Study
 
-__all__ = ["run"]
+__all__ = ["main", "run"]
 
 
 def run(study: Study) -> None:
@@ -17,5 +16,6 @@ def run(study: Study) -> None:
     print(report.table_text(study))
 
 
-if __name__ == "__main__":
-    run_main(lambda: run(Study.at(Path.cwd())))
+def main() -> None:
+    """Run the stage of the study in the working directory."""
+    run(Study.at(Path.cwd()))

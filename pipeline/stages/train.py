@@ -1,23 +1,23 @@
-"""Stage `train`: a variant's best settings, once a seed. Seeds may be given: those of one worker process."""
+"""Stage `train`: a model for each seed, with the best settings of the seed's search. Workers get some of the seeds."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from pipeline import data, processes, tracking
+from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
-from pipeline.files import alone, locked, read_csv, read_json, write_csv, write_json
+from pipeline.files import exclusive, file_lock, read_csv, read_json, write_csv, write_json
 from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, digest
-from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
-from pipeline.redaction import redacted
+from pipeline.redaction import reason
 from pipeline.runs import RunSpec, study_folders
 from pipeline.runs.provenance import code_digest
+from pipeline.searches import best_trials, search_index, was_searched
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking import Run, Tracker, mark_current
@@ -27,13 +27,13 @@ from pipeline.training.matching import match_weights, seconds_per_epoch
 __all__ = ["main", "run", "trained"]
 
 
-def settings(study: Study, variant: str) -> Params:
-    """Return the variant's parameters with the values its sweep found best, if it was swept."""
+def settings(study: Study, variant: str, seed: int) -> Params:
+    """Return the variant's parameters with the values that the seed's search found best, if there was a search."""
     params = study.params.variant(variant)
-    best = study.sweep(variant) / "best.json"
-    if not swept(study, variant):
+    if not was_searched(study, variant):
         return params
-    content = read_json(best, "params")
+    best = study.sweep(variant) / "best.json"
+    content = best_trials(study, variant)[search_index(study, seed)]
     found, measure = content["params"], content.get("measure")
     if not isinstance(found, dict):
         raise InputError(f"{best}: damaged, its params are no mapping")
@@ -46,60 +46,60 @@ def settings(study: Study, variant: str) -> Params:
     return params
 
 
-def swept(study: Study, variant: str) -> bool:
-    """Tell whether the variant's sweep has left its best settings."""
-    best = study.sweep(variant) / "best.json"
-    return best.exists() and read_json(best, "trial")["trial"] is not None
-
-
-def run(study: Study, variant: str, *, anew: bool = True) -> None:
-    """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs all of them ran.
+def run(study: Study, variant: str, resources: Resources | None = None, *, anew: bool = True) -> None:
+    """Train every seed, then write the curve that DVC plots: means over seeds, of the epochs that all of them ran.
 
     Without `anew`, models that are there, trained with the same settings, data and code, are left as they are.
     """
-    with alone(study.locks / "train" / variant / "all", f"{variant}: training"):
+    with exclusive(study.locks / "train" / variant / "all", f"{variant}: training"):
         if not anew and trained(study, variant):  # perhaps by a process that was waited for
             print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
             return
-        _run(study, variant)
+        _run(study, variant, resources or Resources.read())
 
 
-def _run(study: Study, variant: str) -> None:
+def _run(study: Study, variant: str, resources: Resources) -> None:
     tracker = Tracker(study).require()
     seeds = list(map(str, study.params.train.seeds))
     processes.map_in_workers(
-        "pipeline.stages.train", study, variant, seeds, lambda seed: train(study, variant, int(seed))
+        "train", study, variant, seeds, lambda seed: train(study, variant, int(seed), resources), resources
     )
     curves = [read_csv(study.train(variant) / f"seed-{seed}" / "curves.csv") for seed in study.params.train.seeds]
     try:
+        # Seeds of different searches may differ in depth: a mean over some of them would look like one over all.
+        names = [name for name in curves[0][0] if all(name in curve[0] for curve in curves) and name != "timestamp"]
+        left_out = sorted({name for curve in curves for name in curve[0]} - {*names, "timestamp"})
         rows = [
-            {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0] if name != "timestamp"}
+            {name: sum(float(row[name]) for row in rows) / len(rows) for name in names}
             for rows in zip(*curves, strict=False)
         ]
-        if not rows:
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError):
         raise InputError(f"{study.train(variant)}: a curves.csv is damaged; train again") from None
+    if left_out:
+        print(
+            f"{variant}: {study.curves(variant).name} lacks {', '.join(left_out)}, which only some seeds have",
+            flush=True,
+        )
     write_csv(study.curves(variant), rows)
-    tracker.discard_states(*study_folders(study, f"{study.place}/{variant}/"))
-    shutil.rmtree(study.cache / "train" / study.place / variant, ignore_errors=True)
+    tracker.discard_states(*study_folders(study, f"{study.unique_name}/{variant}/"))
+    shutil.rmtree(study.cache / "train" / study.unique_name / variant, ignore_errors=True)
     tracker.flush_at_exit()
     mark_current(study, tracker)
 
 
-def train(study: Study, variant: str, seed: int) -> None:
+def train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
     # Of a stage that was killed, a worker may live a moment longer.
-    with locked(study.locks / "train" / variant / str(seed)):
-        _train(study, variant, seed)
+    with file_lock(study.locks / "train" / variant / str(seed)):
+        _train(study, variant, seed, resources)
 
 
 def trained(study: Study, variant: str) -> bool:
     """Tell whether all final models of a variant are there, made with the present settings, data and code."""
     try:
         splits = data.load(study.data)
-        state = _state(match_weights(settings(study, variant), splits), splits)
         for seed in study.params.train.seeds:
+            state = _state(match_weights(settings(study, variant, seed), splits), splits)
             folder = study.train(variant) / f"seed-{seed}"
             key = str(read_json(folder / "mlflow.json", "key")["key"])
             if not key.endswith(f"/{state}") or not (folder / "model.json").exists():
@@ -117,7 +117,9 @@ def _state(params: Params, splits: data.Splits) -> str:
     return digest([sections, splits.digest, code_digest("pipeline.training")])
 
 
-def _match_time(study: Study, variant: str, params: Params, splits: data.Splits, state: str) -> Params:
+def _match_time(
+    study: Study, variant: str, params: Params, splits: data.Splits, state: str, resources: Resources
+) -> Params:
     """Return the parameters with as many epochs as `compare.seconds` hold, if `compare.match` asks for that.
 
     The first training of a variant times a few epochs and stores how many fit; the others, and whatever goes on after
@@ -126,11 +128,11 @@ def _match_time(study: Study, variant: str, params: Params, splits: data.Splits,
     limit = params.compare.seconds
     if params.compare.match != "time" or limit is None:
         return params
-    path = study.cache / "train" / study.place / variant / f"epochs-{state}.json"
-    with locked(study.locks / "train" / variant / "epochs"):
+    path = study.cache / "train" / study.unique_name / variant / f"epochs-{state}.json"
+    with file_lock(study.locks / "train" / variant / "epochs"):
         if not path.exists():
             with reporting(f"{variant} timing"):
-                seconds = seconds_per_epoch(params, splits, params.train.seeds[0], processes.device())
+                seconds = seconds_per_epoch(params, splits, params.train.seeds[0], processes.device(resources.device))
             write_json(path, {"epochs": max(1, math.floor(limit / seconds)), "seconds_per_epoch": seconds})
         fits = read_json(path, "epochs", "seconds_per_epoch")
     try:
@@ -141,29 +143,29 @@ def _match_time(study: Study, variant: str, params: Params, splits: data.Splits,
     return params.override({"train.epochs": epochs})
 
 
-def _train(study: Study, variant: str, seed: int) -> None:
+def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     splits = data.load(study.data)
-    params = match_weights(settings(study, variant), splits)
+    params = match_weights(settings(study, variant, seed), splits)
     state = _state(params, splits)
-    params = _match_time(study, variant, params, splits, state)
+    params = _match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
     widths = params.model.level_widths
     spec = RunSpec(stage="train", variant=variant, seed=seed, params=params, rng_seed=seed)
     run = Tracker(study).start(
         spec,
-        key=f"{study.place}/{variant}/{seed}{epochs}/{state}",
+        key=f"{study.unique_name}/{variant}/{seed}{epochs}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
         about=(
             f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}`"
             f" (protocol {splits.protocol}, binarization {splits.binarization}), seed {seed}: final training, with"
-            f" {'the best settings of its sweep' if swept(study, variant) else 'settings as given'}, and its test"
+            f" {_source(study, variant, seed)}, and its test"
             f" results.\n\n{study.how(f'evaluate@{variant}')}"
         ),
         inputs=[study.data, study.sweep(variant) / "best.json"],
     )
     try:
-        _fit(study, variant, spec, splits, run)
+        _fit(study, variant, spec, splits, run, resources)
     except RunError as error:
         kept = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
         run.finish("FAILED", str(error))
@@ -175,24 +177,33 @@ def _train(study: Study, variant: str, seed: int) -> None:
         if external_fault(error):  # which an `InputError` would have told
             run.finish("KILLED")
             raise
-        run.finish("FAILED", redacted(" ".join(str(error).split()))[:500] or type(error).__name__)
+        run.finish("FAILED", reason(error, 500))
         raise
 
 
-def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run) -> None:
+def _source(study: Study, variant: str, seed: int) -> str:
+    """Say where a seed's settings come from."""
+    if not was_searched(study, variant):
+        return "settings as given"
+    several = study.params.sweep.searches > 1
+    return f"the best settings of {f'search {search_index(study, seed)}' if several else 'its sweep'}"
+
+
+def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources) -> None:
     """Train, write the model and its curve, and log them to the run."""
     params, seed, widths = spec.params, spec.seed, spec.params.model.level_widths
     model = initial_model(params.model, splits, seed)
     records: list[Record] = []
+    device = processes.device(resources.device)
     with reporting(f"{variant} seed {seed}") as reporter:
-        for record in fit(model, splits, params.train, seed=seed, device=processes.device(), folder=run.folder.path):
+        for record in fit(model, splits, params.train, seed=seed, device=device, folder=run.folder.path):
             run.publish()
             records.append(record)
             print_progress(reporter, record, params.train.epochs)
             processes.raise_if_interrupted()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
-    best = best_record(records, params.train)
+    best = best_record(records, params.train, params.model.depth)
     about = {
         "variant": variant,
         "seed": seed,
@@ -216,21 +227,16 @@ def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Ru
     write_json(folder / "mlflow.json", named)
 
 
-def main() -> None:
+def main(variant: str, *seeds: str) -> None:
     """Run the stage, or one of its workers, as the command line says."""
-    variant, *seeds = sys.argv[1:]
-    study = Study.at(Path.cwd())
+    study, resources = Study.at(Path.cwd()), Resources.read()
     if not seeds:
         tracking.import_mlflow(tracking.tracking_uri(study))
-        processes.prefork(len(study.params.train.seeds))
-        for line in study.notes(variant):
+        processes.prefork(len(study.params.train.seeds), resources)
+        for line in study.notices(variant):
             print(line, flush=True)
-        run(study, variant)
+        run(study, variant, resources)
         return
-    processes.become_worker()
+    processes.become_worker(resources)
     for seed in seeds:
-        train(study, variant, int(seed))
-
-
-if __name__ == "__main__":
-    run_main(main)
+        train(study, variant, int(seed), resources)

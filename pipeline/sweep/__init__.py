@@ -8,9 +8,9 @@ that state, in the same MLflow run, under the same number. A worker is alive as 
 database, holds its lock (`locks`).
 """
 
-from pipeline.sweep.coordinator import PATIENCE, join, run
+from pipeline.sweep.coordinator import RECONNECT_TIMEOUT, join, run
 from pipeline.sweep.removal import Searches
 from pipeline.sweep.search import PRUNERS, SAMPLERS, Sweep
 from pipeline.sweep.worker import work
 
-__all__ = ["PATIENCE", "PRUNERS", "SAMPLERS", "Searches", "Sweep", "join", "run", "work"]
+__all__ = ["PRUNERS", "RECONNECT_TIMEOUT", "SAMPLERS", "Searches", "Sweep", "join", "run", "work"]

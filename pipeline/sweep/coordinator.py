@@ -1,4 +1,6 @@
-"""The coordinator: one a sweep; it starts workers, says how they get on, and writes down what they found.
+"""The coordinator: one a search; it starts workers, says how they get on, and writes down what they found.
+
+The searches of a variant are run to their end one after the other; the files are written when all of them are finished.
 
 A second process that is to run the same sweep shares it: its workers help, and when all trials are finished it is the
 coordinator in its turn and writes the outputs into its own folder. Other hosts `join` with workers of their own. Where
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,74 +22,75 @@ from typing import Any, TypeVar
 from optuna.trial import TrialState
 
 from pipeline import processes
+from pipeline.addresses import coordinator_lock
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.runs import RunSpec, study_folders
-from pipeline.sweep.outputs import write, write_nothing
+from pipeline.sweep.outputs import publish, write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
 from pipeline.sweep.search import Sweep, started
-from pipeline.sweep.worker import LIVES, alive, bear, finished, work
+from pipeline.sweep.worker import MAX_ATTEMPTS, check_failure_limit, finished, trials_with_live_worker, work
 from pipeline.text import plural
 from pipeline.tracking import Run
 
-__all__ = ["PATIENCE", "join", "run"]
+__all__ = ["RECONNECT_TIMEOUT", "join", "run"]
 
 T = TypeVar("T")
 
-AGAIN = 1.0  # seconds before a database that was lost is looked for
-PATIENCE = 300.0  # seconds for which a database that was there is waited for
+RETRY_PAUSE = 1.0  # seconds before a database that was lost is looked for
+RECONNECT_TIMEOUT = 300.0  # seconds for which a database that was there is waited for
 
 
-def run(sweep: Sweep, workers: int) -> dict[str, Any]:
-    """Bring the study to its number of trials, write the outputs, and return the best trial.
+def run(sweep: Sweep, workers: int) -> list[dict[str, Any]]:
+    """Bring each search to its number of trials, write the outputs, and return the best trial of each.
 
     Where the space is empty there is nothing to search, and the variant's own settings are the best.
     """
     sweep.tracker.require()
     if not sweep.space:
         return write_nothing(sweep)
-    return _insist(sweep, lambda sweep: _run(sweep, workers))
+    return [_retry_on_disconnect(search, lambda search: _run(search, workers)) for search in sweep.searches()]
 
 
-def _insist(sweep: Sweep, work: Callable[[Sweep], T]) -> T:
-    """Do a piece of work, and, where its database was lost in it, once more, as soon as that is back."""
-    left = _retries(sweep)
+def _retry_on_disconnect(sweep: Sweep, work: Callable[[Sweep], T]) -> T:
+    """Call `work`, and call it again after the database was lost and is back."""
+    retries = _retries(sweep)
     while True:
         try:
-            with sweep.reaching():
+            with sweep.translate_storage_errors():
                 return work(sweep)
         except DisconnectedError as error:
             processes.raise_if_interrupted()
-            if left == 0:
+            if retries == 0:
                 raise
-            left -= 1
-            print(f"{sweep.variant}: {error}; goes on when it is back", flush=True)
+            retries -= 1
+            print(f"{sweep.label}: {error}; goes on when it is back", flush=True)
             sweep.locks.close()
-            sweep = replace(sweep, patience=PATIENCE)
-            time.sleep(AGAIN)  # one that answers, and cannot be used yet
+            sweep = replace(sweep, reconnect_timeout=RECONNECT_TIMEOUT)
+            time.sleep(RETRY_PAUSE)  # one that answers, and cannot be used yet
 
 
 def _run(sweep: Sweep, workers: int) -> dict[str, Any]:
     with ExitStack() as held:
         try:
             # One that has lost its database waits until that has given up what the process held in it.
-            held.enter_context(_held(sweep, wait=sweep.patience > 0))
+            held.enter_context(_held(sweep, wait=sweep.reconnect_timeout > 0))
         except BlockingIOError:
             _share(sweep, workers, held)
         else:
             progress = Progress(sweep)
-            if progress.told:
-                count = f"{len(progress.told)} of {plural(progress.budget, 'trial')}"
-                print(f"{sweep.variant}: {count} were finished before", flush=True)
+            if progress.printed:
+                count = f"{len(progress.printed)} of {plural(progress.budget, 'trial')}"
+                print(f"{sweep.label}: {count} were finished before", flush=True)
         return _coordinate(sweep, workers)
 
 
 def _share(sweep: Sweep, workers: int, held: ExitStack) -> None:
     """Help the coordinator until all trials are finished and it has written its outputs; then be the coordinator."""
     count = plural(workers, "worker")
-    print(f"{sweep.variant}: {_holder(sweep)} works on this sweep already; shares it with {count}", flush=True)
+    print(f"{sweep.label}: {_holder(sweep)} works on this sweep already; shares it with {count}", flush=True)
     _make_parent(sweep)
     progress = Progress(sweep)
-    with _abandoning(sweep), sweep.reaching():
+    with _abandoning(sweep), sweep.translate_storage_errors():
         if not finished(sweep):
             _search(sweep, workers, progress)
         while True:
@@ -103,15 +107,15 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
     with sweep.locks.hold(f"{sweep.name}/parent"):
         parent = started(lambda: _parent(sweep))
     try:
-        with sweep.reaching():
+        with sweep.translate_storage_errors():
             if not finished(sweep):
                 _search(sweep, workers, Progress(sweep))
             trials = sweep.trials()
-            bear(sweep, trials)
+            check_failure_limit(sweep, trials)
             most = sweep.study.params.sweep.trials
             if sweep.every is not None and sweep.budget(trials) < most:
                 count = plural(len(sweep.every), "setting")
-                print(f"{sweep.variant}: the space has {count}: all were tried; sweep.trials is {most}", flush=True)
+                print(f"{sweep.label}: the space has {count}: all were tried; sweep.trials is {most}", flush=True)
             return _write(sweep, parent)
     except DisconnectedError:
         parent.close()
@@ -124,38 +128,43 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
 
 
 def join(sweep: Sweep, workers: int) -> None:
-    """Help with a sweep, whoever began it, until all trials are finished; write the outputs if nobody else does."""
+    """Help with the searches, whoever began them, until all trials are finished; write the outputs if nobody else does.
+
+    Searches that are finished already take no time but that of a look.
+    """
     sweep.tracker.require()
     if not sweep.space:
         print(f"{sweep.variant}: its space is empty, so that there is nothing to join")
         return
     trials, count = plural(sweep.study.params.sweep.trials, "trial"), plural(workers, "worker")
-    print(f"{sweep.variant}: joins sweep {sweep.name} of {trials} at {sweep.store} with {count}", flush=True)
-    _insist(sweep, lambda sweep: _join(sweep, workers))
+    for search in sweep.searches():
+        print(f"{search.label}: joins sweep {search.name} of {trials} at {search.database} with {count}", flush=True)
+        _retry_on_disconnect(search, lambda search: _join(search, workers))
 
 
 def _join(sweep: Sweep, workers: int) -> None:
     _make_parent(sweep)
-    progress, before = Progress(sweep), sweep.patience > 0
+    progress, before = Progress(sweep), sweep.reconnect_timeout > 0
 
-    def tell(*, now: bool = False) -> None:
+    def report_progress(*, now: bool = False) -> None:
         with suppress(DisconnectedError):  # the workers see to it
             progress(now=now)
 
     with _abandoning(sweep):
         if not finished(sweep):
-            processes.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tell)
-            tell(now=True)
-        sweep = replace(sweep, patience=PATIENCE)  # on a connection of its own, the other may be lost
+            _start_workers(sweep, workers, report_progress)
+            report_progress(now=True)
+        sweep = replace(sweep, reconnect_timeout=RECONNECT_TIMEOUT)  # on a connection of its own, the other may be lost
         try:
             # A connection that was lost may hold what this process held, until the database gives it up.
-            with sweep.reaching(), _held(sweep, wait=before):
+            with sweep.translate_storage_errors(), _held(sweep, wait=before):
                 parent = started(lambda: _parent(sweep))
                 with parent.closing():
                     best = _write(sweep, parent)
-                print(f"{sweep.variant}: best trial {best['trial']}; results: {sweep.study.sweep(sweep.variant)}")
+                where = f"; results: {sweep.study.sweep(sweep.variant)}" if sweep.is_last else ""
+                print(f"{sweep.label}: best trial {best['trial']}{where}")
         except BlockingIOError:
-            print(f"{sweep.variant}: all trials are finished; {_holder(sweep)} writes the results")
+            print(f"{sweep.label}: all trials are finished; {_holder(sweep)} writes the results")
             sweep.tracker.flush_at_exit()
             _clear(sweep)
 
@@ -179,18 +188,20 @@ def _abandoning(sweep: Sweep) -> Iterator[None]:
 def _status(sweep: Sweep, error: BaseException) -> str | None:
     """Return what a process that is stopped by an error leaves the sweep's run as: unended where others go on."""
     with suppress(InputError, DisconnectedError):
-        if alive(sweep, [trial for trial in sweep.trials() if trial.state == TrialState.RUNNING]):
+        if trials_with_live_worker(sweep, [trial for trial in sweep.trials() if trial.state == TrialState.RUNNING]):
             return None
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
-    best = write(sweep, parent)
+    outcome = publish(sweep, parent)
+    if sweep.is_last:
+        write(outcome)
     sweep.locks.check()
     parent.finish()
     sweep.tracker.flush_at_exit()
     _clear(sweep)
-    return best
+    return outcome.best
 
 
 def _clear(sweep: Sweep) -> None:
@@ -198,6 +209,7 @@ def _clear(sweep: Sweep) -> None:
     with sweep.locks.hold(f"{sweep.name}/admission"):
         if all(trial.state != TrialState.RUNNING for trial in sweep.trials()):
             sweep.tracker.discard_states(*study_folders(sweep.study, f"{sweep.key}/"))
+            shutil.rmtree(sweep.scratch, ignore_errors=True)
 
 
 def _search(sweep: Sweep, workers: int, progress: Progress) -> None:
@@ -205,26 +217,28 @@ def _search(sweep: Sweep, workers: int, progress: Progress) -> None:
         sweep.locks.check()
         progress()
 
-    if processes.runs_inline(workers):
-        processes.become_worker()
+    if processes.runs_inline(workers, sweep.resources):
+        processes.become_worker(sweep.resources)
         work(sweep, tick)
     else:
-        processes.run([_command(sweep)] * workers, sweep.study.folder, retries=_retries(sweep), tick=tick)
+        _start_workers(sweep, workers, tick)
     progress(now=True)
 
 
-def _command(sweep: Sweep) -> list[str]:
-    return ["pipeline.stages.sweep", sweep.variant, "--worker"]
+def _start_workers(sweep: Sweep, count: int, tick: Callable[[], None]) -> None:
+    command = ["pipeline.stages", "sweep", sweep.variant, f"--search={sweep.search}", "--worker"]
+    folder, retries = sweep.study.folder, _retries(sweep)
+    processes.run([command] * count, folder, sweep.resources, retries=retries, tick=tick)
 
 
 def _retries(sweep: Sweep) -> int:
-    return LIVES * sweep.study.params.sweep.trials
+    return MAX_ATTEMPTS * sweep.study.params.sweep.trials
 
 
 @contextmanager
 def _held(sweep: Sweep, wait: bool = False) -> Iterator[None]:
     """Be the coordinator, and let others read who that is."""
-    with sweep.locks.hold(f"{sweep.name}/coordinator", wait):
+    with sweep.locks.hold(coordinator_lock(sweep.name), wait):
         sweep.optuna.set_user_attr("coordinator", f"process {os.getpid()} on host {platform.node()}")
         yield
 
@@ -242,17 +256,19 @@ def _make_parent(sweep: Sweep) -> None:
 
 def _parent(sweep: Sweep) -> Run:
     params = sweep.study.params.variant(sweep.variant)
+    count = params.sweep.searches
+    several = f" {sweep.search} (of {count}, from 0 on)" if count > 1 else ""
     about = (
-        f"Search of **{sweep.variant}** over {', '.join(sweep.space)}, by {params.sweep.sampler}:"
+        f"Search{several} of **{sweep.variant}** over {', '.join(sweep.space)}, by {params.sweep.sampler}:"
         f" {plural(params.sweep.trials, 'trial')} of at most {plural(params.sweep.epochs, 'epoch')}, of which the"
         f" highest `{sweep.metric}` is the best."
         " Its metrics and its tags `best/*` are the best trial's; the trials are its children."
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
     )
     run = sweep.tracker.start(
-        RunSpec(stage="sweep", variant=sweep.variant, seed=params.sweep.seed, params=params),
+        RunSpec(stage="sweep", variant=sweep.variant, seed=sweep.seed, params=params),
         key=sweep.key,
-        name=f"sweep {sweep.variant}",
+        name=f"sweep {sweep.label}",
         splits=sweep.splits,
         about=about,
         inputs=[sweep.study.data],
@@ -263,4 +279,6 @@ def _parent(sweep: Sweep) -> Run:
         elif "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
             run.finish("KILLED")
             raise InputError(f"MLflow at {sweep.tracker.server.address} cannot be used: it did not make a run")
+        if count > 1:
+            run.set_tags({"search": str(sweep.search)})
     return run

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import processes
+from pipeline.addresses import lock_folder
 from pipeline.errors import DisconnectedError, InputError
-from pipeline.files import locked
-from pipeline.sweep.store import CLIENT, Store
+from pipeline.files import file_lock
+from pipeline.sweep.database import CLIENT, Database
 
 __all__ = ["FileLocks", "Locks", "PostgresLocks", "locks"]
 
@@ -53,20 +54,20 @@ class Locks(ABC):
         """Hold a lock; with `wait=False`, raise `BlockingIOError` where another process holds it."""
 
     @abstractmethod
-    def live(self, name: str) -> AbstractContextManager[None]:
-        """Hold a lock of one's own that tells the others that one is alive."""
+    def announce(self, name: str) -> AbstractContextManager[None]:
+        """Hold a lock whose holder counts as alive to the others."""
 
     @abstractmethod
-    def living(self, names: Sequence[str]) -> set[str]:
-        """Return those of the names that somebody holds."""
+    def held(self, names: Sequence[str]) -> set[str]:
+        """Return the names of the locks that some process holds."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise `DisconnectedError` where what this process holds is not its own any more."""
+        """Raise `DisconnectedError` if this process may have lost its locks."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give up whatever is held."""
+        """Release all locks."""
 
 
 class FileLocks(Locks):
@@ -77,29 +78,29 @@ class FileLocks(Locks):
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
+            raise InputError.of_disk(error, folder) from None
 
     def hold(self, name: str, wait: bool = True) -> AbstractContextManager[None]:
         """Lock the file of that name."""
-        return locked(self.folder / name, math.inf if wait else 0.0)
+        return file_lock(self.folder / name, math.inf if wait else 0.0)
 
     @contextmanager
-    def live(self, name: str) -> Iterator[None]:
+    def announce(self, name: str) -> Iterator[None]:
         """Lock a file of one's own, and remove it in the end."""
         with self.hold(name):
             yield
             (self.folder / name).unlink(missing_ok=True)
 
-    def living(self, names: Sequence[str]) -> set[str]:
+    def held(self, names: Sequence[str]) -> set[str]:
         """Try each file's lock; the files of the dead are removed."""
-        found = set()
+        held = set()
         for name in names:
             try:
                 with self.hold(name, wait=False):
                     (self.folder / name).unlink(missing_ok=True)
             except BlockingIOError:
-                found.add(name)
-        return found
+                held.add(name)
+        return held
 
     def check(self) -> None:
         """Do nothing: the kernel takes no lock away."""
@@ -109,14 +110,14 @@ class FileLocks(Locks):
 
 
 class PostgresLocks(Locks):
-    """Advisory locks on a connection of their own, for which a database that is away is waited `patience` seconds."""
+    """Advisory locks on a separate connection, which is retried for `reconnect_timeout` seconds."""
 
-    def __init__(self, store: Store, patience: float = 0.0) -> None:
+    def __init__(self, database: Database, reconnect_timeout: float = 0.0) -> None:
         import psycopg
 
-        self.store, self.error = store, psycopg.Error
-        address = store.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        deadline = time.monotonic() + patience
+        self.database, self.error = database, psycopg.Error
+        address = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        deadline = time.monotonic() + reconnect_timeout
         while True:
             try:
                 with ExitStack() as made:
@@ -128,7 +129,7 @@ class PostgresLocks(Locks):
                 break
             except psycopg.Error as error:
                 if time.monotonic() >= deadline:
-                    raise InputError(f"Optuna at {store} cannot be used: {error}") from None
+                    raise InputError(f"Optuna at {database} cannot be used: {error}") from None
             time.sleep(POLL)
             processes.raise_if_interrupted()
 
@@ -146,11 +147,11 @@ class PostgresLocks(Locks):
             with suppress(DisconnectedError):  # with the connection, the lock is gone too
                 self._ask("SELECT pg_advisory_unlock(%s)", key)
 
-    def live(self, name: str) -> AbstractContextManager[None]:
+    def announce(self, name: str) -> AbstractContextManager[None]:
         """Take the advisory lock of one's own."""
         return self.hold(name)
 
-    def living(self, names: Sequence[str]) -> set[str]:
+    def held(self, names: Sequence[str]) -> set[str]:
         """Ask for all locks that are held."""
         held = {key for (key,) in self._ask(HELD)} if names else set()
         return {name for name in names if _key(name) in held}
@@ -167,14 +168,14 @@ class PostgresLocks(Locks):
         try:
             return self.connection.execute(query.encode(), values).fetchall()
         except self.error as error:
-            raise DisconnectedError(f"the connection to {self.store} is lost: {error}") from None
+            raise DisconnectedError(f"the connection to {self.database} is lost: {error}") from None
 
 
-def locks(store: Store, patience: float = 0.0) -> Locks:
+def locks(database: Database, reconnect_timeout: float = 0.0) -> Locks:
     """Return the locks that belong to a database."""
-    if store.file is None:
-        return PostgresLocks(store, patience)
-    return FileLocks(store.file.with_name(store.file.name + ".locks"))
+    if database.file is None:
+        return PostgresLocks(database, reconnect_timeout)
+    return FileLocks(lock_folder(database.file))
 
 
 def _key(name: str) -> int:

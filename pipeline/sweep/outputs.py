@@ -1,55 +1,86 @@
-"""What a search leaves behind: `trials.csv`, `best.json`, `mlflow.json` and the plots."""
+"""What the searches of a variant leave behind: `trials.csv`, `best.json`, `mlflow.json` and the plots."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import figures
+from pipeline.environment import set_defaults
 from pipeline.errors import RunError
 from pipeline.files import write_csv, write_json
 from pipeline.params import digest
 from pipeline.sweep.search import FINISHED, Sweep, short
 from pipeline.tracking import Run
 
-__all__ = ["write", "write_nothing"]
+__all__ = ["Outcome", "publish", "write", "write_nothing"]
 
+MAP = "depth_width"  # the one figure that every search has
 PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pruned one, of those that it ran
 
 
-def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
-    """Write the table of trials, the best of them and the plots, also into the parent run; return the best."""
-    folder = sweep.study.sweep(sweep.variant)
-    trials = [trial for trial in sweep.trials() if trial.state in FINISHED]
-    runs = _runs(sweep, trials)
-    write_csv(folder / "trials.csv", [_row(trial, sweep.metric, runs[str(trial.number)]) for trial in trials])
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not complete:
-        first = next((f"; trial {t.number}: {t.user_attrs['reason']}" for t in trials if "reason" in t.user_attrs), "")
-        raise RunError(
-            f"sweep {sweep.name}: no trial was completed, of {len(trials)}{first}; see the runs' tag 'reason' in MLflow"
-        )
-    top = max(complete, key=lambda trial: trial.values[0])
-    params = sweep.study.params.variant(sweep.variant).override(top.params)
-    best = {"optuna_study": sweep.name, "trial": top.number, "params": top.params}
-    best |= {"metric": sweep.metric, "value": top.value}
-    best["measure"] = params.measure  # of the likelihood that the trials were compared by
-    write_json(folder / "best.json", best)
-    write_json(
-        folder / "mlflow.json",
-        {
-            "experiment": sweep.tracker.experiment_id,
-            "run": parent.run_id or sweep.optuna.user_attrs["mlflow_run_id"],
-            "key": sweep.key,
-            "trials": runs,
-        },
-    )
-    pictures = _figures(sweep, folder / "figures", trials)
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished search has outcome."""
+
+    sweep: Sweep
+    trials: list[FrozenTrial]
+    runs: dict[str, str | None]  # the MLflow run of each trial, by its number
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> Outcome:
+        """Read it from the stores."""
+        trials = [trial for trial in sweep.trials() if trial.state in FINISHED]
+        return cls(sweep, trials, _runs(sweep, trials))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `trials.csv`."""
+        search, metric = self.sweep.search, self.sweep.metric
+        return [{"search": search, **_row(trial, metric, self.runs[str(trial.number)])} for trial in self.trials]
+
+    @property
+    def top(self) -> FrozenTrial:
+        """The best trial; a search that has completed none raises `RunError`."""
+        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        if not complete:
+            reasons = ((t.number, t.user_attrs["reason"]) for t in self.trials if "reason" in t.user_attrs)
+            first = next((f"; trial {number}: {reason}" for number, reason in reasons), "")
+            raise RunError(
+                f"sweep {self.sweep.name}: no trial was completed, of {len(self.trials)}{first};"
+                " see the runs' tag 'reason' in MLflow"
+            )
+        return max(complete, key=lambda trial: trial.values[0])
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The entry of `best.json`, with the measure of the likelihood that the trials were compared by."""
+        sweep, top = self.sweep, self.top
+        measure = sweep.study.params.variant(sweep.variant).override(top.params).measure
+        best = {"optuna_study": sweep.name, "trial": top.number, "params": top.params}
+        return best | {"metric": sweep.metric, "value": top.value, "measure": measure}
+
+    @property
+    def tracked(self) -> dict[str, Any]:
+        """The entry of `mlflow.json`."""
+        run = self.sweep.optuna.user_attrs["mlflow_run_id"]
+        experiment = self.sweep.tracker.experiment_id
+        return {"experiment": experiment, "run": run, "key": self.sweep.key, "trials": self.runs}
+
+
+def publish(sweep: Sweep, parent: Run) -> Outcome:
+    """Draw the plots of one finished search, and log them, its table and its best trial in its run."""
+    outcome = Outcome.of(sweep)
+    folder = sweep.scratch / "outputs"  # those in the study's folder are of all searches
+    write_csv(folder / "trials.csv", outcome.rows)
+    best, top = outcome.best, outcome.top
+    write_json(folder / "best.json", {"searches": [best]})
+    pictures = _figures(outcome)
     # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
     chosen = {
         f"best/{path}": short(value)
@@ -59,30 +90,48 @@ def write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}
-    parent.log_result("best", digest([best, runs]), {0: top.user_attrs["metrics"]}, files)
-    return best
+    parent.log_result("best", digest([best, outcome.runs]), {0: top.user_attrs["metrics"]}, files)
+    return outcome
+
+
+def write(outcome: Outcome) -> None:
+    """Write the files of all searches of the variant, of which this is the last one; the others are finished."""
+    own = outcome.sweep
+    folder = own.study.sweep(own.variant)
+    outcomes = [outcome if sweep is own else Outcome.of(sweep) for sweep in own.searches()]
+    write_csv(folder / "trials.csv", [row for outcome in outcomes for row in outcome.rows])
+    write_json(folder / "best.json", {"searches": [outcome.best for outcome in outcomes]})
+    write_json(folder / "mlflow.json", {"searches": [outcome.tracked for outcome in outcomes]})
+    for outcome in outcomes:
+        if outcome is not outcome and not _is_drawn(outcome):
+            _figures(outcome)  # another host has published it
+    for path in (folder / "figures").glob("*"):  # those of another number of searches go
+        prefixes = tuple(_prefix(outcome.sweep) for outcome in outcomes)
+        if not path.name.startswith(prefixes) or (len(outcomes) == 1 and path.name.startswith("search-")):
+            path.unlink(missing_ok=True)
 
 
 def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
-    """Return the MLflow run of every trial; of one that MLflow has heard of only later, as MLflow tells it."""
-    known = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
-    if None in known.values():
-        there = not sweep.tracker.publish_all(seconds=60.0).failed
-        told = sweep.tracker.run_ids(f"{sweep.key}/") if there else {}
-        known = {number: run or told.get(f"{sweep.key}/{number}") for number, run in known.items()}
-    return known
+    """Return the MLflow run of every trial; one that was sent to MLflow later is looked up there."""
+    run_ids = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
+    if None in run_ids.values():
+        reachable = not sweep.tracker.publish_all(seconds=60.0).failed
+        logged = sweep.tracker.run_ids(f"{sweep.key}/") if reachable else {}
+        run_ids = {number: run or logged.get(f"{sweep.key}/{number}") for number, run in run_ids.items()}
+    return run_ids
 
 
-def write_nothing(sweep: Sweep) -> dict[str, Any]:
+def write_nothing(sweep: Sweep) -> list[dict[str, Any]]:
     """Write the outputs of a search over nothing: no trials, no run, no settings but the variant's own."""
     folder = sweep.study.sweep(sweep.variant)
     write_csv(folder / "trials.csv", [])
     best: dict[str, Any] = {"optuna_study": None, "trial": None, "params": {}}
     best |= {"metric": sweep.metric, "value": None}
-    write_json(folder / "best.json", best)
-    write_json(folder / "mlflow.json", {"experiment": sweep.tracker.experiment_id, "run": None, "trials": {}})
+    write_json(folder / "best.json", {"searches": [best]})
+    run: dict[str, Any] = {"experiment": sweep.tracker.experiment_id, "run": None, "trials": {}}
+    write_json(folder / "mlflow.json", {"searches": [run]})
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    return best
+    return [best]
 
 
 def _row(trial: FrozenTrial, metric: str, run_id: str | None) -> dict[str, Any]:
@@ -107,9 +156,25 @@ def _usable(trial: FrozenTrial) -> bool:
     return trial.state != TrialState.PRUNED or "reason" not in trial.user_attrs
 
 
-def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path]:
+def _prefix(sweep: Sweep) -> str:
+    """Return what the names of a search's figures begin with: nothing where it is the only one."""
+    return f"search-{sweep.search}-" if sweep.study.params.sweep.searches > 1 else ""
+
+
+def _picture(sweep: Sweep, name: str) -> Path:
+    return sweep.study.sweep(sweep.variant) / "figures" / f"{_prefix(sweep)}{name}.png"
+
+
+def _is_drawn(outcome: Outcome) -> bool:
+    """Return whether this folder has the figures of a search, drawn after its last trial."""
+    path, ends = _picture(outcome.sweep, MAP), [t.datetime_complete for t in outcome.trials if t.datetime_complete]
+    return path.exists() and path.stat().st_mtime >= max(ends).timestamp()
+
+
+def _figures(outcome: Outcome) -> list[Path]:
     """Draw Optuna's plots and the depth x width map; leave out what too few trials cannot show."""
-    os.environ.setdefault("MPLBACKEND", "Agg")
+    sweep, trials = outcome.sweep, outcome.trials
+    set_defaults({"MPLBACKEND": "Agg"})
     from optuna.visualization import matplotlib as plots
 
     paths: list[Path] = []
@@ -125,14 +190,14 @@ def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path
                 warnings.simplefilter("ignore")
                 axes = draw(sweep.optuna, target_name=f"{sweep.metric} (nats per example)")
         except (ValueError, RuntimeError) as error:
-            print(f"{sweep.variant}: no {name} plot: {error}", flush=True)
+            print(f"{sweep.label}: no {name} plot: {error}", flush=True)
             continue
         single = hasattr(axes, "figure")
         if single:
             axes.set_title("", loc="left")  # where Optuna puts some titles
         figure = axes.figure if single else axes.flat[0].figure
-        (axes.set_title if single else figure.suptitle)(f"{sweep.variant}: {title.format(metric=sweep.metric)}")
-        paths.append(folder / f"{name}.png")
+        (axes.set_title if single else figure.suptitle)(f"{sweep.label}: {title.format(metric=sweep.metric)}")
+        paths.append(_picture(sweep, name))
         figures.save(figure, paths[-1])
     points: list[dict[str, Any]] = []
     for trial in trials:
@@ -144,9 +209,9 @@ def _figures(sweep: Sweep, folder: Path, trials: list[FrozenTrial]) -> list[Path
                     "z_dim": model.level_widths[0],
                     "value": trial.value,
                     "state": trial.state.name,
-                    "variant": sweep.variant,
+                    "variant": sweep.label,
                 }
             )
-    paths.append(folder / "depth_width.png")
+    paths.append(_picture(sweep, MAP))
     figures.save(figures.depth_width_map(points, sweep.metric), paths[-1])
     return paths

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.progress import left
+from pipeline.progress import time_left
 from pipeline.sweep.search import FINISHED, Sweep, short
 
 __all__ = ["LOOK", "Progress"]
@@ -22,9 +22,12 @@ class Progress:
     def __init__(self, sweep: Sweep, clock: Callable[[], float] = time.monotonic) -> None:
         self.sweep, self.clock = sweep, clock
         trials = sweep.trials()
-        self.told = {trial.number for trial in trials if trial.state in FINISHED}
+        self.printed = {trial.number for trial in trials if trial.state in FINISHED}
         self.budget = sweep.budget(trials)
-        self.before = len(self.told)
+        # The searches before this one are finished, those after it are not begun; all have as many trials.
+        self.earlier = sweep.search * self.budget
+        self.all = sweep.study.params.sweep.searches * self.budget
+        self.before = len(self.printed)
         self.start = self.last = self.looked = clock()
 
     def __call__(self, *, now: bool = False) -> None:
@@ -36,27 +39,28 @@ class Progress:
         values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
         best = f", best {max(values):.3f}" if values else ""
         for trial in trials:
-            if trial.state in FINISHED and trial.number not in self.told:
-                self.told.add(trial.number)
+            if trial.state in FINISHED and trial.number not in self.printed:
+                self.printed.add(trial.number)
                 words = [f"repeats trial {trial.user_attrs['repeats']}"] if "repeats" in trial.user_attrs else []
                 words += [trial.user_attrs["reason"]] if "reason" in trial.user_attrs else []
-                words.append(f"({len(self.told)} of {max(self.budget, len(self.told))}{best}{self._left()})")
-                self._say(trial, f"{trial.state.name.lower():8s}", trial.value, f"  {', '.join(words)}")
+                done = self.earlier + len(self.printed)
+                words.append(f"({done} of {max(self.all, done)}{best}{self._time_left()})")
+                self._print(trial, f"{trial.state.name.lower():8s}", trial.value, f"  {', '.join(words)}")
         if self.clock() - self.last > QUIET:
             for trial in trials:
                 if trial.state == TrialState.RUNNING:
                     epoch = max(trial.intermediate_values, default=0)
-                    self._say(trial, f"at epoch {epoch:<3d}", trial.intermediate_values.get(epoch), "")
+                    self._print(trial, f"at epoch {epoch:<3d}", trial.intermediate_values.get(epoch), "")
 
-    def _left(self) -> str:
-        done = len(self.told) - self.before
-        return left(done, max(self.budget - self.before, done), self.looked - self.start)
+    def _time_left(self) -> str:
+        done = len(self.printed) - self.before
+        return time_left(done, max(self.all - self.earlier - self.before, done), self.looked - self.start)
 
-    def _say(self, trial: FrozenTrial, state: str, value: float | None, more: str) -> None:
+    def _print(self, trial: FrozenTrial, state: str, value: float | None, more: str) -> None:
         self.last = self.clock()
         bound = f"{value:8.3f}" if value is not None else "    none"
         settings = ", ".join(f"{path.split('.')[-1]} {short(value)}" for path, value in trial.params.items())
         print(
-            f"{self.sweep.variant}: trial {trial.number:<3d} {self.sweep.metric} {bound} {state} {settings}{more}",
+            f"{self.sweep.label}: trial {trial.number:<3d} {self.sweep.metric} {bound} {state} {settings}{more}",
             flush=True,
         )

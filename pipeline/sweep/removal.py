@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-import optuna
 from optuna.trial import TrialState
 
+from pipeline.addresses import coordinator_lock, lock_folder, worker_lock
 from pipeline.errors import InputError
+from pipeline.redaction import reason
 from pipeline.study import Study
+from pipeline.sweep.compat import FrozenStudy, study_id
+from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import locks
-from pipeline.sweep.store import Storage, Store
 
 __all__ = ["Searches"]
 
@@ -26,68 +28,66 @@ class Searches:
     study: Study
 
     @cached_property
-    def _store(self) -> Store:
-        return Store.of(self.study)
+    def _database(self) -> Database:
+        return Database.of(self.study)
 
     @cached_property
     def _storage(self) -> Storage | None:
-        file = self._store.file
-        return None if file is not None and not file.exists() else self._store.storage()
+        file = self._database.file
+        return None if file is not None and not file.exists() else self._database.storage()
 
     def names(self) -> list[str]:
         """Return the names of the searches in Optuna."""
-        return [found.study_name for found in self._found()]
+        return [study.study_name for study in self._studies()]
 
     def trials(self) -> int:
         """Return how many trials were ever begun."""
-        with self._reaching():
+        with self._translate_storage_errors():
             storage = self._storage
-            assert storage is not None or not self._found()
+            assert storage is not None or not self._studies()
             return sum(
-                len(storage.get_all_trials(found._study_id, deepcopy=False)) for found in self._found() if storage
+                len(storage.get_all_trials(study_id(study), deepcopy=False)) for study in self._studies() if storage
             )
 
     def at_work(self) -> list[str]:
         """Return the names of the searches that a process works on."""
         busy = []
-        with self._reaching():
-            held = locks(self._store) if self._found() else None
-            for found in self._found():
+        with self._translate_storage_errors():
+            held = locks(self._database) if self._studies() else None
+            for study in self._studies():
                 assert held is not None
                 assert self._storage is not None
-                running = self._storage.get_all_trials(found._study_id, deepcopy=False, states=(TrialState.RUNNING,))
+                running = self._storage.get_all_trials(study_id(study), deepcopy=False, states=(TrialState.RUNNING,))
                 owners = [str(trial.user_attrs.get("worker", "none")) for trial in running]
                 names = [
-                    f"{found.study_name}/coordinator",
-                    *(f"{found.study_name}/workers/{owner}" for owner in owners),
+                    coordinator_lock(study.study_name),
+                    *(worker_lock(study.study_name, owner) for owner in owners),
                 ]
-                busy += [found.study_name] if held.living(names) else []
+                busy += [study.study_name] if held.held(names) else []
         return busy
 
     def remove(self) -> int:
         """Delete the searches with their trials; return how many there were."""
-        with self._reaching():
-            found = self._found()
-            for search in found:
+        with self._translate_storage_errors():
+            study = self._studies()
+            for search in study:
                 assert self._storage is not None
-                self._storage.delete_study(search._study_id)
-        if self._store.file is not None:
-            locked = self._store.file.with_name(f"{self._store.file.name}.locks")
-            shutil.rmtree(locked / self.study.name, ignore_errors=True)
-        return len(found)
+                self._storage.delete_study(study_id(search))
+        if self._database.file is not None:
+            shutil.rmtree(lock_folder(self._database.file) / self.study.name, ignore_errors=True)
+        return len(study)
 
-    def _found(self) -> list[optuna.study._frozen.FrozenStudy]:
-        with self._reaching():
+    def _studies(self) -> list[FrozenStudy]:
+        with self._translate_storage_errors():
             storage = self._storage
             studies = [] if storage is None else storage.get_all_studies()
-        return [found for found in studies if found.study_name.startswith(f"{self.study.name}/")]
+        return [study for study in studies if study.study_name.startswith(f"{self.study.name}/")]
 
     @contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _translate_storage_errors(self) -> Iterator[None]:
         try:
             yield
         except InputError:
             raise
         except Exception as error:  # whatever the database's driver raises
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"Optuna at {self._store} cannot be used: {reason}") from None
+            raise InputError(f"Optuna at {self._database} cannot be used: {reason(error)}") from None

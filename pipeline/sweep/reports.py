@@ -1,8 +1,8 @@
-"""What Optuna is told of a trial's epochs, and whether its pruner ends the trial.
+"""The reports of a trial's epochs to Optuna, whose pruner may end the trial.
 
-The first report of a life goes at once: it proves that the trial does not kill those who run it. What comes fast after
-it waits for a second at most, or for the trial's end, and goes in one transaction. A report that was lost with its
-process is made once more: its epoch is on the disk.
+The first report of an attempt is written at once and resets the count of attempts: the trial does not kill its workers.
+Later ones wait for a second at most, or for the trial's end, and are written in one transaction. A report that was lost
+with its process is written again, because its epoch is on the disk.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from optuna.trial import Trial
 
 from pipeline import faults
+from pipeline.sweep.compat import reported_values, storage_trial_id
 from pipeline.sweep.search import Sweep
 
 __all__ = ["Reports"]
@@ -25,9 +26,9 @@ class Reports:
 
     def __init__(self, sweep: Sweep, trial: Trial) -> None:
         self.sweep, self.trial = sweep, trial
-        self.values = trial._cached_frozen_trial.intermediate_values  # which the pruner is shown
+        self.values = reported_values(trial)
         self._waiting: list[int] = []
-        self._proven = False  # does Optuna know that this life, or the one before, has finished an epoch?
+        self._flushed = False  # whether the count of attempts was reset
         self._next = 0.0
 
     def add(self, epoch: int, value: float) -> None:
@@ -35,24 +36,24 @@ class Reports:
         if epoch not in self.values:
             self.values[epoch] = value
             self._waiting.append(epoch)
-        if self._waiting and (not self._proven or time.monotonic() >= self._next):
-            self.send()
+        if self._waiting and (not self._flushed or time.monotonic() >= self._next):
+            self.flush()
 
     def pruned(self) -> bool:
-        """Ask the pruner."""
+        """Return whether Optuna's pruner ends the trial."""
         return self.trial.should_prune()
 
-    def prove(self) -> None:
-        """Tell Optuna that the trial has come to its end, if it knows of no epoch in this life."""
-        if not self._proven:
-            self.send()
+    def flush_once(self) -> None:
+        """Flush unless this attempt has flushed before, so that Optuna counts it as successful."""
+        if not self._flushed:
+            self.flush()
 
-    def send(self) -> None:
-        """Tell Optuna what waits, and that the trial has killed nobody."""
-        with self.sweep.together():
-            self.trial.set_user_attr("begun", 0)
+    def flush(self) -> None:
+        """Write the pending reports and reset the count of attempts, in one transaction."""
+        with self.sweep.transaction():
+            self.trial.set_user_attr("attempts", 0)
             self.write()
-        self._proven = True
+        self._flushed = True
         faults.reached("epoch-reported")
 
     def copy(self, values: Mapping[int, float]) -> None:
@@ -65,4 +66,4 @@ class Reports:
         waiting, self._waiting = self._waiting, []
         self._next = time.monotonic() + PAUSE
         for epoch in waiting:
-            self.trial.storage.set_trial_intermediate_value(self.trial._trial_id, epoch, self.values[epoch])
+            self.trial.storage.set_trial_intermediate_value(storage_trial_id(self.trial), epoch, self.values[epoch])

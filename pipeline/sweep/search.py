@@ -3,16 +3,19 @@
 The name ends in a fingerprint of everything a trial's number depends on (space, parameters, data, code) except the
 number of trials: more trials extend a study, any other change starts a new one. The variant's own settings are the
 first trial of a search; of a space that has no more settings than the search has trials, each is tried once.
+
+A variant has `sweep.searches` searches, each an Optuna study of its own, whose sampler seed is `sweep.seed` plus the
+number of the search. The first has the name that a single search has, so that more searches leave it as it is.
 """
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -23,25 +26,26 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from pipeline import data, faults
+from pipeline.environment import Resources
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.params import Choices, Params, Range, digest
-from pipeline.redaction import redacted
+from pipeline.redaction import reason
 from pipeline.runs.provenance import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
+from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import Locks, locks
-from pipeline.sweep.store import Storage, Store
 from pipeline.tracking import Run, Tracker
 from pipeline.training.matching import match_weights
 
 __all__ = [
     "BEGUN",
-    "DATABASE",
     "FINISHED",
     "IDENTITY",
-    "LOST",
     "PRUNERS",
     "SAMPLERS",
+    "STORAGE_ERRORS",
+    "STORAGE_LOST",
     "Sweep",
     "short",
     "started",
@@ -50,20 +54,20 @@ __all__ = [
 IDENTITY = "training"  # the attribute of a trial that is equal where settings lead to the same training
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 BEGUN = (*FINISHED, TrialState.RUNNING)
-DATABASE = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
-LOST = (DisconnectedError, UpdateFinishedTrialError, *DATABASE)  # of the store, not of a trial
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
+STORAGE_LOST = (DisconnectedError, UpdateFinishedTrialError, *STORAGE_ERRORS)  # of the store, not of a trial
 
 
 class _Tpe(optuna.samplers.TPESampler):
     """TPE; it may be given what a sampler of an earlier trial has found, and looks at the trials since then alone."""
 
-    found: IntersectionSearchSpace | None = None
+    common_space: IntersectionSearchSpace | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return what can be drawn together: what all finished trials have."""
-        if self.found is None:
+        if self.common_space is None:
             return super().infer_relative_search_space(study, trial)
-        common = self.found.calculate(study, use_cache=True)
+        common = self.common_space.calculate(study, use_cache=True)
         return {path: kind for path, kind in common.items() if not kind.single()}
 
 
@@ -76,17 +80,36 @@ PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
     "none": lambda _: optuna.pruners.NopPruner(),
 }
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # a connection that breaks is told in a line
-
 
 @dataclass(frozen=True)
 class Sweep:
-    """The search of one variant of one study."""
+    """One search of one variant of one study."""
 
     study: Study
     variant: str
-    patience: float = 0.0  # seconds for which a database that is away is waited for
+    reconnect_timeout: float = 0.0  # seconds for which a database that is away is waited for
+    search: int = 0  # its number, below `sweep.searches`
+    resources: Resources = field(default_factory=Resources.read)  # that trials are run on
+
+    def searches(self) -> Iterator[Sweep]:
+        """Give all searches of the variant, this one among them; each of the others opens its own connections."""
+        for number in range(self.study.params.sweep.searches):
+            yield self if number == self.search else replace(self, search=number)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the variant has no further search."""
+        return self.search == self.study.params.sweep.searches - 1
+
+    @property
+    def label(self) -> str:
+        """What lines for the user call the search: the variant and, where there are several, the number."""
+        return self.variant if self.study.params.sweep.searches == 1 else f"{self.variant} search {self.search}"
+
+    @property
+    def seed(self) -> int:
+        """The seed of the sampler and of the trials' trainings."""
+        return self.study.params.sweep.seed + self.search
 
     @cached_property
     def splits(self) -> data.Splits:
@@ -100,20 +123,23 @@ class Sweep:
 
     @cached_property
     def name(self) -> str:
-        """The name in Optuna: study, variant, fingerprint."""
+        """The name in Optuna: study, variant, number of the search unless it is the first, fingerprint."""
         settings = self.study.params.variant(self.variant).flat()
         # What every trial replaces, or what changes no trial, is left out; the first trial has the own swept values.
-        ignored = {"sweep.trials", "sweep.failures", "sweep.space", "train.seeds", "train.epochs", "train.milestones"}
-        kept = {
+        ignored = {"sweep.searches", "sweep.trials", "sweep.max_failures", "sweep.space"}
+        ignored |= {"train.seeds", "train.epochs", "train.milestones"}
+        relevant = {
             path: value
             for path, value in settings.items()
             if path not in ignored and path.split(".")[0] in ("data", "model", "train", "sweep")
         }
+        relevant["sweep.seed"] = self.seed
         if self.study.params.compare.match == "parameters":
-            kept["compare.parameters"] = self.study.params.compare.parameters
+            relevant["compare.parameters"] = self.study.params.compare.parameters
         kinds = {path: kind.model_dump() for path, kind in self.space.items()}
-        fingerprint = digest([kept, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
-        return f"{self.study.name}/{self.variant}-{fingerprint}"
+        fingerprint = digest([relevant, kinds, self.splits.digest, code_digest("pipeline.training")], 10)
+        number = f"-search-{self.search}" if self.search else ""
+        return f"{self.study.name}/{self.variant}{number}-{fingerprint}"
 
     @cached_property
     def space(self) -> dict[str, Range | Choices]:
@@ -149,18 +175,23 @@ class Sweep:
         return most if self.every is None else min(most, len(begun) + len(self.untried(begun)))
 
     @cached_property
-    def _found(self) -> IntersectionSearchSpace:
+    def _common_space(self) -> IntersectionSearchSpace:
         return IntersectionSearchSpace(include_pruned=True)
 
+    @property
+    def scratch(self) -> Path:
+        """What the sweep draws and writes before it is logged."""
+        return self.study.cache / "sweeps" / self.key
+
     @cached_property
-    def store(self) -> Store:
+    def database(self) -> Database:
         """The database."""
-        return Store.of(self.study)
+        return Database.of(self.study)
 
     @cached_property
     def locks(self) -> Locks:
         """The locks that all who share the database share."""
-        return locks(self.store, self.patience)
+        return locks(self.database, self.reconnect_timeout)
 
     @cached_property
     def optuna(self) -> optuna.Study:
@@ -174,7 +205,7 @@ class Sweep:
                     study_name=self.name,
                     direction="maximize",
                     sampler=SAMPLERS["random"](0, 0),  # `settings` gives each draw its own
-                    pruner=PRUNERS[sweep.pruner](sweep.startup),
+                    pruner=PRUNERS[sweep.pruner](sweep.startup_trials),
                     load_if_exists=True,
                 )
                 if "id" not in study.user_attrs:
@@ -184,19 +215,19 @@ class Sweep:
             except Exception as error:  # whatever the database's driver raises
                 # The locks' connection was there a moment ago.
                 gone = any(isinstance(e, OperationalError | InterfaceError) for e in (error, error.__cause__))
-                kind = DisconnectedError if gone and self.store.file is None else InputError
-                raise kind(f"Optuna at {self.store} cannot be used: {_reason(error)}") from None
+                kind = DisconnectedError if gone and self.database.file is None else InputError
+                raise kind(f"Optuna at {self.database} cannot be used: {reason(error.__cause__ or error)}") from None
         return study
 
     @cached_property
     def _storage(self) -> Storage:
-        return self.store.storage()
+        return self.database.storage()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Write all that Optuna is told in here in one transaction."""
+    def transaction(self) -> Iterator[None]:
+        """Make one transaction of everything that is written to Optuna inside this block."""
         assert self.optuna  # is opened, and its study made, before that
-        with self._storage.together():
+        with self._storage.transaction():
             yield
 
     @cached_property
@@ -210,19 +241,19 @@ class Sweep:
         return Tracker(self.study)
 
     @contextmanager
-    def reaching(self) -> Iterator[None]:
-        """Tell what a database raises that does not do its work as what it is."""
+    def translate_storage_errors(self) -> Iterator[None]:
+        """Translate errors of the database: to `DisconnectedError` if it is remote, else to `InputError`."""
         try:
             yield
         except DisconnectedError:
             raise
-        except LOST as error:
-            kind = DisconnectedError if self.store.file is None else InputError
-            raise kind(f"Optuna at {self.store}: {_reason(error)}") from None
+        except STORAGE_LOST as error:
+            kind = DisconnectedError if self.database.file is None else InputError
+            raise kind(f"Optuna at {self.database}: {reason(error.__cause__ or error)}") from None
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in the order of their numbers; they are not to be changed."""
-        with self.reaching():
+        with self.translate_storage_errors():
             return self.optuna.get_trials(deepcopy=False)
 
     def ask(self, trials: Sequence[FrozenTrial]) -> Trial:
@@ -244,7 +275,7 @@ class Sweep:
         of them as do.
         """
         reason = ""
-        with self.together():
+        with self.transaction():
             values = self._draw(trial)
             try:
                 params = space.apply(self.base, values)
@@ -261,10 +292,10 @@ class Sweep:
         for path, kind in self.space.items():
             # Each is drawn from a stream of its own: the same trials whatever the number of workers, and wherever
             # one was stopped, as far as they do not depend on the results of others.
-            stream = int(digest([settings.seed, trial.number, path], 8), 16)
-            sampler = SAMPLERS[settings.sampler](stream, settings.startup)
+            stream = int(digest([self.seed, trial.number, path], 8), 16)
+            sampler = SAMPLERS[settings.sampler](stream, settings.startup_trials)
             if isinstance(sampler, _Tpe):
-                sampler.found = self._found
+                sampler.common_space = self._common_space
             self.optuna.sampler = sampler
             values[path] = _suggest(trial, path, kind)
             faults.reached("transaction-open")
@@ -280,14 +311,10 @@ def started(start: Callable[[], Run]) -> Run:
         raise
 
 
-def _reason(error: Exception) -> str:
-    return redacted(" ".join(str(error.__cause__ or error).split()))[:200]
-
-
 def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:
     if isinstance(kind, Choices):
         return trial.suggest_categorical(path, kind.choices)
-    if kind.whole:
+    if kind.is_integer:
         return trial.suggest_int(path, int(kind.low), int(kind.high), log=kind.log, step=int(kind.step or 1))
     return trial.suggest_float(path, kind.low, kind.high, log=kind.log, step=kind.step)
 

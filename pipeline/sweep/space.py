@@ -82,7 +82,7 @@ def every(base: Params, space: Space, most: int) -> dict[str, dict[str, Any]] | 
 def _values(kind: Range | Choices) -> Sequence[Any] | None:
     if isinstance(kind, Choices):
         return kind.choices
-    if kind.whole:
+    if kind.is_integer:
         return range(int(kind.low), int(kind.high) + 1, int(kind.step or 1))
     if kind.low == kind.high:
         return (kind.low,)

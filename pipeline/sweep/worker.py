@@ -1,8 +1,8 @@
-"""A worker: it claims trials one by one and runs each to its end, telling the disk, then MLflow, then Optuna.
+"""A worker: it claims trials one by one and runs each to its end, writing to the disk, then MLflow, then Optuna.
 
 It leaves when all trials are finished, and not when all are claimed: so one whose host dies at the very end is taken
-over by whoever is still there. A worker that has lost its database stops as if killed, telling nobody: it no longer
-knows whether its trial is its own.
+over by whoever is still there. A worker that has lost its database stops as if killed, without a further write: its
+trial may have another worker already.
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pipeline import faults, processes
+from pipeline import faults, processes, redaction
+from pipeline.addresses import worker_lock
 from pipeline.errors import DisconnectedError, InputError, RunError, external_fault
 from pipeline.log import STATE, Record
 from pipeline.params import digest
 from pipeline.progress import reporting
-from pipeline.redaction import redacted
 from pipeline.runs import RunSpec
+from pipeline.sweep.compat import reopen
 from pipeline.sweep.reports import Reports
-from pipeline.sweep.search import BEGUN, DATABASE, FINISHED, IDENTITY, LOST, Sweep, started
+from pipeline.sweep.search import BEGUN, FINISHED, IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started
 from pipeline.text import plural
 from pipeline.tracking import Run
 from pipeline.training import best_record, fit, initial_model
 
-__all__ = ["LIVES", "alive", "bear", "finished", "work"]
+__all__ = ["MAX_ATTEMPTS", "check_failure_limit", "finished", "trials_with_live_worker", "work"]
 
-LIVES = 3  # workers that a trial may kill one after the other without finishing an epoch
+MAX_ATTEMPTS = 3  # workers that a trial may kill one after the other without finishing an epoch
 WAIT = 1.0  # seconds between two looks at the trials of others
-BEHIND = 10.0  # seconds for what MLflow lacks when all trials are finished
+BEHIND = 10.0  # seconds to send pending rows to MLflow when all trials are finished
 
 
 def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
     """Run trials until all of the budget are finished, here or elsewhere."""
     token = uuid.uuid4().hex
     sweep.trials()  # Optuna keeps the finished ones: the first look, at thousands, takes seconds, and no lock
-    with sweep.reaching(), sweep.locks.live(_lock(sweep, token)):
+    with sweep.translate_storage_errors(), sweep.locks.announce(_lock(sweep, token)):
         while (trial := _claim(sweep, token)) is not None or not finished(sweep):
             if trial is None:
                 time.sleep(WAIT)
@@ -53,69 +54,69 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
 
 
 def _lock(sweep: Sweep, token: str) -> str:
-    return f"{sweep.name}/workers/{token}"
+    return worker_lock(sweep.name, token)
 
 
 def finished(sweep: Sweep) -> bool:
-    """Tell whether the whole budget is finished."""
+    """Return whether all trials of the budget are finished."""
     trials = sweep.trials()
     return sum(trial.state in FINISHED for trial in trials) >= sweep.budget(trials)
 
 
-def alive(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of those trials whose worker lives."""
+def trials_with_live_worker(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the trials whose worker holds its lock."""
     locks = {trial.number: _lock(sweep, trial.user_attrs.get("worker", "none")) for trial in running}
-    living = sweep.locks.living(list(locks.values()))
+    living = sweep.locks.held(list(locks.values()))
     return {number for number, lock in locks.items() if lock in living}
 
 
-def bear(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
-    """Raise `RunError` where more trials have failed than the sweep bears."""
-    failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.failures
+def check_failure_limit(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
+    """Raise `RunError` if more trials have failed than `sweep.max_failures` allows."""
+    failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.max_failures
     if failed > most:
         count = plural(failed, "trial")
-        raise RunError(f"sweep {sweep.name}: {count} failed (sweep.failures is {most}); see their runs")
+        raise RunError(f"sweep {sweep.name}: {count} failed (sweep.max_failures is {most}); see their runs")
 
 
 def _claim(sweep: Sweep, token: str) -> Trial | None:
     """Take over an orphaned trial or ask for a new one, or return nothing where none is left to claim."""
     with sweep.locks.hold(f"{sweep.name}/admission"):
         trials = sweep.trials()
-        bear(sweep, trials)
+        check_failure_limit(sweep, trials)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        living = alive(sweep, running)
+        living = trials_with_live_worker(sweep, running)
         for orphan in (trial for trial in running if trial.number not in living):
-            begun = orphan.user_attrs.get("begun", 0)
-            adopted = Trial(sweep.optuna, orphan._trial_id)
-            if begun < LIVES:
-                with sweep.together():
-                    _admit(adopted, token, begun + 1)
-                return _admitted(adopted)
-            _give_up(sweep, adopted, f"killed {begun} workers without finishing an epoch")
+            attempts = orphan.user_attrs.get("attempts", 0)
+            adopted = reopen(sweep.optuna, orphan)
+            if attempts < MAX_ATTEMPTS:
+                with sweep.transaction():
+                    _assign_worker(adopted, token, attempts + 1)
+                return _assigned(adopted)
+            _give_up(sweep, adopted, f"killed {attempts} workers without finishing an epoch")
         begun = [trial for trial in trials if trial.state in BEGUN]
         if len(begun) >= sweep.budget(begun):
             return None
         sweep.locks.check()
-        with sweep.together():
+        with sweep.transaction():
             trial = sweep.ask(begun)
             faults.reached("transaction-open")
-            _admit(trial, token, 1)
-        return _admitted(trial)
+            _assign_worker(trial, token, 1)
+        return _assigned(trial)
 
 
-def _admit(trial: Trial, token: str, begun: int) -> None:
-    """Write into a trial whose it is, and how many lives were begun since one has finished an epoch."""
-    trial.set_user_attr("begun", begun)
+def _assign_worker(trial: Trial, token: str, attempts: int) -> None:
+    """Store the owning worker's token and the number of attempts since the last finished epoch."""
+    trial.set_user_attr("attempts", attempts)
     trial.set_user_attr("worker", token)
 
 
-def _admitted(trial: Trial) -> Trial:
+def _assigned(trial: Trial) -> Trial:
     faults.reached("trial-admitted")
     return trial
 
 
 def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
-    """Run a trial to its end, whichever that is, and tell Optuna last."""
+    """Run a trial to its end, and write that end to Optuna last."""
     run, reports = None, Reports(sweep, trial)
     folder = sweep.tracker.folder(f"{sweep.key}/{trial.number}")
     try:
@@ -128,9 +129,9 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
             end = _repeat(equal, run, reports)
         else:
             end = _train(sweep, spec, run, reports, tick)
-    except LOST as error:
-        if sweep.store.file is not None and isinstance(error, DATABASE):
-            with suppress(*LOST):  # the kernel keeps the lock: the trial is this worker's own
+    except STORAGE_LOST as error:
+        if sweep.database.file is not None and isinstance(error, STORAGE_ERRORS):
+            with suppress(*STORAGE_LOST):  # the kernel keeps the lock: the trial is this worker's own
                 _stop(reports, run)
         if run is not None:
             run.close()
@@ -139,12 +140,12 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
         _stop(reports, run)
         raise
     except Exception as error:  # a fault of one setting, whatever it is, ends that trial alone
-        if told := external_fault(error):  # a full disk, say, is none
+        if cause := external_fault(error):  # a full disk, say, is none
             _stop(reports, run)
-            raise InputError(f"trial {trial.number}: {told}; `cave doctor` says what mends it") from None
+            raise InputError(f"trial {trial.number}: {cause}; `cave doctor` shows how to fix it") from None
         if run is None:
             raise
-        reason = redacted(" ".join(str(error).split()))[:500] or type(error).__name__
+        reason = redaction.reason(error, 500)
         with run.closing():
             sweep.locks.check()
             run.finish("FAILED", reason)
@@ -155,7 +156,7 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
             repeats = {} if end.repeats is None else {"repeats": str(end.repeats)}
             run.set_tags({"trial_state": end.state.name.lower(), **repeats})
             run.finish("FINISHED", end.reason)
-            _tell(reports, run, end.attributes, end.state, end.metrics.get(sweep.metric))
+            _end_trial(reports, run, end.attributes, end.state, end.metrics.get(sweep.metric))
     sweep.tracker.discard_states(folder)
 
 
@@ -175,26 +176,25 @@ class _End:
     @property
     def attributes(self) -> dict[str, Any]:
         """What the trial keeps of it in Optuna."""
-        kept = {"metrics": self.metrics, "best_epoch": self.epoch, "repeats": self.repeats, "reason": self.reason}
-        return {name: value for name, value in kept.items() if value not in ({}, None, "")}
+        attributes = {"metrics": self.metrics, "best_epoch": self.epoch, "repeats": self.repeats, "reason": self.reason}
+        return {name: value for name, value in attributes.items() if value not in ({}, None, "")}
 
 
 def _stop(reports: Reports, run: Run | None) -> None:
     """Leave a trial, and its run if it has one yet, to whoever goes on; this does not count as killed."""
     try:
-        reports.send()
+        reports.flush()
     finally:
         if run is not None:
-            with suppress(InputError), run.closing():  # where the disk is full, what is to be told may find no room
+            with suppress(InputError), run.closing():  # a full disk may have no room for it
                 run.finish("KILLED")
 
 
 def _spec(sweep: Sweep, trial: Trial) -> tuple[RunSpec, str]:
     """Return what a trial trains and, where its settings do not go together, the reason."""
     params, reason = sweep.settings(trial)
-    rng_seed = int(digest(["trial", params.sweep.seed], 7), 16)  # that no final training has
-    seed = params.sweep.seed
-    return RunSpec(stage="trial", variant=sweep.variant, seed=seed, params=params, rng_seed=rng_seed), reason
+    rng_seed = int(digest(["trial", sweep.seed], 7), 16)  # that no final training has
+    return RunSpec(stage="trial", variant=sweep.variant, seed=sweep.seed, params=params, rng_seed=rng_seed), reason
 
 
 def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTrial | None:
@@ -211,9 +211,9 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
                 return equal
         # One whose settings are still being drawn may turn out to be equal.
         pending = [t for t in earlier if t.user_attrs.get(IDENTITY, identity) == identity]
-        if not alive(sweep, [t for t in pending if t.state == TrialState.RUNNING]):
+        if not trials_with_live_worker(sweep, [t for t in pending if t.state == TrialState.RUNNING]):
             break
-        reports.prove()  # to wait takes none of the trial's lives
+        reports.flush_once()  # waiting does not count as an attempt
         time.sleep(WAIT)
         processes.raise_if_interrupted()
         sweep.locks.check()
@@ -242,17 +242,17 @@ def _give_up(sweep: Sweep, trial: Trial, reason: str) -> None:
         _fail(Reports(sweep, trial), run, reason)
 
 
-def _tell(
+def _end_trial(
     reports: Reports, run: Run, attributes: Mapping[str, Any], state: TrialState, value: float | None = None
 ) -> None:
     """End a trial in Optuna, which takes one end alone, and it from the trial's own worker; and all that waits."""
     sweep, trial = reports.sweep, reports.trial
     sweep.locks.check()
-    with sweep.together():
+    with sweep.transaction():
         _identify(trial, run)
         reports.write()
-        for name, told in attributes.items():
-            trial.set_user_attr(name, told)
+        for name, attribute in attributes.items():
+            trial.set_user_attr(name, attribute)
         try:
             sweep.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state)
         except ValueError as error:
@@ -261,7 +261,7 @@ def _tell(
 
 
 def _fail(reports: Reports, run: Run, reason: str) -> None:
-    _tell(reports, run, {"reason": reason}, TrialState.FAIL)
+    _end_trial(reports, run, {"reason": reason}, TrialState.FAIL)
 
 
 def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
@@ -269,19 +269,21 @@ def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
     run = sweep.tracker.start(
         spec,
         key=f"{sweep.key}/{trial.number}",
-        name=f"{sweep.variant} trial {trial.number}",
+        name=f"{sweep.label} trial {trial.number}",
         splits=sweep.splits,
         about=f"Trial {trial.number} of Optuna study `{sweep.name}`: **{sweep.variant}** with levels {widths}.",
         inputs=[sweep.study.data],
         parent=sweep.optuna.user_attrs["mlflow_run_id"],
     )
     with run.closing():
+        if sweep.study.params.sweep.searches > 1:
+            run.set_tags({"search": str(sweep.search)})
         _identify(trial, run)
     return run
 
 
 def _identify(trial: Trial, run: Run) -> None:
-    """Write the run's id into the trial, as soon as MLflow has told it."""
+    """Store the id of the trial's run once MLflow has assigned it."""
     if run.run_id is not None and trial.user_attrs.get("mlflow_run_id") != run.run_id:
         trial.set_user_attr("mlflow_run_id", run.run_id)
 
@@ -293,21 +295,22 @@ def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callab
     model = initial_model(spec.params.model, sweep.splits, seed)
     before, pruned = max(run.folder.last_epoch, *reports.values, 0), False
     records: list[Record] = []
-    with reporting(f"{sweep.variant} trial {reports.trial.number}"):
-        for record in fit(model, sweep.splits, train, seed=seed, device=processes.device(), folder=folder):
+    device = processes.device(sweep.resources.device)
+    with reporting(f"{sweep.label} trial {reports.trial.number}"):
+        for record in fit(model, sweep.splits, train, seed=seed, device=device, folder=folder):
             sweep.locks.check()
             run.publish()
             records.append(record)
             if record.epoch > train.warmup_end(model.depth):
                 # What a training that ended here would have kept: trials are compared by nothing else.
-                reports.add(record.epoch, best_record(records, train).metrics[sweep.metric])
+                reports.add(record.epoch, best_record(records, train, model.depth).metrics[sweep.metric])
                 # Of the epochs before the last that another life has come to, none has pruned it.
                 if pruned := record.epoch >= before and reports.pruned():
                     break
             else:
-                reports.prove()
+                reports.flush_once()
             tick()
             processes.raise_if_interrupted()
-    reports.prove()
-    best = best_record(records, train)
+    reports.flush_once()
+    best = best_record(records, train, model.depth)
     return _End(TrialState.PRUNED if pruned else TrialState.COMPLETE, best.epoch, best.metrics)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import importlib.util
 import logging
-import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline import stores
+from pipeline import addresses
 from pipeline.artifacts import own_database, relocate
+from pipeline.environment import set_defaults
 from pipeline.errors import InputError
 from pipeline.processes.signals import defer_interrupts
 from pipeline.redaction import redacted, without_password
@@ -56,10 +56,10 @@ SETTINGS = {
 
 def tracking_uri(study: Study) -> str:
     """Return MLFLOW_TRACKING_URI, or the database at the root; a PostgreSQL as MLflow reaches it by psycopg 3."""
-    uri = stores.given("mlflow", study.store)
-    if stores.sqlite_file(uri, study.store) is not None:
+    uri = addresses.address("mlflow", study.shared_root)
+    if addresses.sqlite_file(uri, study.shared_root) is not None:
         scheme, sign, path = uri.partition(":///")
-        return uri if path.startswith("file:") else f"{scheme}{sign}{study.store / path}"
+        return uri if path.startswith("file:") else f"{scheme}{sign}{study.shared_root / path}"
     return _postgres(uri) if uri.startswith("postgres") else uri
 
 
@@ -73,7 +73,7 @@ def _postgres(uri: str) -> str:
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         drivers = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name) is not None]
         if not drivers:
-            raise InputError(stores.DRIVER.format("MLFLOW_TRACKING_URI"))
+            raise InputError(addresses.DRIVER.format("MLFLOW_TRACKING_URI"))
         url = url.set(drivername=f"postgresql+{drivers[0]}")
     elif url.drivername != "postgresql+psycopg2":
         return uri
@@ -88,8 +88,12 @@ def display_address(study: Study) -> str:
 
 def identity(study: Study) -> str:
     """Return what names the store wherever the project lies: a project's own database by its path in the root."""
-    file = own_database(study.store)
-    return display_address(study) if file is None else f"sqlite:///{file.resolve().relative_to(study.store).as_posix()}"
+    file = own_database(study.shared_root)
+    return (
+        display_address(study)
+        if file is None
+        else f"sqlite:///{file.resolve().relative_to(study.shared_root).as_posix()}"
+    )
 
 
 def import_mlflow(uri: str = "http") -> None:
@@ -97,8 +101,7 @@ def import_mlflow(uri: str = "http") -> None:
 
     Unless they are set, requests get short time-outs and no retries, and nothing is sent to anyone else.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    set_defaults(SETTINGS)
     collects = gc.isenabled() and "mlflow" not in sys.modules
     with defer_interrupts(), ExitStack() as restored:
         if collects:  # imports leave no garbage, and to search for it takes a quarter of their time
@@ -133,7 +136,7 @@ def open_database(study: Study, *, read_only: bool = False) -> str:
     import_mlflow(uri)
     create_sqlite(uri, study.cache / "locks")
     try:
-        relocate(study.store)
+        relocate(study.shared_root)
     except InputError as error:
         if not read_only:
             raise

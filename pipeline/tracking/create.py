@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
-from pipeline.files import locked, sha256
-from pipeline.stores import sqlite_file
+from pipeline.files import file_lock, sha256
 
 __all__ = ["create_sqlite"]
 
@@ -26,7 +26,7 @@ def create_sqlite(uri: str, locks: Path) -> None:
     file = sqlite_file(uri, Path.cwd())
     if file is None or "?" in uri or file.exists():
         return
-    with locked(locks / "mlflow"):
+    with file_lock(locks / "mlflow"):
         if file.exists():
             return
         # Two clones that share a database have locks of their own: each makes a file, and the first is renamed.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.files import read_json
+from pipeline.searches import entries
 from pipeline.study import Study
 from pipeline.tracking.server import NOTE
 from pipeline.tracking.tracker import Tracker
@@ -27,7 +27,7 @@ __all__ = ["CURRENT", "SUPERSEDED", "mark_current"]
 CURRENT, SUPERSEDED = "current", "superseded_by"
 PAGE = 1000  # runs in one request
 
-Work = tuple[str, str, str]  # stage, variant, and of a training its seed
+Work = tuple[str, str, str]  # stage, variant, and the seed of a training or the number of a search
 
 
 def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
@@ -40,7 +40,7 @@ def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
     """
     tracker = tracker or Tracker(study)
     results = _results(study)
-    if not results or study.root != study.store:
+    if not results or study.root != study.shared_root:
         return True
     done, reason = False, ""
     try:
@@ -58,15 +58,16 @@ def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
 
 def _results(study: Study) -> dict[Work, Mapping[str, Any]]:
     """Return what the present results say of their runs; the `run` of work that needed none is null."""
-    folders: dict[Work, Path] = {}
+    folders: list[tuple[str, str, Path, int]] = []  # with the number of the first entry
     for variant in study.params.variants:
-        folders["sweep", variant, ""] = study.sweep(variant)
+        folders.append(("sweep", variant, study.sweep(variant), 0))
         for seed in study.params.variant(variant).train.seeds:
-            folders["train", variant, str(seed)] = study.train(variant) / f"seed-{seed}"
+            folders.append(("train", variant, study.train(variant) / f"seed-{seed}", seed))
     results: dict[Work, Mapping[str, Any]] = {}
-    for work, folder in folders.items():
+    for stage, variant, folder, first in folders:
         with suppress(InputError):  # it is missing, or damaged, which the stage that reads it reports
-            results[work] = read_json(folder / "mlflow.json", "run")
+            for number, entry in enumerate(entries(folder / "mlflow.json", "run"), start=first):
+                results[stage, variant, str(number)] = entry
     return results
 
 
@@ -117,9 +118,9 @@ def _tags(study: Study, run: Run, present: Mapping[Work, str | None]) -> dict[st
         return None
     if stage == "trial":
         run_id, stage = tags.get("mlflow.parentRunId", ""), "sweep"
-    work = (stage, variant, seed if stage == "train" else "")
+    work = (stage, variant, seed if stage == "train" else tags.get("search", "0"))
     if work not in present:
-        gone = variant not in study.params.variants
+        gone = variant not in study.params.variants or (stage == "sweep" and (stage, variant, "0") in present)
         gone = gone or (stage == "train" and seed not in map(str, study.params.variant(variant).train.seeds))
         return {CURRENT: "false"} if gone else None
     if present[work] == run_id:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.addresses import sqlite_file
 from pipeline.artifacts import local_folder
 from pipeline.errors import InputError
 from pipeline.runs.provenance import CAP
-from pipeline.stores import sqlite_file
 from pipeline.study import Study
 from pipeline.tracking.connection import connect, display_address, tracking_uri, translate_mlflow_errors
 
@@ -42,7 +42,7 @@ class LoggedRun:
         """
         from mlflow.exceptions import MlflowException
 
-        file = sqlite_file(tracking_uri(study), study.store)
+        file = sqlite_file(tracking_uri(study), study.shared_root)
         if file is not None and not file.exists():
             raise InputError(f"run {run_id}: there are no runs yet in {file.parent}")
         with translate_mlflow_errors(study):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
+from pipeline.environment import mlflow_retries
 from pipeline.redaction import redacted
 from pipeline.runs import Header, RunFolder
 from pipeline.tracking.connection import quoted
@@ -87,7 +88,7 @@ class Publisher:
                 return False
             self._doubtful = True  # until the answer is here; and where MLflow's client itself may ask twice
             run = self._create(header)
-            self._doubtful = int(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")) > 0
+            self._doubtful = mlflow_retries() > 0
         elif not owned and header.type == "run" and run.data.tags.get(FOLDER_TAG, "") > header.id:
             return False
         else:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
 from pipeline.log import Log
 from pipeline.runs import RunFolder, experiment_name, study_folders
-from pipeline.stores import sqlite_file
 from pipeline.study import Study
 from pipeline.tracking.connection import connect, quoted, tracking_uri, translate_mlflow_errors
 
@@ -76,7 +76,7 @@ def remove_experiments(study: Study) -> int:
 
 def _can_exist(study: Study) -> bool:
     """Return whether there can be experiments: a database in a file is not created to look for them."""
-    file = sqlite_file(tracking_uri(study), study.store)
+    file = sqlite_file(tracking_uri(study), study.shared_root)
     return file is None or file.exists()
 
 

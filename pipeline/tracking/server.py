@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from pipeline import stores
+from pipeline import addresses
 from pipeline.artifacts import FOLDER, folder_fault, local_folder
 from pipeline.errors import InputError
-from pipeline.files import locked
+from pipeline.files import file_lock
 from pipeline.redaction import redacted
 from pipeline.study import Study
 from pipeline.tracking.connection import (
@@ -80,7 +80,7 @@ class Server:
         """Return where the artifacts of a new experiment are to lie; a server decides that by itself."""
         if self.client.tracking_uri.startswith("http"):
             return None
-        return (self.study.store / FOLDER / name.rpartition("/")[2]).as_uri()
+        return (self.study.shared_root / FOLDER / name.rpartition("/")[2]).as_uri()
 
     def _create_experiment(self, name: str, note: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -142,7 +142,7 @@ class Server:
         with ExitStack() as turn:
             if tracking_uri(self.study).startswith("sqlite"):
                 with suppress(BlockingIOError):  # a process that is stopped in its turn, say
-                    turn.enter_context(locked(self.study.cache / "locks" / "mlflow-turn", TURN))
+                    turn.enter_context(file_lock(self.study.cache / "locks" / "mlflow-turn", TURN))
             yield
 
     @property
@@ -172,7 +172,7 @@ class Server:
 
     def require(self, name: str, note: str) -> None:
         """Raise `InputError` unless MLflow can be used, in a database of its own; the experiment may be missing."""
-        stores.apart(self.study.store)
+        addresses.require_separate(self.study.shared_root)
         limit = time.monotonic() + TABLES
         with translate_mlflow_errors(self.study):
             from sqlalchemy.exc import IntegrityError, ProgrammingError

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline import faults, processes
 from pipeline.data import Splits
+from pipeline.environment import Resources
 from pipeline.errors import InputError
 from pipeline.params import digest
 from pipeline.redaction import one_line, redacted
@@ -119,7 +120,11 @@ class Tracker:
                 folder.set_aside()
                 folder = self._open(key, released)
             code = provenance.code(self.study.root)
-            origin = code.tags | provenance.machine(processes.device()) | {"data_digest": splits.digest}
+            origin = (
+                code.tags
+                | provenance.machine(processes.device(Resources.read().device))
+                | {"data_digest": splits.digest}
+            )
             start = {"type": "start", "time": now(), "address": self.server.identity, "origin": origin}
             if folder.entries:
                 folder.log.append(start)

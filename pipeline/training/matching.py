@@ -43,69 +43,69 @@ def match_weights(params: Params, splits: Splits) -> Params:
     Raises:
         InputError: no widths give a number of weights within 1%.
     """
-    wanted = params.compare.parameters
-    if params.compare.match != "parameters" or wanted is None:
+    target = params.compare.parameters
+    if params.compare.match != "parameters" or target is None:
         return params
 
     def weights(hidden: Hidden) -> int:
         return count_weights(params.model.model_copy(update={"hidden": hidden}), splits)
 
-    def missed(hidden: Hidden) -> int:
-        return abs(weights(hidden) - wanted)
+    def distance(hidden: Hidden) -> int:
+        return abs(weights(hidden) - target)
 
-    best = min(_candidates(params.model.hidden, wanted, weights), key=missed)
-    if missed(best) > TOLERANCE * wanted:
-        best = min(_neighbours(best, params.model.depth, wanted, weights), key=missed)
-    if missed(best) > TOLERANCE * wanted:
+    best = min(_candidates(params.model.hidden, target, weights), key=distance)
+    if distance(best) > TOLERANCE * target:
+        best = min(_neighbours(best, params.model.depth, target, weights), key=distance)
+    if distance(best) > TOLERANCE * target:
         raise InputError(
-            f"compare.parameters: {wanted} given, but levels of {' + '.join(map(str, params.model.level_widths))} units"
+            f"compare.parameters: {target} given, but levels of {' + '.join(map(str, params.model.level_widths))} units"
             f" have {weights(best)} weights with hidden widths {[list(rung) for rung in best]}, the nearest to it;"
             f" allowed: a number that hidden widths from 1 to {LARGEST} reach within {TOLERANCE:.0%}"
         )
     return params.override({"model.hidden": best})
 
 
-def _candidates(hidden: Hidden, wanted: int, weights: Callable[[Hidden], int]) -> list[Hidden]:
+def _candidates(hidden: Hidden, target: int, weights: Callable[[Hidden], int]) -> list[Hidden]:
     """Return hidden widths of about as many weights as are wanted: all of one factor, and between two next ones."""
     widest = max((width for rung in hidden for width in rung), default=LARGEST)
-    if weights(hidden) == wanted or widest == LARGEST:
+    if weights(hidden) == target or widest == LARGEST:
         return [hidden]
     low, high = 0.0, 1.0
-    while weights(_scaled(hidden, high)) < wanted and widest * high < LARGEST:
+    while weights(_scaled(hidden, high)) < target and widest * high < LARGEST:
         low, high = high, 2 * high
     below, above = _scaled(hidden, low), _scaled(hidden, high)
     while any(b - a > 1 for some, more in zip(below, above, strict=True) for a, b in zip(some, more, strict=True)):
         middle = (low + high) / 2
-        if weights(_scaled(hidden, middle)) <= wanted:
+        if weights(_scaled(hidden, middle)) <= target:
             low, below = middle, _scaled(hidden, middle)
         else:
             high, above = middle, _scaled(hidden, middle)
-    found = [below]
+    candidates = [below]
     for rung, widths in enumerate(above):
         for layer, width in enumerate(widths):
-            changed = [list(some) for some in found[-1]]
+            changed = [list(some) for some in candidates[-1]]
             changed[rung][layer] = width
-            found.append(tuple(map(tuple, changed)))
-    return found
+            candidates.append(tuple(map(tuple, changed)))
+    return candidates
 
 
-def _neighbours(hidden: Hidden, depth: int, wanted: int, weights: Callable[[Hidden], int]) -> list[Hidden]:
+def _neighbours(hidden: Hidden, depth: int, target: int, weights: Callable[[Hidden], int]) -> list[Hidden]:
     """Return the hidden widths of each of `depth` rungs, and those with one layer changed by what is still missing."""
     hidden = tuple(hidden[min(rung, len(hidden) - 1)] for rung in range(depth))
-    missing = wanted - weights(hidden)
+    missing = target - weights(hidden)
 
     def changed(rung: int, layer: int, units: int) -> Hidden:
         widths = list(hidden[rung])
         widths[layer] = max(1, widths[layer] + units)
         return (*hidden[:rung], tuple(widths), *hidden[rung + 1 :])
 
-    found = [hidden]
+    candidates = [hidden]
     for rung, widths in enumerate(hidden):
         for layer, width in enumerate(widths):
-            units = round(missing / (weights(changed(rung, layer, 1)) - wanted + missing))
+            units = round(missing / (weights(changed(rung, layer, 1)) - target + missing))
             if abs(units) <= max(3, width // 4):
-                found.append(changed(rung, layer, units))
-    return found
+                candidates.append(changed(rung, layer, units))
+    return candidates
 
 
 def _scaled(hidden: Hidden, factor: float) -> Hidden:

@@ -1,47 +1,41 @@
-"""A step of training: the gradient of a batch, the limit of its norm, and Adam.
+"""One step of training: the gradient of a batch by autograd or by hand, the limit of its norm, and Adam.
 
-Taken apart into torch's operators, at batch 20 most of its time goes between them. With `train.compile` torch makes one
-function of it, fusing what lies between the matrix products, Adam included. That is for models with a gradient derived
-by hand and objectives whose derivatives are known, without free bits, stagger or an average of the weights; all others
-stay as they are.
+    m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
+    w <- w - rate * (m / (1 - beta1^n)) / (sqrt(v / (1 - beta2^n)) + eps)
+
+The model's parameters become views of `Adam.weights` and their gradients views of `Adam.gradient`, so that a step, a
+norm and an average are each one pass over memory. Kingma, Ba, "Adam" (2015), https://arxiv.org/abs/1412.6980
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.adam import adam
 
-from pipeline.errors import InputError
 from pipeline.models import HierarchicalVAE
-from pipeline.objectives import ELBO, weight
+from pipeline.models.precision import linear_autocast
+from pipeline.objectives import ELBO, PATHWISE, elbo, pathwise_terms
 from pipeline.params import TrainParams
-from pipeline.training.adam import Adam
-from pipeline.training.gradients import Chain, Loss, gradient
+from pipeline.training.loss import Loss
+from pipeline.training.manual import ManualGradient
 
-__all__ = ["CompiledStep", "Step", "steps"]
-
-
-def steps(model: HierarchicalVAE, adam: Adam, params: TrainParams) -> Step | CompiledStep:
-    """Return what takes a model's steps."""
-    compiled = params.compile and Chain.fits(model) and Loss(params).is_known and params.ema is None
-    return (CompiledStep if compiled else Step)(model, adam, params)
+__all__ = ["Adam", "AutogradGradient", "Step", "gradient"]
 
 
 class Step:
-    """Operator by operator."""
+    """A step of one torch operator after another."""
 
     def __init__(self, model: HierarchicalVAE, adam: Adam, params: TrainParams) -> None:
         self.adam, self.params, self.gradient = adam, params, gradient(model, params)
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
-        """Take an epoch's steps within this."""
+        """Return the context that an epoch's steps run in."""
         yield
 
     def __call__(self, x: Float[Tensor, "batch units"], at: float, rate: float) -> tuple[ELBO, Float[Tensor, ""]]:
@@ -53,86 +47,82 @@ class Step:
         return bound, loss
 
 
-class CompiledStep:
-    """As one function, on weights and moments of its own: a compiler writes views of one tensor as a whole.
+def gradient(model: HierarchicalVAE, params: TrainParams) -> ManualGradient | AutogradGradient:
+    """Return the function that computes a batch's terms and loss and leaves the gradient in the weights' `grad`."""
+    manual = ManualGradient.supports(model) and params.objective not in PATHWISE
+    return (ManualGradient if manual else AutogradGradient)(model, Loss(params))
 
-    Between epochs they are the model's. A batch of another size, an epoch's last, goes through the same function as
-    it is written.
-    """
 
-    def __init__(self, model: HierarchicalVAE, adam: Adam, params: TrainParams) -> None:
-        self.adam, self.params, self.loss = adam, params, Loss(params)
-        own = deepcopy(model).requires_grad_(False)
-        self.chain = Chain(own, self.loss)
-        self.weights = [w for weights in self.chain.weights for w in weights]
-        self.means = [torch.zeros_like(w) for w in self.weights]
-        self.squares = [torch.zeros_like(w) for w in self.weights]
-        places = {id(w): place for place, w in enumerate(own.parameters())}
-        self.places = [places[id(w)] for w in self.weights]
-        self.compiled = _compiled(self.written, self.weights[0].device)
-        self.count = 0
+class AutogradGradient:
+    """Computes the terms of a batch, and leaves the loss's gradient in the weights."""
 
-    @contextmanager
-    def epoch(self) -> Iterator[None]:
-        """Take up the model's weights and moments, and hand them back after the epoch's last step."""
-        mean, square, steps = self.adam.moments.values()
-        pairs: list[tuple[Tensor, Tensor]] = []
-        for flat, own in ((self.adam.weights, self.weights), (mean, self.means), (square, self.squares)):
-            views = self.adam.views(flat)
-            pairs += zip([views[place] for place in self.places], own, strict=True)
-        for of_model, mine in pairs:
-            mine.copy_(of_model)
-        self.count = int(steps)
-        yield
-        for of_model, mine in pairs:
-            of_model.copy_(mine)
-        steps.fill_(self.count)
+    def __init__(self, model: HierarchicalVAE, loss: Loss) -> None:
+        self.model, self.loss = model, loss
+        self.measure = pathwise_terms if loss.params.objective in PATHWISE else elbo
+
+    def __call__(self, x: Float[Tensor, "batch units"], draws: int, at: float) -> tuple[ELBO, Float[Tensor, ""]]:
+        """Return the terms at `draws` draws and the loss at epoch `at`."""
+        with linear_autocast(self.model, self.loss.params.precision):
+            bound = self.measure(self.model, x, draws)
+        loss = self.loss(bound, at)
+        self.model.zero_grad(set_to_none=False)
+        loss.backward()
+        return bound.detach(), loss.detach()
+
+
+class Adam:
+    """The weights, their gradient, and the moments of the steps so far."""
+
+    def __init__(self, model: nn.Module, params: TrainParams) -> None:
+        self.params, self.parts = params, list(model.parameters())
+        self.weights = torch.cat([part.detach().flatten() for part in self.parts])
+        self.gradient = torch.zeros_like(self.weights)
+        for part, weights, gradient in zip(
+            self.parts, self.views(self.weights), self.views(self.gradient), strict=True
+        ):
+            part.data, part.grad = weights, gradient
+        self.moments = {
+            "mean": torch.zeros_like(self.weights),
+            "square": torch.full_like(self.weights, params.adam_initial_second_moment),
+            "steps": torch.zeros((), device=self.weights.device),
+        }
+        self.excess: Tensor | None = None
+
+    def views(self, flat: Float[Tensor, " weights"]) -> list[Tensor]:
+        """Return the parts of a tensor like `weights`, in the shapes of the model's parameters."""
+        parts = flat.split([part.numel() for part in self.parts])
+        return [view.view_as(part) for view, part in zip(parts, self.parts, strict=True)]
 
     @torch.no_grad()
-    def __call__(self, x: Float[Tensor, "batch units"], at: float, rate: float) -> tuple[ELBO, Float[Tensor, ""]]:
-        """Move the weights at this learning rate; return a batch's terms and loss, at epoch `at`, before that."""
-        self.count += 1
-        first, second = (1 - beta**self.count for beta in (self.params.adam_beta1, self.params.adam_beta2))
-        numbers = x.new_tensor([weight(self.params, at), rate / first, 1 / second])
-        step = self.compiled if len(x) == self.params.batch_size else self.written
-        *terms, loss = step(x, self.chain.noise(x, self.params.draws), numbers)
-        return ELBO(*terms), loss
+    def clip(self, limit: float) -> None:
+        """Have the next step scale the gradient down to the norm `limit`, if it is larger, in the step's own pass."""
+        excess = torch.dot(self.gradient, self.gradient).sqrt_().div_(limit)
+        self.excess = excess.float() if excess.item() > 1 else None
 
-    def written(self, x: Tensor, noise: Sequence[Tensor], numbers: Float[Tensor, "3"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return reconstruction, rates and loss; the numbers are the rate's weight and Adam's two corrections."""
-        beta, rate, correction = numbers.unbind()
-        bound, kept = self.chain.forward(x, noise)
-        loss, slopes = self.loss.known(bound, beta)
-        found = self.chain.backward(kept, *slopes, into=[[None] * len(weights) for weights in self.chain.weights])
-        by_weights = {
-            w: g for ws, gs in zip(self.chain.weights, found, strict=True) for w, g in zip(ws, gs, strict=True)
-        }
-        gradients = [by_weights[w] for w in self.weights]
-        if self.params.clip is not None:
-            norm = torch.stack([(g * g).sum() for g in gradients]).sum().sqrt()
-            gradients = [g * (self.params.clip / norm).clamp(max=1) for g in gradients]
-        for w, m, v, g in zip(self.weights, self.means, self.squares, gradients, strict=True):
-            m.lerp_(g, 1 - self.params.adam_beta1)
-            v.mul_(self.params.adam_beta2).addcmul_(g, g, value=1 - self.params.adam_beta2)
-            w.sub_(rate * m / ((v * correction).sqrt() + self.params.adam_eps))
-        return bound.reconstruction, bound.rate, loss
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Move the weights against their gradient."""
+        mean, square, steps = self.moments.values()
+        adam(
+            [self.weights],
+            [self.gradient],
+            [mean],
+            [square],
+            [],
+            [steps],
+            fused=True,
+            amsgrad=False,
+            beta1=self.params.adam_beta1,
+            beta2=self.params.adam_beta2,
+            lr=rate,
+            weight_decay=0.0,
+            eps=self.params.adam_eps,
+            maximize=False,
+            grad_scale=self.excess,
+        )
+        self.excess = None
 
-
-def _compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Return a function that is compiled at its first call, which says so in one line where that cannot be."""
-    from torch._dynamo.exc import TorchDynamoException  # these take seconds
-    from torch._inductor import config
-
-    config.compile_threads = 1  # no process that would outlive this one
-    options: dict[str, Any] = {"cpp_wrapper": True} if device.type == "cpu" else {}
-    torch.compiler.reset()  # a process that trains many models, as a sweep does, would reach the limit of its cache
-    made = torch.compile(function, fullgraph=True, dynamic=False, options=options)
-
-    def call(*given: Any) -> Any:
-        try:
-            return made(*given)
-        except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"train.compile: true given; a step cannot be compiled here: {reason}") from None
-
-    return call
+    def load(self, moments: dict[str, Tensor]) -> None:
+        """Copy saved moments in, by their names."""
+        for name, moment in self.moments.items():
+            moment.copy_(moments[name])

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pipeline.evaluation.annealing.hamiltonian import transition
 from pipeline.evaluation.annealing.paths import Path
-from pipeline.progress import watched
+from pipeline.progress import track_progress
 
 __all__ = ["SCHEDULES", "Weights", "anneal", "tune"]
 
@@ -62,7 +62,7 @@ def tune(
     log_step = torch.full_like(eps[0, :, 0], math.log(LARGEST_STEP / 2))
     steps = []
     moves = betas[1:-1].tolist()
-    for beta in watched([*moves[:1] * WARM, *moves], "tuning of annealing", "temperatures"):
+    for beta in track_progress([*moves[:1] * WARM, *moves], "tuning of annealing", "temperatures"):
         eps, probability = transition(path.at(beta), eps, log_step.exp(), leapfrog)
         log_step = (log_step + GAIN * (probability.mean(0) - TARGET)).clamp(max=math.log(LARGEST_STEP))
         steps.append(log_step.exp())
@@ -80,7 +80,7 @@ def anneal(
     """Move the chains at `eps` along `betas`, up or down, with the given step sizes, and weigh them."""
     log_weight = eps.new_zeros(eps.shape[:2], dtype=torch.float64)
     acceptance = eps.new_zeros(eps.shape[1], dtype=torch.float64)
-    for k, beta in enumerate(watched(betas.tolist()[1:], "annealing", "temperatures")):
+    for k, beta in enumerate(track_progress(betas.tolist()[1:], "annealing", "temperatures")):
         log_weight += (betas[k + 1] - betas[k]) * path.ratio(eps).double()
         if k < len(steps):
             eps, probability = transition(path.at(beta), eps, steps[k], leapfrog)

@@ -1,4 +1,4 @@
-"""What annealing says of a model: chains that are lengthened until their bound stops moving, and how exact they are.
+"""Bounds on log p(x) by annealing: chains that are lengthened until their bound stops moving, and how exact they are.
 
 The shortest chains are run from every start of `PATHS`; the start whose bound is higher is used from then on. The
 number of temperatures is doubled until the bound rises by less than 0.05 nats, its standard error included, or until
@@ -22,7 +22,6 @@ those of `bdmc/*` and of the acceptances are over images.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,7 +31,8 @@ from torch import Tensor
 
 from pipeline.evaluation.annealing.paths import PATHS
 from pipeline.evaluation.annealing.sandwich import Sandwich, Settings, sandwich
-from pipeline.evaluation.bounds import Estimate, importance_bound, many_draws
+from pipeline.evaluation.bounds import importance_bound, many_draws
+from pipeline.evaluation.estimates import Estimate
 from pipeline.models import HierarchicalVAE
 from pipeline.randomness import seeded
 
@@ -64,26 +64,26 @@ def annealed(
     """Bound log p(x) of the examples from below, and of `simulated` ones of the model from both sides.
 
     Beside the chains' bound stand `elbo` and L_k of the same examples at k = `draws` of the posterior. The number of
-    temperatures in `settings` is the largest that may be used; the better one of `starts` takes the place of its start.
+    temperatures in `settings` is the largest that may be used; the better one of `starts` replaces its start.
     """
     settings = settings or Settings()
     last = lengthen(model, x, settings, starts)
     own = sandwich(model, simulated, last.settings)
     with seeded(settings.seed, "importance"), torch.no_grad():
         log_weight = torch.cat([many_draws(model, rows, draws).log_weight for rows in x.split(IMAGES)], dim=1)
-    iwae = _over_draws(*importance_bound(log_weight, draws))
+    iwae = Estimate.mean(*importance_bound(log_weight, draws))
     return {
         "ais": last.bound,
-        "ais/elbo": _over_draws(log_weight.mean(0), log_weight.var(0) / draws),
+        "ais/elbo": Estimate.mean(log_weight.mean(0), log_weight.var(0) / draws),
         "ais/iwae": iwae,
-        "ais/gain": _difference(last.bound, iwae),
+        "ais/gain": last.bound - iwae,
         "ais/temperatures": Estimate(last.settings.temperatures, None),
         "ais/from_posterior": Estimate(float(last.settings.start == "posterior"), None),
-        "ais/acceptance": _over_images(last.chains.acceptance),
-        "bdmc/lower": _over_images(own.lower),
-        "bdmc/upper": _over_images(own.upper),
-        "bdmc/width": _over_images(own.width),
-        "bdmc/acceptance": _over_images(own.acceptance),
+        "ais/acceptance": Estimate.mean(last.chains.acceptance),
+        "bdmc/lower": Estimate.mean(own.lower),
+        "bdmc/upper": Estimate.mean(own.upper),
+        "bdmc/width": Estimate.mean(own.width),
+        "bdmc/acceptance": Estimate.mean(own.acceptance),
     }
 
 
@@ -95,13 +95,13 @@ def lengthen(
     def run(start: str, temperatures: int, stream: str = "trial") -> Run:
         own = replace(settings, start=start, temperatures=temperatures)
         chains = sandwich(model, x, own, stream=stream)
-        return Run(own, chains, _over_draws(*importance_bound(chains.up.log_weight, own.chains)))
+        return Run(own, chains, Estimate.mean(*importance_bound(chains.up.log_weight, own.chains)))
 
     first, *longer = doublings(settings.temperatures)
     last = max((run(start, first) for start in starts), key=lambda run: run.bound.value)
     for temperatures in longer:
         shorter, last = last, run(last.settings.start, temperatures)
-        gain = _difference(last.bound, shorter.bound)
+        gain = last.bound - shorter.bound
         if gain.value + gain.error < TOLERANCE:
             break
     return run(last.settings.start, last.settings.temperatures, "final")
@@ -125,7 +125,7 @@ def doublings(most: int) -> list[int]:
 
 
 def warning(results: Mapping[str, Estimate]) -> str:
-    """Return a line that says that `ais` lies below L_k of the same images by twice the error or more, else nothing."""
+    """Return a warning where `ais` lies below L_k of the same images by twice its error or more, else an empty text."""
     gain = results.get("ais/gain")
     if gain is None or gain.value > -2 * gain.error:
         return ""
@@ -134,16 +134,3 @@ def warning(results: Mapping[str, Estimate]) -> str:
         f" {gain.error:.3f}) below L_k of the same images: its chains are too short; raise"
         " evaluate.decompose.ais_temperatures"
     )
-
-
-def _difference(a: Estimate, b: Estimate) -> Estimate:
-    """Return the difference of two independent estimates."""
-    return Estimate(a.value - b.value, math.hypot(a.error, b.error))
-
-
-def _over_draws(value: Float[Tensor, " batch"], variance: Float[Tensor, " batch"]) -> Estimate:
-    return Estimate(value.mean().item(), variance.sum().sqrt().item() / len(value))
-
-
-def _over_images(values: Float[Tensor, " batch"]) -> Estimate:
-    return Estimate(values.mean().item(), values.std().item() / len(values) ** 0.5)

@@ -76,7 +76,7 @@ def from_prior(model: HierarchicalVAE, x: Float[Tensor, "batch units"]) -> Path:
     levels = widths(model)
 
     def terms(eps: Tensor) -> tuple[Tensor, Tensor]:
-        _, p = model.descend(eps.split(levels, dim=-1))
+        _, p = model.decode_noncentered(eps.split(levels, dim=-1))
         return _normal(eps), p[0].log_prob(x)
 
     return Path(terms, _standard(x, sum(levels)))

@@ -13,7 +13,6 @@ https://arxiv.org/abs/1611.04273
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from pipeline.evaluation.annealing.chains import SCHEDULES, Weights, anneal, tune
 from pipeline.evaluation.annealing.paths import PATHS, widths
+from pipeline.evaluation.passes import passes
 from pipeline.models import HierarchicalVAE
 from pipeline.randomness import seeded
 
@@ -72,7 +72,7 @@ class Sandwich:
             ValueError: the examples are real, so that no exact draw of their posterior is known.
         """
         if self.down is None:
-            raise ValueError("an upper bound needs simulated examples: give their number in place of x")
+            raise ValueError("an upper bound needs simulated examples: pass their number instead of x")
         return -self.down.log_mean
 
     @property
@@ -95,7 +95,7 @@ def sandwich(
     *,
     stream: str = "",
 ) -> Sandwich:
-    """Bound log p(x) of the examples given, from below; or of as many simulated examples, from both sides.
+    """Bound log p(x) of the examples in `data`, from below; or of as many simulated examples, from both sides.
 
     The examples, and the chains, are taken in passes of bounded memory. The caller's random state is left alone.
     Chains of given and of simulated examples, of another start, another number of temperatures or another `stream` draw
@@ -116,7 +116,7 @@ def simulate(model: HierarchicalVAE, count: int) -> tuple[Float[Tensor, "count _
     """Draw examples from (19) and return them with the eps they came from, an exact draw of each one's posterior."""
     levels = widths(model)
     eps = torch.randn(count, sum(levels)).to(model.sample(1)[0])
-    _, p = model.descend(eps.split(levels, dim=-1))
+    _, p = model.decode_noncentered(eps.split(levels, dim=-1))
     return p[0].sample(), eps
 
 
@@ -126,18 +126,14 @@ def _bound(
     path = PATHS[settings.start](model, x)
     betas = SCHEDULES[settings.schedule](settings.temperatures).to(x.device)
     steps = tune(path, path.draw(TUNERS), betas, settings.leapfrog)  # of f alone: tuning never sees `eps`
-    up = _stack([anneal(path, path.draw(n), betas, steps, settings.leapfrog) for n in _passes(settings.chains)])
+    up = _stack([anneal(path, path.draw(n), betas, steps, settings.leapfrog) for n in passes(settings.chains, 1, ROWS)])
     if eps is None:
         return up, None
-    nodes, _ = model.descend(eps.split(widths(model), dim=-1))
+    nodes, _ = model.decode_noncentered(eps.split(widths(model), dim=-1))
     exact = path.locate(eps, nodes)
     back, slow = betas.flip(0), steps.flip(0)
-    starts = [exact.expand(n, *exact.shape) for n in _passes(settings.chains)]
+    starts = [exact.expand(n, *exact.shape) for n in passes(settings.chains, 1, ROWS)]
     return up, _stack([anneal(path, start, back, slow, settings.leapfrog) for start in starts])
-
-
-def _passes(chains: int) -> Iterator[int]:
-    return (min(ROWS, chains - done) for done in range(0, chains, ROWS))
 
 
 def _stack(parts: list[Weights]) -> Weights:

@@ -1,6 +1,14 @@
-"""What each level knows of the factors that images were made from, where those are known.
+"""Scores of how well the factors that images were made from can be read from each level.
 
-The representation of level t is z_t ~ q(z_t | x) and its mean E_q[z_t | x], `representation`. With v_k the factors,
+The representation of level t is z_t ~ q(z_t | x) and its mean E_q[z_t | x]. The factor q(z_t | .) of (20) or of the
+ladder depends on draws of other levels, except at the level that the posterior starts with (z_1 bottom-up, z_T
+top-down), whose mean is exact. Elsewhere the mean is averaged over S draws of the levels that come before it,
+
+    E_q[z_t | x] = E[E[z_t | its parents] | x]  ~  (1/S) sum_s E[z_t | parents_s],
+
+whose error has the variance of the conditional mean, at most Var_q(z_t | x), over S. In the mean it is noise.
+
+With v_k the factors,
 
     mig/z_t                   mean over k of [I(z_j; v_k) - I(z_i; v_k)] / H(v_k), j and i the best and the second unit
     dci_disentanglement/z_t   does a unit speak of one factor alone?       importances of the units to a forest
@@ -9,9 +17,9 @@ The representation of level t is z_t ~ q(z_t | x) and its mean E_q[z_t | x], `re
     probe/<factor>/z_t        1 - (loss of a linear map) / (loss of a constant), factor by factor
     probe/z_t                 their mean over factors
 
-`information` says how the first is measured, `importances` the next three, `probes` the last two. z_0 = x: at level
-`z0`, the pixels, there is the probe alone, as what can be read linearly without any model. All scores are 1 at best and
-about 0 where the level knows nothing; probes and informativeness are below 0 where a fit does worse than a constant.
+`information` says how the first is measured, `prediction` the others. At level x, the pixels, there is the probe alone,
+as what can be read linearly without any model. All scores are 1 at best and about 0 where the level holds nothing of a
+factor; probes and informativeness are below 0 where a fit does worse than a constant.
 
 The first factor is a category, the others are numbers. A number is its own target, angles included: over the ranges of
 `cave` none of them wraps around (the widest, `roll`, spans 2/3 of a half turn), so that neighbouring angles are
@@ -30,6 +38,7 @@ thread; at 4200 and 1200 images 25 s. The trees take most of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,15 +46,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.evaluation.bounds import Estimate
-from pipeline.evaluation.factors.importances import dci
+from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.factors.information import mutual_information_gap
-from pipeline.evaluation.factors.probes import probe, standardized
-from pipeline.evaluation.factors.representation import represent
+from pipeline.evaluation.factors.prediction import dci, probe, standardized
+from pipeline.evaluation.passes import LATENT_ROWS
+from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE
 from pipeline.randomness import seeded
 
-__all__ = ["factor_scores"]
+__all__ = ["Representation", "factor_scores", "represent"]
+
+
+@dataclass(frozen=True)
+class Representation:
+    """One level's z of n images."""
+
+    mean: Float[np.ndarray, "n units"]
+    draws: Float[np.ndarray, "draws n units"]
 
 
 def factor_scores(
@@ -60,7 +77,7 @@ def factor_scores(
     seed: int,
     stream: str = "",
 ) -> dict[str, Estimate]:
-    """Measure what every level of `model` knows of the factors, from `draws` draws of the posterior per image.
+    """Score how well the factors can be read from every level of `model`, from `draws` posterior draws per image.
 
     Raises:
         InputError: there are not two factors or more, one is constant, or a category occurs in the test set alone.
@@ -70,12 +87,14 @@ def factor_scores(
         train, test = represent(model, train_x, draws), represent(model, test_x, draws)
         random = np.random.default_rng(int(torch.randint(2**31, ())))
     pixels, new_pixels = (x.double().cpu().numpy() for x in (train_x, test_x))
-    results = probe(pixels, new_pixels, train_v, test_v, names, "z0")
-    for t, (known, new) in enumerate(zip(train, test, strict=True), start=1):
-        results[f"mig/z{t}"] = mutual_information_gap(known.draws, new.draws, train_v, test_v, random)
-        scaled = standardized(known.mean, new.mean)
-        results |= {f"dci_{name}/z{t}": score for name, score in dci(*scaled, train_v, test_v, random).items()}
-        results |= probe(*scaled, train_v, test_v, names, f"z{t}")
+    results = probe(pixels, new_pixels, train_v, test_v, names, 0)
+    for t, (seen, new) in enumerate(zip(train, test, strict=True), start=1):
+        results[str(Metric("mig", t))] = mutual_information_gap(seen.draws, new.draws, train_v, test_v, random)
+        scaled = standardized(seen.mean, new.mean)
+        results |= {
+            str(Metric(f"dci_{name}", t)): score for name, score in dci(*scaled, train_v, test_v, random).items()
+        }
+        results |= probe(*scaled, train_v, test_v, names, t)
     return results
 
 
@@ -83,7 +102,7 @@ def _checked(train: np.ndarray, test: np.ndarray, names: Sequence[str]) -> tuple
     """Return the factors with the category as numbers 0, 1, ... of the classes of the training set."""
     if len(names) < 2 or train.shape[1] != len(names):
         raise InputError(
-            f"factor scores need ground-truth factors, a category and numbers: {len(names)} names were given"
+            f"factor scores need ground-truth factors, a category and numbers: got {len(names)} names"
             f" for {train.shape[1]} columns; data.name=cave has them"
         )
     for split, factors in (("train", train), ("test", test)):
@@ -95,3 +114,16 @@ def _checked(train: np.ndarray, test: np.ndarray, names: Sequence[str]) -> tuple
         raise InputError(f"factor {names[0]} has categories in the test set that are not in the train set")
     coded = [np.column_stack([np.searchsorted(classes, v[:, 0]), v[:, 1:]]).astype(np.float64) for v in (train, test)]
     return coded[0], coded[1]
+
+
+@torch.no_grad()
+def represent(model: HierarchicalVAE, x: Float[Tensor, "n units"], draws: int) -> list[Representation]:
+    """Return the representation of each level, the lowest first, in float64."""
+    passes = [model.posterior(rows, draws) for rows in x.split(max(1, LATENT_ROWS // draws))]
+    return [
+        Representation(
+            mean=torch.cat([q[t].mean.double().mean(0) for _, q in passes]).cpu().numpy(),
+            draws=torch.cat([z[t + 1].double() for z, _ in passes], dim=1).cpu().numpy(),
+        )
+        for t in range(model.depth)
+    ]

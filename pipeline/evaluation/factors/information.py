@@ -19,7 +19,7 @@ the chance correction of Vinh, Epps, Bailey, "Information theoretic measures for
 https://jmlr.org/papers/v11/vinh10a.html: in the mean 0 at independence, 1 where z determines v. In between, at 900
 pairs of Gaussians of correlation 0.3 to 0.99, its mean was off I / H by less than 0.005, I / H itself by up to 0.05.
 The larger of two noises is above 0 too: j and i are chosen on the training images and measured on the test images,
-so that the gap of a level that knows nothing is 0 in the mean, and may be negative.
+so that the gap of a level that holds nothing of a factor is 0 in the mean, and may be negative.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from pipeline.evaluation.bounds import Estimate
-from pipeline.evaluation.factors.jackknife import GROUPS, leave_out, summarize
+from pipeline.evaluation.estimates import Estimate
+from pipeline.evaluation.jackknife import GROUPS, leave_out, summarize
 
 __all__ = ["adjusted_information", "bin_edges", "bin_shares", "discretize", "information", "mutual_information_gap"]
 

@@ -1,0 +1,92 @@
+"""The names of metrics, written and read by `Metric` alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Metric", "levels_of"]
+
+Side = Literal["", "lower", "upper"]
+NAME = re.compile(r"(?P<term>.+?)(?:/(?:z(?P<level>\d+)|(?P<x>x)))?(?:/(?P<side>lower|upper))?")
+
+UNITS = {
+    "active": "units",
+    "informative": "units",
+    "bias_unmeasured": "terms",
+    "bpd": "bits/dim",
+    "seconds": "s",
+    "acceptance": "share",
+    "high": "share",
+    "saturated": "share",
+    "from_posterior": "share",
+    "outlier_auroc": "share",
+    "ess": "draws",
+    "khat": "shape",
+    "reliable": "0 or 1",
+    "temperatures": "count",
+} | dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
+"""By the first or the last part of a term; all other metrics are in nats."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's name in its parts, written `term`, `term/z2`, `term/x` or `term/z2/lower`.
+
+    `term` may have parts of its own (`iwae/50`, `generalization/rate`, `test/rate`). `level` is that of z_level, 0 is
+    the data x, and None stands for all levels together. `side` says which bound of the quantity the number is.
+
+    >>> str(Metric("rate", 1)), str(Metric("log_marginal", 0)), str(Metric("mutual_information", 2, "lower"))
+    ('rate/z1', 'log_marginal/x', 'mutual_information/z2/lower')
+    """
+
+    term: str
+    level: int | None = None
+    side: Side = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.term, self.level_name, self.side) if part)
+
+    @classmethod
+    def parse(cls, name: str) -> Metric:
+        """Return the parts of a name.
+
+        >>> Metric.parse("mutual_information/z2/lower"), Metric.parse("iwae/50")
+        (Metric(term='mutual_information', level=2, side='lower'), Metric(term='iwae/50', level=None, side=''))
+        """
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"not the name of a metric: {name!r}")
+        side: Side = {"lower": "lower", "upper": "upper"}.get(match["side"] or "", "")  # type: ignore[assignment]
+        return cls(match["term"], 0 if match["x"] else int(match["level"]) if match["level"] else None, side)
+
+    @property
+    def family(self) -> str:
+        """The first part of the term: `iwae` of `iwae/50`."""
+        return self.term.partition("/")[0]
+
+    @property
+    def level_name(self) -> str:
+        """`x`, `z1`, `z2`, ..., or an empty text where the metric is of all levels."""
+        return "" if self.level is None else f"z{self.level}" if self.level else "x"
+
+    @property
+    def unit(self) -> str:
+        """The unit; scores lie between about 0 and 1.
+
+        >>> [Metric.parse(name).unit for name in ("rate/z1", "bpd", "ais/acceptance", "ess/median")]
+        ['nats', 'bits/dim', 'share', 'draws']
+        """
+        return UNITS.get(self.term.rpartition("/")[2]) or UNITS.get(self.family, "nats")
+
+
+def levels_of(names: Iterable[str], term: str) -> list[int]:
+    """Return the levels, the lowest first, that a term was measured at, whichever sides of it there are.
+
+    >>> levels_of(["elbo", "gap/z1", "gap/z3/lower", "gap/z3/upper", "gap"], "gap")
+    [1, 3]
+    """
+    metrics = map(Metric.parse, names)
+    return sorted({metric.level for metric in metrics if metric.term == term and metric.level is not None})

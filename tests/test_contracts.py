@@ -1,0 +1,161 @@
+"""Every member of every registry keeps its contract, and `pipeline.testing` catches what breaks one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from pipeline.distributions import LATENT, LIKELIHOODS, Family, StandardNormal, likelihood
+from pipeline.models import NETWORKS, PRIORS, Image, build
+from pipeline.models.networks import Network
+from pipeline.objectives import ELBO, OBJECTIVES
+from pipeline.testing import (
+    Support,
+    check_likelihood,
+    check_network,
+    check_objective,
+    check_prior,
+    check_schedule,
+    interval,
+    points,
+)
+from pipeline.training import SCHEDULES
+from tests.small import model_params
+
+SUPPORT = {
+    "bernoulli": points(torch.tensor([0.0, 1.0])),
+    "gaussian": interval(-40.0, 40.0),
+    "continuous_bernoulli": interval(0.0, 1.0),
+    "discretized_logistic": points(torch.arange(256) / 255),
+}
+FAMILIES = {name: (family, SUPPORT[name]) for name, family in LIKELIHOODS.items()} | {
+    "latent": (LATENT, SUPPORT["gaussian"]),
+    "gaussian of one sigma": (likelihood(model_params(likelihood="gaussian", sigma=0.2)), SUPPORT["gaussian"]),
+    "17 grey levels": (
+        likelihood(model_params(likelihood="discretized_logistic", levels=17)),
+        points(torch.arange(17) / 16),
+    ),
+}
+
+
+@pytest.mark.parametrize(("family", "support"), FAMILIES.values(), ids=list(FAMILIES))
+def test_every_likelihood_keeps_its_contract(family: Family, support: Support) -> None:
+    """Mass, moments, shapes, samples, bias and extreme raw numbers are those of a distribution over vectors."""
+    check_likelihood(family, support)
+
+
+@pytest.mark.parametrize("prior", list(PRIORS))
+@pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
+@pytest.mark.parametrize("widths", [(3, 1), (4,), (4, 2)])
+def test_every_prior_keeps_its_contract(prior: str, inference: str, widths: tuple[int, ...]) -> None:
+    """Mass, shapes, samples, noise and gradients are those of a distribution over z_T."""
+
+    def make() -> nn.Module:
+        params = model_params(prior=prior, inference=inference, widths=widths, depth=len(widths))
+        built = build(params, torch.full((6,), 0.4)).double()
+        with torch.no_grad():
+            for value in built.parameters():
+                value += 0.4 * torch.randn_like(value)
+        return built.generative[-1]
+
+    check_prior(make)
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
+@pytest.mark.parametrize("image", [None, Image("input", (4, 4)), Image("output", (7, 5))], ids=str)
+def test_every_network_keeps_its_contract(network: Network, image: Image | None) -> None:
+    """Shapes, independent rows, the last bias and gradients are as the models need them."""
+    check_network(network, image)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=list(OBJECTIVES))
+def test_every_objective_keeps_its_contract(objective: Callable[[ELBO, float], Tensor]) -> None:
+    """It is one number an example, of its own terms alone, the elbo for one draw at beta 1."""
+    check_objective(objective)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
+def test_every_schedule_keeps_its_contract(schedule: Callable[[float], float]) -> None:
+    """It starts at 1 and never rises."""
+    check_schedule(schedule)
+
+
+# --- What breaks a contract
+
+
+class Unnormalized(Normal):
+    """A Gaussian whose density lacks its constant."""
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Unnormalized:
+        """Return the same with more leading dimensions."""
+        return Unnormalized(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return -r^2 / 2 - log sigma."""
+        return super().log_prob(value) + 0.5 * math.log(2 * math.pi)
+
+
+def fixed(make: Callable[[Tensor], Distribution]) -> Family:
+    """Return a family of one raw number a unit, its mean."""
+    return Family(1, make, lambda mean: mean)
+
+
+LINE = interval(-40.0, 40.0)
+BROKEN: dict[str, tuple[Callable[[], None], str]] = {
+    "a density without its constant": (
+        lambda: check_likelihood(fixed(lambda mu: Independent(Unnormalized(mu, mu * 0 + 1), 1)), LINE),
+        "the density summed over the support: off by 1.5",
+    ),
+    "a density that is not summed over units": (
+        lambda: check_likelihood(fixed(lambda mu: Normal(mu, mu * 0 + 1)), LINE),
+        "event_shape of 3 units",
+    ),
+    "a bias that forgets the mean": (
+        lambda: check_likelihood(replace(LATENT, bias=lambda mean: LATENT.bias(0 * mean)), LINE),
+        "the mean at `bias`: off by 0.9",
+    ),
+    "a sigma that overflows": (
+        lambda: check_likelihood(fixed(lambda mu: Independent(Normal(mu, mu.exp()), 1)), LINE),
+        "is not finite at raw numbers of",
+    ),
+    "a prior with a batch": (lambda: check_prior(lambda: Batched()), "batch_shape: the shape is [3]"),
+    "a network without a bias at its end": (
+        lambda: check_network(lambda i, o, *_, **__: nn.Sequential(nn.Linear(i, o), nn.Linear(o, o, bias=False))),
+        "the last module has no `bias`",
+    ),
+    "an objective over the batch": (
+        lambda: check_objective(lambda bound, beta: bound.elbo - bound.elbo.mean()),
+        "the objective of an example alone",
+    ),
+    "an objective without its log k": (
+        lambda: check_objective(lambda bound, beta: torch.logsumexp(bound.log_weight, 0) - 0.1),
+        "the objective of one draw at beta 1, the elbo: off by 0.1",
+    ),
+    "a schedule that rises": (lambda: check_schedule(lambda progress: 1 + progress), "the factor rises"),
+}
+
+
+class Batched(StandardNormal):
+    """A prior with a leading dimension that it should not have."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self) -> Distribution:
+        """Return three standard normals."""
+        return super().forward().expand((3,))
+
+
+@pytest.mark.parametrize(("check", "message"), BROKEN.values(), ids=list(BROKEN))
+def test_what_breaks_a_contract_is_named(check: Callable[[], None], message: str) -> None:
+    """Each is an `AssertionError` that says which property does not hold."""
+    with pytest.raises(AssertionError) as error:
+        check()
+    assert message in str(error.value)
