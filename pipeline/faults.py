@@ -22,28 +22,16 @@ __all__ = ["ANY", "POINTS", "SIGNAL", "VARIABLE", "reached"]
 VARIABLE, SIGNAL, ANY = CRASH, CRASH_SIGNAL, "any"
 
 POINTS: dict[str, str] = {
-    "coordinator-locked": "the sweep is this process's, its run is not in MLflow yet",
-    "parent-started": "the sweep's run is in MLflow, no worker is started",
-    "worker-locked": "a worker holds its lock and has claimed nothing",
-    "trial-asked": "a trial is asked for, and not in the database before its worker is written into it",
-    "trial-admitted": "the worker is written into it, it has no run",
-    "suggested": "one of its settings is drawn, and not in the database before all are",
-    "outbox-started": "a run's beginning is in its outbox, MLflow does not know of it",
-    "run-created": "the run is found or made in MLflow, nothing else is sent",
-    "run-opened": "the trial's run is begun, Optuna does not know of it",
-    "state-before": "an epoch is trained, its state is not on the disk yet",
-    "state-between": "its record is on the disk, its state is not",
-    "state-after": "its state is on the disk, nobody else knows of it",
-    "rows-logged": "rows, tags or files are in the outbox",
+    "transaction-open": "a trial is asked for, or one of its settings is drawn, and the database does not have it yet",
+    "trial-admitted": "the worker is written into the trial, which has no run",
+    "run-opened": "a run's folder is begun, MLflow does not know of it",
+    "run-created": "the run is found or created in MLflow, nothing else is sent",
+    "state-written": "an epoch's state is on the disk, the run's log does not have the epoch",
+    "line-appended": "lines are in the run's log, nobody else knows of them",
     "rows-sent": "rows are in MLflow",
-    "reported": "Optuna has the report of an epoch, or of several that came fast",
-    "end-logged": "the run's end is in the outbox",
-    "end-sent": "MLflow has the end, the outbox is still there",
-    "outbox-removed": "all is sent, the outbox is gone",
-    "run-ended": "the trial's run is ended, Optuna has not been told",
-    "told": "Optuna has been told, the trial's folder is still there",
-    "folder-removed": "nothing is left of the trial but its results",
-    "outputs-written": "the sweep's outputs are written, its run is not ended",
+    "epoch-reported": "Optuna has the report of an epoch, or of several that came fast",
+    "end-sent": "MLflow has the end of a run, Optuna does not have that of its trial",
+    "trial-told": "Optuna has the end of a trial, its folder is still there",
 }
 """Every place by its name, and what has happened there, in the order of a trial's life."""
 

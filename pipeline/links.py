@@ -204,9 +204,9 @@ def _answer(address: str, method: str, path: str, what: dict[str, Any]) -> dict[
 
 
 def _by_mlflow(study: Study, name: str) -> Experiment | None:
-    from pipeline.tracking.store import connect, telling
+    from pipeline.tracking.connection import connect, translate_mlflow_errors
 
-    with telling(study):
+    with translate_mlflow_errors(study):
         client = connect(study, read_only=True)
         found = client.get_experiment_by_name(name)
         if found is None:

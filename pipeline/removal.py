@@ -16,7 +16,9 @@ from typing import TypeVar
 
 from pipeline.errors import InputError
 from pipeline.files import exclusive, file_lock
-from pipeline.provenance import git
+from pipeline.log import STATE
+from pipeline.runs import study_folders
+from pipeline.runs.provenance import git
 from pipeline.study import Study, is_name
 from pipeline.text import plural
 
@@ -51,7 +53,8 @@ class Removal:
 
     def exists(self) -> bool:
         """Return whether anything of the study is left on this machine."""
-        return self.folder.is_symlink() or self.folder.exists() or any(path.exists() for path in self._scratch())
+        there = self.folder.is_symlink() or self.folder.exists()
+        return there or any(path.exists() for path in self._scratch()) or any(study_folders(self.study))
 
     def belongings(self) -> list[str]:
         """Say in a line each what would be removed; a store that cannot be reached is named with its reason."""
@@ -61,7 +64,7 @@ class Removal:
             lines.append(f"the link {where}; what it leads to, {os.readlink(self.folder)}, stays")
         elif self.folder.exists():
             lines.append(f"the folder {where}")
-        if any(path.exists() for path in self._scratch()):
+        if any(path.exists() for path in self._scratch()) or any(study_folders(self.study)):
             lines.append("its states of unfinished work")
         stores = [_tried(described, "") for described in (self._experiment, self._searches)]
         return lines + [line or f"not: {reason}" for line, reason in stores if line or reason]
@@ -69,12 +72,12 @@ class Removal:
     def remove(self, *, runs: bool = True) -> list[str]:
         """Remove all of it; return the reasons why a part of it stays, of stores that cannot be reached.
 
-        Without `runs`, its experiment, its searches and rows that wait stay.
+        Without `runs`, its experiment, its searches and the folders of its runs stay.
 
         Raises `InputError` where a process is working in the study.
         """
         from pipeline.sweep import Searches
-        from pipeline.tracking import remove_experiments, remove_outboxes
+        from pipeline.tracking import remove_experiments, remove_run_folders
 
         study, searches = self.study, Searches(self.study)
         with ExitStack() as held:
@@ -87,7 +90,7 @@ class Removal:
                 raise InputError(f"study {study.name}: a process is working on sweep {busy[0]}")
             reasons = [reason]
             if runs:
-                remove_outboxes(study)
+                remove_run_folders(study)
                 reasons = [reason or _tried(searches.remove, 0)[1], _tried(lambda: remove_experiments(study), 0)[1]]
             for path in self._scratch():
                 shutil.rmtree(path, ignore_errors=True)
@@ -112,7 +115,7 @@ class Removal:
         from pipeline.tracking import Tracker, experiments
 
         names = experiments(self.study)
-        address = Tracker(self.study).store.address
+        address = Tracker(self.study).server.address
         return f"MLflow experiment {names[0]} at {address}, which is marked as deleted" if names else ""
 
     def _searches(self) -> str:
@@ -123,7 +126,7 @@ class Removal:
 
 
 def _states(study: Study) -> list[Path]:
-    """Return the folders of a study's unfinished trainings, evaluations and trials."""
+    """Return the folders of a study's unfinished work, other than those of its runs."""
     cache = study.cache
     return [cache / "train" / study.unique_name, cache / "evaluate" / study.unique_name, cache / "sweeps" / study.name]
 
@@ -139,11 +142,10 @@ def _tried(act: Callable[[], T], instead: T) -> tuple[T, str]:
 def was_begun(study: Study) -> bool:
     """Return whether a study has results, the state of an epoch, or a trial: something that would be lost."""
     from pipeline.sweep import Searches
-    from pipeline.training import STATE
 
     if any(folder.is_dir() for folder in (study.out / "train", study.out / "sweep")):
         return True
-    if any(next(folder.rglob(STATE), None) for folder in _states(study) if folder.is_dir()):
+    if any((folder / STATE).exists() for folder in study_folders(study)):
         return True
     try:
         return Searches(study).trials() > 0

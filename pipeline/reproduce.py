@@ -2,7 +2,7 @@
 
 The run tells its commit, the patch of what was not committed, its settings, the digest of its data, and the versions,
 device and threads it had. A git worktree of that commit, outside the project and gone afterwards, takes the patch; its
-own `pipeline.work` trains there, with no address of a store. Numbers are equal when they are so bit for bit.
+own `pipeline.retrain` trains there, with no address of a store. Numbers are equal when they are so bit for bit.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from pipeline.environment import Resources, child_variables
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.processes.signals import ignore_signals
-from pipeline.provenance import CAP, PATCHES, git, git_failure
+from pipeline.retrain import FORMAT
+from pipeline.runs import PATCH, SPEC
+from pipeline.runs.provenance import CAP, PATCHES, git, git_failure
 from pipeline.study import Study
 from pipeline.text import plural
-from pipeline.tracking import CHANGES, SETTINGS, Past, past
-from pipeline.work import FORMAT
+from pipeline.tracking import LoggedRun
 
 __all__ = ["Comparison", "reproduce"]
 
@@ -33,6 +34,7 @@ KINDS = {"code_digest": "code", "data_digest": "data", "params_digest": "params"
 HIDDEN = ("MLFLOW_", "CAVE_OPTUNA_URL", "PG", "DVC_", "PYTHONSAFEPATH")  # variables that the training must not see
 ELSEWHERE = "make room, or set TMPDIR to a folder on another disk"
 ROOM = 2**20  # bytes beside the code: what the run has stored, and what comes out
+OLDER_SPEC = "provenance/settings.json"  # of a run whose commit has `pipeline.work` instead of `pipeline.retrain`
 NEEDED = {"git_commit", "patch", "variant", "study", "seed"}  # tags
 
 
@@ -42,12 +44,12 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
     Raises `InputError` where the run is not there, is not of one training, or its code cannot be had.
     """
     study = Study.at(root)
-    then = past(study, run_id)
+    then = LoggedRun.read(study, run_id)
     _check(then)
     with _folder(keep) as scratch:
         _check_room(study.root, then.tags["git_commit"], scratch)
-        settings = then.file(SETTINGS, scratch / "run")
-        described = read_json(settings, "format", "out")
+        spec = then.download(scratch / "run", SPEC, OLDER_SPEC)
+        content = read_json(spec, "format", "out")
         commit, tags = then.tags["git_commit"], then.tags
         uncommitted = " and its uncommitted changes" if tags["patch"] == "whole" else ""
         print(
@@ -57,7 +59,7 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
         )
         with _worktree(study.root, commit, scratch, keep) as tree:
             if tags["patch"] == "whole":
-                patch = then.file(CHANGES, scratch / "run")
+                patch = then.download(scratch / "run", PATCH)
                 if patch.stat().st_size > CAP:
                     raise InputError(f"run {run_id}: {PATCHES['cut'].replace(' and were cut', '')}, which none is")
                 if reason := git_failure(tree, "apply", "--binary", "--whitespace=nowarn", str(patch)):
@@ -65,12 +67,13 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
                     raise InputError(f"{fault}: {reason}")
             prefix = git(study.root, "rev-parse", "--show-prefix") or b""
             project = tree / prefix.decode().strip()
-            out, kept = scratch / "out", study.root / str(described["out"]) / "data"
+            out, kept = scratch / "out", study.root / str(content["out"]) / "data"
             ended = then.status == "FINISHED" and tags.get("trial_state", "complete") == "complete"
             epochs = 0 if ended else max(then.epochs)
-            words = [str(word) for word in (settings, out, kept, study.cache, epochs)]
+            words = [str(word) for word in (spec, out, kept, study.cache, epochs)]
+            module = "pipeline.retrain" if (project / "pipeline" / "retrain.py").exists() else "pipeline.work"
             environment = _environment(tags, project)
-            processes.run([["pipeline.work", *words]], project, Resources(), environment=environment)
+            processes.run([[module, *words]], project, Resources(), environment=environment)
         result = read_json(out / "result.json")
     if result.get("format") != FORMAT:
         raise InputError(f"run {run_id}: its code writes results of format {result.get('format')!r}, not {FORMAT}")
@@ -79,7 +82,7 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
     return found
 
 
-def _check(then: Past) -> None:
+def _check(then: LoggedRun) -> None:
     """Raise `InputError` unless the run is of one training whose code is known."""
     run, stage = f"run {then.run_id}:", then.tags.get("stage")
     if stage == "sweep":
@@ -163,8 +166,8 @@ class Comparison:
     continued: dict[str, str]  # what changed in the middle of the run, when it was stopped and went on
 
     @classmethod
-    def of(cls, then: Past, result: Mapping[str, Any]) -> Comparison:
-        """Compare a run with the result of `pipeline.work`."""
+    def of(cls, then: LoggedRun, result: Mapping[str, Any]) -> Comparison:
+        """Compare a run with the result of `pipeline.retrain`."""
         now = {record["epoch"]: record["metrics"] for record in result["records"]}
         old, new = then.tags.get("weights_digest"), result["weights"]
         made: dict[str, str] = result["made"]

@@ -80,6 +80,11 @@ class Study:
         return self.shared_root / ".cache"
 
     @property
+    def runs(self) -> Path:
+        """The folders of runs that are not finished, or that MLflow lacks."""
+        return self.cache / "runs"
+
+    @property
     def raw(self) -> Path:
         """The data set's files as published."""
         return self.out / "raw"

@@ -28,12 +28,24 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- rooms: begin -->\n", "<!-- rooms: end -->\n"
 
 # From the bottom to the top: a module imports only modules of its own room and of rooms before it in the list.
-TOOLS = ["location", "startup", "redaction", "errors", "environment", "faults", "metric", "text", "progress", "files"]
+TOOLS = [
+    "location",
+    "startup",
+    "redaction",
+    "errors",
+    "environment",
+    "faults",
+    "metric",
+    "text",
+    "progress",
+    "files",
+    "log",
+]
 TOOLS += ["randomness"]
 SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures", "testing"]
 RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
-MACHINERY = ["processes", "addresses", "artifacts", "provenance", "work", "tracking", "links", "sweep", "stages"]
-COMMANDS = ["reproduce", "removal", "doctor", "cli", "__main__"]
+MACHINERY = ["processes", "addresses", "artifacts", "runs", "tracking", "links", "sweep", "stages"]
+COMMANDS = ["retrain", "reproduce", "removal", "doctor", "cli", "__main__"]
 GROUPS = {"Tools": TOOLS, "Science": SCIENCE, "Results": RESULTS, "Machinery": MACHINERY, "Commands": COMMANDS}
 LINE = [name for group in GROUPS.values() for name in group]
 

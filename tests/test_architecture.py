@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.params import read_yaml
-from pipeline.provenance import PACKAGE, code_digest, module_files
+from pipeline.runs.provenance import PACKAGE, code_digest, module_files
 from tests.rooms import (
     BEGIN,
     COMMANDS,

@@ -48,8 +48,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 def made(project: Path) -> list[str]:
     """Return what lies in the folders of the studies and of unfinished work, and the experiments that MLflow shows."""
-    folders = [project / "experiments", *(project / ".cache" / name for name in ("train", "evaluate", "sweeps"))]
-    found = [path.name for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    folders = [project / "experiments", *(project / ".cache" / name for name in ("train", "evaluate", "runs"))]
+    found = [path.name.partition("_")[0] for folder in folders if folder.is_dir() for path in folder.iterdir()]
     return found + [name for (name,) in rows(project / "mlflow.db", ACTIVE)]
 
 

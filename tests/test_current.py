@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.files import read_json, write_json
+from pipeline.runs import RunSpec
 from pipeline.stages import fetch, prepare, train
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker, mark_current
-from pipeline.work import Work
 from tests.small import splits
 from tests.workshop import make_study, rows
 
@@ -30,8 +30,8 @@ def study(tmp_path: Path) -> Study:
 
 
 def start(study: Study, stage: str, variant: str, seed: int = 0, *, key: str, parent: str | None = None) -> Run:
-    work = Work(stage=stage, variant=variant, seed=seed, params=study.params, stream=0)
-    return Tracker(study).start(work, key=key, name=key, splits=splits(), about="a run", parent=parent)
+    spec = RunSpec(stage=stage, variant=variant, seed=seed, params=study.params, rng_seed=0)
+    return Tracker(study).start(spec, key=key, name=key, splits=splits(), about="a run", parent=parent)
 
 
 def finished(study: Study, stage: str, variant: str, seed: int = 0, *, key: str, parent: str | None = None) -> str:
@@ -129,8 +129,8 @@ def test_a_run_that_was_sent_late_is_found_by_its_key(study: Study) -> None:
 def test_the_experiment_says_how_to_compare(study: Study) -> None:
     """An experiment that was made before has the present description too, which filters before it groups."""
     tracker = Tracker(study).require()
-    experiment = tracker.store.experiment(tracker.experiment)
-    tracker.store.client.set_experiment_tag(experiment, "mlflow.note.content", "an older description")
+    experiment = tracker.server.experiment(tracker.name, tracker.note)
+    tracker.server.client.set_experiment_tag(experiment, "mlflow.note.content", "an older description")
     result(study.train("vae") / "seed-0", finished(study, "train", "vae", key="a"), "a")
     mark_current(study)
     (note,) = rows(
@@ -159,7 +159,7 @@ def test_a_database_that_cannot_follow_stops_no_stage_at_its_end(
         raise InputError("mlflow.db: its artifact addresses cannot be changed")
 
     result(study.train("vae") / "seed-0", "0" * 32, "a")
-    monkeypatch.setattr("pipeline.tracking.store.relocate", refuse)
+    monkeypatch.setattr("pipeline.tracking.connection.relocate", refuse)
     assert not mark_current(study)
     assert "(mlflow.db: its artifact addresses cannot be changed); run `cave sync` later" in capsys.readouterr().err
 

@@ -24,7 +24,7 @@ from pipeline.doctor import CHECKS, Finding, Target, disk, examine, find_target,
 from pipeline.doctor.finding import Check
 from pipeline.errors import InputError
 from pipeline.files import file_lock, write_bytes
-from pipeline.provenance import dvc_starts
+from pipeline.runs.provenance import dvc_starts
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep
@@ -127,9 +127,9 @@ def test_a_check_that_crashes_hides_no_other(study: Study) -> None:
         yield Finding("ok", "half")
         raise RuntimeError("two\nlines, and postgresql://me:secret@host/db")
 
-    checks: dict[str, Check] = {"broken": broken, "outbox": CHECKS["outbox"]}
+    checks: dict[str, Check] = {"broken": broken, "unpublished": CHECKS["unpublished"]}
     lines = [table(name, finding) for name, finding in examine(checks, find_target(study.root, study.folder))]
-    assert [line.split()[:2] for line in lines] == [["ok", "broken"], ["warning", "broken"], ["ok", "outbox"]]
+    assert [line.split()[:2] for line in lines] == [["ok", "broken"], ["warning", "broken"], ["ok", "unpublished"]]
     assert "this check itself failed: RuntimeError: two lines, and postgresql://host/db" in lines[1]
 
 
@@ -668,14 +668,26 @@ def test_a_lock_that_the_kernel_holds_is_not_stale(study: Study) -> None:
 
 
 def test_rows_that_wait_are_found(study: Study) -> None:
-    """A run whose rows wait for the server, and that no process works on, is told with the command that sends them."""
-    waiting = study.cache / "outbox" / "0123abcd"
+    """A run that MLflow lacks lines of, and that no process works on, is named with the command that sends them."""
+    waiting = study.runs / "0123abcd"
     waiting.mkdir(parents=True)
-    assert not found(study, "outbox", "warning")
-    (waiting / "ops.jsonl").touch()
-    assert only(study, "outbox", "warning").fix == "cave sync"
+    assert not found(study, "unpublished", "warning")
+    (waiting / "log.jsonl").write_text('{"type":"start"}\n')
+    assert only(study, "unpublished", "warning").fix == "cave sync"
     with file_lock(waiting / "lock"):
-        assert not found(study, "outbox", "warning")
+        assert not found(study, "unpublished", "warning")
+    (waiting / "log.jsonl").write_text('{"type":"start"}\n{"type":"published"}\n')
+    assert not found(study, "unpublished", "warning")
+
+
+def test_what_an_earlier_version_left_is_found(study: Study) -> None:
+    """Rows that an earlier version kept for MLflow are named with what sends them, or gives them up."""
+    left = study.cache / "outbox" / "0123abcd"
+    left.mkdir(parents=True)
+    (left / "ops.jsonl").touch()
+    finding = only(study, "unpublished", "warning")
+    assert finding.message.startswith("1 run of an earlier version")
+    assert finding.fix == "cave sync, by that version of the code; or: rm -r .cache/outbox"
 
 
 def test_a_trial_without_a_worker_is_found(study: Study) -> None:
@@ -788,7 +800,7 @@ def take(path: Path) -> None:
 def test_a_moved_database_is_found(study: Study, tmp_path: Path) -> None:
     """Addresses that point to a former root are found, and what is said changes them."""
     tracker = Tracker(study).require()
-    tracker.store.experiment(tracker.experiment)
+    tracker.server.experiment(tracker.name, tracker.note)
     moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
     finding = only(moved, "artifacts", "warning")
     assert f"was made in {study.root}" in finding.message
@@ -799,7 +811,7 @@ def test_a_moved_database_is_found(study: Study, tmp_path: Path) -> None:
 def test_artifacts_that_are_gone_or_outside_are_found(study: Study, tmp_path: Path) -> None:
     """Runs whose artifacts are gone are counted; a folder outside the project is named, and a fault where it fails."""
     tracker = Tracker(study).require()
-    tracker.store.experiment(tracker.experiment)
+    tracker.server.experiment(tracker.name, tracker.note)
     with contextlib.closing(sqlite3.connect(study.shared_root / "mlflow.db")) as connection, connection:
         connection.execute(
             "insert into runs (run_uuid, status, lifecycle_stage, artifact_uri, experiment_id)"
@@ -839,6 +851,6 @@ def test_the_code_that_runs_is_looked_at(study: Study, monkeypatch: pytest.Monke
 def test_counts_are_singular_or_plural(study: Study, count: int, told: str) -> None:
     """One run has rows that wait, two have."""
     for number in range(count):
-        (study.cache / "outbox" / str(number)).mkdir(parents=True)
-        (study.cache / "outbox" / str(number) / "ops.jsonl").touch()
-    assert only(study, "outbox", "warning").message.startswith(told)
+        (study.runs / str(number)).mkdir(parents=True)
+        (study.runs / str(number) / "log.jsonl").touch()
+    assert only(study, "unpublished", "warning").message.startswith(told)

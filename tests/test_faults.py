@@ -41,10 +41,29 @@ PRUNED: dict[str, Any] = {
     "sweep.seed": 2,
 }
 KILLS: list[str] = []  # one word for each SIGKILL that a process has died of
-OF_A_SWEEP = {  # reached in the course of a sweep alone
-    "coordinator-locked", "parent-started", "worker-locked", "trial-asked", "trial-admitted", "suggested", "run-opened",
-    "reported", "run-ended", "told", "folder-removed", "outputs-written",
-}  # fmt: skip
+Points = list[tuple[str, int]]  # with the pass at which the process dies
+TRIAL: dict[str, Points] = {  # in the order of a trial's life; the first pass of what opens a run is the sweep's own
+    "begins": [
+        ("run-opened", 1),
+        ("transaction-open", 1),
+        ("trial-admitted", 1),
+        ("run-opened", 2),
+        ("epoch-reported", 1),
+        ("rows-sent", 1),
+        ("end-sent", 1),
+    ],
+    "goes on": [
+        ("run-created", 1),
+        ("transaction-open", 2),
+        ("run-created", 2),
+        ("state-written", 1),
+        ("epoch-reported", 1),
+        ("line-appended", 3),
+        ("trial-told", 1),
+    ],
+}
+END: Points = [("end-sent", TRIALS + 1), *(("line-appended", number) for number in range(1, 6))]
+"""Of the sweep's own run when all trials are finished: each line about the best one, and about the end."""
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +119,7 @@ def check(made: Study, wanted: tuple[list[Any], list[Any]], url: str | None = No
     trials = made.params.sweep.trials
     check_sweep(made, VARIANT, trials, url)
     assert numbers(made, url) == wanted
-    assert [path for path in (made.cache / "outbox").glob("*/") if (path / "ops.jsonl").exists()] == []
+    assert list(made.runs.glob("*/")) == []
     table = read_csv(made.sweep(VARIANT) / "trials.csv")
     assert [row["number"] for row in table] == [str(number) for number in range(trials)]
     (search,) = read_json(made.sweep(VARIANT) / "mlflow.json")["searches"]
@@ -119,62 +138,63 @@ def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: 
     return code != 0
 
 
-GROUPS = [list(POINTS)[start::6] for start in range(6)]
-"""Every point is in one of them, and in each they follow each other as in a trial's life."""
-
-
-def name(points: list[str]) -> str:
-    return "+".join(points)
-
-
 def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(zygote: Zygote, tmp_path: Path) -> None:
     """Killed when one search is finished and another is not, the sweep ends with exactly its trials in each."""
     made = study(tmp_path, **{"sweep.searches": 2, "sweep.trials": 2, "train.seeds": [0, 1]})
-    assert killed(zygote, made, "told", 3)
+    assert killed(zygote, made, "trial-told", 3)
     assert not (made.sweep(VARIANT) / "best.json").exists()
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **SEVERAL) == 0, (made.folder / "told").read_text()
     check_sweep(made, VARIANT, 2, searches=2)
     table = [(row["search"], row["number"]) for row in read_csv(made.sweep(VARIANT) / "trials.csv")]
     assert table == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
-    assert [path for path in (made.cache / "outbox").glob("*/") if (path / "ops.jsonl").exists()] == []
+    assert list(made.runs.glob("*/")) == []
 
 
-@pytest.mark.parametrize("points", GROUPS, ids=name)
+@pytest.mark.parametrize("points", [*TRIAL.values(), END], ids=[*TRIAL, "ends"])
 def test_kill_9_at_any_step_of_a_sweep_changes_nothing(
-    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, points: list[str]
+    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, points: Points
 ) -> None:
     """Killed at one point after the other, a sweep ends as if nothing had happened."""
     made = study(tmp_path)
-    for point in points:
-        assert killed(zygote, made, point, 1)
+    for point, passes in points:
+        assert killed(zygote, made, point, passes), point
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
     check(made, undisturbed)
 
 
-@pytest.mark.parametrize("points", GROUPS if NIGHTLY else GROUPS[3:4], ids=name)
+@pytest.mark.parametrize(
+    "points",
+    [
+        TRIAL["goes on"],
+        pytest.param(TRIAL["begins"], marks=pytest.mark.nightly),
+        pytest.param(END, marks=pytest.mark.nightly),
+    ],
+    ids=["goes on", "begins", "ends"],
+)
 def test_kill_9_at_any_step_of_a_sweep_over_postgresql_changes_nothing(
-    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, postgres: Postgres, points: list[str]
+    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, postgres: Postgres, points: Points
 ) -> None:
     """The same where Optuna and the locks are in a PostgreSQL."""
     made, url = study(tmp_path), postgres.fresh()
-    for point in points:
-        assert killed(zygote, made, point, 1, CAVE_OPTUNA_URL=url)
+    for point, passes in points:
+        assert killed(zygote, made, point, passes, CAVE_OPTUNA_URL=url), point
     environment = {**ALONE, "CAVE_OPTUNA_URL": url}
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **environment) == 0, (made.folder / "told").read_text()
     check(made, undisturbed, url)
 
 
-@pytest.mark.parametrize("points", GROUPS if NIGHTLY else GROUPS[4:5], ids=name)
+@pytest.mark.parametrize("group", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in (1, 2))])
 @pytest.mark.parametrize("over", [None, pytest.param("postgresql", marks=pytest.mark.nightly)])
 def test_kill_9_of_workers_side_by_side_changes_nothing(
     zygote: Zygote,
     undisturbed: tuple[list[Any], list[Any]],
     tmp_path: Path,
     request: pytest.FixtureRequest,
-    points: list[str],
+    group: int,
     over: str | None,
 ) -> None:
     """At each point one of two workers dies and is started again, or the coordinator dies: all is done in the end."""
+    points = list(POINTS)[group::3]
     made, url = study(tmp_path), request.getfixturevalue("postgres").fresh() if over else None
     environment = SEVERAL | ({"CAVE_OPTUNA_URL": url} if url else {})
     marks = [made.folder / f"mark-{point}" for point in points]
@@ -199,10 +219,9 @@ def test_kill_9_changes_nothing_of_a_pruned_trial(zygote: Zygote, tmp_path: Path
     assert len(pruned) < made.params.sweep.trials
     query = "select count(*) from trial_intermediate_values i join trials t using (trial_id) where t.number <= ?"
     reports = rows(optuna, query, pruned[0][0])[0][0]
-    assert killed(zygote, made, "state-after", reports)  # of the epoch whose report prunes it
-    assert killed(zygote, made, "reported", 1)
-    for point in ("rows-sent", "end-logged", "end-sent", "run-ended", "told", "folder-removed"):
-        assert killed(zygote, made, point, 1)
+    assert killed(zygote, made, "state-written", reports)  # of the epoch whose report prunes it
+    for point in ("epoch-reported", "rows-sent", "end-sent", "trial-told"):
+        assert killed(zygote, made, point, 1), point
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
     check(made, wanted)
 
@@ -257,10 +276,12 @@ def test_kill_9_at_any_step_of_a_training_changes_nothing(zygote: Zygote, tmp_pa
     """Killed at every point that it comes by, one after the other, a final training has the same curve and weights."""
     whole, made = study(tmp_path / "whole"), study(tmp_path / "made")
     assert zygote.run(TRAIN, VARIANT, folder=whole.folder, **ALONE) == 0
-    for point in (point for point in POINTS if point not in OF_A_SWEEP):
-        mark = made.folder / f"mark-{point}"
-        code = zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE, **{VARIABLE: f"{point}:1:{mark}"})
-        assert (code, mark.exists()) == (-signal.SIGKILL, True), point
+    points = [("run-opened", 1), ("run-created", 1), ("state-written", 1), ("line-appended", 2), ("rows-sent", 1)]
+    points += [("line-appended", 3), ("end-sent", 1), ("line-appended", 2), ("line-appended", 3), ("line-appended", 4)]
+    for number, (point, passes) in enumerate(points):
+        mark = made.folder / f"mark-{number}"
+        code = zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE, **{VARIABLE: f"{point}:{passes}:{mark}"})
+        assert (code, mark.exists()) == (-signal.SIGKILL, True), (number, point)
         KILLS.append(point)
     assert zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
     assert trained(made) == trained(whole)

@@ -157,7 +157,7 @@ def goes_on(study: Study, whole: Study, workers: int = 1) -> None:
 )
 def test_a_stopped_training_goes_on(study: Study, whole: Study, number: signal.Signals, workers: int) -> None:
     """Each signal ends it with its own code, one line and no run left open; the rest is as if nothing had been."""
-    process = start(study.folder, *TRAIN, workers=workers, **holds(study.folder, "state-after", 2, workers))
+    process = start(study.folder, *TRAIN, workers=workers, **holds(study.folder, "line-appended", 3, workers))
     at_work = held(process, workers)
     os.kill(process.pid, number)
     asked(at_work)
@@ -189,7 +189,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: sign
 def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path, workers: int) -> None:
     """It says how to go on, closes every run, and goes on to exactly its trials."""
     study, words = prepared(tmp_path), ["pipeline.stages", "sweep", "mhvae"]
-    process = start(study.folder, *words, workers=workers, **holds(study.folder, "reported", 2, workers))
+    process = start(study.folder, *words, workers=workers, **holds(study.folder, "epoch-reported", 2, workers))
     at_work = held(process, workers)
     os.kill(process.pid, signal.SIGTERM)
     asked(at_work)
@@ -206,7 +206,7 @@ def test_a_stopped_command_goes_on(tmp_path: Path, whole: Study, number: signal.
     make_study(tmp_path, **LONG)
     (tmp_path / "pyproject.toml").touch()
     words = ["pipeline", "train", "--variant", "mhvae", "--study", "stopped"]
-    process = start(tmp_path, *words, **holds(tmp_path, "state-after", 2))
+    process = start(tmp_path, *words, **holds(tmp_path, "line-appended", 3))
     at_work = held(process)
     os.kill(process.pid, number)
     asked(at_work)
@@ -218,7 +218,7 @@ def test_a_stopped_command_goes_on(tmp_path: Path, whole: Study, number: signal.
 
 def test_a_killed_worker_is_started_again_and_goes_on(study: Study, whole: Study) -> None:
     """After kill -9 of one of two workers, the stage still ends with the same curves and weights."""
-    process = start(study.folder, *TRAIN, workers=2, **holds(study.folder, "state-after", 2, 2))
+    process = start(study.folder, *TRAIN, workers=2, **holds(study.folder, "line-appended", 3, 2))
     first, second = held(process, 2)
     first.kill()
     second.resume()
@@ -230,7 +230,7 @@ def test_a_killed_worker_is_started_again_and_goes_on(study: Study, whole: Study
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_stage_goes_on(study: Study, whole: Study, workers: int) -> None:
     """After kill -9 of the stage its workers end too, and the next call goes on in the runs that were left open."""
-    process = start(study.folder, *TRAIN, workers=workers, **holds(study.folder, "state-after", 2, workers))
+    process = start(study.folder, *TRAIN, workers=workers, **holds(study.folder, "line-appended", 3, workers))
     held(process, workers)
     left = psutil.Process(process.pid).children()
     assert len(left) == (workers if workers > 1 else 0)
@@ -248,7 +248,7 @@ def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
     stage = f"stages:\n  train:\n    cmd: exec {sys.executable} -m {' '.join(TRAIN)}\n"
     (study.folder / "dvc.yaml").write_text(stage)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=study.folder, check=True)
-    process = start(study.folder, "dvc", "repro", SHELL="/bin/sh", **holds(study.folder, "state-after", 2))
+    process = start(study.folder, "dvc", "repro", SHELL="/bin/sh", **holds(study.folder, "line-appended", 3))
     (holder,) = held(process)
     second = start(study.folder, *TRAIN)
     waits = psutil.Process(second.pid)

@@ -94,10 +94,10 @@ def test_the_present_store_says_where_the_runs_are(study: Study) -> None:
     write_json(study.train("vae") / "seed-0" / "mlflow.json", {"experiment": "1", "run": "a", "key": "a"})
     change(study, "insert into experiments (name, lifecycle_stage, workspace) values ('other', 'active', 'default')")
     tracker = Tracker(study).require()
-    assert tracker.store.experiment(tracker.experiment) == "2"
+    assert tracker.server.experiment(tracker.name, tracker.note) == "2"
     assert "/#/experiments/2/runs?" in runs_line(study)
     assert FILTER not in runs_line(study)  # no run says that it is current: all are shown
-    tracker.store.client.create_run("2", tags={"current": "true"})
+    tracker.server.client.create_run("2", tags={"current": "true"})
     assert runs_line(study, 5003) == f"runs:   {runs_link('2', 'http://127.0.0.1:5003')}  (served by `make ui`)"
 
 
@@ -108,7 +108,7 @@ def test_without_runs_there_is_no_link(study: Study) -> None:
     write_json(study.train("vae") / "seed-0" / "mlflow.json", {"experiment": "1", "run": "a", "key": "a"})
     assert "set MLFLOW_TRACKING_URI to that one" in runs_line(study)
     tracker = Tracker(study).require()
-    tracker.store.experiment(tracker.experiment)
+    tracker.server.experiment(tracker.name, tracker.note)
     change(study, "update experiments set lifecycle_stage = 'deleted' where name like 'platos%'")
     assert "is deleted in MLflow at " in runs_line(study)
     (study.shared_root / "mlflow.db").write_bytes(b"no database" * 1000)
@@ -158,7 +158,7 @@ def test_a_report_is_named_where_it_is(study: Study) -> None:
 def test_a_link_loads_no_heavy_library(study: Study) -> None:
     """`cave link` of the project's own database is part of a `make repro` that has nothing to do."""
     tracker = Tracker(study).require()
-    tracker.store.experiment(tracker.experiment)
+    tracker.server.experiment(tracker.name, tracker.note)
     code = (
         "import sys; from pathlib import Path; from pipeline.study import Study; from pipeline.links import *;"
         "study = Study.at(Path.cwd()); print(runs_line(study), report_line(study));"

@@ -143,7 +143,7 @@ def test_a_worker_that_joins_goes_on_where_its_database_was_away(
     assert told.out.count("goes on when it is back") == 1
     assert "best trial" in told.out
     check_sweep(study, VARIANT, 2, url)
-    assert list((study.cache / "outbox").glob("*/ops.jsonl")) == []
+    assert list(study.runs.glob("*/log.jsonl")) == []
 
 
 @pytest.mark.parametrize("place", ["holder", pytest.param("plots", marks=pytest.mark.nightly)])

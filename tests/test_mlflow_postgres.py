@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.stages import fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
-from pipeline.tracking import Tracker, past, tracking_uri
+from pipeline.tracking import LoggedRun, Tracker, tracking_uri
 from tests.postgres import PASSWORD, Postgres, postgres
 from tests.small import ROOT
 from tests.workshop import make_study, rows
@@ -54,9 +54,9 @@ def test_a_study_runs_with_mlflow_on_postgresql(
     epochs = "select count(*) from metrics join runs using (run_uuid) where key = 'valid/elbo' and name like '%seed 0'"
     assert rows(url, epochs) == [(3,)]
     ((run_id,),) = rows(url, "select run_uuid from runs where name = 'mhvae seed 0'")
-    assert sorted(past(study, run_id).epochs) == [1, 2, 3]
-    assert list((study.cache / "outbox").glob("*/ops.jsonl")) == []
-    assert Tracker(study).store.address == f"postgresql://127.0.0.1:{postgres.port}/{url.rpartition('/')[2]}"
+    assert sorted(LoggedRun.read(study, run_id).epochs) == [1, 2, 3]
+    assert list(study.runs.glob("*/log.jsonl")) == []
+    assert Tracker(study).server.address == f"postgresql://127.0.0.1:{postgres.port}/{url.rpartition('/')[2]}"
     told = capfd.readouterr()
     for text in (told.out, told.err, *(path.read_text("latin-1") for path in study.out.rglob("*") if path.is_file())):
         assert PASSWORD not in text
@@ -75,7 +75,7 @@ def test_postgresql_has_three_names_for_mlflow_too(study: Study, monkeypatch: py
     assert tracking_uri(study).startswith(f"postgresql+psycopg://me:{SECRET}@host:5433/db?")
     assert "connect_timeout=3" in tracking_uri(study)
     assert "sslmode=require" in tracking_uri(study)
-    assert Tracker(study).store.address == "postgresql://host:5433/db"
+    assert Tracker(study).server.address == "postgresql://host:5433/db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:{SECRET}@host/db?connect_timeout=60")
     assert "connect_timeout=60" in tracking_uri(study)
 
@@ -140,18 +140,18 @@ def test_a_postgresql_that_goes_away_costs_a_training_nothing(
     """Training goes on, one line says so, and what waited is sent when the server is back."""
     url = postgres.fresh()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    monkeypatch.setattr("pipeline.tracking.store.BACK_OFF", 0.0)
+    monkeypatch.setattr("pipeline.tracking.server.BACK_OFF", 0.0)
     fetch.run(study)
     prepare.run(study)
-    real, stopped = train.say, list[int]()
+    real, stopped = train.print_progress, list[int]()
 
-    def say(*args: Any) -> None:
+    def print_progress(*args: Any) -> None:
         real(*args)
         if not stopped:
             stopped.append(1)
             postgres.stop()
 
-    monkeypatch.setattr(train, "say", say)
+    monkeypatch.setattr(train, "print_progress", print_progress)
     try:
         train.run(study, "mhvae")
     finally:
@@ -160,5 +160,5 @@ def test_a_postgresql_that_goes_away_costs_a_training_nothing(
     assert told.err.count("cannot be reached") == 1
     assert "Traceback" not in told.err
     assert "1 run waits for MLflow" in told.out
-    assert Tracker(study).require().deliver().sent == 1
+    assert Tracker(study).require().publish_all().done == 1
     assert rows(url, "select name, status from runs") == [("mhvae seed 0", "FINISHED")]

@@ -218,7 +218,7 @@ def test_a_stage_begins_with_its_variants_lines(
     """What `dvc exp run -S` sets is told where it is overridden: by the stage, before it runs."""
     file = root / "params.yaml"
     file.write_text(file.read_text().replace("budget: default ", "budget: quick "))
-    monkeypatch.setattr("pipeline.tracking.ready", lambda uri: None)
+    monkeypatch.setattr("pipeline.tracking.import_mlflow", lambda uri: None)
     monkeypatch.setattr("pipeline.processes.prefork", lambda *_: None)
     monkeypatch.setattr(stage, "run", lambda study, variant, resources: print("runs"))
     stage.main("vae")

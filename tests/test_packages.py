@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.provenance import PACKAGE
+from pipeline.runs.provenance import PACKAGE
 from tests.small import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

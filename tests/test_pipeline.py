@@ -174,7 +174,7 @@ def test_mlflow_holds_every_run_with_its_place(repositories: list[Path], which: 
     query = "select r.artifact_uri, t.value from runs r join tags t using (run_uuid) where t.key = 'stage'"
     for uri, stage in rows(database, query):
         files = {path.name for path in (Path(uri.removeprefix("file://")) / "provenance").iterdir()}
-        assert files == {"settings.json"} | ({"params.yaml", "dvc.yaml", "dvc.lock"} if stage != "trial" else set())
+        assert files == {"spec.json"} | ({"params.yaml", "dvc.yaml", "dvc.lock"} if stage != "trial" else set())
 
 
 def test_final_runs_hold_curves_results_models_and_figures(repositories: list[Path]) -> None:

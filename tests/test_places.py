@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -16,9 +15,9 @@ import pytest
 from pipeline import artifacts
 from pipeline.artifacts import moved_roots, relocate
 from pipeline.errors import InputError
+from pipeline.runs import SPEC, RunSpec
 from pipeline.study import Study
-from pipeline.tracking import SETTINGS, Run, Tracker, past
-from pipeline.work import Work
+from pipeline.tracking import LoggedRun, Run, Tracker
 from tests.small import splits
 from tests.workshop import make_study, rows
 
@@ -39,9 +38,9 @@ def study(tmp_path: Path) -> Study:
     return made
 
 
-def start(study: Study, key: str, *, goes_on: bool = False) -> Run:
-    work = Work(stage="train", variant="mhvae", seed=0, params=study.params, stream=0)
-    return Tracker(study).require().start(work, key=key, name=key, splits=splits(), about="a run", goes_on=goes_on)
+def start(study: Study, key: str) -> Run:
+    spec = RunSpec(stage="train", variant="mhvae", seed=0, params=study.params, rng_seed=0)
+    return Tracker(study).require().start(spec, key=key, name=key, splits=splits(), about="a run")
 
 
 def addresses(study: Study) -> list[str]:
@@ -79,7 +78,7 @@ def test_a_moved_project_keeps_its_runs(study: Study, tmp_path: Path, capsys: py
     assert all(address.startswith(f"{moved.root.as_uri()}/mlartifacts/") for address in addresses(moved))
     (tmp_path / "files").mkdir()
     for key in ("a", "b"):
-        assert past(moved, run_id(moved, key)).file(SETTINGS, tmp_path / "files").is_file()
+        assert LoggedRun.read(moved, run_id(moved, key)).download(tmp_path / "files", SPEC).is_file()
     assert capsys.readouterr().err == ""
 
 
@@ -192,19 +191,19 @@ def test_a_database_that_cannot_be_written_is_said(
     )
     with pytest.raises(InputError, match=r"mlflow.db: its artifact addresses cannot be changed to .*readonly database"):
         Tracker(moved).require()
-    found = past(moved, run_id(moved, "a"))
+    found = LoggedRun.read(moved, run_id(moved, "a"))
     assert "its artifact addresses cannot be changed" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"its artifacts are to lie in .*: no such file or directory"):
-        found.file(SETTINGS, tmp_path)
+        found.download(tmp_path, SPEC)
 
 
 def test_artifacts_that_are_gone_are_named(study: Study, tmp_path: Path) -> None:
     """A run whose artifact folder is not there says so, instead of having no provenance."""
     folder = study.root / "mlartifacts" / study.name / run_id(study, "a") / "artifacts"
-    found = past(study, run_id(study, "a"))
+    found = LoggedRun.read(study, run_id(study, "a"))
     shutil.move(study.root / "mlartifacts", tmp_path / "aside")
     with pytest.raises(InputError) as told:
-        found.file(SETTINGS, tmp_path)
+        found.download(tmp_path, SPEC)
     assert f"its artifacts are to lie in {folder}: no such file or directory" in str(told.value)
 
 
@@ -216,22 +215,14 @@ def test_an_artifact_folder_that_cannot_be_written_stops_a_stage(study: Study, t
         Tracker(study).require()
 
 
-@pytest.mark.parametrize("form", ["present", "older"])
-def test_what_waits_in_a_moved_project_is_sent(study: Study, tmp_path: Path, form: str) -> None:
-    """Rows that waited for a project's own database are sent to it where it is now, and work goes on in its run."""
+def test_what_waits_in_a_moved_project_is_published(study: Study, tmp_path: Path) -> None:
+    """Lines that waited for a project's own database are sent to it where it is now, and work goes on in its run."""
     waiting = start(study, "b")
     waiting.set_tags({"late": "yes"})
-    waiting.outbox.append({"op": "tags", "tags": {"later": "yes"}})
+    waiting.folder.log.append({"type": "tags", "tags": {"later": "yes"}})
     waiting.close()
-    if form == "older":  # as outboxes were written that name the database absolutely
-        path = waiting.outbox.folder / "ops.jsonl"
-        first, *others = path.read_text().splitlines()
-        op = json.loads(first)
-        op["address"] = f"sqlite:///{study.root / 'mlflow.db'}"
-        op["experiment"]["location"] = (study.root / "mlartifacts" / study.name).as_uri()
-        path.write_text("\n".join([json.dumps(op), *others, ""]))
     moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
-    sent = Tracker(moved).require().deliver(everything=True)
-    assert (sent.sent, sent.elsewhere) == (1, {})
+    result = Tracker(moved).require().publish_all(everything=True)
+    assert (result.done, result.elsewhere) == (1, {})
     assert rows(moved.shared_root / "mlflow.db", "select value from tags where key = 'later'") == [("yes",)]
-    assert os.listdir(moved.cache / "outbox") == []
+    assert os.listdir(moved.runs) == []

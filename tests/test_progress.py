@@ -21,8 +21,7 @@ from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.sweep import Sweep
 from pipeline.sweep.progress import QUIET, Progress
 from pipeline.text import plural
-from pipeline.training import Record
-from pipeline.work import say
+from pipeline.training import Record, print_progress
 from tests.small import ROOT, model_params
 from tests.workshop import make_study
 
@@ -54,7 +53,7 @@ def test_a_long_training_prints_a_line_every_30_seconds(capsys: pytest.CaptureFi
     clock = Clock()
     reporter = Reporter("vae seed 0", clock)
     for record in epochs(3280, 1.0, clock):
-        say(reporter, record, 3280)
+        print_progress(reporter, record, 3280)
     out = capsys.readouterr().out
     lines = told(out)
     assert lines[:3] == [1, 31, 61]
@@ -69,7 +68,7 @@ def test_a_short_training_prints_its_first_fifths_and_last(capsys: pytest.Captur
     clock = Clock()
     reporter = Reporter("vae seed 0", clock)
     for record in epochs(11, 0.01, clock):
-        say(reporter, record, 11)
+        print_progress(reporter, record, 11)
     out = capsys.readouterr().out
     assert told(out) == [1, 2, 4, 6, 8, 10, 11]
     assert "left" not in out

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import provenance
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
 from pipeline.reproduce import Comparison, _check_room, _folder, _worktree, reproduce
+from pipeline.runs import provenance
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
 
@@ -205,9 +205,9 @@ def test_every_run_tells_where_it_comes_from(repository: Path) -> None:
     wanted |= {f"version/{name}" for name in ("python", "torch", "numpy", "mlflow", "optuna")}
     wanted |= {"platform", "cpu", "device", "threads"}
     files = {
-        "sweep": {"settings.json", "changes.patch", "params.yaml", "dvc.yaml"},
-        "train": {"settings.json", "changes.patch", "params.yaml", "dvc.yaml"},
-        "trial": {"settings.json", "changes.patch"},
+        "sweep": {"spec.json", "changes.patch", "params.yaml", "dvc.yaml"},
+        "train": {"spec.json", "changes.patch", "params.yaml", "dvc.yaml"},
+        "trial": {"spec.json", "changes.patch"},
     }
     for run_id, stage, uri in rows(
         repository / "mlflow.db",
@@ -284,7 +284,7 @@ def test_what_changed_is_told(
     run_id = final(tagged)
     tag(tagged, run_id, "version/torch", "2.0.0")
     tag(tagged, run_id, "data_digest", "0" * 32)
-    (settings,) = [p for p in tagged.glob("mlartifacts/**/settings.json") if run_id in str(p)]
+    (settings,) = [p for p in tagged.glob("mlartifacts/**/spec.json") if run_id in str(p)]
     settings.write_text(json.dumps(read_json(settings) | {"data_digest": "0" * 32}))
     found = reproduce(tagged, run_id)
     assert found.equal

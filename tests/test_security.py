@@ -49,18 +49,17 @@ from pipeline.files import read_json
 from pipeline.models import build, checkpoint
 from pipeline.params import Params, read_yaml
 from pipeline.processes.entry import run_main
-from pipeline.provenance import dvc_hashes
 from pipeline.redaction import one_line
 from pipeline.report import inputs, table_text
 from pipeline.report.milestones import milestones
 from pipeline.reproduce import reproduce
+from pipeline.runs import RunFolder, RunSpec
+from pipeline.runs.provenance import dvc_hashes
 from pipeline.stages import evaluate, fetch, prepare
 from pipeline.stages import train as training
 from pipeline.study import Study
 from pipeline.tracking import Tracker
-from pipeline.tracking.outbox import Outbox
 from pipeline.training import fit
-from pipeline.work import Work
 from tests.small import ROOT, model_params, splits, train_params
 from tests.test_checkpoint import Planted
 from tests.tracking_server import free_port
@@ -138,7 +137,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place in ("model", "model/epoch-2"):
         model_in(root / place)
     model = build(model_params(), torch.full((16,), 0.5), (4, 4))
-    next(fit(model, splits(), train_params(), seed=0, folder=root / "state"))
+    training = fit(model, splits(), train_params(), seed=0, folder=root / "state")
+    assert [next(training).epoch for _ in range(2)] == [1, 2]
     for place in ("sweep/mhvae", "report", "evaluate/vae", "train/vae/seed-0"):
         (study.out / place).mkdir(parents=True)
     (study.report / "table.md").touch()
@@ -163,7 +163,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "model/epoch-2/model.safetensors": lambda root: checkpoint.load(evaluate._milestones(root / "model")[2]),
     "model/epoch-2/model.json": lambda root: checkpoint.load(evaluate._milestones(root / "model")[2]),
     "state/state.safetensors": lambda root: goes_on(root / "state"),
-    "state/records.jsonl": lambda root: goes_on(root / "state"),
+    "state/log.jsonl": lambda root: goes_on(root / "state"),
     "params.yaml": study_of,
     "experiments/default/data/data.json": lambda root: data.load(root / "experiments/default/data"),
     "experiments/default/data/train.npy": lambda root: data.load(root / "experiments/default/data"),
@@ -179,7 +179,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
         root / "experiments/default/evaluate/vae/seed-0.json", "final", "milestones"
     ),
     "dvc.lock": lambda root: dvc_hashes(root, root / "data"),
-    "settings.json": lambda root: Work.read(root / "settings.json"),
+    "spec.json": lambda root: RunSpec.read(root / "spec.json"),
 }
 
 
@@ -216,18 +216,18 @@ def test_a_pickle_in_the_place_of_a_published_file_is_refused(name: str, tmp_pat
         assert not mark.exists()
 
 
-def test_a_pickle_in_an_outbox_is_ignored(tmp_path: Path) -> None:
-    """A line that is no operation is torn: it is cut off, with what stands behind it, and nothing runs."""
-    mark, op = tmp_path / "mark", b'{"op":"tags","tags":{}}\n'
-    lines = [*pickles(mark).values(), b"[" * 100_000, b"9" * 100_000, b"{}", b'"op"', b"\xff\x00"]
+def test_a_pickle_in_a_log_is_ignored(tmp_path: Path) -> None:
+    """A line that is no entry is torn: it is cut off, with what stands behind it, and nothing runs."""
+    mark, entry = tmp_path / "mark", b'{"type":"tags","tags":{}}\n'
+    lines = [*pickles(mark).values(), b"[" * 100_000, b"9" * 100_000, b"{}", b'"type"', b'{"type":1}', b"\xff\x00"]
     for number, line in enumerate(lines):
-        path = tmp_path / str(number) / "ops.jsonl"
+        path = tmp_path / str(number) / "log.jsonl"
         path.parent.mkdir()
-        path.write_bytes(op + line + b"\n" + op)
-        box = Outbox.take(path.parent)
-        assert box.ops == [json.loads(op)]
-        assert path.read_bytes() == op
-        box.release()
+        path.write_bytes(entry + line + b"\n" + entry)
+        folder = RunFolder.open(path.parent)
+        assert folder.entries == [json.loads(entry)]
+        assert path.read_bytes() == entry
+        folder.release()
         assert not mark.exists()
 
 
@@ -333,7 +333,7 @@ GIANTS = {"nested": NESTED, "deep": DEEP, "number": LONG, "sparse": None}
 
 
 @pytest.mark.parametrize("giant", GIANTS)
-@pytest.mark.parametrize("place", [place for place in READERS if not place.endswith((".npy", "records.jsonl"))])
+@pytest.mark.parametrize("place", [place for place in READERS if not place.endswith((".npy", "log.jsonl"))])
 def test_a_giant_in_the_place_of_any_file_is_refused(project: Path, place: str, giant: str) -> None:
     """A hundred thousand brackets, a number of a million digits, and ten gigabytes are told at once, in one line."""
     path, content = project / place, GIANTS[giant]
@@ -353,7 +353,7 @@ def test_a_giant_in_the_place_of_any_file_is_refused(project: Path, place: str, 
 def test_a_giant_in_a_record_or_a_counter_is_refused(project: Path, line: bytes, tmp_path: Path) -> None:
     """A record, and the counters in a state's header, may be nested or long as they like: one line."""
     shutil.copytree(project / "state", tmp_path / "state")
-    (tmp_path / "state" / "records.jsonl").write_bytes(line + b"\n")
+    (tmp_path / "state" / "log.jsonl").write_bytes(line + b"\n")
     assert "not the state of this training" in bounded(lambda: goes_on(tmp_path / "state"))
     header = json.dumps({"__metadata__": {"counters": line.decode()}}).encode()
     (tmp_path / "state" / "state.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
@@ -651,7 +651,7 @@ def test_a_patch_cannot_write_outside_its_worktree(
     root, beside, run = stored
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
-    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+    (provenance / "spec.json").write_text('{"format": 1, "out": "."}')
     tried = patches(root, beside)
     before = seen(root.parent)
     for patch in tried.values():
@@ -672,16 +672,16 @@ def test_provenance_that_is_none_is_refused(
     provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
     mark = tmp_path / "mark"
     for content in [*pickles(mark).values(), NESTED, LONG, b"[]", b'"out"', b"{}"]:
-        (provenance / "settings.json").write_bytes(content)
-        assert "settings.json: " in refusal(lambda: reproduce(root, run))
-    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+        (provenance / "spec.json").write_bytes(content)
+        assert "spec.json: " in refusal(lambda: reproduce(root, run))
+    (provenance / "spec.json").write_text('{"format": 1, "out": "."}')
     for content in [*pickles(mark).values(), NESTED, b""]:
         (provenance / "changes.patch").write_bytes(content)
         assert "do not fit commit" in refusal(lambda: reproduce(root, run))
     assert list(tmp_path.iterdir()) == []  # nor the mark
 
 
-@pytest.mark.parametrize("name", ["settings.json", "changes.patch"])
+@pytest.mark.parametrize("name", ["spec.json", "changes.patch"])
 @pytest.mark.parametrize("told", [True, False], ids=["size told", "size not told"])
 def test_large_provenance_is_not_brought(
     stored: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: bool
@@ -693,7 +693,7 @@ def test_large_provenance_is_not_brought(
     root, _, run = stored
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
-    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+    (provenance / "spec.json").write_text('{"format": 1, "out": "."}')
     (provenance / "changes.patch").write_text(new("planted"))
     with (provenance / name).open("wb") as file:
         file.truncate(2**32)
@@ -719,7 +719,7 @@ def test_large_provenance_is_not_brought(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["settings.json", "changes.patch"])
+@pytest.mark.parametrize("name", ["spec.json", "changes.patch"])
 def test_a_folder_is_no_provenance(
     stored: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -727,7 +727,7 @@ def test_a_folder_is_no_provenance(
     root, _, run = stored
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     provenance = root / "mlartifacts" / run / "artifacts" / "provenance"
-    (provenance / "settings.json").write_text('{"format": 1, "out": "."}')
+    (provenance / "spec.json").write_text('{"format": 1, "out": "."}')
     (provenance / name).unlink(missing_ok=True)
     (provenance / name).mkdir()
     said = refusal(lambda: reproduce(root, run))
@@ -736,30 +736,41 @@ def test_a_folder_is_no_provenance(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_outbox_sends_its_own_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Operations that name a file outside, or do not say whose they are, get one line, and no file is sent."""
+def test_a_run_publishes_its_own_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines that name a file outside, or do not say whose run it is, get one line, and no file is sent."""
     study = make_study(tmp_path / "project")
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     tracker = Tracker(study).require()
-    box = study.cache / "outbox" / "planted"
-    whose = {"address": tracker.store.address, "experiment": tracker.experiment, "key": "k"}
-    start = {"op": "start", **whose, "mark": "1", "name": "n", "time": 1, "takes": "own", "anew": False, "again": False}
-    start |= {"tags": {"mlflow.note.content": ""}, "origin": {}, "params": {}, "files": []}
-    start["data"] = {"name": "d", "digest": "1", "source_type": "local", "source": "{}"}
-    (box / "files").mkdir(parents=True)
-    (box / "files" / "link").symlink_to(secret)
-    for place in (str(secret), "../../../../secret.txt", "files/../../../../../secret.txt", "files/link", "ops.jsonl"):
-        op = {"op": "file", "files": [["", place]]}
-        (box / "ops.jsonl").write_text(json.dumps(start) + "\n" + json.dumps(op) + "\n")
-        assert Tracker(study).deliver().left == 1
-        (told,) = capsys.readouterr().err.splitlines()
-        assert "names a file outside of it" in told
-    for first in ({"op": "tags"}, {"op": "start"}, {"op": "start", **whose, "experiment": []}, {"op": [1], **whose}):
-        (box / "ops.jsonl").write_text(json.dumps(first) + "\n")
-        assert Tracker(study).deliver().left == 1
-        (told,) = capsys.readouterr().err.splitlines()
-        assert "does not tell whose run it is" in told
+    folder = study.runs / "planted"
+    about = {
+        "address": tracker.server.identity,
+        "experiment": tracker.name,
+        "note": "",
+        "key": "k",
+        "id": "1",
+        "time": 1,
+    }
+    header = {"type": "run", **about, "name": "n", "tags": {"mlflow.note.content": ""}}
+    start = {"type": "start", "time": 1, "address": tracker.server.identity, "origin": {}}
+    result = {"type": "result", "name": "x", "digest": "1", "time": 1, "metrics": {}}
+    (folder / "files").mkdir(parents=True)
+    (folder / "files" / "link").symlink_to(secret)
+    capsys.readouterr()
+
+    def planted(*entries: object) -> str:
+        (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        assert Tracker(study).publish_all().left == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        return str(line)
+
+    for place in (str(secret), "../../../../secret.txt", "a/../../../../../secret.txt", "link", "../log.jsonl"):
+        assert "names a file outside of it" in planted(header, start, result | {"files": [place]})
+        assert "names a file outside of it" in planted(header | {"files": [place]}, start)
+    for first in ({"type": "tags"}, {"type": "run"}, {**header, "experiment": []}, {**header, "other": 1}):
+        assert "does not say whose run it is" in planted(first)
+    (folder / "spec.json").symlink_to(secret)
+    assert "names a file outside of it" in planted(header | {"files": ["provenance/spec.json"]}, start)
     assert [path for path in (study.shared_root / "mlartifacts").rglob("*") if path.is_file()] == []
 
 

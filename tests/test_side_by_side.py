@@ -16,14 +16,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import exclusive, read_json
+from pipeline.files import read_json
+from pipeline.log import STATE
 from pipeline.params import Params, dump_yaml
+from pipeline.runs import RunSpec
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.sweep.coordinator import _clear, _held
 from pipeline.training import fit
-from tests.small import ROOT
+from tests.small import ROOT, splits
 from tests.workshop import QUICK, check_sweep, make_study, rows
 
 VARIANT = "mhvae"
@@ -157,15 +159,18 @@ def same(one: Study, two: Study) -> None:
 
 
 def test_states_of_trials_stay_as_long_as_a_trial_runs(sides: tuple[Study, Study]) -> None:
-    """A folder of states may be another's who shares the sweep: the last one removes it."""
+    """A folder with a trial's state may be of another who shares the sweep: the last one removes it."""
     sweep = Sweep(sides[0], VARIANT)
     trial = sweep.optuna.ask()
-    sweep.scratch.mkdir(parents=True)
+    spec = RunSpec(stage="trial", variant=VARIANT, seed=0, params=sides[0].params, rng_seed=0)
+    run = sweep.tracker.start(spec, key=f"{sweep.key}/0", name="a", splits=splits(), about="a run")
+    (run.folder.path / STATE).touch()
+    run.finish()
     _clear(sweep)
-    assert sweep.scratch.exists()
+    assert run.folder.has_state
     sweep.optuna.tell(trial, 1.0)
     _clear(sweep)
-    assert not sweep.scratch.exists()
+    assert not run.folder.path.exists()
 
 
 def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:

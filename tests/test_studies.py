@@ -21,6 +21,7 @@ from pipeline.cli.studies import table
 from pipeline.errors import InputError
 from pipeline.files import file_lock, write_json
 from pipeline.removal import Removal
+from pipeline.runs import Header, RunFolder, experiment_name, folder_of
 from pipeline.study import Study
 from tests.small import ROOT
 from tests.test_report import fake
@@ -38,7 +39,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("wide", "wide2"):
         study = create_study(root, name, {"model.z_dim": 5}, pipeline=False)
         (study.out / "train").mkdir()
-        (study.cache / "sweeps" / name / "one").mkdir(parents=True)
+        keep_run(study)
         write_json(study.cache / "train" / study.unique_name / "vae" / "state.json", {})
         client.create_run(client.create_experiment(f"platos-cave/{name}"))
         search = optuna.create_study(storage=f"sqlite:///{root}/optuna.db", study_name=f"{name}/vae-0123456789")
@@ -46,9 +47,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def keep_run(study: Study) -> None:
+    """Leave the folder of a run that MLflow does not have."""
+    names = {"experiment": experiment_name(study), "note": "", "key": f"{study.name}/k"}
+    header = Header(type="run", id="1", time=1, address="x", **names)
+    folder = RunFolder.open(folder_of(study.runs, header.key))
+    folder.log.append(header.model_dump())
+    folder.release()
+
+
 def left(project: Path, name: str) -> list[str]:
     """Return what is left of a study."""
-    of_it = re.compile(rf"\.?{name}(-[0-9a-f]{{8}})?(\..*)?")  # a folder in the cache has a digest behind the name
+    of_it = re.compile(
+        rf"\.?{name}(-[0-9a-f]{{8}})?(\..*)?|{name}_k-.*"
+    )  # a folder in the cache has a digest behind the name
     files = [str(path.relative_to(project)) for path in project.rglob("*") if of_it.fullmatch(path.name)]
     found = [row[0] for row in rows(project / "optuna.db", "select study_name from studies")]
     query = "select name from experiments where lifecycle_stage = 'active'"
@@ -135,7 +147,7 @@ def test_a_study_at_work_is_not_removed(project: Path) -> None:
     "step",
     [
         "pipeline.sweep.Searches.remove",
-        "pipeline.tracking.remove_outboxes",
+        "pipeline.tracking.remove_run_folders",
         "pipeline.tracking.remove_experiments",
         "mlflow.MlflowClient.rename_experiment",
         "mlflow.MlflowClient.delete_experiment",
@@ -179,14 +191,12 @@ def test_stores_that_are_away_are_told_and_removed_later(project: Path, monkeypa
 
 
 def test_what_waits_for_mlflow_goes_with_the_study(project: Path) -> None:
-    """Rows of its runs that were not sent are removed: sent later, they would bring the experiment back."""
-    box = project / ".cache" / "outbox"
-    for name in ("wide", "wide2"):
-        (box / name).mkdir(parents=True)
-        first = {"op": "start", "experiment": {"name": f"platos-cave/{name}"}, "address": "x", "key": "k"}
-        (box / name / "ops.jsonl").write_text(json.dumps(first) + "\n")
+    """Folders of its runs are removed: published later, they would bring the experiment back."""
+    runs = project / ".cache" / "runs"
+    assert len(list(runs.iterdir())) == 2
     Removal.of(project, "wide").remove()
-    assert [path.name for path in box.iterdir()] == ["wide2"]
+    (path,) = runs.iterdir()
+    assert path.name.startswith("wide2_")
 
 
 def cave(folder: Path, *words: str, answer: str | None = None) -> subprocess.CompletedProcess[str]:

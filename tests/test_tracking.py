@@ -1,4 +1,4 @@
-"""Runs in MLflow: found again by their key, never doubled, and no secret told."""
+"""Runs in MLflow: found again by their key, never doubled, and no secret in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.log import STATE, Record
+from pipeline.runs import RunSpec
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
-from pipeline.training import Record
-from pipeline.work import Work
 from tests.small import ROOT, splits
 from tests.workshop import make_study, rows
 
@@ -32,16 +33,20 @@ def study(tmp_path: Path) -> Study:
     return make_study(tmp_path)
 
 
-def start(study: Study, key: str = "a", *, goes_on: bool = False, anew: bool | None = None) -> Run:
-    return Tracker(study).start(
-        Work(stage="train", variant="mhvae", seed=0, params=study.params, stream=0),
-        key=key,
-        name=key,
-        splits=splits(),
-        about="a run",
-        goes_on=goes_on,
-        anew=anew,
-    )
+def start(study: Study, key: str = "a", stage: str = "train") -> Run:
+    spec = RunSpec(stage=stage, variant="mhvae", seed=0, params=study.params, rng_seed=0)
+    return Tracker(study).start(spec, key=key, name=key, splits=splits(), about="a run")
+
+
+def log(run: Run, records: Sequence[Record]) -> None:
+    """Log epochs, as training does."""
+    for record in records:
+        run.log_record(record)
+
+
+def keep_state(run: Run) -> None:
+    """Leave a state that work can go on from."""
+    (run.folder.path / STATE).touch()
 
 
 def query(study: Study, what: str, *values: str) -> list[tuple[Any, ...]]:
@@ -51,25 +56,25 @@ def query(study: Study, what: str, *values: str) -> list[tuple[Any, ...]]:
 def test_a_record_sent_twice_is_there_once(study: Study) -> None:
     """Rows carry their own time, so that sending them again after a crash changes nothing."""
     run = start(study)
-    run.log_records(RECORDS)
-    run.log_records(RECORDS[1:])
+    keep_state(run)
+    log(run, RECORDS)
+    log(run, RECORDS[1:])
     run.close()
-    run = start(study, goes_on=True)
-    run.log_records(RECORDS)
-    run.finish()
-    again = start(study, goes_on=True)
-    again.log_records(RECORDS)
-    again.finish()
-    assert again.run_id == run.run_id
+    for _ in range(2):
+        again = start(study)
+        log(again, RECORDS)
+        again.finish()
+        assert again.run_id == run.run_id
     assert query(study, "select step from metrics order by step") == [(1,), (2,), (3,)]
     assert query(study, "select status from runs") == [("FINISHED",)]
 
 
 def test_work_that_goes_on_continues_its_run(study: Study) -> None:
-    """Work whose state is there goes on in the run of its key, set running again, also after it was killed."""
+    """Work whose state is there goes on in its run, set running again, also after it was killed."""
     first = start(study)
+    keep_state(first)
     first.finish("KILLED")
-    second = start(study, goes_on=True)
+    second = start(study)
     assert second.run_id == first.run_id
     assert query(study, "select status from runs") == [("RUNNING",)]
     second.finish()
@@ -87,18 +92,31 @@ def test_work_that_starts_anew_leaves_no_half_run(study: Study) -> None:
     assert query(study, "select status from runs") == [("FINISHED",)] * 2
 
 
-@pytest.mark.parametrize("cache", ["gone", "there"])
-def test_epochs_that_are_run_again_keep_their_first_rows(study: Study, cache: str) -> None:
+def test_a_trial_goes_on_in_the_run_of_its_key_whatever_its_status(study: Study) -> None:
+    """The key of a trial is its own: a host that takes it over after its end has reached MLflow continues that run."""
+    first = start(study, stage="trial")
+    log(first, RECORDS)
+    first.finish()
+    assert not first.folder.path.exists()
+    second = start(study, stage="trial")
+    second.finish()
+    assert second.run_id == first.run_id
+    assert query(study, "select status from runs") == [("FINISHED",)]
+
+
+@pytest.mark.parametrize("folder", ["gone", "there"])
+def test_epochs_that_are_run_again_keep_their_first_rows(study: Study, folder: str) -> None:
     """Work whose state is lost passes epochs that its run has: each is there once, and the run says `restarted`."""
-    first = start(study, goes_on=True, anew=True)
-    first.log_records(RECORDS[:2])
-    first.send(forced=True)
+    first = start(study)
+    log(first, RECORDS[:2])
+    first.publish(forced=True)
     first.close()
-    if cache == "gone":
+    if folder == "gone":
         shutil.rmtree(study.cache)
-    again = start(study, goes_on=True, anew=True)
+    again = start(study)
+    again.folder.log.keep_epochs(0)  # as training does without a state
     later = [replace(record, timestamp=record.timestamp + 999) for record in RECORDS]
-    again.log_records(later)
+    log(again, later)
     again.finish()
     found = query(study, "select step, timestamp from metrics order by step")
     assert found == [(record.epoch, record.timestamp) for record in (*RECORDS[:2], later[2])]
@@ -107,14 +125,14 @@ def test_epochs_that_are_run_again_keep_their_first_rows(study: Study, cache: st
 
 
 def test_work_that_was_not_lost_is_not_called_so(study: Study) -> None:
-    """A run that was killed and goes on from its state, by its outbox or without it, is not `restarted`."""
-    for anew in (True, False, False):
-        run = start(study, goes_on=True, anew=anew)
-        run.log_records(RECORDS)
-        run.send(forced=True)
+    """A run that was killed and goes on from its state, with its folder or without it, is not `restarted`."""
+    for _ in range(3):
+        run = start(study)
+        log(run, RECORDS)
+        run.publish(forced=True)
         run.close()
     shutil.rmtree(study.cache)
-    start(study, goes_on=True).finish()
+    start(study).finish()
     assert query(study, "select value from tags where key = 'restarted'") == []
     assert query(study, "select step from metrics order by step") == [(1,), (2,), (3,)]
 
@@ -125,74 +143,74 @@ def test_work_that_goes_on_elsewhere_says_so(study: Study, monkeypatch: pytest.M
     first = start(study)
     first.close()
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
-    start(study, goes_on=True).close()
+    start(study).close()
     found = query(study, "select key, value from tags where run_uuid = ? and key like '%threads'", str(first.run_id))
     assert set(found) == {("threads", "1"), ("continued/threads", "7")}
 
 
-@pytest.mark.parametrize("cache", ["gone", "there"])
-def test_a_run_that_was_killed_before_its_files_gets_them(study: Study, cache: str) -> None:
+@pytest.mark.parametrize("folder", ["gone", "there"])
+def test_a_run_that_was_killed_before_its_files_gets_them(study: Study, folder: str) -> None:
     """Work that goes on keeps its provenance if the process before it was killed too early to."""
     run = start(study)
     run.close()
-    folder = study.shared_root / "mlartifacts" / study.name / str(run.run_id) / "artifacts" / "provenance"
-    shutil.rmtree(folder)
-    if cache == "gone":
+    artifacts = study.shared_root / "mlartifacts" / study.name / str(run.run_id) / "artifacts" / "provenance"
+    shutil.rmtree(artifacts)
+    if folder == "gone":
         shutil.rmtree(study.cache)
-    start(study, goes_on=True).close()
-    assert {path.name for path in folder.iterdir()} == {"settings.json", "params.yaml"}
+    start(study).close()
+    assert {path.name for path in artifacts.iterdir()} == {"spec.json", "params.yaml"}
 
 
-def test_the_settings_of_a_run_lead_back_to_its_work(study: Study) -> None:
-    """`settings.json` of a run holds the work as it was, every parameter, and the digest of its data."""
+def test_the_specification_of_a_run_leads_back_to_its_work(study: Study) -> None:
+    """`spec.json` of a run holds what it trains, every parameter, its commit, and the digest of its data."""
     folder = study.shared_root / "mlartifacts" / study.name / str(start(study).run_id) / "artifacts" / "provenance"
-    work = Work(stage="train", variant="mhvae", seed=0, params=study.params, stream=0)
-    found, data_digest = Work.read(folder / "settings.json")
-    assert found.settings(splits()) == work.settings(splits())
-    assert (found.params.train, data_digest) == (work.params.train, splits().digest)
+    spec = RunSpec(stage="train", variant="mhvae", seed=0, params=study.params, rng_seed=0)
+    found, data_digest = RunSpec.read(folder / "spec.json")
+    assert found.describe("d", "c") == spec.describe("d", "c")
+    assert (found.params.train, data_digest) == (spec.params.train, splits().digest)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
-        ('{"format": 2}', "format 2 given; allowed: 1"),
-        ("[]", "format [] given; allowed: 1"),
-        ('{"format": 1, "params": {"model": 3}}', "not the settings of a run"),
-        ('{"format": 1}', "not the settings of a run"),
+        ('{"format": 3}', "format 3 given; allowed: 2"),
+        ("[]", "format [] given; allowed: 2"),
+        ('{"format": 2, "params": {"model": 3}}', "not the specification of a run"),
+        ('{"format": 2}', "not the specification of a run"),
         ("{", "not readable as JSON"),
     ],
 )
-def test_settings_that_are_none_get_one_line(tmp_path: Path, text: str, told: str) -> None:
-    """A file that is not a run's settings, or one of a later format, is an `InputError`."""
-    (tmp_path / "settings.json").write_text(text)
+def test_a_specification_that_is_none_gets_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    """A file that is not a run's specification, or one of a later format, is an `InputError`."""
+    (tmp_path / "spec.json").write_text(text)
     with pytest.raises(InputError) as caught:
-        Work.read(tmp_path / "settings.json")
-    assert told in str(caught.value)
+        RunSpec.read(tmp_path / "spec.json")
+    assert reason in str(caught.value)
 
 
 def test_a_deleted_run_is_not_found_and_a_deleted_experiment_is_restored(study: Study) -> None:
     """What was deleted in the UI stops nothing: the run counts as gone, the experiment comes back."""
     run = start(study)
     run.finish()
-    client, experiment = run.tracker.store.client, run.tracker.experiment_id
+    client, experiment = run.tracker.server.client, run.tracker.experiment_id
     client.delete_run(run.run_id)
-    assert run.tracker.find(run.run_id).missing
+    assert run.tracker.reopen("a", run.run_id).missing
     client.delete_experiment(experiment)
     assert Tracker(study).require().experiment_id == experiment
-    assert start(study).run_id != run.run_id
+    assert start(study, "b").run_id != run.run_id
 
 
 def test_a_run_that_is_deleted_under_its_work_is_made_anew(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deleting a run in the UI while it trains stops nothing: the next exchanges make another, with all its rows."""
-    monkeypatch.setattr("pipeline.tracking.store.BACK_OFF", 0.0)
-    monkeypatch.setattr("pipeline.tracking.store.SHARE", 0.0)
+    """Deleting a run in the UI while it trains stops nothing: the next requests make another, with all its rows."""
+    monkeypatch.setattr("pipeline.tracking.server.BACK_OFF", 0.0)
+    monkeypatch.setattr("pipeline.tracking.server.FACTOR", 0.0)
     run = start(study)
-    run.log_records(RECORDS[:1])
-    run.send(forced=True)
+    log(run, RECORDS[:1])
+    run.publish(forced=True)
     first = run.run_id
-    run.tracker.store.client.delete_run(first)
-    run.log_records(RECORDS[1:])
-    run.send(forced=True)
+    run.tracker.server.client.delete_run(first)
+    log(run, RECORDS[1:])
+    run.publish(forced=True)
     run.finish()
     assert run.run_id not in (None, first)
     found = query(study, "select step from metrics where run_uuid = ? order by step", str(run.run_id))
@@ -200,24 +218,25 @@ def test_a_run_that_is_deleted_under_its_work_is_made_anew(study: Study, monkeyp
     assert query(study, "select status from runs where lifecycle_stage = 'active'") == [("FINISHED",)]
 
 
-def test_a_run_of_another_store_is_not_found(study: Study) -> None:
-    """A run that this store does not have is told nothing, by its id or by its key; what is told of it is dropped."""
-    for run in (Tracker(study).find("0" * 32), Tracker(study).find(None, "nobody's")):
-        run.log_once("evaluation", "1", {0: {"test/elbo": -1.0}}, {})
+def test_results_for_a_run_of_another_store_are_dropped(study: Study) -> None:
+    """A run that this store does not have, by its id or by its key, gets nothing, and nothing is left waiting."""
+    for key, run_id in (("somebody's", "0" * 32), ("nobody's", None)):
+        run = Tracker(study).reopen(key, run_id)
+        run.log_result("evaluation", "1", {0: {"test/elbo": -1.0}}, {})
         run.finish(None)
         assert run.missing
-    assert list((study.cache / "outbox").iterdir()) == []
+    assert list(study.runs.iterdir()) == []
 
 
-def test_a_run_is_told_its_results_once(study: Study) -> None:
+def test_a_run_has_its_results_once(study: Study) -> None:
     """Results that are logged a second time are there once, results that changed are added; the run stays ended."""
     run = start(study)
     run.finish()
-    for run_id, mark in ((run.run_id, "1"), (None, "1"), (run.run_id, "2")):
-        told = Tracker(study).find(run_id, "a")
-        told.log_once("evaluation", mark, {0: {"test/elbo": -1.0}, 5: {"milestone/elbo": -2.0}}, {})
-        told.finish(None)
-        assert not told.missing
+    for run_id, digest in ((run.run_id, "1"), (None, "1"), (run.run_id, "2")):
+        again = Tracker(study).reopen("a", run_id)
+        again.log_result("evaluation", digest, {0: {"test/elbo": -1.0}, 5: {"milestone/elbo": -2.0}}, {})
+        again.finish(None)
+        assert not again.missing
     assert query(study, "select key, count(*) from metrics group by key") == [("milestone/elbo", 2), ("test/elbo", 2)]
     assert query(study, "select status from runs") == [("FINISHED",)]
 
@@ -225,14 +244,14 @@ def test_a_run_is_told_its_results_once(study: Study) -> None:
 def test_artifacts_lie_at_the_root_whatever_the_working_folder(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An artifact logged from elsewhere is kept in mlartifacts of the study's store."""
+    """A file is logged as it was at that moment, and is kept in mlartifacts of the study's store."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     file = tmp_path / "note.txt"
     file.write_text("x")
     run = start(study)
-    run.log_files("notes", [file])
+    run.log_result("notes", "1", {}, {"notes": [file]})
     file.write_text("changed")
     run.finish()
     assert [path.read_text() for path in (study.shared_root / "mlartifacts").rglob("note.txt")] == ["x"]
@@ -281,7 +300,7 @@ def test_a_fresh_database_is_whole_or_absent(study: Study, statements: int) -> N
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (study.shared_root / "mlflow.db").exists()
     run = start(study)
-    run.log_records(RECORDS)
+    log(run, RECORDS)
     run.finish()
     assert query(study, "select status from runs") == [("FINISHED",)]
     assert [path.name for path in study.shared_root.glob("*mlflow.db*")] == ["mlflow.db"]

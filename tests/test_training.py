@@ -78,8 +78,8 @@ def clean(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) ->
     run.close()
 
 
-def between_record_and_state(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop in the fourth epoch, its record written, its state not."""
+def before_the_state(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop in the fourth epoch, neither its state nor its line in the log written."""
     write = pipeline.training.loop.write_state
 
     def stop(path: Path, tensors: dict[str, Tensor], counters: list[Any]) -> None:
@@ -92,27 +92,36 @@ def between_record_and_state(folder: Path, params: TrainParams, monkeypatch: pyt
         patch.setattr(pipeline.training.loop, "write_state", stop)
         with pytest.raises(KeyboardInterrupt):
             list(fit(model(data), data, params, seed=0, folder=folder))
-    assert len((folder / "records.jsonl").read_text().splitlines()) == 4
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 3
+
+
+def between_state_and_line(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop in the fourth epoch, its state written, its line in the log not."""
+    clean(folder, params, monkeypatch)
+    data, lines = splits(), (folder / "log.jsonl").read_bytes()
+    training = fit(model(data), data, params, seed=0, folder=folder)
+    assert [next(training).epoch for _ in range(4)] == [1, 2, 3, 4]
+    (folder / "log.jsonl").write_bytes(lines)
 
 
 def with_a_torn_record(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop while the fourth record is written."""
+    """Stop while the fourth line is written."""
     clean(folder, params, monkeypatch)
-    with (folder / "records.jsonl").open("a") as file:
-        file.write('{"epoch": 4, "step": 16, "seco')
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"type": "epoch", "epoch": 4, "step": 16, "seco')
 
 
 def without_its_last_records(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop after three epochs by a power cut: of the records only the first has reached the disk whole."""
+    """Stop after three epochs by a power cut: of the lines only the first has reached the disk whole."""
     clean(folder, params, monkeypatch)
-    path = folder / "records.jsonl"
+    path = folder / "log.jsonl"
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0] + b"\0\xff" * 100)
 
 
 def in_the_first_epoch(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop with a torn first record and no state."""
+    """Stop with a torn first line and no state."""
     folder.mkdir()
-    (folder / "records.jsonl").write_text('{"epoch": 1, "st')
+    (folder / "log.jsonl").write_text('{"type": "epoch", "epoch": 1, "st')
 
 
 def at_the_end(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +132,15 @@ def at_the_end(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     "interrupt",
-    [clean, between_record_and_state, with_a_torn_record, without_its_last_records, in_the_first_epoch, at_the_end],
+    [
+        clean,
+        before_the_state,
+        between_state_and_line,
+        with_a_torn_record,
+        without_its_last_records,
+        in_the_first_epoch,
+        at_the_end,
+    ],
 )
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_a_resumed_training_is_the_uninterrupted_one(
@@ -140,7 +157,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(
     assert len(records) == 6
     assert curve(again) == curve(records)
     assert same(weights(resumed), weights(whole))
-    lines = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
@@ -541,7 +558,7 @@ def test_a_state_without_its_records_is_refused(tmp_path: Path, damage: str) -> 
     """Records that do not fit the state's epochs are an error of one line; nothing is silently left out."""
     model = build(model_params(), torch.full((16,), 0.5))
     list(fit(model, splits(), train_params(epochs=2), seed=0, folder=tmp_path))
-    records = tmp_path / "records.jsonl"
+    records = tmp_path / "log.jsonl"
     if damage == "gone":
         records.unlink()
     else:

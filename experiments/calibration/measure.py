@@ -39,8 +39,8 @@ from pipeline.evaluation.decompose import anneal, decompose  # noqa: E402
 from pipeline.files import read_json, write_csv, write_json  # noqa: E402
 from pipeline.models import HierarchicalVAE, build  # noqa: E402
 from pipeline.params import EvaluateParams, Params, digest  # noqa: E402
-from pipeline.provenance import code_digest  # noqa: E402
 from pipeline.randomness import seeded  # noqa: E402
+from pipeline.runs.provenance import code_digest  # noqa: E402
 from pipeline.training import fit  # noqa: E402
 
 SEEDS = 24

@@ -4,7 +4,7 @@
     python experiments/scale/measure.py trials               one trial's costs in a study of 100, 1,000 and 5,000
 
 The database is SQLite, or the PostgreSQL of CAVE_OPTUNA_URL. All of a trial but its training is counted: its claim, its
-run in MLflow (SQLite) by way of the outbox, its report and its end. What is made lies in a temporary folder; studies in
+run in MLflow (SQLite) by way of its folder, its report and its end. What is made lies in a temporary folder; studies in
 a PostgreSQL stay there.
 """
 

@@ -245,7 +245,7 @@ def main() -> None:
     else:
         import torch
 
-        from pipeline.provenance import machine
+        from pipeline.runs.provenance import machine
 
         for axis in given.axes:
             grown[axis] = list(measure(axis, given.quick))

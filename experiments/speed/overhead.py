@@ -25,8 +25,7 @@ from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep
 from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.worker import finished, work
-from pipeline.training import fit
-from pipeline.work import Work
+from pipeline.training import fit, initial_model
 
 __all__ = ["Bare", "Piped", "measure"]
 
@@ -77,7 +76,7 @@ class Piped:
             start = time.perf_counter()
             work(more)
             spent = time.perf_counter() - start
-        if not finished(more) or more.tracker.deliver().left:
+        if not finished(more) or more.tracker.publish_all().left:
             raise SystemExit("overhead: the sweep did not finish its trials, or MLflow does not know all of them")
         return 1000 * spent / self.trials
 
@@ -104,7 +103,7 @@ class Bare:
         chosen = {"train.learning_rate": trial.suggest_float("train.learning_rate", 1e-4, 1e-2, log=True)}
         params = self.sweep.study.params.variant(VARIANT)
         params = params.override({"train.epochs": params.sweep.epochs} | chosen)
-        model = Work(stage="trial", variant=VARIANT, seed=0, params=params, stream=0).model(self.sweep.splits)
+        model = initial_model(params.model, self.sweep.splits, 0)
         best = -float("inf")
         for record in fit(model, self.sweep.splits, params.train, seed=0, device=torch.device("cpu")):
             best = max(best, record.metrics["valid/elbo"])

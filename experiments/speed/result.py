@@ -13,7 +13,7 @@ import torch
 from experiments.speed.ratio import Row
 from pipeline.files import read_json, write_json
 from pipeline.processes.machine import cores
-from pipeline.provenance import git, machine
+from pipeline.runs.provenance import git, machine
 
 __all__ = ["Result", "change", "table"]
 

@@ -56,7 +56,7 @@ def ui(
 ) -> None:
     """Serve the MLflow UI on this machine alone, until Ctrl-C."""
     from pipeline.links import free_port
-    from pipeline.tracking import database, mark_current, tracking_uri
+    from pipeline.tracking import mark_current, open_database, tracking_uri
 
     chosen = existing_study(study)
     uri = tracking_uri(chosen)
@@ -66,7 +66,7 @@ def ui(
         print("MLFLOW_TRACKING_URI names a server: it shows the runs itself")
         return
     port, notice = free_port(port)
-    database(chosen, read_only=True)
+    open_database(chosen, read_only=True)
     mark_current(chosen)
     if notice:
         print(notice)
@@ -91,9 +91,9 @@ def sync() -> None:
 
     root = find_root(Path.cwd())
     tracker = Tracker(Study.at(root))
-    result = tracker.require().deliver(everything=True)
+    result = tracker.require().publish_all(everything=True)
     pending = result.left + sum(result.elsewhere.values())
-    print(f"sent to MLflow at {tracker.store.address}: {result.sent}; left: {pending}")
+    print(f"sent to MLflow at {tracker.server.address}: {result.done}; left: {pending}")
     for address, count in result.elsewhere.items():
         print(f"{count} meant for MLflow at {address}: set MLFLOW_TRACKING_URI to it")
     if result.busy:

@@ -34,7 +34,7 @@ CHECKS: dict[str, Check] = {
     "dvc.yaml": project.pipelines,
     "dvc.lock": project.dvc_lock,
     "DVC's locks": project.dvc_busy,
-    "outbox": unfinished.outbox,
+    "unpublished": unfinished.unpublished,
     "trials": unfinished.trials,
     "runs": unfinished.runs,
     "worktrees": unfinished.worktrees,

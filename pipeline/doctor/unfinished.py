@@ -15,11 +15,12 @@ from pipeline.doctor.finding import Finding, Target, ok, warning
 from pipeline.doctor.processes import working
 from pipeline.doctor.project import held
 from pipeline.errors import InputError
-from pipeline.provenance import git
+from pipeline.log import LOG, Log
+from pipeline.runs.provenance import git
 from pipeline.study import Study
 from pipeline.text import plural
 
-__all__ = ["outbox", "runs", "trials", "worktrees"]
+__all__ = ["runs", "trials", "unpublished", "worktrees"]
 
 TRIALS = """
 select s.study_name, t.number, w.value_json from trials t join studies s using (study_id)
@@ -36,16 +37,23 @@ OLDER = "left of an older version of params, data or code, with which nothing go
 PREFIX = "cave-reproduce-"
 
 
-def outbox(target: Target) -> Iterator[Finding]:
-    """Do rows wait for the MLflow server?"""
-    folder = target.cache / "outbox"
-    begun = [path.parent for path in folder.glob("*/ops.jsonl")]
-    waiting = [path for path in begun if not held(path / "lock")]  # a living run's own process sends it
+def unpublished(target: Target) -> Iterator[Finding]:
+    """Does MLflow lack lines of runs that no process works on?"""
+    folders = [path.parent for path in sorted((target.cache / "runs").glob(f"*/{LOG}"))]
+    # The process that works on a run publishes it.
+    waiting = [path for path in folders if not held(path / "lock") and not _is_published(path)]
     if waiting:
         have = "have" if len(waiting) > 1 else "has"
         yield warning(f"{plural(len(waiting), 'run')} {have} rows that MLflow does not have yet", "cave sync")
     else:
         yield ok("nothing waits")
+    if older := list((target.cache / "outbox").glob("*/ops.jsonl")):
+        line = f"{plural(len(older), 'run')} of an earlier version did not reach MLflow whole"
+        yield warning(line, "cave sync, by that version of the code; or: rm -r .cache/outbox")
+
+
+def _is_published(folder: Path) -> bool:
+    return [entry["type"] for entry in Log(folder).read()[-1:]] == ["published"]
 
 
 def trials(target: Target) -> Iterator[Finding]:

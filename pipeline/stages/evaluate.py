@@ -83,7 +83,7 @@ def _run(study: Study, variant: str, resources: Resources) -> None:
         if all(f"test/{name}" in seed for seed in seeds.values())
     }
     write_json(study.metrics(variant), means)
-    tracker.last_word()
+    tracker.flush_at_exit()
     mark_current(study, tracker)
 
 
@@ -168,9 +168,9 @@ def _tell(study: Study, variant: str, seed: int, found: dict[str, Any], then: di
     metrics = {0: _logged("test/", final)}
     metrics |= {epoch: _logged("milestone/", found) for epoch, found in milestones.items()}
     known = read_json(source / "mlflow.json", "run")
-    run = Tracker(study).find(known["run"], known.get("key"))
+    run = Tracker(study).reopen(known.get("key") or str(known["run"]), known["run"])
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
-    run.log_once("evaluation", digest([results, then]), metrics, files)
+    run.log_result("evaluation", digest([results, then]), metrics, files)
     wrong = _too_high(final)
     run.set_tags({"nll_error": f"too high {wrong}" if wrong else "reliable"})
     run.finish(None)
@@ -344,7 +344,7 @@ def main(variant: str, *pieces: str) -> None:
     """Run the stage, or one of its workers, as the command line says."""
     study, resources = Study.at(Path.cwd()), Resources.read()
     if not pieces:
-        tracking.ready(tracking.tracking_uri(study))
+        tracking.import_mlflow(tracking.tracking_uri(study))
         processes.prefork(len(_pieces(study)), resources)
         for line in study.notices(variant, "evaluate"):
             print(line, flush=True)

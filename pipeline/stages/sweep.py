@@ -42,7 +42,7 @@ def main(variant: str, *options: str) -> None:
             print(f"{variant}: a worker starts again: {error}", file=sys.stderr, flush=True)
             sys.exit(EXIT_RESTART)
     else:
-        tracking.ready(tracking.tracking_uri(study))
+        tracking.import_mlflow(tracking.tracking_uri(study))
         processes.prefork(study.params.sweep.trials, resources)
         for line in study.notices(variant):
             print(line, flush=True)

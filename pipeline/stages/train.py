@@ -14,15 +14,15 @@ from pipeline.files import exclusive, file_lock, read_csv, read_json, write_csv,
 from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, digest
 from pipeline.progress import reporting
-from pipeline.provenance import code_digest
 from pipeline.redaction import reason
+from pipeline.runs import RunSpec, study_folders
+from pipeline.runs.provenance import code_digest
 from pipeline.searches import best_trials, search_index, was_searched
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking import Run, Tracker, mark_current
-from pipeline.training import STATE, Record, best_record, fit, milestones
+from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress
 from pipeline.training.matching import match_weights, seconds_per_epoch
-from pipeline.work import Work, say
 
 __all__ = ["main", "run", "trained"]
 
@@ -83,8 +83,9 @@ def _run(study: Study, variant: str, resources: Resources) -> None:
             flush=True,
         )
     write_csv(study.curves(variant), rows)
+    tracker.discard_states(*study_folders(study, f"{study.unique_name}/{variant}/"))
     shutil.rmtree(study.cache / "train" / study.unique_name / variant, ignore_errors=True)
-    tracker.last_word()
+    tracker.flush_at_exit()
     mark_current(study, tracker)
 
 
@@ -150,12 +151,11 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     state = _state(params, splits)
     params = _match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
-    scratch = study.cache / "train" / study.unique_name / variant / f"{seed}-{state}{epochs}"
     widths = params.model.level_widths
-    piece = Work(stage="train", variant=variant, seed=seed, params=params, stream=seed)
-    tracked = Tracker(study).start(
-        piece,
-        key=f"{study.unique_name}/{variant}/{seed}/{state}",
+    spec = RunSpec(stage="train", variant=variant, seed=seed, params=params, rng_seed=seed)
+    run = Tracker(study).start(
+        spec,
+        key=f"{study.unique_name}/{variant}/{seed}{epochs}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
         about=(
@@ -165,22 +165,21 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
             f" results.\n\n{study.how(f'evaluate@{variant}')}"
         ),
         inputs=[study.data, study.sweep(variant) / "best.json"],
-        goes_on=scratch.exists(),
     )
     try:
-        _fit(study, variant, piece, splits, tracked, scratch, resources)
+        _fit(study, variant, spec, splits, run, resources)
     except RunError as error:
-        tracked.finish("FAILED", str(error))
-        left = f"; its last good state is kept in {scratch}" if (scratch / STATE).exists() else ""
-        raise RunError(f"{variant} seed {seed}: {error}{left}") from None
+        kept = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
+        run.finish("FAILED", str(error))
+        raise RunError(f"{variant} seed {seed}: {error}{kept}") from None
     except (KeyboardInterrupt, InputError):  # a full disk, say: the same command goes on
-        tracked.finish("KILLED")
+        run.finish("KILLED")
         raise
     except Exception as error:
         if external_fault(error):  # which an `InputError` would have told
-            tracked.finish("KILLED")
+            run.finish("KILLED")
             raise
-        tracked.finish("FAILED", reason(error, 500))
+        run.finish("FAILED", reason(error, 500))
         raise
 
 
@@ -192,20 +191,17 @@ def _source(study: Study, variant: str, seed: int) -> str:
     return f"the best settings of {f'search {search_index(study, seed)}' if several else 'its sweep'}"
 
 
-def _fit(
-    study: Study, variant: str, piece: Work, splits: data.Splits, tracked: Run, scratch: Path, resources: Resources
-) -> None:
-    """Train, keep the model, and tell its run."""
-    params, seed, widths = piece.params, piece.seed, piece.params.model.level_widths
-    scratch.mkdir(parents=True, exist_ok=True)
-    model = piece.model(splits)
+def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources) -> None:
+    """Train, write the model and its curve, and log them to the run."""
+    params, seed, widths = spec.params, spec.seed, spec.params.model.level_widths
+    model = initial_model(params.model, splits, seed)
     records: list[Record] = []
     device = processes.device(resources.device)
     with reporting(f"{variant} seed {seed}") as reporter:
-        for record in fit(model, splits, params.train, seed=seed, device=device, folder=scratch):
-            tracked.log_records([record])
+        for record in fit(model, splits, params.train, seed=seed, device=device, folder=run.folder.path):
+            run.publish()
             records.append(record)
-            say(reporter, record, params.train.epochs)
+            print_progress(reporter, record, params.train.epochs)
             processes.raise_if_interrupted()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
@@ -220,24 +216,24 @@ def _fit(
         "seconds": round(records[-1].seconds, 2),
     }
     weights_digest = save_model(folder, model, params.model, splits, **about)
-    for epoch, weights in milestones(scratch).items():
+    for epoch, weights in milestones(run.folder.path).items():
         model.load_state_dict(weights)
         reached = about | {"epochs": epoch, "best_epoch": epoch, "seconds": round(records[epoch - 1].seconds, 2)}
         save_model(folder / f"epoch-{epoch}", model, params.model, splits, **reached)
     rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
     write_csv(folder / "curves.csv", rows)
     files = [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"]
-    tracked.log_once("weights_digest", weights_digest, {0: {"seconds": records[-1].seconds}}, {"model": files})
-    tracked.finish()
-    run = {"experiment": tracked.tracker.experiment_id, "run": tracked.run_id, "key": tracked.key}
-    write_json(folder / "mlflow.json", run)
+    run.log_result("weights_digest", weights_digest, {0: {"seconds": records[-1].seconds}}, {"model": files})
+    run.finish()
+    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key}
+    write_json(folder / "mlflow.json", named)
 
 
 def main(variant: str, *seeds: str) -> None:
     """Run the stage, or one of its workers, as the command line says."""
     study, resources = Study.at(Path.cwd()), Resources.read()
     if not seeds:
-        tracking.ready(tracking.tracking_uri(study))
+        tracking.import_mlflow(tracking.tracking_uri(study))
         processes.prefork(len(study.params.train.seeds), resources)
         for line in study.notices(variant):
             print(line, flush=True)

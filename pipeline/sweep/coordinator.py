@@ -21,16 +21,16 @@ from typing import Any, TypeVar
 
 from optuna.trial import TrialState
 
-from pipeline import faults, processes
+from pipeline import processes
 from pipeline.addresses import coordinator_lock
 from pipeline.errors import DisconnectedError, InputError
+from pipeline.runs import RunSpec, study_folders
 from pipeline.sweep.outputs import publish, write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
 from pipeline.sweep.search import Sweep, started
 from pipeline.sweep.worker import MAX_ATTEMPTS, check_failure_limit, finished, trials_with_live_worker, work
 from pipeline.text import plural
 from pipeline.tracking import Run
-from pipeline.work import Work
 
 __all__ = ["RECONNECT_TIMEOUT", "join", "run"]
 
@@ -104,10 +104,8 @@ def _share(sweep: Sweep, workers: int, held: ExitStack) -> None:
 
 
 def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
-    faults.reached("coordinator-locked")
     with sweep.locks.hold(f"{sweep.name}/parent"):
         parent = started(lambda: _parent(sweep))
-    faults.reached("parent-started")
     try:
         with sweep.translate_storage_errors():
             if not finished(sweep):
@@ -124,8 +122,8 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
         raise
     except BaseException as error:
         parent.finish(_status(sweep, error))
-        if sweep.tracker.store.up:
-            sweep.tracker.deliver(seconds=2.0)  # of workers that did not end by themselves
+        if sweep.tracker.server.reachable:
+            sweep.tracker.publish_all(seconds=2.0)  # of workers that did not end by themselves
         raise
 
 
@@ -167,7 +165,7 @@ def _join(sweep: Sweep, workers: int) -> None:
                 print(f"{sweep.label}: best trial {best['trial']}{where}")
         except BlockingIOError:
             print(f"{sweep.label}: all trials are finished; {_holder(sweep)} writes the results")
-            sweep.tracker.last_word()
+            sweep.tracker.flush_at_exit()
             _clear(sweep)
 
 
@@ -182,7 +180,7 @@ def _abandoning(sweep: Sweep) -> Iterator[None]:
         with suppress(Exception, KeyboardInterrupt):
             fresh = replace(sweep)  # on a connection of its own
             with _held(fresh):
-                run = fresh.tracker.find(fresh.optuna.user_attrs["mlflow_run_id"])
+                run = fresh.tracker.reopen(fresh.key, fresh.optuna.user_attrs["mlflow_run_id"])
                 run.finish(_status(fresh, error))
         raise
 
@@ -199,10 +197,9 @@ def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     outcome = publish(sweep, parent)
     if sweep.is_last:
         write(outcome)
-    faults.reached("outputs-written")
     sweep.locks.check()
     parent.finish()
-    sweep.tracker.last_word()
+    sweep.tracker.flush_at_exit()
     _clear(sweep)
     return outcome.best
 
@@ -211,6 +208,7 @@ def _clear(sweep: Sweep) -> None:
     """Remove the states of trials that others have finished, unless a trial is unfinished."""
     with sweep.locks.hold(f"{sweep.name}/admission"):
         if all(trial.state != TrialState.RUNNING for trial in sweep.trials()):
+            sweep.tracker.discard_states(*study_folders(sweep.study, f"{sweep.key}/"))
             shutil.rmtree(sweep.scratch, ignore_errors=True)
 
 
@@ -268,9 +266,8 @@ def _parent(sweep: Sweep) -> Run:
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
     )
     run = sweep.tracker.start(
-        Work(stage="sweep", variant=sweep.variant, seed=sweep.seed, params=params),
+        RunSpec(stage="sweep", variant=sweep.variant, seed=sweep.seed, params=params),
         key=sweep.key,
-        goes_on=True,
         name=f"sweep {sweep.label}",
         splits=sweep.splits,
         about=about,
@@ -281,7 +278,7 @@ def _parent(sweep: Sweep) -> Run:
             sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
         elif "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
             run.finish("KILLED")
-            raise InputError(f"MLflow at {sweep.tracker.store.address} cannot be used: it did not make a run")
+            raise InputError(f"MLflow at {sweep.tracker.server.address} cannot be used: it did not make a run")
         if count > 1:
             run.set_tags({"search": str(sweep.search)})
     return run

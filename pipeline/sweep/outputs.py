@@ -90,7 +90,7 @@ def publish(sweep: Sweep, parent: Run) -> Outcome:
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}
-    parent.log_once("best", digest([best, outcome.runs]), {0: top.user_attrs["metrics"]}, files)
+    parent.log_result("best", digest([best, outcome.runs]), {0: top.user_attrs["metrics"]}, files)
     return outcome
 
 
@@ -115,7 +115,7 @@ def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
     """Return the MLflow run of every trial; one that was sent to MLflow later is looked up there."""
     run_ids = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
     if None in run_ids.values():
-        reachable = not sweep.tracker.deliver(seconds=60.0).failed
+        reachable = not sweep.tracker.publish_all(seconds=60.0).failed
         logged = sweep.tracker.run_ids(f"{sweep.key}/") if reachable else {}
         run_ids = {number: run or logged.get(f"{sweep.key}/{number}") for number, run in run_ids.items()}
     return run_ids

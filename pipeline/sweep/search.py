@@ -29,8 +29,8 @@ from pipeline import data, faults
 from pipeline.environment import Resources
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.params import Choices, Params, Range, digest
-from pipeline.provenance import code_digest
 from pipeline.redaction import reason
+from pipeline.runs.provenance import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
 from pipeline.sweep.database import Database, Storage
@@ -180,7 +180,7 @@ class Sweep:
 
     @property
     def scratch(self) -> Path:
-        """The states of trials that are not finished."""
+        """What the sweep draws and writes before it is logged."""
         return self.study.cache / "sweeps" / self.key
 
     @cached_property
@@ -298,7 +298,7 @@ class Sweep:
                 sampler.common_space = self._common_space
             self.optuna.sampler = sampler
             values[path] = _suggest(trial, path, kind)
-            faults.reached("suggested")
+            faults.reached("transaction-open")
         return values
 
 

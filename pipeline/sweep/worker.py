@@ -7,13 +7,11 @@ trial may have another worker already.
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -21,15 +19,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pipeline import faults, processes, redaction
 from pipeline.addresses import worker_lock
 from pipeline.errors import DisconnectedError, InputError, RunError, external_fault
+from pipeline.log import STATE, Record
 from pipeline.params import digest
 from pipeline.progress import reporting
+from pipeline.runs import RunSpec
 from pipeline.sweep.compat import reopen
 from pipeline.sweep.reports import Reports
 from pipeline.sweep.search import BEGUN, FINISHED, IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started
 from pipeline.text import plural
 from pipeline.tracking import Run
-from pipeline.training import Record, best_record, fit
-from pipeline.work import Work
+from pipeline.training import best_record, fit, initial_model
 
 __all__ = ["MAX_ATTEMPTS", "check_failure_limit", "finished", "trials_with_live_worker", "work"]
 
@@ -43,7 +42,6 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
     token = uuid.uuid4().hex
     sweep.trials()  # Optuna keeps the finished ones: the first look, at thousands, takes seconds, and no lock
     with sweep.translate_storage_errors(), sweep.locks.announce(_lock(sweep, token)):
-        faults.reached("worker-locked")
         while (trial := _claim(sweep, token)) is not None or not finished(sweep):
             if trial is None:
                 time.sleep(WAIT)
@@ -52,7 +50,7 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
                 _trial(sweep, trial, tick)
             tick()
     if sweep.tracker.behind:
-        sweep.tracker.deliver(seconds=BEHIND)
+        sweep.tracker.publish_all(seconds=BEHIND)
 
 
 def _lock(sweep: Sweep, token: str) -> str:
@@ -101,7 +99,7 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
         sweep.locks.check()
         with sweep.transaction():
             trial = sweep.ask(begun)
-            faults.reached("trial-asked")
+            faults.reached("transaction-open")
             _assign_worker(trial, token, 1)
         return _assigned(trial)
 
@@ -119,18 +117,18 @@ def _assigned(trial: Trial) -> Trial:
 
 def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     """Run a trial to its end, and write that end to Optuna last."""
-    folder, run, reports = sweep.scratch / "trials" / str(trial.number), None, Reports(sweep, trial)
+    run, reports = None, Reports(sweep, trial)
+    folder = sweep.tracker.folder(f"{sweep.key}/{trial.number}")
     try:
-        piece, reason = _piece(sweep, trial)
-        equal = None if reason or folder.exists() else _equal(sweep, reports, tick)
-        anew = not (reason or equal or folder.exists())
-        run = started(lambda: _open(sweep, trial, piece, anew=anew))
+        spec, reason = _spec(sweep, trial)
+        equal = None if reason or (folder / STATE).exists() else _equal(sweep, reports, tick)
+        run = started(lambda: _open(sweep, trial, spec))
         if reason:
             end = _End(TrialState.PRUNED, reason=reason)
         elif equal is not None:
             end = _repeat(equal, run, reports)
         else:
-            end = _train(sweep, piece, run, folder, reports, tick)
+            end = _train(sweep, spec, run, reports, tick)
     except STORAGE_LOST as error:
         if sweep.database.file is not None and isinstance(error, STORAGE_ERRORS):
             with suppress(*STORAGE_LOST):  # the kernel keeps the lock: the trial is this worker's own
@@ -151,7 +149,6 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
         with run.closing():
             sweep.locks.check()
             run.finish("FAILED", reason)
-            faults.reached("run-ended")
             _fail(reports, run, reason)
     else:
         with run.closing():
@@ -159,10 +156,8 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
             repeats = {} if end.repeats is None else {"repeats": str(end.repeats)}
             run.set_tags({"trial_state": end.state.name.lower(), **repeats})
             run.finish("FINISHED", end.reason)
-            faults.reached("run-ended")
             _end_trial(reports, run, end.attributes, end.state, end.metrics.get(sweep.metric))
-    shutil.rmtree(folder, ignore_errors=True)
-    faults.reached("folder-removed")
+    sweep.tracker.discard_states(folder)
 
 
 @dataclass(frozen=True)
@@ -195,11 +190,11 @@ def _stop(reports: Reports, run: Run | None) -> None:
                 run.finish("KILLED")
 
 
-def _piece(sweep: Sweep, trial: Trial) -> tuple[Work, str]:
-    """Describe a trial's training and, where its settings do not go together, the reason."""
+def _spec(sweep: Sweep, trial: Trial) -> tuple[RunSpec, str]:
+    """Return what a trial trains and, where its settings do not go together, the reason."""
     params, reason = sweep.settings(trial)
-    stream = int(digest(["trial", sweep.seed], 7), 16)  # that no final training draws from
-    return Work(stage="trial", variant=sweep.variant, seed=sweep.seed, params=params, stream=stream), reason
+    rng_seed = int(digest(["trial", sweep.seed], 7), 16)  # that no final training has
+    return RunSpec(stage="trial", variant=sweep.variant, seed=sweep.seed, params=params, rng_seed=rng_seed), reason
 
 
 def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTrial | None:
@@ -231,14 +226,17 @@ def _repeat(equal: FrozenTrial, run: Run, reports: Reports) -> _End:
     reports.copy(equal.intermediate_values)
     metrics: dict[str, float] = equal.user_attrs["metrics"]
     epoch = int(equal.user_attrs["best_epoch"])
-    run.log_records([Record(epoch, step=0, seconds=0.0, timestamp=time.time_ns() // 1_000_000, metrics=metrics)])
+    assert equal.datetime_complete is not None
+    # The same whenever it is logged, so that logging it again after a kill changes nothing.
+    timestamp = int(equal.datetime_complete.timestamp() * 1000)
+    run.log_record(Record(epoch, step=0, seconds=0.0, timestamp=timestamp, metrics=metrics))
     return _End(equal.state, epoch, metrics, repeats=equal.number)
 
 
 def _give_up(sweep: Sweep, trial: Trial, reason: str) -> None:
     """Fail a trial that nobody has finished, in MLflow too."""
-    piece, _ = _piece(sweep, trial)
-    run = started(lambda: _open(sweep, trial, piece, anew=False))
+    spec, _ = _spec(sweep, trial)
+    run = started(lambda: _open(sweep, trial, spec))
     with run.closing():
         run.finish("FAILED", reason)
         _fail(Reports(sweep, trial), run, reason)
@@ -259,20 +257,18 @@ def _end_trial(
             sweep.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state)
         except ValueError as error:
             raise DisconnectedError(f"trial {trial.number} was ended by another worker: {error}") from None
-    faults.reached("told")
+    faults.reached("trial-told")
 
 
 def _fail(reports: Reports, run: Run, reason: str) -> None:
     _end_trial(reports, run, {"reason": reason}, TrialState.FAIL)
 
 
-def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
-    widths = " - ".join(map(str, piece.params.model.level_widths))
+def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
+    widths = " - ".join(map(str, spec.params.model.level_widths))
     run = sweep.tracker.start(
-        piece,
+        spec,
         key=f"{sweep.key}/{trial.number}",
-        goes_on=True,  # the key is this trial's alone
-        anew=anew,
         name=f"{sweep.label} trial {trial.number}",
         splits=sweep.splits,
         about=f"Trial {trial.number} of Optuna study `{sweep.name}`: **{sweep.variant}** with levels {widths}.",
@@ -280,7 +276,6 @@ def _open(sweep: Sweep, trial: Trial, piece: Work, *, anew: bool) -> Run:
         parent=sweep.optuna.user_attrs["mlflow_run_id"],
     )
     with run.closing():
-        faults.reached("run-opened")
         if sweep.study.params.sweep.searches > 1:
             run.set_tags({"search": str(sweep.search)})
         _identify(trial, run)
@@ -293,17 +288,18 @@ def _identify(trial: Trial, run: Run) -> None:
         trial.set_user_attr("mlflow_run_id", run.run_id)
 
 
-def _train(sweep: Sweep, piece: Work, run: Run, folder: Path, reports: Reports, tick: Callable[[], None]) -> _End:
+def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callable[[], None]) -> _End:
     """Train one setting."""
-    assert piece.stream is not None
-    model, train = piece.model(sweep.splits), piece.params.train
-    before, pruned = max(run.logged, *reports.values, 0), False
+    assert spec.rng_seed is not None
+    train, seed, folder = spec.params.train, spec.rng_seed, run.folder.path
+    model = initial_model(spec.params.model, sweep.splits, seed)
+    before, pruned = max(run.folder.last_epoch, *reports.values, 0), False
     records: list[Record] = []
     device = processes.device(sweep.resources.device)
     with reporting(f"{sweep.label} trial {reports.trial.number}"):
-        for record in fit(model, sweep.splits, train, seed=piece.stream, device=device, folder=folder):
+        for record in fit(model, sweep.splits, train, seed=seed, device=device, folder=folder):
             sweep.locks.check()
-            run.log_records([record])
+            run.publish()
             records.append(record)
             if record.epoch > train.warmup_end(model.depth):
                 # What a training that ended here would have kept: trials are compared by nothing else.

@@ -6,100 +6,82 @@ together with an experiment that is found by its name.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
+from pipeline.log import Log
+from pipeline.runs import RunFolder, experiment_name, study_folders
 from pipeline.study import Study
-from pipeline.tracking.outbox import OPS, Outbox
-from pipeline.tracking.sender import quoted
-from pipeline.tracking.store import connect, telling, tracking_uri
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.connection import connect, quoted, tracking_uri, translate_mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-__all__ = ["experiments", "has_results", "remove_experiments", "remove_outboxes"]
+__all__ = ["experiments", "has_results", "remove_experiments", "remove_run_folders"]
 
 MARK = " (removed "  # between the name of an experiment and the time of its removal
 SECONDS = "%Y-%m-%d %H.%M.%S"
 
 
 def experiments(study: Study) -> list[str]:
-    """Return the names of the study's active experiments; `InputError` where MLflow cannot be reached."""
-    if not _exists(study):
+    """Return the names of the study's active experiments; `InputError` where MLflow cannot be used."""
+    if not _can_exist(study):
         return []
-    with telling(study):
-        return [str(found.name) for found in _active(connect(study), study)]
+    with translate_mlflow_errors(study):
+        return [str(experiment.name) for experiment in _active(connect(study), study)]
 
 
 def has_results(study: Study) -> bool:
-    """Tell whether a run of the study has logged an epoch, in MLflow or in rows that it does not have yet.
+    """Return whether a run of the study has logged an epoch, be it published or not.
 
     Raises:
-        InputError: MLflow cannot be reached.
+        InputError: MLflow cannot be used.
     """
-    for folder in _outboxes(study):
-        if any(json.loads(line)["op"] == "record" for line in (folder / OPS).read_text(encoding="utf-8").splitlines()):
-            return True
-    if not _exists(study):
+    if any(entry["type"] == "epoch" for path in study_folders(study) for entry in Log(path).read()):
+        return True
+    if not _can_exist(study):
         return False
-    with telling(study):
+    with translate_mlflow_errors(study):
         client = connect(study)
-        ids = [found.experiment_id for found in _active(client, study)]
+        ids = [experiment.experiment_id for experiment in _active(client, study)]
         return any(run.data.metrics for run in client.search_runs(ids, max_results=1000)) if ids else False
 
 
-def remove_outboxes(study: Study) -> None:
-    """Delete the rows of a study's runs that MLflow does not have yet; `InputError` where a process works on a run."""
-    for folder in _outboxes(study):
+def remove_run_folders(study: Study) -> None:
+    """Delete the folders of a study's runs; `InputError` where a process works on one of them."""
+    for path in list(study_folders(study)):
         try:
-            Outbox.take(folder).remove()
+            RunFolder.open(path).remove()
         except BlockingIOError:
             raise InputError(f"study {study.name}: another process is working on one of its runs") from None
 
 
 def remove_experiments(study: Study) -> int:
     """Mark the study's experiments as deleted; return how many there were."""
-    if not _exists(study):
+    if not _can_exist(study):
         return 0
-    with telling(study):
+    with translate_mlflow_errors(study):
         client = connect(study)
-        found = _active(client, study)
-        for experiment in found:
+        active = _active(client, study)
+        for experiment in active:
             if MARK not in experiment.name:
                 name = f"{experiment.name}{MARK}{time.strftime(SECONDS)})"
                 client.rename_experiment(experiment.experiment_id, name)
             client.delete_experiment(experiment.experiment_id)
-    return len(found)
+    return len(active)
 
 
-def _exists(study: Study) -> bool:
-    """Tell whether there can be experiments: a database in a file is not made for this."""
+def _can_exist(study: Study) -> bool:
+    """Return whether there can be experiments: a database in a file is not created to look for them."""
     file = sqlite_file(tracking_uri(study), study.shared_root)
     return file is None or file.exists()
 
 
 def _active(client: MlflowClient, study: Study) -> list[Experiment]:
     """Return the study's experiment, and one whose removal was interrupted after it got its other name."""
-    name = str(Tracker(study).experiment["name"])
+    name = experiment_name(study)
     likely = client.search_experiments(filter_string=f"name LIKE {quoted(f'{name}%')}")
-    return [found for found in likely if found.name == name or found.name.startswith(name + MARK)]
-
-
-def _outboxes(study: Study) -> Iterator[Path]:
-    """Yield the folders in which rows of the study's experiment wait, for whatever MLflow."""
-    name = Tracker(study).experiment["name"]
-    for path in sorted((study.cache / "outbox").glob(f"*/{OPS}")):
-        try:
-            with path.open(encoding="utf-8") as file:
-                first = json.loads(file.readline())
-            if first["experiment"]["name"] == name:
-                yield path.parent
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # a damaged one is none of this study's, as far as anyone can tell
+    return [experiment for experiment in likely if experiment.name == name or experiment.name.startswith(name + MARK)]

@@ -1,127 +1,110 @@
-"""A run: told, ended; by its outbox, whether MLflow is there or not."""
+"""A run that this process works on: what is logged goes into its folder, and is published from there at intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import faults
+from pipeline.log import Entry, Record
 from pipeline.redaction import redacted
-from pipeline.tracking.outbox import Op, Outbox, end, now
-from pipeline.tracking.sender import Sender
-from pipeline.training import Record
+from pipeline.runs import RunFolder, end, now
+from pipeline.tracking.publish import Publisher
 
 if TYPE_CHECKING:
     from pipeline.tracking.tracker import Tracker
 
 __all__ = ["Run"]
 
-OTHERS = 4  # outboxes that are sent beside a run's own, when MLflow is back
+OTHERS = 4  # folders of other runs that are published at the end of one, when MLflow is back
 
 
 class Run:
-    """One run, held by this process: epochs, parameters, artifacts, an end."""
+    """One run, whose folder this process has locked."""
 
-    def __init__(self, tracker: Tracker, outbox: Outbox) -> None:
-        self.tracker, self.outbox = tracker, outbox
-        self._sender = Sender(tracker.store, outbox)
-        self.closed = False  # is it ended, or let go?
+    def __init__(self, tracker: Tracker, folder: RunFolder) -> None:
+        self.tracker, self.folder = tracker, folder
+        self.key = folder.header.key
+        self._publisher = Publisher(tracker.server, folder)
+        self._closed = False
         self._refusals = 0  # one after the other
-        self._epochs = {op["epoch"] for op in outbox.ops if op["op"] == "record"}
 
     @property
     def run_id(self) -> str | None:
         """The run's id in MLflow, once it is known."""
-        return self._sender.run_id
-
-    @property
-    def logged(self) -> int:
-        """The last epoch that was logged, here or by who worked on the run before."""
-        return max(self._epochs, default=0)
-
-    @property
-    def key(self) -> str:
-        """What the run is found by."""
-        return str(self.outbox.ops[0]["key"])
+        return self._publisher.run_id
 
     @property
     def missing(self) -> bool:
-        """Is this a run that MLflow does not have?"""
-        return self._sender.missing
+        """Whether MLflow does not have the run that results were to be added to."""
+        return self._publisher.missing
 
-    def log_records(self, records: Iterable[Record]) -> None:
-        """Log records, the step being the epoch; an epoch that was logged before is not doubled."""
-        new = [record for record in records if record.epoch not in self._epochs]
-        self._epochs |= {record.epoch for record in new}
-        self._log(
-            *({"op": "record", "epoch": r.epoch, "time": r.timestamp, "metrics": dict(r.metrics)} for r in new),
-        )
+    def log_record(self, record: Record) -> None:
+        """Log an epoch that was not trained here, unless the log has it."""
+        if all(entry.get("epoch") != record.epoch for entry in self.folder.entries):
+            self._append(record.entry)
 
-    def log_once(
-        self, mark: str, value: str, metrics: Mapping[int, Mapping[str, float]], files: Mapping[str, Sequence[Path]]
+    def log_result(
+        self, name: str, digest: str, metrics: Mapping[int, Mapping[str, float]], files: Mapping[str, Sequence[Path]]
     ) -> None:
-        """Log metrics by their step and files by their folder, and then the tag `mark`; but not if it has the value."""
-        kept = [self.outbox.keep(folder, path.name, path) for folder, paths in files.items() for path in paths]
+        """Log metrics by their step and files by their folder, and then the tag `name`; not if it is this digest."""
+        places = [
+            self.folder.add_file(f"{folder}/{path.name}".lstrip("/"), path)
+            for folder, paths in files.items()
+            for path in paths
+        ]
         steps = {str(step): dict(values) for step, values in metrics.items()}
-        self._log({"op": "once", "mark": mark, "value": value, "time": now(), "metrics": steps, "files": kept})
+        entry = {"type": "result", "name": name, "digest": digest, "time": now(), "metrics": steps, "files": places}
+        self._append(entry)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self._log({"op": "tags", "tags": {key: redacted(value) for key, value in tags.items()}})
+        self._append({"type": "tags", "tags": {name: redacted(value) for name, value in tags.items()}})
 
-    def log_files(self, folder: str, files: Iterable[Path]) -> None:
-        """Keep files as artifacts under `folder`, as they are now."""
-        self._log({"op": "file", "files": [self.outbox.keep(folder, file.name, file) for file in files]})
+    def _append(self, entry: Entry) -> None:
+        if not self._closed:
+            self.folder.log.append(entry)
+            self.publish()
 
-    def _log(self, *ops: Op) -> None:
-        if self.closed:
+    def publish(self, *, forced: bool = False) -> None:
+        """Bring MLflow up to date, if it is time to; what it has refused twice, once more at the end alone."""
+        if self._closed or self._publisher.complete or (self._refusals > 1 and not forced):
             return
-        if ops:
-            self.outbox.append(*ops)
-            faults.reached("rows-logged")
-        self.send()
-
-    def send(self, *, forced: bool = False) -> None:
-        """Send what is new, if it is time to; what was refused twice, once more at the end alone."""
-        if self._refusals > 1 and not forced:
-            return
-        if self.tracker.store.may(forced=forced) and not self._sender.done:
-            with self.tracker.store.exchange():
-                self._sender.send()
-            self._refusals = self._refusals + 1 if self.tracker.store.refused else 0
+        if self.tracker.server.can_send(forced=forced):
+            with self.tracker.server.request():
+                self._publisher.publish()
+            self._refusals = self._refusals + 1 if self.tracker.server.refusal else 0
 
     def finish(self, status: str | None = "FINISHED", reason: str = "") -> None:
-        """End the run as FINISHED, FAILED or KILLED, with the reason as a tag; without a status, stop telling it."""
-        if self.closed:
+        """End the work on the run as FINISHED, FAILED or KILLED, with the reason as a tag, or without a status."""
+        if self._closed:
             return
-        self.outbox.append(end(status, redacted(reason)))
-        faults.reached("end-logged")
-        self.send(forced=True)
+        self.folder.log.append(end(status, redacted(reason)))
+        self.publish(forced=True)
         if self._refusals == 1:  # of a run that was deleted, say: once more, from the start
-            self.send(forced=True)
-        self.closed = True
-        if self._sender.done:
-            self.outbox.remove()
-            if self.tracker.behind:
-                self.tracker.behind = self.tracker.deliver(most=OTHERS).waiting > 0
+            self.publish(forced=True)
+        published = self._publisher.complete
+        if published:
+            self.folder.close_published()
         else:
-            self.outbox.settle()
+            self.folder.sync()
             if self._refusals:
-                self.tracker.refuse(self.outbox)
+                self.tracker.report_refusal(self.folder)
             else:
                 self.tracker.behind = True
-            self.outbox.release()
+        self.close()
+        if self.tracker.behind and published:
+            self.tracker.behind = self.tracker.publish_all(most=OTHERS).waiting > 0
 
     def close(self) -> None:
-        """Let the run go without an end, as a process does that dies."""
-        self.closed = True
-        self.outbox.release()
+        """Release the run's folder without an end, as the death of the process does."""
+        self._closed = True
+        self.folder.release()
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Let the run go where this is left by an error."""
+        """Release the run's folder where this block is left by an error."""
         try:
             yield
         except BaseException:

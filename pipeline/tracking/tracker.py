@@ -1,4 +1,4 @@
-"""A study's experiment: its runs are started and found, and what they have left waiting is sent."""
+"""A study's experiment in MLflow: runs are started and found, and what MLflow lacks of them is published."""
 
 from __future__ import annotations
 
@@ -6,274 +6,51 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import faults, processes, provenance
+from pipeline import faults, processes
 from pipeline.data import Splits
 from pipeline.environment import Resources
 from pipeline.errors import InputError
-from pipeline.files import sha256
 from pipeline.params import digest
 from pipeline.redaction import one_line, redacted
+from pipeline.runs import (
+    PATCH,
+    SPEC,
+    DamagedError,
+    Header,
+    RunFolder,
+    RunSpec,
+    end,
+    experiment_name,
+    folder_of,
+    new_id,
+    now,
+    provenance,
+)
 from pipeline.study import Study
 from pipeline.text import plural
-from pipeline.tracking.outbox import DamagedError, Op, Outbox, end, meant_for, now
+from pipeline.tracking.connection import quoted
+from pipeline.tracking.publish import Publisher
 from pipeline.tracking.run import Run
-from pipeline.tracking.sender import Sender, quoted
-from pipeline.tracking.store import Store
-from pipeline.work import Work
+from pipeline.tracking.server import NOTE, Server
 
-__all__ = ["CHANGES", "PROVENANCE", "SETTINGS", "Delivered", "Tracker"]
+__all__ = ["Published", "Tracker"]
 
-PROVENANCE, SETTINGS, CHANGES = "provenance", "settings.json", "changes.patch"  # the folder of artifacts, files in it
-PATIENCE = 60.0  # seconds that a run's outbox is waited for: someone may be sending it
-
-
-class Tracker:
-    """A study's experiment in MLflow."""
-
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        self.store = Store(study)
-        note = (
-            f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
-            "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
-            " `stage = sweep` carries its best trial's settings and holds the trials as children. Runs of the present"
-            " results have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare"
-            " variants, search for `tags.current = 'true'` and group by the tag `variant`."
-            " `rate/z*` are the log-ratio rates of each level: their sum is `kl`, a single one may be negative. All"
-            " bounds are in nats per example."
-        )
-        self.experiment = {"name": f"platos-cave/{study.name}", "note": note}
-        self.behind = False  # is there an outbox that a run of this process has left?
-        self._refused: set[Path] = set()  # outboxes that MLflow was found to refuse
-
-    def require(self) -> Tracker:
-        """Raise `InputError` unless MLflow can be reached; the first run makes the experiment."""
-        self.store.require(self.experiment)
-        return self
-
-    @property
-    def experiment_id(self) -> str | None:
-        """The experiment's id, once MLflow has told it."""
-        return self.store.experiments.get(self.experiment["name"])
-
-    def start(
-        self,
-        work: Work,
-        *,
-        key: str,
-        name: str,
-        splits: Splits,
-        about: str,
-        inputs: Sequence[Path] = (),
-        parent: str | None = None,
-        goes_on: bool = False,
-        anew: bool | None = None,
-    ) -> Run:
-        """Start the run of a piece of work, or go on in the one it has.
-
-        Work that `goes_on` takes the run of its key, whatever has become of it; other work takes one that has
-        not finished, and so leaves no half run behind. Work that is begun `anew`, its state being gone, says so if
-        the run had epochs. `inputs` are the DVC outs whose hashes become tags.
-        """
-        anew = not goes_on if anew is None else anew
-        with ExitStack() as held:
-            outbox = self._outbox(key, held)
-            takes = "any" if goes_on else "unfinished"
-            if outbox.status == "FINISHED" and not goes_on:
-                outbox.set_aside()
-                outbox, takes = self._outbox(key, held), "own"
-            code = provenance.code(self.study.root)
-            widths = work.params.model.level_widths
-            tags = {
-                "stage": work.stage,
-                "study": self.study.name,
-                "variant": work.variant,
-                "depth": str(work.params.model.depth),
-                "latent_dim": str(sum(widths)),
-                "widths": "-".join(map(str, widths)),
-                "seed": str(work.seed),
-                "params_digest": digest(work.flat),
-                "mlflow.note.content": about,
-                "mlflow.source.name": f"cave: {work.stage} {work.variant}",
-                "mlflow.source.type": "LOCAL",
-                **provenance.dvc_hashes(self.study.folder, *inputs),
-            }
-            if parent is not None:
-                tags["mlflow.parentRunId"] = parent
-            begun = now()
-            outbox.append(
-                {
-                    "op": "start",
-                    **self._whose(key),
-                    "mark": f"{begun:013d}-{uuid.uuid4().hex[:12]}",  # later ones are greater
-                    "name": name,
-                    "time": begun,
-                    "takes": takes,
-                    "anew": anew,
-                    "again": work.stream is not None,
-                    "tags": {tag: redacted(value) for tag, value in tags.items()},
-                    "origin": code.tags
-                    | provenance.machine(processes.device(Resources.read().device))
-                    | {"data_digest": splits.digest},
-                    "params": {
-                        path: value if isinstance(value, str) else json.dumps(value)
-                        for path, value in work.flat.items()
-                    },
-                    "data": _data(splits),
-                    "files": [] if outbox.ops else self._provenance(outbox, work, splits, code.patch),
-                }
-            )
-            faults.reached("outbox-started")
-            run = Run(self, outbox)
-            run.send(forced=work.stage != "trial")  # a short trial's rows may as well go with its beginning
-            held.pop_all()  # the run has it from here on
-            return run
-
-    def find(self, run_id: str | None, key: str | None = None) -> Run:
-        """Tell a run more, that of an id or else the latest of a key; `missing` says if MLflow has none."""
-        with ExitStack() as held:
-            outbox = self._outbox(key or str(run_id), held)
-            outbox.append({"op": "attach", **self._whose(key or str(run_id)), "run_id": run_id})
-            run = Run(self, outbox)
-            run.send(forced=True)
-            held.pop_all()
-        return run
-
-    def _whose(self, key: str) -> Op:
-        return {"address": self.store.identity, "experiment": self.experiment, "key": key}
-
-    def _outbox(self, key: str, held: ExitStack) -> Outbox:
-        """Take the outbox of a key, to be let go with `held`."""
-        name = sha256([json.dumps([self.store.identity, self.experiment["name"], key]).encode()])[:16]
-        try:
-            outbox = Outbox.take(self.store.outboxes / name, PATIENCE)
-            held.callback(outbox.release)
-            return outbox
-        except BlockingIOError:
-            raise InputError(f"run {key}: another process is working on it") from None
-
-    def _provenance(self, outbox: Outbox, work: Work, splits: Splits, patch: bytes) -> list[list[str]]:
-        """Keep what leads to the same numbers again: a trial's settings and patch, of others the study's files too."""
-        out = {"study": self.study.name, "out": os.path.relpath(self.study.out, self.study.root)}
-        settings = json.dumps(work.settings(splits) | out, indent=1, default=list) + "\n"
-        files: dict[str, Path | bytes] = {SETTINGS: settings.encode()}
-        if patch:
-            files[CHANGES] = patch
-        if work.stage != "trial":
-            named = {name: self.study.folder / name for name in ("params.yaml", "dvc.yaml", "dvc.lock")}
-            files |= {name: path for name, path in named.items() if path.is_file()}
-        return [outbox.keep(PROVENANCE, name, source) for name, source in files.items()]
-
-    def run_ids(self, key: str) -> dict[str, str]:
-        """Return the ids of the runs whose key begins with `key`, by their keys; none where MLflow is gone."""
-        ids: dict[str, str] = {}
-        with self.store.exchange():
-            experiment, token = self.store.experiment(self.experiment), None
-            wanted = f"tags.key LIKE {quoted(f'{key}%')}"
-            while True:
-                found = self.store.client.search_runs([experiment], wanted, page_token=token)
-                for run in found:  # the latest first
-                    ids.setdefault(str(run.data.tags["key"]), str(run.info.run_id))
-                if not (token := found.token):
-                    break
-        return ids
-
-    def deliver(self, *, everything: bool = False, most: int | None = None, seconds: float | None = None) -> Delivered:
-        """Send what waits for MLflow and has no living owner: of this study, or everything; at most so much.
-
-        It stops where MLflow fails, and passes over an outbox that is damaged, or that MLflow refuses, in one line.
-        Work without an end was killed, and its run is told so.
-        """
-        told = Delivered()
-        limit = None if seconds is None else time.monotonic() + seconds
-        for folder in sorted(self.store.outboxes.glob("*/")):
-            try:
-                outbox = Outbox.take(folder)
-            except BlockingIOError:
-                told.busy += 1
-                continue
-            if not outbox.ops:
-                outbox.remove()
-                continue
-            try:
-                first = outbox.whose()
-                address = meant_for(first)
-                if address not in (self.store.identity, self.store.address):
-                    told.elsewhere[address] = told.elsewhere.get(address, 0) + 1
-                elif folder in self._refused and not everything:
-                    told.left, told.refused = told.left + 1, told.refused + 1
-                elif everything or first["experiment"]["name"] == self.experiment["name"]:
-                    late = limit is not None and time.monotonic() > limit
-                    enough = most is not None and told.sent >= most
-                    if told.failed or late or enough or not self._deliver(outbox, told):
-                        told.left += 1
-            except DamagedError as error:  # which is no reason to stop the work that calls
-                print(error, file=sys.stderr, flush=True)
-                told.failed, told.left, told.refused = False, told.left + 1, told.refused + 1
-            finally:
-                outbox.release()
-            if told.waiting and most is not None:
-                break
-        return told
-
-    def _deliver(self, outbox: Outbox, told: Delivered) -> bool:
-        if not outbox.ended:
-            last = next(op["op"] for op in reversed(outbox.ops) if op["op"] in ("start", "attach", "end"))
-            outbox.append(end("KILLED" if last == "start" else None, ""))
-        sender = Sender(self.store, outbox)
-        told.failed = True
-        with self.store.exchange():
-            sender.send(owned=False)
-            told.failed = False
-        if self.store.refused:
-            told.failed, told.refused = False, told.refused + 1
-            self.refuse(outbox)
-            return False
-        if told.failed:
-            return False
-        outbox.remove()
-        told.sent += 1
-        return True
-
-    def refuse(self, outbox: Outbox) -> None:
-        """Say that MLflow refuses what an outbox holds, once; what is there stays there."""
-        if outbox.folder in self._refused:
-            return
-        self._refused.add(outbox.folder)
-        first, where = outbox.ops[0], os.path.relpath(outbox.folder, self.study.root)
-        print(
-            one_line(
-                f"MLflow at {self.store.address} refuses what run {first.get('name', first['key'])} has logged"
-                f" ({self.store.refused}); `cave sync` tries again, and who gives it up removes {where}"
-            ),
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def last_word(self) -> None:
-        """At the end of a stage, try once more to send what waits, for a minute, and say if something is left."""
-        left = self.deliver(seconds=60.0).waiting
-        if left:
-            wait = "waits" if left == 1 else "wait"
-            print(
-                f"{self.study.name}: {plural(left, 'run')} {wait} for MLflow; `cave sync` sends what is left",
-                flush=True,
-            )
+PATIENCE = 60.0  # seconds that a run's folder is waited for: another process may be publishing it
+UNIQUE = ("trial", "sweep")  # stages whose key is of one run only; a final model may be trained again
 
 
 @dataclass
-class Delivered:
-    """How many outboxes were sent, are left, are being worked on, or are meant for other addresses."""
+class Published:
+    """How many folders were published, are left, belong to work that is going on, or to other addresses."""
 
-    sent: int = 0
+    done: int = 0
     left: int = 0
-    refused: int = 0  # of those left: not taken, whenever they are sent
+    refused: int = 0  # of those left: MLflow takes them at no time
     busy: int = 0
     failed: bool = False
     elsewhere: dict[str, int] = field(default_factory=dict)  # by their address
@@ -284,7 +61,267 @@ class Delivered:
         return self.left - self.refused
 
 
-def _data(splits: Splits) -> dict[str, str]:
+class Tracker:
+    """A study's experiment in MLflow."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.server = Server(study)
+        self.name = experiment_name(study)
+        self.note = (
+            f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
+            "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
+            " `stage = sweep` carries its best trial's settings and holds the trials as children. Runs of the present"
+            " results have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare"
+            " variants, search for `tags.current = 'true'` and group by the tag `variant`."
+            " `rate/z*` are the log-ratio rates of each level: their sum is `kl`, a single one may be negative. All"
+            " bounds are in nats per example."
+        )
+        self.behind = False  # whether a run of this process has left a folder that MLflow lacks
+        self._refused: set[Path] = set()  # folders that MLflow was found to refuse
+
+    def require(self) -> Tracker:
+        """Raise `InputError` unless MLflow can be used; the experiment is created with its first run."""
+        self.server.require(self.name, self.note)
+        return self
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The experiment's id, once it is known."""
+        return self.server.experiments.get(self.name)
+
+    def folder(self, key: str) -> Path:
+        """Return the folder of a key's run."""
+        return folder_of(self.study.runs, key)
+
+    def start(
+        self,
+        spec: RunSpec,
+        *,
+        key: str,
+        name: str,
+        splits: Splits,
+        about: str,
+        inputs: Sequence[Path] = (),
+        parent: str | None = None,
+    ) -> Run:
+        """Start the run of a piece of work, or go on in the one that it has, here or elsewhere.
+
+        Work whose folder is there goes on in its run. Else it takes a run of its key that MLflow has: a finished one
+        only if no other work has this key. `inputs` are the DVC outs whose hashes become tags.
+
+        Raises:
+            InputError: another process works on the run, or the disk cannot be written.
+        """
+        with ExitStack() as released:
+            folder, reuse = self._open(key, released), spec.stage in UNIQUE
+            replaced = folder.status == "FINISHED" and not folder.has_state and not reuse
+            if folder.entries and (replaced or folder.header.type != "run"):
+                folder.set_aside()
+                folder = self._open(key, released)
+            code = provenance.code(self.study.root)
+            origin = (
+                code.tags
+                | provenance.machine(processes.device(Resources.read().device))
+                | {"data_digest": splits.digest}
+            )
+            start = {"type": "start", "time": now(), "address": self.server.identity, "origin": origin}
+            if folder.entries:
+                folder.log.append(start)
+            else:
+                files = self._provenance(spec, splits, code)
+                tags = self._tags(spec, about, parent, inputs) | origin
+                header = Header(
+                    type="run",
+                    id=new_id(),
+                    time=now(),
+                    address=self.server.identity,
+                    experiment=self.name,
+                    note=self.note,
+                    key=key,
+                    reuse_finished=reuse,
+                    reproducible=spec.rng_seed is not None,
+                    name=name,
+                    tags={tag: redacted(value) for tag, value in tags.items()},
+                    params={path: v if isinstance(v, str) else json.dumps(v) for path, v in spec.flat.items()},
+                    dataset=_dataset(splits),
+                    files=list(files),
+                )
+                folder.begin(header, files, start)
+            faults.reached("run-opened")
+            run = Run(self, folder)
+            run.publish(forced=spec.stage != "trial")  # a short trial's rows may as well go with its beginning
+            released.pop_all()  # the run has it from here on
+            return run
+
+    def reopen(self, key: str, run_id: str | None = None) -> Run:
+        """Add results to a run that was ended, that of an id or else the latest of a key; MLflow may lack it."""
+        with ExitStack() as released:
+            folder = self._open(key, released)
+            if folder.entries and folder.header.type == "results" and folder.header.run_id != run_id:
+                folder.set_aside()
+                folder = self._open(key, released)
+            if not folder.entries:
+                header = Header(
+                    type="results",
+                    id=new_id(),
+                    time=now(),
+                    address=self.server.identity,
+                    experiment=self.name,
+                    note=self.note,
+                    key=key,
+                    run_id=run_id,
+                )
+                folder.log.append(header.model_dump())
+            run = Run(self, folder)
+            run.publish(forced=True)
+            released.pop_all()
+        return run
+
+    def _open(self, key: str, released: ExitStack) -> RunFolder:
+        """Lock the folder of a key, to be released with `released`."""
+        try:
+            folder = RunFolder.open(self.folder(key), PATIENCE)
+        except BlockingIOError:
+            raise InputError(f"run {key}: another process is working on it") from None
+        released.callback(folder.release)
+        return folder
+
+    def _tags(self, spec: RunSpec, about: str, parent: str | None, inputs: Sequence[Path]) -> dict[str, str]:
+        widths = spec.params.model.level_widths
+        tags = {
+            "stage": spec.stage,
+            "study": self.study.name,
+            "variant": spec.variant,
+            "depth": str(spec.params.model.depth),
+            "latent_dim": str(sum(widths)),
+            "widths": "-".join(map(str, widths)),
+            "seed": str(spec.seed),
+            "params_digest": digest(spec.flat),
+            NOTE: about,
+            "mlflow.source.name": f"cave: {spec.stage} {spec.variant}",
+            "mlflow.source.type": "LOCAL",
+            **provenance.dvc_hashes(self.study.folder, *inputs),
+        }
+        return tags if parent is None else tags | {"mlflow.parentRunId": parent}
+
+    def _provenance(self, spec: RunSpec, splits: Splits, code: provenance.Code) -> dict[str, bytes | Path]:
+        """Return what leads to the same numbers again, by artifact: of a trial, less than of other runs."""
+        out = {"study": self.study.name, "out": os.path.relpath(self.study.out, self.study.root)}
+        content = spec.describe(splits.digest, code.commit) | out
+        files: dict[str, Path | bytes] = {SPEC: (json.dumps(content, indent=1, default=list) + "\n").encode()}
+        if code.patch:
+            files[PATCH] = code.patch
+        if spec.stage != "trial":
+            named = {name: self.study.folder / name for name in ("params.yaml", "dvc.yaml", "dvc.lock")}
+            files |= {f"provenance/{name}": path for name, path in named.items() if path.is_file()}
+        return files
+
+    def run_ids(self, prefix: str) -> dict[str, str]:
+        """Return the ids of the runs whose key begins with `prefix`, by their keys; none where MLflow is away."""
+        ids: dict[str, str] = {}
+        with self.server.request():
+            experiment, token = self.server.experiment(self.name, self.note), None
+            query = f"tags.key LIKE {quoted(f'{prefix}%')}"
+            while True:
+                page = self.server.client.search_runs([experiment], query, page_token=token)
+                for run in page:  # the latest first
+                    ids.setdefault(str(run.data.tags["key"]), str(run.info.run_id))
+                if not (token := page.token):
+                    break
+        return ids
+
+    def publish_all(
+        self, *, everything: bool = False, most: int | None = None, seconds: float | None = None
+    ) -> Published:
+        """Publish the folders that have no living owner: of this study, or everything; at most so much.
+
+        It stops where MLflow fails, and passes over a folder that is damaged, or that MLflow refuses, in one line.
+        A run without an end was killed, and ends as such.
+        """
+        result = Published()
+        deadline = None if seconds is None else time.monotonic() + seconds
+        for path in sorted(self.study.runs.glob("*/")):
+            try:
+                folder = RunFolder.open(path)
+            except BlockingIOError:
+                result.busy += 1
+                continue
+            try:
+                if not folder.entries or folder.published:
+                    folder.remove_if_done()
+                elif folder.address != self.server.identity:
+                    result.elsewhere[folder.address] = result.elsewhere.get(folder.address, 0) + 1
+                elif path in self._refused and not everything:
+                    result.left, result.refused = result.left + 1, result.refused + 1
+                elif everything or folder.header.experiment == self.name:
+                    late = deadline is not None and time.monotonic() > deadline
+                    enough = most is not None and result.done >= most
+                    if result.failed or late or enough or not self._publish(folder, result):
+                        result.left += 1
+            except DamagedError as error:  # which is no reason to stop the work of the caller
+                print(error, file=sys.stderr, flush=True)
+                result.failed, result.left, result.refused = False, result.left + 1, result.refused + 1
+            finally:
+                folder.release()
+            if result.waiting and most is not None:
+                break
+        return result
+
+    def _publish(self, folder: RunFolder, result: Published) -> bool:
+        """Publish a folder without an owner; return whether MLflow has all of it."""
+        if not folder.ended:
+            begun = folder.header.type == "run" and folder.status is None
+            folder.log.append(end("KILLED" if begun else None, ""))
+        result.failed = True
+        with self.server.request():
+            Publisher(self.server, folder).publish(owned=False)
+            result.failed = False
+        if self.server.refusal:
+            result.failed, result.refused = False, result.refused + 1
+            self.report_refusal(folder)
+            return False
+        if result.failed:
+            return False
+        folder.close_published()
+        result.done += 1
+        return True
+
+    def report_refusal(self, folder: RunFolder) -> None:
+        """Print once that MLflow refuses a folder, which stays where it is."""
+        if folder.path in self._refused:
+            return
+        self._refused.add(folder.path)
+        header, where = folder.header, os.path.relpath(folder.path, self.study.root)
+        line = (
+            f"MLflow at {self.server.address} refuses what run {header.name or header.key} has logged"
+            f" ({self.server.refusal}); `cave sync` tries again, and who gives it up removes {where}"
+        )
+        print(one_line(line), file=sys.stderr, flush=True)
+
+    def discard_states(self, *paths: Path) -> None:
+        """Remove the states of runs whose work is done, and the folders that MLflow has all of."""
+        for path in paths:
+            if path.exists():
+                try:
+                    folder = RunFolder.open(path)
+                except BlockingIOError:  # another process publishes it, and removes it
+                    continue
+                folder.discard_state()
+                folder.release()
+
+    def flush_at_exit(self) -> None:
+        """At the end of a stage, publish what is left, for a minute, and print a line if something stays."""
+        left = self.publish_all(seconds=60.0).waiting
+        if left:
+            wait = "waits" if left == 1 else "wait"
+            print(
+                f"{self.study.name}: {plural(left, 'run')} {wait} for MLflow; `cave sync` sends what is left",
+                flush=True,
+            )
+
+
+def _dataset(splits: Splits) -> dict[str, str]:
     counts = {name: len(getattr(splits, name)) for name in ("train", "valid", "test")}
     profile = {
         "images": counts,

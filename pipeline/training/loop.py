@@ -7,13 +7,11 @@ state and is, bit for bit, the one that was never interrupted; the caller's own 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -24,34 +22,22 @@ from pipeline import faults
 from pipeline.data import Splits
 from pipeline.data.images import TrainingImages, frozen, to_unit_interval
 from pipeline.errors import InputError
-from pipeline.files import write_text
-from pipeline.models import HierarchicalVAE, update_bn
+from pipeline.log import STATE, Log, Record
+from pipeline.models import HierarchicalVAE, build, update_bn
 from pipeline.models.checkpoint import read_state, write_state
 from pipeline.objectives import elbo, training_objective
-from pipeline.params import TrainParams
-from pipeline.progress import track_progress
+from pipeline.params import ModelParams, TrainParams
+from pipeline.progress import Reporter, track_progress
 from pipeline.randomness import seeded
 from pipeline.training.compiled import CompiledStep
 from pipeline.training.schedules import SCHEDULES
 from pipeline.training.step import Adam, Step
 from pipeline.training.terms import NonFiniteError, mean_parts, named, require_finite, terms, with_sums
 
-__all__ = ["STATE", "Record", "best_record", "fit", "make_step", "milestones"]
+__all__ = ["best_record", "fit", "initial_model", "make_step", "milestones", "print_progress"]
 
-STATE, RECORDS, MILESTONE = "state.safetensors", "records.jsonl", "epoch-"
-FSYNC_INTERVAL = 1.0  # seconds between two fsyncs of the records
+MILESTONE = "epoch-"
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
-
-
-@dataclass(frozen=True)
-class Record:
-    """The results of one epoch: `train/` terms are means over steps, `valid/` ones a bound on the validation set."""
-
-    epoch: int
-    step: int  # updates so far
-    seconds: float  # of training and validation so far
-    timestamp: int  # milliseconds since 1970, stored so that logging a record twice changes nothing
-    metrics: dict[str, float]
 
 
 def fit(
@@ -65,9 +51,9 @@ def fit(
 ) -> Iterator[Record]:
     """Train `model` in place and yield a record an epoch; at the end the model holds its best weights, or the last.
 
-    Best means the highest `valid/objective`, of the epochs after the warm-up. With a `folder`, every epoch's
-    state is saved there before its record is yielded, and a call that finds a state yields its records and resumes;
-    the weights of the milestones are saved there too (`milestones`).
+    Best means the highest `valid/objective`, of the epochs after the warm-up. With a `folder`, every epoch's state and
+    then its line in the log (`pipeline.log`) are written there before its record is yielded, and a call that finds a
+    state yields its records and resumes; the weights of the milestones are saved there too (`milestones`).
 
     Raises:
         NonFiniteError: a term is not finite; the state of the last good epoch stays in `folder`, the weights are lost.
@@ -150,8 +136,8 @@ class _Run:
         self.model, self.adam, self.folder, self.decay = model, adam, folder, decay
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, -math.inf
-        self.unsynced: list[Record] = []  # written since the last fsync
-        self.synced_at = -math.inf
+        self.log = None if folder is None else Log(folder)
+        self.unsynced: list[Record] = []  # whose lines in the log may not have reached the disk yet
         self.best_weights = _copy(model.state_dict())
         self.average = {} if decay is None else _copy(dict(model.named_parameters()))
 
@@ -193,40 +179,31 @@ class _Run:
         return patience is not None and self.epoch - self.best_epoch >= patience
 
     def checkpoint(self, metrics: dict[str, float]) -> Record:
-        """Save the state if there is a folder, and return the epoch's record."""
+        """Write the state, and the epoch's line in the log, if there is a folder; return the epoch's record.
+
+        The state comes first and holds the records that the log may lack, whatever stops the process or the machine.
+        """
         record = Record(self.epoch, self.step, self.seconds, time.time_ns() // 1_000_000, metrics)
-        if self.folder is not None:
-            faults.reached("state-before")
-            self._write(record, self.folder / RECORDS)
-            faults.reached("state-between")
+        if self.folder is not None and self.log is not None:
+            self.unsynced.append(record)
             tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
             tensors |= {f"kept.{name}": value for name, value in self.best_weights.items()}
             tensors |= {f"average.{name}": value for name, value in self.average.items()}
             tensors |= {f"adam.{name}": value for name, value in self.adam.moments.items()}
             counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_value]
             write_state(self.folder / STATE, tensors, [*counters, *map(asdict, self.unsynced)])
-            faults.reached("state-after")
+            faults.reached("state-written")
+            if self.log.append(record.entry, sync=True):
+                self.unsynced = []
         return record
 
-    def _write(self, record: Record, path: Path) -> None:
-        """Append a record to the file, with an fsync once a second: the state holds the records since the last one."""
-        self.unsynced.append(record)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(asdict(record)) + "\n")
-                file.flush()
-                if time.monotonic() > self.synced_at + FSYNC_INTERVAL:
-                    os.fsync(file.fileno())
-                    self.unsynced, self.synced_at = [], time.monotonic()
-        except OSError as error:
-            raise InputError.of_disk(error, path) from None
-
     def resume(self) -> list[Record]:
-        """Load the state in the folder, if there is one, and return the records up to it."""
-        if self.folder is None or not (self.folder / STATE).exists():
-            if self.folder is not None:
-                (self.folder / RECORDS).unlink(missing_ok=True)
+        """Take up the state in the folder, if there is one, and return the records up to it."""
+        if self.folder is None or self.log is None:
+            return []
+        self.log.repair()
+        if not (self.folder / STATE).exists():
+            self.log.keep_epochs(0)
             return []
         tensors, counters = read_state(self.folder / STATE)
         try:
@@ -235,11 +212,9 @@ class _Run:
             self.best_weights = {name: value.to(self.model_device) for name, value in _part(tensors, "kept.").items()}
             self.average = {name: value.to(self.model_device) for name, value in _part(tensors, "average.").items()}
             self.adam.load(_part(tensors, "adam."))
-            # A crash between the record and the state leaves one record too many, perhaps a torn one; the last ones may
-            # be lost where the power has failed.
-            lines_on_disk = (self.folder / RECORDS).read_bytes().decode(errors="replace").splitlines()
-            lines = lines_on_disk[: self.epoch - len(unsynced)] + [json.dumps(record) for record in unsynced]
-            records = [Record(**json.loads(line)) for line in lines]
+            logged = {record.epoch: record for record in self.log.records() if record.epoch <= self.epoch}
+            lacking = [record for one in unsynced if (record := Record(**one)).epoch not in logged]
+            records = [*logged.values(), *lacking]
             if [record.epoch for record in records] != list(range(1, self.epoch + 1)):
                 raise ValueError(f"{len(records)} records where epoch {self.epoch} was reached")
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -247,8 +222,9 @@ class _Run:
             raise InputError(
                 f"{self.folder}: not the state of this training; delete it to start anew: {reason}"
             ) from None
-        if lines_on_disk != lines:
-            write_text(self.folder / RECORDS, "".join(line + "\n" for line in lines))
+        self.log.keep_epochs(self.epoch)
+        if lacking:
+            self.log.append(*(record.entry for record in lacking))
         return records
 
     @property
@@ -263,6 +239,20 @@ def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def initial_model(params: ModelParams, splits: Splits, seed: int) -> HierarchicalVAE:
+    """Return the model that a training with this seed begins with."""
+    with seeded(seed, "init"):
+        mean = torch.as_tensor(splits.mean, dtype=torch.get_default_dtype())
+        return build(params, mean, splits.shape)
+
+
+def print_progress(reporter: Reporter, record: Record, epochs: int) -> None:
+    """Print a line for the first, the last and each fifth epoch of a training, and at least every 30 seconds."""
+    bound = record.metrics["valid/elbo"]
+    text = f"epoch {record.epoch:4d} of {epochs}, valid/elbo {bound:9.3f}, {record.seconds:.0f} s"
+    reporter.step(record.epoch, epochs, text, record.seconds)
 
 
 def best_record(records: Sequence[Record], params: TrainParams, depth: int) -> Record:

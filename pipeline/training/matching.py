@@ -16,8 +16,7 @@ from pipeline.data import Splits
 from pipeline.errors import InputError
 from pipeline.models import build
 from pipeline.params import ModelParams, Params
-from pipeline.randomness import seeded
-from pipeline.training.loop import fit
+from pipeline.training.loop import fit, initial_model
 
 __all__ = ["count_weights", "match_weights", "seconds_per_epoch"]
 
@@ -115,9 +114,7 @@ def _scaled(hidden: Hidden, factor: float) -> Hidden:
 
 def seconds_per_epoch(params: Params, splits: Splits, seed: int, device: torch.device) -> float:
     """Train a model for a few epochs, discard it, and return the median time of an epoch, validation included."""
-    with seeded(seed, "init"):
-        mean = torch.as_tensor(splits.mean, dtype=torch.get_default_dtype())
-        model = build(params.model, mean, splits.shape)
+    model = initial_model(params.model, splits, seed)
     short = {"epochs": 1 + TIMED, "patience": None, "milestones": (), "schedule": "constant"}
     train = params.train.model_copy(update=short)
     seconds = [record.seconds for record in fit(model, splits, train, seed=seed, device=device)]

@@ -36,7 +36,7 @@ __all__ = [
     "module_files",
 ]
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 CAP = 2**20  # bytes of a patch that are kept
 PATCHES = {  # states of a patch that do not lead to the code again
     "cut": f"its uncommitted changes were more than {CAP // 2**20} MiB and were cut",

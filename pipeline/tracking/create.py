@@ -1,8 +1,7 @@
-"""A fresh SQLite database for MLflow: whole or absent.
+"""Creation of MLflow's SQLite database, which is there whole or not at all.
 
-MLflow makes its tables in some fifty steps and does not take up what was left half way: killed in the second that
-they take, it would leave a file that it can never open again. So they are made in a file aside, which is then given
-the name.
+MLflow makes its tables in some fifty steps and does not go on from half of them: a kill in the second that they take
+would leave a file that it can never open. So the tables are made in a file of another name, which is then renamed.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
 from pipeline.files import file_lock, sha256
 
-__all__ = ["prepared"]
+__all__ = ["create_sqlite"]
 
 
-def prepared(uri: str, locks: Path) -> None:
-    """Make the database that an address names, if it is an SQLite file and is not there; `locks` is a folder of ours.
+def create_sqlite(uri: str, locks: Path) -> None:
+    """Create the database of an address, if it is an SQLite file that does not exist; `locks` is a folder of ours.
 
     Raises:
         InputError: the file cannot be written.
@@ -30,31 +29,31 @@ def prepared(uri: str, locks: Path) -> None:
     with file_lock(locks / "mlflow"):
         if file.exists():
             return
-        # Of two clones that share a database each has a file of its own, and the first gives it the name.
+        # Two clones that share a database have locks of their own: each makes a file, and the first is renamed.
         aside = file.with_name(f".{file.name}.{sha256([str(locks.resolve()).encode()])[:8]}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             aside.unlink(missing_ok=True)
-            _make(aside)
-            _name(aside, file)
+            _create_tables(aside)
+            _rename(aside, file)
             aside.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{file}: cannot be written: {error.strerror}") from None
 
 
-def _make(file: Path) -> None:
+def _create_tables(file: Path) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(f"sqlite:///{quote(str(file))}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
 
 
-def _name(aside: Path, file: Path) -> None:
-    """Give the file its name, unless another has it."""
+def _rename(aside: Path, file: Path) -> None:
+    """Give `aside` the name `file`, unless that exists."""
     try:
         os.link(aside, file)
     except FileExistsError:
         pass
-    except OSError:  # a file system without links, on which two clones at once are not told apart
+    except OSError:  # a file system without links, where two clones at once may replace each other's file
         if not file.exists():
             aside.rename(file)

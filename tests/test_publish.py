@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ import pytest
 import pipeline.sweep.worker
 from pipeline.errors import InputError
 from pipeline.files import read_json
+from pipeline.log import LOG, Log, Record
+from pipeline.runs import RunFolder, RunSpec
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.tracking import Run, Tracker
-from pipeline.tracking.outbox import Outbox
-from pipeline.training import Record, fit
-from pipeline.work import Work
+from pipeline.training import fit
 from tests.small import ROOT, splits
 from tests.tracking_server import Proxy, Server, free_port
 from tests.workshop import make_study, rows
@@ -32,8 +32,8 @@ RECORDS = [
     Record(epoch, epoch * 4, 0.1 * epoch, 1_700_000_000_000 + epoch, {"train/elbo": -2.0, "valid/elbo": -1.5 * epoch})
     for epoch in range(1, 41)
 ]
-VOLATILE = ("outbox", "key", "mlflow.note.content", "mlflow.parentRunId", "best", "weights_digest")
-GONE = "cannot be reached (Connection refused); what is logged waits in .cache/outbox\n"
+VOLATILE = ("folder", "key", "mlflow.note.content", "mlflow.parentRunId", "best", "weights_digest")
+GONE = "cannot be reached (Connection refused); what is logged waits in .cache/runs\n"
 
 
 @pytest.fixture
@@ -69,15 +69,20 @@ def proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send at every occasion, and again right after a failure."""
-    for name in ("BACK_OFF", "LONGEST", "SHARE", "PAUSE"):
-        monkeypatch.setattr(f"pipeline.tracking.store.{name}", 0.0)
+    for name in ("BACK_OFF", "LONGEST", "FACTOR", "PAUSE"):
+        monkeypatch.setattr(f"pipeline.tracking.server.{name}", 0.0)
 
 
-def start(study: Study, key: str = "a", *, stage: str = "trial", goes_on: bool = True, anew: bool = False) -> Run:
-    work = Work(stage=stage, variant="mhvae", seed=0, params=study.params, stream=0)
-    return Tracker(study).start(
-        work, key=key, name=key, splits=splits(), about="a run", goes_on=goes_on, anew=anew
-    )  # fmt: skip
+def start(study: Study, key: str = "a", *, stage: str = "trial") -> Run:
+    spec = RunSpec(stage=stage, variant="mhvae", seed=0, params=study.params, rng_seed=0)
+    return Tracker(study).start(spec, key=key, name=key, splits=splits(), about="a run")
+
+
+def log(run: Run, records: Sequence[Record]) -> None:
+    """Log epochs, as training does."""
+    for record in records:
+        run.folder.log.append(record.entry)
+        run.publish()
 
 
 def cave(study: Study, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -87,10 +92,10 @@ def cave(study: Study, *words: str, **variables: str) -> subprocess.CompletedPro
 
 
 def waiting(study: Study) -> list[Path]:
-    return list((study.cache / "outbox").glob("*/"))
+    return [path.parent for path in study.runs.glob(f"*/{LOG}")]
 
 
-def told(database: Path, name: str) -> dict[str, Any]:
+def contents(database: Path, name: str) -> dict[str, Any]:
     """Return all that a database knows of a study's runs, by their names, but for times and what is random."""
     found: dict[str, Any] = {}
     query = "select r.run_uuid, r.name, r.status from runs r join experiments e using (experiment_id)"
@@ -114,8 +119,8 @@ def told(database: Path, name: str) -> dict[str, Any]:
 
 def files(folder: Path, runs: int) -> set[str]:
     """Return the artifacts of that many runs, without the folders that are named after them."""
-    ids = {path.parents[1].name for path in folder.rglob("settings.json")}
-    assert len({path.parents[2].name for path in folder.rglob("settings.json")}) == runs, ids
+    ids = {path.parents[1].name for path in folder.rglob("spec.json")}
+    assert len({path.parents[2].name for path in folder.rglob("spec.json")}) == runs, ids
     return {path.relative_to(folder).as_posix().split("/artifacts/")[1] for path in folder.rglob("*") if path.is_file()}
 
 
@@ -125,7 +130,12 @@ def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     other = make_study(folder / study.out.name / "plain", **{"train.seeds": [0], "sweep.trials": 4, "sweep.epochs": 3})
     shutil.copytree(study.out, other.out)
     run(Sweep(other, "mhvae"), 1)
-    return told(other.shared_root / "mlflow.db", other.name)
+    return contents(other.shared_root / "mlflow.db", other.name)
+
+
+def trial_of(folder: Path) -> int:
+    """Return the number of the trial whose run lies in a folder."""
+    return int(Log(folder).read()[0]["key"].rpartition("/")[2])
 
 
 def at(number: int, epoch: int, action: Any) -> Any:
@@ -133,7 +143,7 @@ def at(number: int, epoch: int, action: Any) -> Any:
 
     def acting(*args: Any, **kwargs: Any) -> Iterator[Record]:
         for record in fit(*args, **kwargs):
-            if (kwargs["folder"].name, record.epoch) == (str(number), epoch):
+            if (trial_of(kwargs["folder"]), record.epoch) == (number, epoch):
                 action()
             yield record
 
@@ -142,31 +152,30 @@ def at(number: int, epoch: int, action: Any) -> Any:
 
 def test_a_line_that_a_crash_has_torn_is_no_line(tmp_path: Path) -> None:
     """Lines up to the torn one are read, and what is added later follows them."""
-    outbox = Outbox.take(tmp_path / "a")
-    outbox.append({"op": "tags", "tags": {"a": "1"}}, {"op": "tags", "tags": {"b": "2"}})
-    outbox.release()
-    path = tmp_path / "a" / "ops.jsonl"
+    first, second, third = ({"type": "tags", "tags": {name: "1"}} for name in "abc")
+    folder = RunFolder.open(tmp_path / "a")
+    folder.log.append(first, second)
+    folder.release()
+    path = tmp_path / "a" / LOG
     path.write_bytes(path.read_bytes()[:-5])
-    again = Outbox.take(tmp_path / "a")
-    assert again.ops == [{"op": "tags", "tags": {"a": "1"}}]
-    again.append({"op": "tags", "tags": {"c": "3"}})
+    assert Log(tmp_path / "a").read() == [first]
+    again = RunFolder.open(tmp_path / "a")
+    again.log.append(third)
     again.release()
-    assert Outbox.take(tmp_path / "a").ops == [
-        {"op": "tags", "tags": {name: v}} for name, v in (("a", "1"), ("c", "3"))
-    ]
+    assert Log(tmp_path / "a").read() == [first, third]
 
 
-def test_an_outbox_has_one_holder(tmp_path: Path) -> None:
-    """Who holds it keeps others out until it is let go, also where its folder was removed and made again."""
-    first = Outbox.take(tmp_path / "a")
+def test_a_folder_has_one_holder(tmp_path: Path) -> None:
+    """Who holds it keeps others out until it is released, also where it was removed and made again."""
+    first = RunFolder.open(tmp_path / "a")
     with pytest.raises(BlockingIOError):
-        Outbox.take(tmp_path / "a")
+        RunFolder.open(tmp_path / "a")
     first.remove()
-    second = Outbox.take(tmp_path / "a")
+    second = RunFolder.open(tmp_path / "a")
     with pytest.raises(BlockingIOError):
-        Outbox.take(tmp_path / "a")
+        RunFolder.open(tmp_path / "a")
     second.release()
-    Outbox.take(tmp_path / "a").release()
+    RunFolder.open(tmp_path / "a").release()
 
 
 def test_work_goes_on_while_mlflow_is_gone(
@@ -177,14 +186,14 @@ def test_work_goes_on_while_mlflow_is_gone(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:correct-horse@127.0.0.1:{port}")
     for key in ("a", "b"):
         made = start(study, key)
-        made.log_records(RECORDS)
+        log(made, RECORDS)
         made.set_tags({"address": "http://me:correct-horse@127.0.0.1"})
         made.finish()
         assert made.run_id is None
     assert len(waiting(study)) == 2
     captured = capfd.readouterr()
     assert captured.err == f"MLflow at http://127.0.0.1:{port} {GONE}"
-    for path in (study.cache / "outbox").rglob("*"):
+    for path in study.runs.rglob("*"):
         assert path.is_dir() or b"correct-horse" not in path.read_bytes()
 
 
@@ -226,7 +235,7 @@ def refused(study: Study, *keys: str) -> list[Run]:
     """Return runs that were told what no MLflow takes: a metric's name that is none."""
     made = [start(study, key) for key in keys]
     for run_ in made:
-        run_.log_records([replace(RECORDS[0], metrics={"valid/elbo#": 1.0})])
+        log(run_, [replace(RECORDS[0], metrics={"valid/elbo#": 1.0})])
     return made
 
 
@@ -236,7 +245,7 @@ def refused(study: Study, *keys: str) -> list[Run]:
 def test_what_mlflow_refuses_holds_up_nothing(
     study: Study, where: str, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """An outbox that is refused is told in a line and kept; those after it are sent, by `cave sync` and by a run's end.
+    """A folder that is refused gets a line and is kept; those after it are sent, by `cave sync` and by a run's end.
 
     Whichever comes first: there are enough of both.
     """
@@ -252,20 +261,20 @@ def test_what_mlflow_refuses_holds_up_nothing(
     capfd.readouterr()
     tracker = Tracker(study)
     for number in (1, 2):
-        told = tracker.deliver()
-        assert (told.sent, told.left, told.refused, told.waiting) == (3 if number == 1 else 0, 3, 3, 0)
+        result = tracker.publish_all()
+        assert (result.done, result.left, result.refused, result.waiting) == (3 if number == 1 else 0, 3, 3, 0)
         lines = capfd.readouterr().err.splitlines()
         assert len(lines) == (3 if number == 1 else 0)  # once a process
         for line in lines:
-            assert line.startswith(f"MLflow at {tracker.store.address} refuses what run ")
+            assert line.startswith(f"MLflow at {tracker.server.address} refuses what run ")
             assert "valid/elbo#" in line
             assert "`cave sync` tries again" in line
-    assert tracker.store.up
+    assert tracker.server.reachable
     assert len(waiting(study)) == 3
     query = "select count(*) from runs r join experiments e using (experiment_id) where e.name = ?"
     assert rows(database, query, f"platos-cave/{study.name}") == [(6,)]
     done = cave(study, "pipeline", "sync")
-    assert (done.returncode, done.stdout) == (1, f"sent to MLflow at {tracker.store.address}: 0; left: 3\n")
+    assert (done.returncode, done.stdout) == (1, f"sent to MLflow at {tracker.server.address}: 0; left: 3\n")
     assert done.stderr.count("refuses what run") == 3
     assert "Traceback" not in done.stderr
 
@@ -274,7 +283,7 @@ def test_a_living_run_that_is_refused_ends_well(study: Study, capfd: pytest.Capt
     """Its work goes on, MLflow is not said to be gone, its end tells the line, and the next run sends what waits."""
     (made,) = refused(study, "a")
     start(study, "b").close()
-    made.log_records(RECORDS)
+    log(made, RECORDS)
     made.finish()
     (line,) = capfd.readouterr().err.splitlines()
     assert "refuses what run a has logged" in line
@@ -287,16 +296,14 @@ def test_a_living_run_that_is_refused_ends_well(study: Study, capfd: pytest.Capt
 
 
 def test_a_file_that_is_gone_holds_up_nothing(study: Study, capfd: pytest.CaptureFixture[str]) -> None:
-    """An outbox whose copy of a file was removed is passed over like one that MLflow refuses."""
+    """A folder whose copy of a file was removed is passed over like one that MLflow refuses."""
     for key in ("a", "b", "c"):
         made = start(study, key)
-        made.log_files("", [study.folder / "params.yaml"])
+        made.log_result("files", "1", {}, {"other": [study.folder / "params.yaml"]})
         made.close()
-    (first, *_) = sorted((study.cache / "outbox").glob("*/"))
-    for path in first.rglob("params.yaml"):
-        path.unlink()
-    told = Tracker(study).deliver()
-    assert (told.sent, told.refused) == (2, 1)
+    (waiting(study)[0] / "files" / "other" / "params.yaml").unlink()
+    result = Tracker(study).publish_all()
+    assert (result.done, result.refused) == (2, 1)
     assert "refuses what run" in capfd.readouterr().err
 
 
@@ -314,18 +321,18 @@ def test_what_is_meant_for_another_server_is_left_alone(study: Study, monkeypatc
 
 
 def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study: Study) -> None:
-    """What has a living owner is left to it; a run whose owner has died is told so, once it is sent."""
+    """What has a living owner is left to it; a run whose owner has died ends as killed, once it is published."""
     alive, dead = start(study, "a"), start(study, "b", stage="train")
-    alive.log_records(RECORDS)
-    dead.log_records(RECORDS)
+    log(alive, RECORDS)
+    log(dead, RECORDS)
     dead.close()
-    told = Tracker(study).deliver()
-    assert (told.sent, told.left, told.busy) == (1, 0, 1)
+    result = Tracker(study).publish_all()
+    assert (result.done, result.left, result.busy) == (1, 0, 1)
     assert rows(study.shared_root / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
         ("b", "KILLED")
     ]
     again = start(study, "b")
-    again.log_records(RECORDS)
+    log(again, RECORDS)
     for made in (alive, again):
         made.finish()
     assert set(rows(study.shared_root / "mlflow.db", "select name, status from runs")) == {
@@ -335,19 +342,19 @@ def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study
     assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics") == [(2 * 80,)]
 
 
-def test_an_outbox_whose_work_went_on_elsewhere_says_nothing_more(study: Study, tmp_path: Path) -> None:
+def test_a_folder_whose_work_went_on_elsewhere_adds_nothing(study: Study, tmp_path: Path) -> None:
     """Two hosts without a shared disk: what the first could not send is superseded by what the second has run again."""
-    first = start(study, anew=True)
-    first.log_records(RECORDS[:3])
+    first = start(study)
+    log(first, RECORDS[:3])
     first.close()
     study.cache.rename(tmp_path / "first host")
-    second = start(study, anew=True)
-    second.log_records([replace(record, timestamp=record.timestamp + 5) for record in RECORDS[:2]])
-    second.send(forced=True)
+    second = start(study)
+    log(second, [replace(record, timestamp=record.timestamp + 5) for record in RECORDS[:2]])
+    second.publish(forced=True)
     second.close()
     study.cache.rename(tmp_path / "second host")
     (tmp_path / "first host").rename(study.cache)
-    assert Tracker(study).deliver().sent == 1
+    assert Tracker(study).publish_all().done == 1
     assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics") == [(4,)]
     assert rows(study.shared_root / "mlflow.db", "select status from runs") == [("RUNNING",)]
 
@@ -359,14 +366,14 @@ def test_a_finished_run_that_waits_is_not_taken_by_new_work(study: Study, monkey
         (study.shared_root / "mlflow.db").rename(study.shared_root / "away")
         gone.setenv("MLFLOW_TRACKING_URI", uri)
         (study.shared_root / "mlflow.db").mkdir()
-        for goes_on in (False, False, True):
-            made = start(study, goes_on=goes_on, anew=not goes_on)
-            made.log_records(RECORDS)
+        for _ in range(2):
+            made = start(study, stage="train")
+            log(made, RECORDS)
             made.finish()
         (study.shared_root / "mlflow.db").rmdir()
         (study.shared_root / "away").rename(study.shared_root / "mlflow.db")
     assert len(waiting(study)) == 2
-    assert Tracker(study).deliver().sent == 2
+    assert Tracker(study).publish_all().done == 2
     assert rows(study.shared_root / "mlflow.db", "select status from runs") == [("FINISHED",)] * 2
     assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
 
@@ -385,7 +392,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     back: int | None,
 ) -> None:
     """What arrives when it is back, or by `cave sync`, is what an undisturbed sweep has told, row by row."""
-    monkeypatch.setattr("pipeline.tracking.store.BACK_OFF", 0.0)
+    monkeypatch.setattr("pipeline.tracking.server.BACK_OFF", 0.0)
     name = f"away-{back}"
     away = Study(study.params, study.folder, study.root, study.out.rename(study.out.with_name(name)), study.shared_root)
     dies = at(1, 2, server.stop)
@@ -393,7 +400,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     if back is not None:
 
         def both(*args: Any, **kwargs: Any) -> Iterator[Record]:
-            return (at(back, 1, server.start) if kwargs["folder"].name == str(back) else dies)(*args, **kwargs)
+            return (at(back, 1, server.start) if trial_of(kwargs["folder"]) == back else dies)(*args, **kwargs)
 
         monkeypatch.setattr(pipeline.sweep.worker, "fit", both)
     run(Sweep(away, "mhvae"), 1)
@@ -415,7 +422,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
         assert None not in search["trials"].values()
     assert waiting(away) == []
     monkeypatch.setattr(pipeline.sweep.worker, "fit", fit)
-    assert _same(told(server.database, name), undisturbed(away, tmp_path, monkeypatch))
+    assert _same(contents(server.database, name), undisturbed(away, tmp_path, monkeypatch))
 
 
 def _same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -433,13 +440,13 @@ def _same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
 @pytest.mark.usefixtures("eager")
 def test_answers_that_are_lost_double_nothing(study: Study, server: Server, proxy: Proxy) -> None:
     """The server has done what it was asked for and could not say so, of every kind of request: it is there once."""
-    proxy.cuts = [r"runs/create", r"log-batch", r"log-inputs", r"PUT \S*settings.json", r"runs/update", r"runs/search"]
+    proxy.cuts = [r"runs/create", r"log-batch", r"log-inputs", r"PUT \S*spec.json", r"runs/update", r"runs/search"]
     made = start(study, "lost", stage="train")
     for record in RECORDS:
-        made.log_records([record])
+        log(made, [record])
     made.finish()
     for _ in range(3):
-        Tracker(study).deliver()
+        Tracker(study).publish_all()
     assert proxy.cuts == []
     assert waiting(study) == []
     query = "select run_uuid, status from runs where name = 'lost' and lifecycle_stage = 'active'"
@@ -458,9 +465,9 @@ def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     proxy.cuts = [r"runs/create"]
     made = start(study, "twice", stage="train")
-    made.log_records(RECORDS)
+    log(made, RECORDS)
     made.finish()
-    Tracker(study).deliver()  # what was left for later, the server having been slow to answer
+    Tracker(study).publish_all()  # what was left for later, the server having been slow to answer
     query = "select lifecycle_stage, status from runs where name = 'twice' order by 1"
     assert rows(server.database, query) == [("active", "FINISHED"), ("deleted", "RUNNING")]
 
@@ -470,14 +477,14 @@ def test_a_slow_server_is_asked_seldom(study: Study, proxy: Proxy) -> None:
     """Forty epochs that take no time are sent in a handful of requests, however long each of them takes."""
     made = start(study, "quick")
     for record in RECORDS:
-        made.log_records([record])
+        log(made, [record])
     made.finish()
     quick = len(proxy.requests)
     proxy.delay, proxy.requests = 0.3, []
     made = start(study, "slow")
     for record in RECORDS:
-        made.log_records([record])
+        log(made, [record])
     made.finish()
     assert max(quick, len(proxy.requests)) <= 12
-    Tracker(study).require().deliver()
+    Tracker(study).require().publish_all()
     assert waiting(study) == []

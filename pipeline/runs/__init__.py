@@ -1,0 +1,34 @@
+"""Runs on the disk: what is trained, where its numbers come from, and a folder with one log of what happened.
+
+This package knows nothing of models and nothing of MLflow: `pipeline.tracking` brings MLflow up to date from here.
+"""
+
+from pipeline.runs.folder import (
+    PATCH,
+    SPEC,
+    DamagedError,
+    Header,
+    RunFolder,
+    end,
+    experiment_name,
+    folder_of,
+    new_id,
+    now,
+    study_folders,
+)
+from pipeline.runs.spec import RunSpec
+
+__all__ = [
+    "PATCH",
+    "SPEC",
+    "DamagedError",
+    "Header",
+    "RunFolder",
+    "RunSpec",
+    "end",
+    "experiment_name",
+    "folder_of",
+    "new_id",
+    "now",
+    "study_folders",
+]

@@ -1,0 +1,272 @@
+"""A run's folder: everything that is known of a run, from which MLflow can be brought up to date at any time.
+
+    spec.json           what is trained (`RunSpec`)
+    log.jsonl           what happened, a line each (`pipeline.log`)
+    state.safetensors   where training stands; without it, work starts anew
+    files/              copies of what MLflow gets as artifacts, at the paths that they have there
+
+The first line of the log says whose run it is (`Header`). The others:
+
+    start       a process begins to work on the run: its address of MLflow, and what its numbers depend on
+    epoch       a record, written by the training itself
+    tags        tags that replace those of the same name
+    result      metrics by step, and files, under a name; logged once for a digest
+    end         the status (none: the run keeps the one it has), the time and the reason
+    published   MLflow has all lines above this one
+
+A lock is held by the process that works on a run, as long as it does: any process may publish what has no owner.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import InputError
+from pipeline.files import file_lock, sha256
+from pipeline.log import LOG, STATE, Entry, Log
+from pipeline.study import Study
+
+__all__ = [
+    "PATCH",
+    "SPEC",
+    "DamagedError",
+    "Header",
+    "RunFolder",
+    "end",
+    "experiment_name",
+    "folder_of",
+    "new_id",
+    "now",
+    "study_folders",
+]
+
+SPEC, PATCH = "provenance/spec.json", "provenance/changes.patch"  # artifacts
+FILES, LOCK = "files", "lock"
+
+
+class DamagedError(InputError):
+    """A run's folder that this program has not written."""
+
+
+class Header(BaseModel):
+    """The first line of a log: whose run it is, and what MLflow is told when the run begins."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["run", "results"]  # `results` are added to a run that MLflow has already
+    id: str  # of this folder; that of a folder that was made later is greater
+    time: int
+    address: str
+    experiment: str
+    note: str  # the experiment's description
+    key: str  # by which work that goes on, wherever it does, finds its run
+    run_id: str | None = None  # of the run that results are added to; without it, the latest of the key
+    reuse_finished: bool = True  # whether a finished run of the key may be taken
+    reproducible: bool = False  # whether `cave reproduce` can train it again
+    name: str = ""
+    tags: dict[str, str] = {}
+    params: dict[str, str] = {}
+    dataset: dict[str, str] = {}
+    files: list[str] = []
+
+
+class RunFolder:
+    """A run's folder, whose lock this process holds until `release`."""
+
+    def __init__(self, path: Path, lock: ExitStack) -> None:
+        self.path, self._lock, self.log = path, lock, Log(path)
+        self.log.repair()
+
+    @classmethod
+    def open(cls, path: Path, patience: float = 0.0) -> RunFolder:
+        """Lock a folder, which is made if need be.
+
+        Raises:
+            BlockingIOError: another process holds the lock for longer than `patience` seconds.
+            InputError: the folder cannot be read or written.
+        """
+        with ExitStack() as lock:
+            lock.enter_context(file_lock(path / LOCK, patience))
+            try:
+                return cls(path, lock.pop_all())
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All lines of the log."""
+        return self.log.read()
+
+    @property
+    def header(self) -> Header:
+        """The first line; a `DamagedError` is raised where it is none."""
+        return _header(self.path, self.entries)
+
+    @property
+    def address(self) -> str:
+        """The address of MLflow that the run was last logged for."""
+        latest = [entry["address"] for entry in self.entries if entry["type"] == "start"]
+        return str((latest or [self.header.address])[-1])
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch that is in the log, or 0."""
+        return max((entry["epoch"] for entry in self.entries if entry["type"] == "epoch"), default=0)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no process means to add lines."""
+        last = next((entry["type"] for entry in reversed(self.entries) if entry["type"] != "published"), None)
+        return last == "end"
+
+    @property
+    def published(self) -> bool:
+        """Whether MLflow has all of it."""
+        return bool(self.entries) and self.entries[-1]["type"] == "published"
+
+    @property
+    def status(self) -> str | None:
+        """The status that the run is to have; None while a process works on it, or where it keeps the one it has."""
+        for entry in reversed(self.entries):
+            if entry["type"] == "start" or (entry["type"] == "end" and entry["status"]):
+                return entry["status"] if entry["type"] == "end" else None
+        return None
+
+    @property
+    def has_state(self) -> bool:
+        """Whether work can go on from here."""
+        return (self.path / STATE).exists()
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether other work of the same key has taken the folder's name."""
+        return self.path.name.endswith(".aside")
+
+    def begin(self, header: Header, files: Mapping[str, Path | bytes], start: Entry) -> None:
+        """Write the files and, after them, the first two lines."""
+        for place, source in files.items():
+            self.add_file(place, source)
+        self.log.append(header.model_dump(), start)
+
+    def add_file(self, place: str, source: Path | bytes) -> str:
+        """Copy a file, or write one, as the artifact `place`; return `place`."""
+        path = self._located(place)
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(source, bytes):
+                aside.write_bytes(source)
+            else:
+                shutil.copyfile(source, aside)
+            aside.rename(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+        return place
+
+    def file(self, place: str) -> Path:
+        """Return where the artifact `place` lies; raise `DamagedError` for a path that leads out of the folder."""
+        path, folder = self._located(place), self.path.resolve()
+        if path.resolve() != folder / "spec.json" and not path.resolve().is_relative_to(folder / FILES):
+            raise DamagedError(f"{self.path}: its {LOG} names a file outside of it; remove the folder")
+        return path
+
+    def _located(self, place: str) -> Path:
+        return self.path / "spec.json" if place == SPEC else self.path / FILES / place
+
+    def sync(self) -> None:
+        """Bring all of it from the system's memory to the disk."""
+        for path in [*self.path.rglob("*"), self.path, self.path.parent]:
+            try:
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def set_aside(self) -> None:
+        """Give up the folder's name, and release it: it waits to be published."""
+        self.path = self.path.rename(self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.aside"))
+        self.release()
+
+    def close_published(self) -> None:
+        """Note that MLflow has all of an ended run, and remove the folder unless work can go on from it."""
+        self.log.append({"type": "published", "time": now()})
+        self.remove_if_done()
+
+    def discard_state(self) -> None:
+        """Remove what work would go on from and, if MLflow has all of it, the folder itself."""
+        for path in self.path.glob("*.safetensors"):
+            path.unlink(missing_ok=True)
+        self.remove_if_done()
+
+    def remove_if_done(self) -> None:
+        """Remove the folder if MLflow has all of it and no work can go on from it."""
+        if not self.has_state and (self.published or not self.entries):
+            self.remove()
+
+    def remove(self) -> None:
+        """Delete the folder and release it; until the end the log says whose run it was."""
+        shutil.rmtree(self.path / FILES, ignore_errors=True)
+        (self.path / LOG).unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let the lock go, as the death of the process does."""
+        self._lock.close()
+
+
+def _header(path: Path, entries: list[Entry]) -> Header:
+    try:
+        return Header.model_validate(entries[0])
+    except (IndexError, ValidationError):
+        raise DamagedError(f"{path}: its {LOG} does not say whose run it is; remove the folder") from None
+
+
+def folder_of(runs: Path, key: str) -> Path:
+    """Return where the run of a key lies: a name that can be read, and is no other key's."""
+    readable = re.sub(r"[^\w.-]+", "_", key)[-80:]
+    return runs / f"{readable}-{sha256([key.encode()])[:8]}"
+
+
+def experiment_name(study: Study) -> str:
+    """Return the name of a study's experiment in MLflow."""
+    return f"platos-cave/{study.name}"
+
+
+def study_folders(study: Study, prefix: str = "") -> Iterator[Path]:
+    """Yield the folders of a study's runs, of those whose key begins with `prefix`; damaged ones are left out."""
+    for path in sorted(study.runs.glob(f"*/{LOG}")):
+        try:
+            header = _header(path.parent, Log(path.parent).read())
+        except InputError:
+            continue
+        if header.experiment == experiment_name(study) and header.key.startswith(prefix):
+            yield path.parent
+
+
+def now() -> int:
+    """Return the milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def new_id() -> str:
+    """Return an id that is greater than those that were made before."""
+    return f"{now():013d}-{uuid.uuid4().hex[:12]}"
+
+
+def end(status: str | None, reason: str) -> dict[str, Any]:
+    """Return the line that ends the work on a run."""
+    return {"type": "end", "status": status, "time": now(), "reason": reason}
