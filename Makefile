@@ -76,5 +76,5 @@ endif
 	@pwd -P > $(READY)
 
 clean:                   ## what can be made again: caches, not results
-	find .cache -mindepth 1 -maxdepth 1 ! -name outbox -exec rm -rf {} + 2> /dev/null || true
+	find .cache -mindepth 1 -maxdepth 1 ! -name runs ! -name outbox -exec rm -rf {} + 2> /dev/null || true
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
