@@ -135,7 +135,7 @@ def measure_outliers(
     rng_seed: int,
     seed: int,
 ) -> Measured:
-    """Measure how well each level separates the test set from other images: shuffled ones, or the data set in `folder`."""
+    """Measure how well levels separate the test set from other images: shuffled ones, or the data set in `folder`."""
     if params.data == "shuffled":
         others, scale = outliers.shuffled(test[: params.images], rng_seed), splits.scale
     else:

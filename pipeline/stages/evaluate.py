@@ -1,4 +1,4 @@
-"""Stage `evaluate`: every bound on the test set, of final models and milestones, and images of the first seed's model."""
+"""Stage `evaluate`: every bound on the test set, of final models and milestones, and images of a model."""
 
 from __future__ import annotations
 
