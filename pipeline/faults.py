@@ -31,7 +31,7 @@ POINTS: dict[str, str] = {
     "rows-sent": "rows are in MLflow",
     "epoch-reported": "Optuna has the report of an epoch, or of several that came fast",
     "end-sent": "MLflow has the end of a run, Optuna does not have that of its trial",
-    "trial-told": "Optuna has the end of a trial, its folder is still there",
+    "trial-ended": "Optuna has the end of a trial, its folder is still there",
 }
 """Every place by its name, and what has happened there, in the order of a trial's life."""
 

@@ -53,8 +53,8 @@ class Removal:
 
     def exists(self) -> bool:
         """Return whether anything of the study is left on this machine."""
-        there = self.folder.is_symlink() or self.folder.exists()
-        return there or any(path.exists() for path in self._scratch()) or any(study_folders(self.study))
+        in_project = self.folder.is_symlink() or self.folder.exists()
+        return in_project or any(path.exists() for path in self._scratch()) or any(study_folders(self.study))
 
     def belongings(self) -> list[str]:
         """Say in a line each what would be removed; a store that cannot be reached is named with its reason."""

@@ -80,6 +80,11 @@ def test_a_stage_depends_on_all_the_code_it_runs(stage: str) -> None:
     assert deps == needed
 
 
+def test_a_stage_is_short() -> None:
+    """No module of a stage has more than 60 lines."""
+    assert all(len(path.read_text().splitlines()) <= 60 for path in (PACKAGE / "stages").glob("*.py"))
+
+
 def test_every_stage_is_in_the_pipeline() -> None:
     """The stages of dvc.yaml are the modules of pipeline/stages, in the order of the work."""
     assert list(read_yaml(ROOT / "dvc.yaml")["stages"]) == STAGES

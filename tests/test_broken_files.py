@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pipeline import data
+from pipeline.jobs import final_models as stage
 from pipeline.models import build
 from pipeline.models.checkpoint import load, save_model
 from pipeline.processes.entry import run_main
-from pipeline.stages import train as stage
 from tests.command import assert_one_line, call
 from tests.small import ROOT, model_params, splits
 from tests.workshop import make_study

@@ -14,6 +14,7 @@ from pipeline import report
 from pipeline.cli.by_hand import by_hand
 from pipeline.cli.new_study import create_study
 from pipeline.errors import InputError, RunError
+from pipeline.jobs import final_models, train_seed
 from pipeline.params import parse_assignments
 from pipeline.report.search import search
 from pipeline.stages import train as stage
@@ -122,7 +123,7 @@ def test_a_training_that_fails_at_once_leaves_nothing(project: Path) -> None:
 
 def test_an_interrupt_before_the_first_epoch_leaves_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C when the run is in MLflow and no epoch is trained: the experiment is not shown any more."""
-    monkeypatch.setattr(stage, "fit", _interrupt)
+    monkeypatch.setattr(train_seed, "fit", _interrupt)
     with pytest.raises(KeyboardInterrupt), by_hand("train", "x", "vae", {}) as study:
         stage.run(study, "vae")
     assert made(project) == []
@@ -140,13 +141,13 @@ def test_work_that_was_begun_stays_and_goes_on(project: Path, monkeypatch: pytes
             stage.run(study, "vae")
     assert set(made(project)) == {"x", study.unique_name, "platos-cave/x"}
     with by_hand("train", "x", "vae", {}) as study:
-        assert not stage.trained(study, "vae")
+        assert not final_models.trained(study, "vae")
         stage.run(study, "vae")
-        assert stage.trained(study, "vae")
+        assert final_models.trained(study, "vae")
     runs = rows(project / "mlflow.db", "select status from runs")
     assert runs == [("FINISHED",)] * len(study.params.train.seeds)
     lower = study.params.override({"train.learning_rate": 0.001})
-    assert not stage.trained(Study(lower, study.folder, study.root, study.out, study.shared_root), "vae")
+    assert not final_models.trained(Study(lower, study.folder, study.root, study.out, study.shared_root), "vae")
 
 
 def test_a_check_that_mlflow_is_there_makes_no_experiment(project: Path) -> None:

@@ -59,7 +59,7 @@ TRIAL: dict[str, Points] = {  # in the order of a trial's life; the first pass o
         ("state-written", 1),
         ("epoch-reported", 1),
         ("line-appended", 3),
-        ("trial-told", 1),
+        ("trial-ended", 1),
     ],
 }
 END: Points = [("end-sent", TRIALS + 1), *(("line-appended", number) for number in range(1, 6))]
@@ -141,7 +141,7 @@ def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: 
 def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(zygote: Zygote, tmp_path: Path) -> None:
     """Killed when one search is finished and another is not, the sweep ends with exactly its trials in each."""
     made = study(tmp_path, **{"sweep.searches": 2, "sweep.trials": 2, "train.seeds": [0, 1]})
-    assert killed(zygote, made, "trial-told", 3)
+    assert killed(zygote, made, "trial-ended", 3)
     assert not (made.sweep(VARIANT) / "best.json").exists()
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **SEVERAL) == 0, (made.folder / "told").read_text()
     check_sweep(made, VARIANT, 2, searches=2)
@@ -220,7 +220,7 @@ def test_kill_9_changes_nothing_of_a_pruned_trial(zygote: Zygote, tmp_path: Path
     query = "select count(*) from trial_intermediate_values i join trials t using (trial_id) where t.number <= ?"
     reports = rows(optuna, query, pruned[0][0])[0][0]
     assert killed(zygote, made, "state-written", reports)  # of the epoch whose report prunes it
-    for point in ("epoch-reported", "rows-sent", "end-sent", "trial-told"):
+    for point in ("epoch-reported", "rows-sent", "end-sent", "trial-ended"):
         assert killed(zygote, made, point, 1), point
     assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
     check(made, wanted)

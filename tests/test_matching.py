@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-import pipeline.stages.train
+import pipeline.jobs.final_models
+import pipeline.jobs.train_seed
 import pipeline.sweep.outputs
 import pipeline.sweep.worker
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
+from pipeline.jobs import final_models
 from pipeline.models import build
 from pipeline.params import Params
 from pipeline.stages import fetch, prepare, train
@@ -121,7 +123,7 @@ def test_trials_and_final_models_have_as_many_weights(study: Study, monkeypatch:
         train.run(actual, variant)
         sizes.append(read_json(actual.train(variant) / "seed-0" / "model.json")["parameters"])
         assert Sweep(actual, variant).name not in names
-        assert train.trained(actual, variant)
+        assert final_models.trained(actual, variant)
     assert len(sizes) == 6
     assert max(sizes) <= 50_500
     assert min(sizes) >= 49_500
@@ -130,7 +132,7 @@ def test_trials_and_final_models_have_as_many_weights(study: Study, monkeypatch:
 def test_the_epochs_of_a_time_are_measured_once(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """All seeds and what goes on after an end in the middle have the number of epochs that was measured first."""
     measured = iter([0.5, 0.25])
-    monkeypatch.setattr(pipeline.stages.train, "seconds_per_epoch", lambda *_: next(measured))
+    monkeypatch.setattr(pipeline.jobs.final_models, "seconds_per_epoch", lambda *_: next(measured))
     compare = {"match": "time", "parameters": None, "seconds": 2.2}
     timed = make_study(study.folder, compare=compare, variants={"vae": {"model.depth": 1}})
     lengths: list[int] = []
@@ -142,7 +144,7 @@ def test_the_epochs_of_a_time_are_measured_once(study: Study, monkeypatch: pytes
             if len(lengths) == 2 and record.epoch == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.stages.train, "fit", stopped)
+    monkeypatch.setattr(pipeline.jobs.train_seed, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
         train.run(timed, "vae")
     train.run(timed, "vae")
@@ -153,7 +155,7 @@ def test_the_epochs_of_a_time_are_measured_once(study: Study, monkeypatch: pytes
         assert [row["epoch"] for row in read_csv(folder / "curves.csv")] == ["1", "2", "3", "4"]
     logged = "select r.name, p.value from params p join runs r using (run_uuid) where p.key = 'train.epochs'"
     assert set(rows(timed.shared_root / "mlflow.db", logged)) == {("vae seed 0", "4"), ("vae seed 1", "4")}
-    assert train.trained(timed, "vae")
+    assert final_models.trained(timed, "vae")
     assert not (timed.cache / "train" / timed.unique_name / "vae").exists()
     train.run(timed, "vae")
     assert lengths[4:] == [8, 8]  # is measured anew where all is trained anew

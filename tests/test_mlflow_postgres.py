@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.doctor import CHECKS, examine, find_target
 from pipeline.errors import InputError
+from pipeline.jobs import train_seed
 from pipeline.stages import fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
@@ -151,7 +152,7 @@ def test_a_postgresql_that_goes_away_costs_a_training_nothing(
             stopped.append(1)
             postgres.stop()
 
-    monkeypatch.setattr(train, "print_progress", print_progress)
+    monkeypatch.setattr(train_seed, "print_progress", print_progress)
     try:
         train.run(study, "mhvae")
     finally:

@@ -17,6 +17,7 @@ from pipeline.data import Splits
 from pipeline.data.images import to_unit_interval
 from pipeline.errors import InputError
 from pipeline.evaluation.outliers import auroc, bounds_above, outliers, scores, shuffled
+from pipeline.evaluation.saved_model import measure_outliers
 from pipeline.files import read_json
 from pipeline.models import build, checkpoint
 from pipeline.params import Params
@@ -178,7 +179,7 @@ def test_a_study_measures_its_outliers(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(abs(each["value"] - 0.5) < 4 * each["se"] for each in twin)
     params, own = made.params.evaluate.outliers, data.load(made.data)
     model, test = checkpoint.load(made.train("mhvae") / "seed-0"), torch.as_tensor(own.test)
-    mixed = evaluate._outliers(made, params.model_copy(update={"data": "shuffled"}), model, own, test, 0)
+    mixed = measure_outliers(params.model_copy(update={"data": "shuffled"}), model, own, test, made.outliers, 0, 0)
     assert set(mixed.estimates) == {"outlier_auroc/elbo", "outlier_auroc/llr/z1"}
     assert mixed.estimates["outlier_auroc/elbo"].value > 0.9
     assert set(mixed.images) == {"outlier_score/elbo", "outlier_score/llr/z1"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -15,12 +14,12 @@ from torch.distributions import Distribution, MixtureSameFamily
 
 from pipeline.data import Splits
 from pipeline.distributions import Mixture, StandardNormal, Vamp, reparameterize
+from pipeline.figures.model_images import draw_model
 from pipeline.models import PRIORS, HierarchicalVAE, build
 from pipeline.objectives import elbo
-from pipeline.params import ModelParams, Params
-from pipeline.stages import evaluate as evaluate_stage
+from pipeline.params import ModelParams
 from pipeline.training import fit
-from tests.small import ROOT, model_params, splits, train_params
+from tests.small import model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -195,9 +194,6 @@ def test_the_figures_are_drawn_for_every_prior(prior: str, tmp_path: Path) -> No
     """The evaluation's samples, reconstructions and levels are drawn whatever the prior."""
     data = splits()
     built = build(model_params(prior=prior, depth=3), torch.tensor(data.mean).double())
-    study: Any = SimpleNamespace(
-        params=Params.read(ROOT / "params.yaml", {"report.images": 2}), evaluate=lambda variant: tmp_path
-    )
-    paths = evaluate_stage._draw(study, "variant", built, data, torch.tensor(data.test))
+    paths = draw_model(tmp_path, built, data, torch.tensor(data.test), name="variant", columns=2, seed=0)
     assert [path.name for path in paths] == ["samples.png", "reconstructions.png", "levels.png"]
     assert all(path.exists() for path in paths)

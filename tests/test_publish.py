@@ -17,6 +17,7 @@ import pytest
 import pipeline.sweep.worker
 from pipeline.errors import InputError
 from pipeline.files import read_json
+from pipeline.jobs import train_seed
 from pipeline.log import LOG, Log, Record
 from pipeline.runs import RunFolder, RunSpec
 from pipeline.stages import evaluate, fetch, prepare, train
@@ -221,7 +222,7 @@ def test_a_training_that_the_disk_stops_has_not_failed(study: Study, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "fit", full)
+        patched.setattr(train_seed, "fit", full)
         with pytest.raises(OSError, match="No space left"):
             train.run(study, "mhvae")
     query = "select run_uuid, status from runs where name = 'mhvae seed 0'"

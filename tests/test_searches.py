@@ -11,6 +11,7 @@ from pipeline.doctor.finding import Target
 from pipeline.doctor.unfinished import _today
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json, write_json, write_text
+from pipeline.jobs import final_models
 from pipeline.params import Params
 from pipeline.stages import fetch, prepare, train
 from pipeline.stages import sweep as stage
@@ -60,7 +61,7 @@ def test_seeds_take_turns_in_the_searches(tmp_path: Path) -> None:
     """Seed j, by its position, is trained with the best settings of search j mod searches."""
     study = make_study(tmp_path, **{"sweep.searches": 2, "train.seeds": [7, 3, 0]})
     found(study, {"model.depth": 3}, {"model.depth": 4})
-    assert [train.settings(study, VARIANT, seed).model.depth for seed in (7, 3, 0)] == [3, 4, 3]
+    assert [final_models.settings(study, VARIANT, seed).model.depth for seed in (7, 3, 0)] == [3, 4, 3]
 
 
 @pytest.mark.parametrize("searches", [0, -1, 1.5, True, "two"])
@@ -85,10 +86,10 @@ def test_results_of_another_number_of_searches_are_not_trained(tmp_path: Path) -
     old = {"trial": 0, "params": {"model.depth": 3}}
     write_json(study.sweep(VARIANT) / "best.json", old)
     with pytest.raises(InputError, match=r"the results of 1 search, and sweep.searches is 2; run stage sweep again: `"):
-        train.settings(study, VARIANT, 0)
+        final_models.settings(study, VARIANT, 0)
     study = make_study(tmp_path)
     write_json(study.sweep(VARIANT) / "best.json", old)
-    assert train.settings(study, VARIANT, 1).model.depth == 3
+    assert final_models.settings(study, VARIANT, 1).model.depth == 3
 
 
 def test_an_empty_space_says_that_it_has_no_search(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +97,7 @@ def test_an_empty_space_says_that_it_has_no_search(study: Study, capsys: pytest.
     none = again(study, **{"sweep.searches": 2, "sweep.space": {}})
     stage.run(none, VARIANT)
     assert "settings are taken as they are, and sweep.searches (2) is not used\n" in capsys.readouterr().out
-    assert [train.settings(none, VARIANT, seed) for seed in (0, 1)] == [none.params.variant(VARIANT)] * 2
+    assert [final_models.settings(none, VARIANT, seed) for seed in (0, 1)] == [none.params.variant(VARIANT)] * 2
 
 
 # --- The searches
@@ -186,7 +187,7 @@ def test_seeds_of_different_depth_are_trained_and_averaged_openly(
     train.run(two, VARIANT)
     models = [read_json(two.train(VARIANT) / f"seed-{seed}" / "model.json") for seed in (0, 1)]
     assert [len(model["widths"]) for model in models] == [2, 3]
-    assert train.trained(two, VARIANT)
+    assert final_models.trained(two, VARIANT)
     columns = set(read_csv(two.curves(VARIANT))[0])
     assert {"valid/rate/z2", "valid/elbo"} <= columns
     assert "valid/rate/z3" not in columns
@@ -195,7 +196,7 @@ def test_seeds_of_different_depth_are_trained_and_averaged_openly(
         in capsys.readouterr().out
     )
     found(two, {"model.depth": 2, "model.z_dim": 4}, {"model.depth": 2, "model.z_dim": 8})
-    assert not train.trained(two, VARIANT)
+    assert not final_models.trained(two, VARIANT)
 
 
 def test_each_seed_has_the_epochs_that_fit_for_its_own_model(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_each_seed_has_the_epochs_that_fit_for_its_own_model(study: Study, monke
         timed.append(params.model.depth)
         return float(params.model.depth)
 
-    monkeypatch.setattr(train, "seconds_per_epoch", seconds)
+    monkeypatch.setattr(final_models, "seconds_per_epoch", seconds)
     settings = {"sweep.searches": 2, "train.seeds": [0, 1, 2], "compare.match": "time", "compare.seconds": 6.0}
     two = again(study, **settings)
     found(two, {"model.depth": 2}, {"model.depth": 3})

@@ -45,6 +45,7 @@ from pipeline import data
 from pipeline.data import DATASETS, download
 from pipeline.data.formats import read_mat
 from pipeline.errors import InputError
+from pipeline.evaluation.saved_model import milestone_folders
 from pipeline.files import read_json
 from pipeline.models import build, checkpoint
 from pipeline.params import Params, read_yaml
@@ -55,7 +56,7 @@ from pipeline.report.milestones import milestones
 from pipeline.reproduce import reproduce
 from pipeline.runs import RunFolder, RunSpec
 from pipeline.runs.provenance import dvc_hashes
-from pipeline.stages import evaluate, fetch, prepare
+from pipeline.stages import fetch, prepare
 from pipeline.stages import train as training
 from pipeline.study import Study
 from pipeline.tracking import Tracker
@@ -160,8 +161,8 @@ def some(rows: list[Any]) -> list[Any]:
 READERS: dict[str, Callable[[Path], Any]] = {
     "model/model.safetensors": lambda root: checkpoint.load(root / "model"),
     "model/model.json": lambda root: checkpoint.load(root / "model"),
-    "model/epoch-2/model.safetensors": lambda root: checkpoint.load(evaluate._milestones(root / "model")[2]),
-    "model/epoch-2/model.json": lambda root: checkpoint.load(evaluate._milestones(root / "model")[2]),
+    "model/epoch-2/model.safetensors": lambda root: checkpoint.load(milestone_folders(root / "model")[2]),
+    "model/epoch-2/model.json": lambda root: checkpoint.load(milestone_folders(root / "model")[2]),
     "state/state.safetensors": lambda root: goes_on(root / "state"),
     "state/log.jsonl": lambda root: goes_on(root / "state"),
     "params.yaml": study_of,

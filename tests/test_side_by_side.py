@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline.files import read_json
+from pipeline.jobs import train_seed
 from pipeline.log import STATE
 from pipeline.params import Params, dump_yaml
 from pipeline.runs import RunSpec
@@ -99,7 +100,7 @@ def test_a_training_that_was_stopped_goes_on_beside_another(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopping:
-        stopping.setattr(train, "fit", stopped)
+        stopping.setattr(train_seed, "fit", stopped)
         with pytest.raises(KeyboardInterrupt):
             train.run(one, "vae")
     (left,) = rows(one.shared_root / "mlflow.db", "select run_uuid from runs")

@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.files import write_json
+from pipeline.jobs import final_models as stage
 from pipeline.params import Choices, Params, Range
 from pipeline.params.sections import MEASURES
-from pipeline.stages import train as stage
 from tests.small import ROOT
 from tests.workshop import make_study
 

@@ -25,9 +25,9 @@ from optuna.study import StudyDirection
 import pipeline.sweep.worker
 from pipeline.errors import InputError, RunError
 from pipeline.files import read_json
+from pipeline.jobs.final_models import settings
 from pipeline.params import SweepParams
 from pipeline.stages import fetch, prepare
-from pipeline.stages.train import settings
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
 from pipeline.sweep.coordinator import _parent

@@ -78,8 +78,8 @@ def sweep(
 
     with by_hand("sweep", name, variant, overrides, resources) as study:
         from pipeline import report
+        from pipeline.jobs.final_models import trained
         from pipeline.stages import sweep as stage
-        from pipeline.stages.train import trained
 
         stage.run(study, variant, resources)
         if trained(study, variant) and (study.evaluate(variant) / "decomposition.json").exists():

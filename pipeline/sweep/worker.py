@@ -257,7 +257,7 @@ def _end_trial(
             sweep.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state)
         except ValueError as error:
             raise DisconnectedError(f"trial {trial.number} was ended by another worker: {error}") from None
-    faults.reached("trial-told")
+    faults.reached("trial-ended")
 
 
 def _fail(reports: Reports, run: Run, reason: str) -> None:

@@ -1,0 +1,154 @@
+"""Evaluate the model of one seed, in parts that workers share: its bounds, and the chains of annealing.
+
+Every part writes its results into a scratch folder. Whoever finishes the last part of a seed writes the seed's files
+and logs them to the run of its training.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import data
+from pipeline.evaluation import Estimate, annealing
+from pipeline.evaluation.decompose import anneal
+from pipeline.evaluation.saved_model import measure_saved_model, test_pixels
+from pipeline.figures.model_images import MODEL_IMAGES, draw_model
+from pipeline.files import file_lock, read_json, write_json, write_parquet
+from pipeline.metric import partial_errors
+from pipeline.models import checkpoint
+from pipeline.params import digest
+from pipeline.progress import reporting
+from pipeline.study import Study
+from pipeline.text import describe_bias
+from pipeline.tracking import Tracker
+
+__all__ = ["evaluate_part", "parts", "scratch_folder"]
+
+BOUNDS, ANNEALING = "bounds", "annealing"  # chains are the longest part of a small study's evaluation
+
+
+def scratch_folder(study: Study, variant: str) -> Path:
+    """Return the folder of the parts that are finished."""
+    return study.cache / "evaluate" / study.unique_name / variant
+
+
+def parts(study: Study) -> list[str]:
+    """Return the names `SEED:PART` of what workers share: every part of every seed has random numbers of its own."""
+    return [f"{seed}:{kind}" for kind in _kinds(study) for seed in study.params.train.seeds]
+
+
+def _kinds(study: Study) -> list[str]:
+    return [BOUNDS] if study.params.evaluate.decompose is None else [BOUNDS, ANNEALING]
+
+
+def evaluate_part(study: Study, variant: str, part: str, device: torch.device) -> None:
+    """Measure one part; with the last part of a seed, write and log the seed's results."""
+    seed, _, kind = part.partition(":")
+    splits = data.load(study.data)
+    test = test_pixels(splits, device)
+    with reporting(f"{variant} seed {seed}"):
+        start = time.perf_counter()
+        results = (_anneal if kind == ANNEALING else _measure)(study, variant, splits, test, int(seed))
+        results["seconds"] = time.perf_counter() - start
+    scratch = scratch_folder(study, variant)
+    paths = [scratch / f"{seed}-{other}.json" for other in _kinds(study)]
+    with file_lock(study.locks / "evaluate" / variant / str(seed)):
+        write_json(scratch / f"{seed}-{kind}.json", results)
+        if all(path.exists() for path in paths):
+            final = {key: value for path in paths for key, value in read_json(path, "final")["final"].items()}
+            seconds = sum(float(read_json(path, "seconds")["seconds"]) for path in paths)
+            _log_seed(study, variant, int(seed), final, read_json(paths[0], "milestones")["milestones"])
+            write_json(study.evaluation_time(variant, int(seed)), round(seconds, 2))
+
+
+def _anneal(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
+    """Bound log p(x) by annealed chains."""
+    params = study.params.evaluate
+    assert params.decompose is not None
+    model = checkpoint.load(study.train(variant) / f"seed-{seed}").to(test.device)
+    final = anneal(model, test, splits.scale, params, params.decompose, stream=f"seed {seed}")
+    return {"final": {key: asdict(estimate) for key, estimate in final.items()}}
+
+
+def _measure(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
+    """Measure a seed's model and its milestones, write the table of images, and draw the first seed's model."""
+    source, folder, params = study.train(variant) / f"seed-{seed}", study.evaluate(variant), study.params.evaluate
+    measured, milestones = measure_saved_model(source, params, splits, test, study.outliers, seed)
+    write_parquet(folder / f"seed-{seed}.parquet", _image_table(measured.images, len(test)))
+    if seed == study.params.train.seeds[0]:
+        model = checkpoint.load(source).to(test.device)
+        columns = study.params.report.images
+        draw_model(folder, model, splits, test, name=variant, columns=columns, seed=params.seed)
+    by_epoch = {
+        epoch: {key: asdict(estimate) for key, estimate in results.items()} for epoch, results in milestones.items()
+    }
+    return {"final": {key: asdict(estimate) for key, estimate in measured.estimates.items()}, "milestones": by_epoch}
+
+
+def _image_table(values: dict[str, torch.Tensor], images: int) -> dict[str, Any]:
+    """Return the columns of a model's table of images; what only the first images have is NaN after them."""
+    columns: dict[str, Any] = {"image": range(images)}
+    for name, numbers in values.items():
+        padded = torch.full((images,), torch.nan)
+        padded[: len(numbers)] = numbers.float().cpu()
+        columns[name] = padded.numpy()
+    return columns
+
+
+def _log_seed(study: Study, variant: str, seed: int, final: dict[str, Any], by_epoch: dict[str, Any]) -> None:
+    """Write a seed's results into its file, log them to its run in MLflow, and print them."""
+    source, folder = study.train(variant) / f"seed-{seed}", study.evaluate(variant)
+    estimates = {key: Estimate(**estimate) for key, estimate in final.items()}
+    milestones = {
+        int(epoch): {key: Estimate(**estimate) for key, estimate in results.items()}
+        for epoch, results in by_epoch.items()
+    }
+    results = {f"test/{key}": estimate for key, estimate in final.items()}
+    write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": by_epoch})
+    pictures = [folder / f"{name}.png" for name in MODEL_IMAGES if seed == study.params.train.seeds[0]]
+    metrics = {0: _logged("test/", estimates)}
+    metrics |= {epoch: _logged("milestone/", found) for epoch, found in milestones.items()}
+    named = read_json(source / "mlflow.json", "run")
+    run = Tracker(study).reopen(named.get("key") or str(named["run"]), named["run"])
+    files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
+    run.log_result("evaluation", digest([results, by_epoch]), metrics, files)
+    excess = _describe_excess(estimates)
+    reasons = partial_errors(estimates)
+    partial = "; ".join(f"{', '.join(terms)}: {held} is held fixed" for held, terms in reasons.items())
+    tags = {"nll_error": f"too high {excess}" if excess else "reliable"}
+    run.set_tags(tags | ({"partial_errors": partial} if partial else {}))
+    run.finish(None)
+    if run.missing:
+        print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
+    for epoch, bounds in milestones.items():
+        _print_bounds(f"{variant} seed {seed}, epoch {epoch}: ", bounds)
+    _print_bounds(f"{variant} seed {seed}: test/", estimates)
+    if text := annealing.warning(estimates):
+        print(f"{variant} seed {seed}: {text}", flush=True)
+
+
+def _print_bounds(label: str, bounds: dict[str, Estimate]) -> None:
+    nll = bounds["nll"]
+    rounding = f", rounding up to {bounds['rounding'].value:.4f} an image" if "rounding" in bounds else ""
+    excess = f", too high {_describe_excess(bounds)}" if _describe_excess(bounds) else ""
+    elbo = bounds["elbo"].value
+    print(f"{label}elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f}{excess}){rounding}", flush=True)
+
+
+def _describe_excess(bounds: dict[str, Estimate]) -> str:
+    """Describe by how much nll exceeds -log p(x); nothing where that is known and small."""
+    bias = bounds.get("nll/bias")
+    return describe_bias(
+        bounds["nll/reliable"].value == 1, bias.value if bias else None, bias is not None and bias.se is None
+    )
+
+
+def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:
+    """Return values and standard errors under the keys that MLflow gets."""
+    values = {prefix + key: result.value for key, result in results.items()}
+    return values | {f"{prefix}{key}_se": result.se for key, result in results.items() if result.se is not None}

@@ -1,0 +1,105 @@
+"""Train the final model of one seed: its run, its weights, its milestones and its curve."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+
+from pipeline import data, processes
+from pipeline.environment import Resources
+from pipeline.errors import InputError, RunError, external_fault
+from pipeline.files import file_lock, write_csv, write_json
+from pipeline.jobs.final_models import describe_source, match_time, settings, state_digest
+from pipeline.models.checkpoint import save_model
+from pipeline.progress import reporting
+from pipeline.redaction import reason
+from pipeline.runs import RunSpec
+from pipeline.study import Study
+from pipeline.tracking import Run, Tracker
+from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress
+from pipeline.training.matching import match_weights
+
+__all__ = ["train_seed"]
+
+
+def train_seed(study: Study, variant: str, seed: int, resources: Resources) -> None:
+    """Train one seed; a training that was killed goes on from its last epoch, in the same MLflow run."""
+    # Of a stage that was killed, a worker may live a moment longer.
+    with file_lock(study.locks / "train" / variant / str(seed)):
+        _train(study, variant, seed, resources)
+
+
+def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
+    splits = data.load(study.data)
+    params = match_weights(settings(study, variant, seed), splits)
+    state = state_digest(params, splits)
+    params = match_time(study, variant, params, splits, state, resources)
+    epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
+    widths = params.model.level_widths
+    spec = RunSpec(stage="train", variant=variant, seed=seed, params=params, rng_seed=seed)
+    run = Tracker(study).start(
+        spec,
+        key=f"{study.unique_name}/{variant}/{seed}{epochs}/{state}",
+        name=f"{variant} seed {seed}",
+        splits=splits,
+        about=(
+            f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}`"
+            f" (protocol {splits.protocol}, binarization {splits.binarization}), seed {seed}: final training, with"
+            f" {describe_source(study, variant, seed)}, and its test"
+            f" results.\n\n{study.how(f'evaluate@{variant}')}"
+        ),
+        inputs=[study.data, study.sweep(variant) / "best.json"],
+    )
+    try:
+        _fit(study, variant, spec, splits, run, resources)
+    except RunError as error:
+        kept = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
+        run.finish("FAILED", str(error))
+        raise RunError(f"{variant} seed {seed}: {error}{kept}") from None
+    except (KeyboardInterrupt, InputError):  # a full disk, say: the same command goes on
+        run.finish("KILLED")
+        raise
+    except Exception as error:
+        if external_fault(error):  # which an `InputError` would have told
+            run.finish("KILLED")
+            raise
+        run.finish("FAILED", reason(error, 500))
+        raise
+
+
+def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources) -> None:
+    """Train, write the model and its curve, and log them to the run."""
+    params, seed, widths = spec.params, spec.seed, spec.params.model.level_widths
+    model = initial_model(params.model, splits, seed)
+    records: list[Record] = []
+    device = processes.device(resources.device)
+    with reporting(f"{variant} seed {seed}") as reporter:
+        for record in fit(model, splits, params.train, seed=seed, device=device, folder=run.folder.path):
+            run.publish()
+            records.append(record)
+            print_progress(reporter, record, params.train.epochs)
+            processes.raise_if_interrupted()
+    folder = study.train(variant) / f"seed-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
+    best = best_record(records, params.train, params.model.depth)
+    about = {
+        "variant": variant,
+        "seed": seed,
+        "widths": widths,
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "epochs": records[-1].epoch,
+        "best_epoch": best.epoch,
+        "seconds": round(records[-1].seconds, 2),
+    }
+    weights_digest = save_model(folder, model, params.model, splits, **about)
+    for epoch, weights in milestones(run.folder.path).items():
+        model.load_state_dict(weights)
+        reached = about | {"epochs": epoch, "best_epoch": epoch, "seconds": round(records[epoch - 1].seconds, 2)}
+        save_model(folder / f"epoch-{epoch}", model, params.model, splits, **reached)
+    rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
+    write_csv(folder / "curves.csv", rows)
+    files = [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"]
+    run.log_result("weights_digest", weights_digest, {0: {"seconds": records[-1].seconds}}, {"model": files})
+    run.finish()
+    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key}
+    write_json(folder / "mlflow.json", named)
