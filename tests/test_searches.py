@@ -134,6 +134,9 @@ def test_each_search_is_a_study_of_its_own(study: Study, capsys: pytest.CaptureF
     ]
     pictures = {path.name for path in (folder / "figures").iterdir()}
     assert pictures == {"search-0-depth_width.png", "search-1-depth_width.png"}
+    (folder / "figures" / "search-0-depth_width.png").unlink()  # as where another host has published that search
+    outputs.write(outputs.Outcome.of(Sweep(two, VARIANT, search=1)))
+    assert {path.name for path in (folder / "figures").iterdir()} == pictures
     assert _today(Target(two.root, two.folder, two.shared_root, two.out), needed=True) == set(names)
 
     assert current(two) == {"true": 6}
