@@ -26,7 +26,7 @@ PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished search has outcome."""
+    """The trials of a finished search and their MLflow runs."""
 
     sweep: Sweep
     trials: list[FrozenTrial]
@@ -102,9 +102,9 @@ def write(outcome: Outcome) -> None:
     write_csv(folder / "trials.csv", [row for outcome in outcomes for row in outcome.rows])
     write_json(folder / "best.json", {"searches": [outcome.best for outcome in outcomes]})
     write_json(folder / "mlflow.json", {"searches": [outcome.tracked for outcome in outcomes]})
-    for outcome in outcomes:
-        if outcome is not outcome and not _is_drawn(outcome):
-            _figures(outcome)  # another host has published it
+    for other in outcomes:
+        if other is not outcome and not _is_drawn(other):
+            _figures(other)  # another host has published it
     for path in (folder / "figures").glob("*"):  # those of another number of searches go
         prefixes = tuple(_prefix(outcome.sweep) for outcome in outcomes)
         if not path.name.startswith(prefixes) or (len(outcomes) == 1 and path.name.startswith("search-")):
