@@ -26,7 +26,7 @@ PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished search has found."""
+    """The trials of a finished search and their MLflow runs."""
 
     sweep: Sweep
     trials: list[FrozenTrial]
