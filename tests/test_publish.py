@@ -168,6 +168,22 @@ def test_a_line_that_a_crash_has_torn_is_no_line(tmp_path: Path) -> None:
     assert Log(tmp_path / "a").read() == [first, third]
 
 
+def test_lines_that_did_not_reach_the_disk_are_not_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk refuses to keep lines, none of them is there, and the next ones follow the last that is."""
+    first, second, third = ({"type": "tags", "tags": {name: "1"}} for name in "abc")
+    made = Log(tmp_path)
+    made.append(first)
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched, pytest.raises(InputError, match="cannot be written: Input/output error"):
+        patched.setattr(os, "fsync", refuse)
+        made.append(second, sync=True)
+    made.append(third)
+    assert made.read() == Log(tmp_path).read() == [first, third]
+
+
 def test_a_folder_has_one_holder(tmp_path: Path) -> None:
     """Who holds it keeps others out until it is released, also where it was removed and made again."""
     first = RunFolder.open(tmp_path / "a")
