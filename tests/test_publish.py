@@ -177,9 +177,10 @@ def test_lines_that_did_not_reach_the_disk_are_not_in_the_log(tmp_path: Path, mo
     def refuse(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    with monkeypatch.context() as patched, pytest.raises(InputError, match="cannot be written: Input/output error"):
+    with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", refuse)
-        made.append(second, sync=True)
+        with pytest.raises(InputError, match="cannot be written: Input/output error"):
+            made.append(second, sync=True)
     made.append(third)
     assert made.read() == Log(tmp_path).read() == [first, third]
 
