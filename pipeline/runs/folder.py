@@ -208,9 +208,7 @@ class RunFolder:
 
     def discard_state(self) -> None:
         """Remove what work would go on from and, if MLflow has all of it, the folder itself."""
-        for path in self.path.glob("*.safetensors"):
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+        self._remove_state()
         self.remove_if_done()
 
     def remove_if_done(self) -> None:
@@ -220,10 +218,17 @@ class RunFolder:
 
     def remove(self) -> None:
         """Delete the folder and release it; until the end the log says whose run it was."""
+        self._remove_state()  # first: work cannot go on from a state without the log
         shutil.rmtree(self.path / FILES, ignore_errors=True)
         (self.path / LOG).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
         self.release()
+
+    def _remove_state(self) -> None:
+        """Remove the state, then the weights of milestones: work that goes on from a state has all of them."""
+        for path in [self.path / STATE, *self.path.glob("*.safetensors")]:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let the lock go, as the death of the process does."""
