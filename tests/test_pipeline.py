@@ -162,14 +162,14 @@ def test_mlflow_holds_every_run_with_its_place(repositories: list[Path], which: 
     parents = rows(database, "select run_uuid from tags where key = 'stage' and value = 'sweep'")
     children = rows(database, "select distinct value from tags where key = 'mlflow.parentRunId'")
     assert set(children) == set(parents)
-    wanted = {
+    expected = {
         "study", "variant", "depth", "latent_dim", "seed", "stage", "git_commit", "git_dirty", "data_digest",
         "params_digest", "dvc/data", "mlflow.note.content", "code_digest", "patch", "version/torch", "cpu", "device",
         "threads",
     }  # fmt: skip
     for (run_id,) in rows(database, "select run_uuid from runs"):
         tags = {key for (key,) in rows(database, "select key from tags where run_uuid = ?", run_id)}
-        assert wanted <= tags
+        assert expected <= tags
         assert rows(database, "select count(*) from inputs where destination_id = ?", run_id) == [(1,)]
     query = "select r.artifact_uri, t.value from runs r join tags t using (run_uuid) where t.key = 'stage'"
     for uri, stage in rows(database, query):
@@ -203,9 +203,9 @@ def test_milestones_are_tested_as_models_of_their_own(repositories: list[Path]) 
         assert model.depth >= 1
     run_id = read_json(out / "train" / "vae" / "seed-1" / "mlflow.json")["run"]
     query = "select step, value from metrics where run_uuid = ? and key = 'milestone/nll' order by step"
-    wanted = [float(row["value"]) for row in read_csv(out / "evaluate" / "vae" / "milestones.csv")
+    expected = [float(row["value"]) for row in read_csv(out / "evaluate" / "vae" / "milestones.csv")
               if row["seed"] == "1" and row["metric"] == "nll"]  # fmt: skip
-    assert rows(database, query, run_id) == list(zip((1, 2), wanted, strict=True))
+    assert rows(database, query, run_id) == list(zip((1, 2), expected, strict=True))
     assert "Milestones and published numbers" in (out / "report" / "report.html").read_text()
 
 
@@ -249,7 +249,7 @@ def test_a_cached_stage_still_leads_to_its_runs(repositories: list[Path]) -> Non
     folder = repositories[0]
     before = rows(folder / "mlflow.db", "select run_uuid from runs order by 1")
     names = ["sweep/vae/mlflow.json", "train/vae/seed-0/mlflow.json", "train/vae/seed-1/mlflow.json"]
-    known = [read_json(outputs(folder) / name) for name in names]
+    addresses = [read_json(outputs(folder) / name) for name in names]
     for name in ("sweep/vae", "train/vae", "curves/vae.csv"):
         path = outputs(folder) / name
         path.unlink() if path.is_file() else shutil.rmtree(path)
@@ -259,13 +259,13 @@ def test_a_cached_stage_still_leads_to_its_runs(repositories: list[Path]) -> Non
     out = run(folder, "dvc", "repro", "train@vae")
     lock.write_bytes(content)
     assert {f"Stage '{stage}@vae' is cached" in out for stage in ("sweep", "train")} == {True}
-    assert [read_json(outputs(folder) / name) for name in names] == known
+    assert [read_json(outputs(folder) / name) for name in names] == addresses
     assert rows(folder / "mlflow.db", "select run_uuid from runs order by 1") == before
     active = {
         run_id for (run_id,) in rows(folder / "mlflow.db", "select run_uuid from runs where lifecycle_stage = 'active'")
     }
-    (searched,), trained = known[0]["searches"], known[1:]
-    assert {searched["run"], *searched["trials"].values(), *(found["run"] for found in trained)} <= active
+    (searched,), trained = addresses[0]["searches"], addresses[1:]
+    assert {searched["run"], *searched["trials"].values(), *(entry["run"] for entry in trained)} <= active
 
 
 def test_dvc_shows_metrics_plots_and_params(repositories: list[Path]) -> None:

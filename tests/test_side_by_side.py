@@ -84,8 +84,8 @@ def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, S
     assert names[0]["run"] != names[1]["run"]
     assert names[0]["key"] != names[1]["key"]
     digest = "select value from tags where key = 'weights_digest' and run_uuid = ?"
-    found = [rows(one.shared_root / "mlflow.db", digest, name["run"]) for name in names]
-    assert found[0] == found[1]
+    digests = [rows(one.shared_root / "mlflow.db", digest, name["run"]) for name in names]
+    assert digests[0] == digests[1]
     assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
 
 
@@ -103,11 +103,13 @@ def test_a_training_that_was_stopped_goes_on_beside_another(
         stopping.setattr(train_seed, "fit", stopped)
         with pytest.raises(KeyboardInterrupt):
             train.run(one, "vae")
-    (left,) = rows(one.shared_root / "mlflow.db", "select run_uuid from runs")
+    (remaining,) = rows(one.shared_root / "mlflow.db", "select run_uuid from runs")
     train.run(two, "vae")
-    assert rows(one.shared_root / "mlflow.db", "select status from runs where run_uuid = ?", *left) == [("KILLED",)]
+    assert rows(one.shared_root / "mlflow.db", "select status from runs where run_uuid = ?", *remaining) == [
+        ("KILLED",)
+    ]
     train.run(one, "vae")
-    assert (read_json(one.train("vae") / "seed-0" / "mlflow.json")["run"],) == left
+    assert (read_json(one.train("vae") / "seed-0" / "mlflow.json")["run"],) == remaining
 
 
 def test_a_second_command_in_one_folder_waits(sides: tuple[Study, Study], capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,8 +123,10 @@ def test_a_second_command_in_one_folder_waits(sides: tuple[Study, Study], capsys
         assert not one.curves("vae").exists()
     waiting.join()
     assert one.curves("vae").exists()
-    told = f"vae: training: process {os.getpid()} on {os.uname().nodename} is at work in this folder; waits for its end"
-    assert told in capsys.readouterr().out
+    output = (
+        f"vae: training: process {os.getpid()} on {os.uname().nodename} is at work in this folder; waits for its end"
+    )
+    assert output in capsys.readouterr().out
 
 
 def test_a_second_process_shares_a_sweep(
@@ -140,8 +144,8 @@ def test_a_second_process_shares_a_sweep(
         assert not (two.sweep(VARIANT) / "best.json").exists()
     helping.join()
     check_sweep(two, VARIANT, 4)
-    told = capsys.readouterr().out
-    assert f"{VARIANT}: {shares(os.getpid())}" in told
+    output = capsys.readouterr().out
+    assert f"{VARIANT}: {shares(os.getpid())}" in output
     run(Sweep(one, VARIANT), 1)
     same(one, two)
     assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
@@ -204,9 +208,9 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
     workers = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
     until(lambda: rows(database, workers) == [(2,)])
     os.killpg(first.pid, signal.SIGKILL if killed else signal.SIGCONT)
-    told = [process.communicate(timeout=PATIENT)[0] for process in processes]
-    assert [process.returncode for process in processes] == [-signal.SIGKILL if killed else 0, 0], told
-    assert shares(first.pid) in told[1]
+    output = [process.communicate(timeout=PATIENT)[0] for process in processes]
+    assert [process.returncode for process in processes] == [-signal.SIGKILL if killed else 0, 0], output
+    assert shares(first.pid) in output[1]
     check_sweep(two, VARIANT, 4)
     if killed:
         again = start(one.folder, *stage)

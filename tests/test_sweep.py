@@ -387,12 +387,14 @@ def test_nothing_of_a_transaction_stands_that_was_refused_in_part(study: Study) 
 
 
 def test_the_first_epoch_is_reported_at_once_and_all_by_the_end(study: Study) -> None:
-    """What proves that a trial kills nobody does not wait; what comes fast after it is there when the trial ends."""
+    """The first epoch, which shows that a trial kills nobody, is reported at once; those soon after it by the end."""
     sweep, seen = Sweep(again(study, **{"sweep.epochs": 4, "sweep.trials": 1, "sweep.pruner": "none"}), "mhvae"), []
     sweep.tracker.require()
     _parent(sweep).finish(None)
-    told = "select count(*), (select value_json from trial_user_attributes where key = 'attempts')"
-    work(sweep, lambda: seen.append(rows(study.shared_root / "optuna.db", f"{told} from trial_intermediate_values")[0]))
+    query = "select count(*), (select value_json from trial_user_attributes where key = 'attempts')"
+    work(
+        sweep, lambda: seen.append(rows(study.shared_root / "optuna.db", f"{query} from trial_intermediate_values")[0])
+    )
     assert seen[0] == (1, "0")
     assert seen[-1] == (4, "0")
 
@@ -474,9 +476,9 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     while rows(slow.shared_root / "optuna.db", query)[0][0] < 5:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate()
+    _, output = process.communicate()
     assert process.returncode == 130
-    assert told == "stopped; run the same command to go on\n"
+    assert output == "stopped; run the same command to go on\n"
     assert rows(slow.shared_root / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
     subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     check_sweep(slow, "mhvae", 4)

@@ -44,8 +44,8 @@ def at_torch(folder: Path, words: list[str], **environment: str) -> dict[str, st
         text=True,
         check=True,
     )
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    reported: dict[str, str] = json.loads(done.stdout)
+    return reported
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
