@@ -29,7 +29,7 @@ from pipeline.evaluation.annealing import (
 )
 from pipeline.models import HierarchicalVAE, build
 from tests.linear_gaussian import Chain, chain
-from tests.small import model_params
+from tests.small import covering, model_params
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -180,9 +180,12 @@ def test_at_temperature_zero_nothing_is_weighed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parents", ["nearest", "every"])
-@pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("way", [("prior", "sigmoid"), ("prior", "geometric"), ("posterior", "sigmoid")])
+@covering(
+    "depth, way, parents",
+    [1, 2, 3],
+    [("prior", "sigmoid"), ("prior", "geometric"), ("posterior", "sigmoid")],
+    ["nearest", "every"],
+)
 def test_the_mean_weight_is_the_evidence(depth: int, parents: str, way: tuple[str, str]) -> None:
     """On linear-Gaussian chains w / p(x) has mean 1 and log w at most log p(x), within 3 standard errors."""
     exact = linear(depth, parents)
@@ -193,7 +196,7 @@ def test_the_mean_weight_is_the_evidence(depth: int, parents: str, way: tuple[st
     assert log_ratio.mean() < 3 * error(log_ratio)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_the_mean_weight_downwards_is_the_inverse_evidence(depth: int) -> None:
     """One chain down from each of 20000 exact posterior draws of one x has mean w p(x) equal to 1 within 3 errors."""
     exact = linear(depth)
@@ -240,7 +243,7 @@ def test_a_single_temperature_from_the_posterior_gives_the_importance_bound(infe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_the_sandwich_holds_the_truth(depth: int) -> None:
     """On linear-Gaussian chains the bounds hold log p(x) of simulated x, within 3 errors, 0.01 nats apart at most."""
     exact = linear(depth)
@@ -305,8 +308,7 @@ def test_binary_images_agree_with_quadrature(widths: tuple[int, ...]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", PATHS)
-@pytest.mark.parametrize("widths", [(2,), (1, 1)])
+@covering("widths, start", [(2,), (1, 1)], list(PATHS))
 def test_the_sandwich_of_simulated_images_holds_the_quadrature(widths: tuple[int, ...], start: str) -> None:
     """On a non-linear model the bounds hold log p(x) by quadrature within 3 errors, which are small.
 
@@ -427,6 +429,7 @@ def test_chains_that_are_too_short_get_a_warning() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_reported_error_is_the_spread_of_many_seeds() -> None:
     """Over 20 seeds the value of `ais` deviates by 0.6 to 1.6 of its reported standard error from the exact mean."""
     exact = linear(2)

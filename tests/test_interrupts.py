@@ -216,6 +216,7 @@ def test_a_stopped_command_goes_on(tmp_path: Path, whole: Study, number: signal.
     assert results(Study.at(tmp_path / "experiments" / "stopped")) == results(whole)
 
 
+@pytest.mark.nightly
 def test_a_killed_worker_is_started_again_and_goes_on(study: Study, whole: Study) -> None:
     """After kill -9 of one of two workers, the stage still ends with the same curves and weights."""
     process = start(study.folder, *TRAIN, workers=2, **holds(study.folder, "line-appended", 3, 2))

@@ -189,6 +189,13 @@ def _epoch(epoch: int, values: dict[str, float], rates: np.ndarray) -> dict[str,
     return row
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Write reports with the tiny pictures of `picture` instead of figures, which take seconds."""
+    names = ("bounds", "rates_by_level", "rate_distortion", "curves", "rates_by_epoch", "depth_width")
+    monkeypatch.setattr(report_folder, "_draw", lambda *_: {name: picture(name) for name in names})
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     study = fake(tmp_path_factory.mktemp("study"))
@@ -310,6 +317,7 @@ def test_every_pair_is_compared_by_every_term(study):
     assert page.count("<td>vae - hvae</td>") == markdown.count("| vae - hvae |") == len(terms)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_bound_far_from_its_limit_says_so(tmp_path):
     """Where nll lies above -log p(x) by more than its error, table, terminal, verdict and page say by how much."""
     made = fake(tmp_path / "study")
@@ -327,6 +335,7 @@ def test_a_bound_far_from_its_limit_says_so(tmp_path):
     assert "nll error" in report.table_text(made)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_marked_is_not_shown_to_be_worse(tmp_path):
     """The lowest nll is marked with those that are not decided to lie above it; where nothing is decided, none is."""
     for spread, seeds, marked in (
@@ -430,6 +439,7 @@ def test_a_training_without_its_likelihood_is_damaged(tmp_path):
         report.build(made)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_says_what_overrides_the_file(tmp_path):
     """table.md and the page have a line a variant, and one for the budget's values."""
     made = fake(tmp_path, seeds=(0, 1))
@@ -491,6 +501,7 @@ def test_the_summary_holds_means_by_variant(study):
         assert f"rate/z{len(WIDTHS[variant])}" in summary[variant]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_seed_has_no_interval(tmp_path):
     """With one seed the report is written, without intervals, and says so."""
     study = fake(tmp_path / "one", seeds=(5,))
@@ -502,6 +513,7 @@ def test_one_seed_has_no_interval(tmp_path):
     assert "Seeds: 5." in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_different_protocols_are_not_compared(tmp_path):
     """Where a variant was measured otherwise, no nll is called lowest."""
     study = fake(tmp_path / "mixed")
@@ -682,10 +694,9 @@ def test_variants_that_differ_in_beta_are_a_curve(tmp_path):
         (3, "cover 3 seeds, images and draws; the interval covers 3 searches too, as each seed has its own."),
     ],
 )
-def test_the_report_says_whether_intervals_cover_the_search(tmp_path, monkeypatch, searches, words):
+@pytest.mark.usefixtures("undrawn")
+def test_the_report_says_whether_intervals_cover_the_search(tmp_path, searches, words):
     """Verdict, notes and page say what is true, and the page has a row for each search with its own trials."""
-    drawn = ("bounds", "rates_by_level", "rate_distortion", "curves", "rates_by_epoch", "depth_width")
-    monkeypatch.setattr(report_folder, "_draw", lambda *_: {name: picture(name) for name in drawn})
     made = fake(tmp_path)
     for variant in WIDTHS:
         search_again(made, variant, searches)
@@ -711,6 +722,7 @@ def test_without_a_search_nothing_is_said_of_it(tmp_path):
     assert "search" not in " ".join([report.build(made).verdict, *tables.notes(report.build(made))])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_seeds_with_different_models_are_shown_as_such(tmp_path):
     """Depths, units and weights are those of all seeds; a mean over some seeds says over how many, everywhere."""
     made = fake(tmp_path)

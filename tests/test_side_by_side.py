@@ -197,7 +197,9 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [False, True], ids=["both end", "coordinator is killed"])
+@pytest.mark.parametrize(
+    "killed", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["both end", "coordinator is killed"]
+)
 def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool) -> None:
     """Two stages that are started for the same sweep both end well; of a killed one, the other takes the part."""
     one, two = sides
@@ -221,6 +223,7 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_queued_experiments_run_at_once(tmp_path: Path) -> None:
     """`dvc exp run --queue` twice and `dvc queue start -j 2`: both succeed, with the results that each has alone."""
     text = dump_yaml(Params.read(ROOT / "params.yaml", QUICK | {"variants": {"vae": {"model.depth": 1}}}))

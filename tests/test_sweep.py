@@ -451,6 +451,7 @@ def test_a_database_that_cannot_be_used_gets_one_line(study: Study, monkeypatch:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     """SIGINT to the whole process group, as a terminal sends it: every run is ended, and the sweep goes on later."""
     slow = again(study, **{"sweep.epochs": 60})
