@@ -378,7 +378,7 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     first = cluster.host("a", **LONG)
     second = cluster.host("a" if shared else "b", **LONG)
     done, held = 5, cluster.folder / "held"  # epochs of the second trial, after which it stands still
-    doomed = first.worker(1, CAVE_FAULT=f"state-after:{EPOCHS + done}:{held}", CAVE_FAULT_SIGNAL="SIGSTOP")
+    doomed = first.worker(1, CAVE_FAULT=f"state-written:{EPOCHS + done}:{held}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(held.exists)
     os.killpg(doomed.pid, signal.SIGKILL)
     doomed.wait()
@@ -389,7 +389,7 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     before = cluster.ask(runs)
     # It dies at this pass if it trains all of the trial once more, and is never there if it goes on.
     mark = cluster.folder / "anew"
-    second.end(second.worker(1, CAVE_FAULT=f"state-before:{3 * EPOCHS - done + 1}:{mark}"))
+    second.end(second.worker(1, CAVE_FAULT=f"state-written:{3 * EPOCHS - done + 1}:{mark}"))
     cluster.check()
     assert mark.exists() == (not shared)
     assert cluster.ask(runs)[: len(before)] == before
@@ -441,16 +441,16 @@ def test_a_database_that_crashes_and_returns_loses_nothing(
 @pytest.mark.parametrize(
     "point",
     [
-        pytest.param("trial-asked", marks=pytest.mark.nightly),
-        pytest.param("reported", marks=pytest.mark.nightly),
-        pytest.param("outputs-written", marks=pytest.mark.nightly),
+        pytest.param("trial-admitted", marks=pytest.mark.nightly),
+        pytest.param("epoch-reported", marks=pytest.mark.nightly),
+        pytest.param("run-opened", marks=pytest.mark.nightly),
     ],
 )
 def test_a_worker_that_dies_beside_others_loses_nothing(cluster: Cluster, point: str) -> None:
     """Of two workers of a host one is killed, or the process that began them: the others, or the next, make it good."""
     host = cluster.host("a")
     mark = cluster.folder / "mark"
-    host.end(host.worker(2, CAVE_FAULT=f"{point}:1:{mark}"), 0 if point != "outputs-written" else -signal.SIGKILL)
+    host.end(host.worker(2, CAVE_FAULT=f"{point}:1:{mark}"), 0 if point != "run-opened" else -signal.SIGKILL)
     assert mark.exists()
     host.end(host.worker(1))
     cluster.check()

@@ -204,7 +204,7 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
     """Two stages that are started for the same sweep both end well; of a killed one, the other takes the part."""
     one, two = sides
     stage, database, mark = ["pipeline.stages", "sweep", VARIANT], one.shared_root / "optuna.db", one.folder / "held"
-    first = start(one.folder, *stage, CAVE_FAULT=f"state-after:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
+    first = start(one.folder, *stage, CAVE_FAULT=f"state-written:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(mark.exists)
     processes = [first, start(two.folder, *stage)]
     workers = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
