@@ -218,7 +218,12 @@ def test_a_local_exponent_is_the_slope_in_logarithms() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("axis", "few", "many"), [("images", "1000", "20000"), ("posteriors", "500", "5000"), ("chains", "2", "50")]
+    ("axis", "few", "many"),
+    [
+        ("posteriors", "500", "5000"),
+        pytest.param("images", "1000", "20000", marks=pytest.mark.nightly),
+        pytest.param("chains", "2", "50", marks=pytest.mark.nightly),
+    ],
 )
 def test_growth_is_measured_printed_and_drawn(axis: str, few: str, many: str, tmp_path: Path) -> None:
     """More of what grows takes more memory, and the point of it stands in the table and in the figure."""
