@@ -22,6 +22,8 @@ from pipeline.study import Study
 from tests.test_report import fake
 from tests.workshop import make_study, rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

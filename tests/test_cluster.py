@@ -32,6 +32,8 @@ from tests.workshop import _migrated, check_sweep, make_study, rows
 
 __all__ = ["postgres"]
 
+pytestmark = pytest.mark.slow
+
 VARIANT = "mhvae"
 PATIENT = 180.0  # seconds for which a condition is waited for
 EPOCHS = 30
@@ -332,7 +334,6 @@ def test_a_schema_of_another_version_is_told_with_the_command_that_mends_it(
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_two_hosts_that_start_at_once_share_a_sweep(served: Cluster) -> None:
     """On a fresh database, two lone `cave worker`s finish exactly the trials; one writes, nothing is left running."""
     cluster = served
@@ -348,7 +349,6 @@ def test_two_hosts_that_start_at_once_share_a_sweep(served: Cluster) -> None:
     cluster.check()
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
     """A coordinator on one host and workers of another: the coordinator alone writes the outputs."""
@@ -367,7 +367,6 @@ def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
     assert (first.study.sweep(VARIANT) / "best.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cluster", pytest.param("served", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(
     "shared", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["own disks", "shared disk"]
@@ -395,7 +394,6 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     assert cluster.ask(runs)[: len(before)] == before
 
 
-@pytest.mark.slow
 def test_a_cut_connection_gives_up_a_trial_and_doubles_nothing(cluster: Cluster, postgres: Postgres) -> None:
     """A worker whose lock's connection is ended stops and starts again; the sweep keeps all promises."""
     host = cluster.host("a", **LONG)
@@ -409,7 +407,6 @@ def test_a_cut_connection_gives_up_a_trial_and_doubles_nothing(cluster: Cluster,
     assert "a worker starts again: the connection to" in output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -437,7 +434,6 @@ def test_a_database_that_crashes_and_returns_loses_nothing(
     assert (host.study.sweep(VARIANT) / "best.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     [
@@ -456,7 +452,6 @@ def test_a_worker_that_dies_beside_others_loses_nothing(cluster: Cluster, point:
     cluster.check()
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_ctrl_c_of_a_lone_worker_leaves_nothing_running(cluster: Cluster) -> None:
     """All runs are ended, the sweep's own too; `cave worker` again finishes."""
@@ -471,7 +466,6 @@ def test_ctrl_c_of_a_lone_worker_leaves_nothing_running(cluster: Cluster) -> Non
     cluster.check()
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_a_second_terminal_adds_workers_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any server, `cave worker` joins the sweep of the same folder."""

@@ -33,6 +33,8 @@ from pipeline.tracking import Tracker, tracking_uri
 from tests.small import ROOT
 from tests.workshop import make_study
 
+pytestmark = pytest.mark.slow
+
 IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@t")
 SECRET = "correct-horse"
 
@@ -437,7 +439,6 @@ def execute(path: Path, *statements: str) -> None:
     connection.close()
 
 
-@pytest.mark.slow
 def test_an_old_schema_is_found_and_mended(study: Study) -> None:
     """A database one migration back is a fault, and what is said brings it to the schema of today."""
     from alembic import command

@@ -191,6 +191,7 @@ def bound_of_two(model: HierarchicalVAE, x: Tensor, points: int) -> Tensor:
 POINTS = {"chain": 44, "every": 44, "ladder": 44, "vamp": 56, "linear chain": 12}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(POINTS))
 def test_in_hierarchies_expected_gradients_are_those_of_quadrature(kind: str) -> None:
     """The mean gradients of iwae and dreg at k = 2 are those of L_2 by quadrature, within 4 standard errors.
@@ -253,6 +254,7 @@ def test_in_chains_sampled_gradients_are_the_closed_form(objective: str, depth: 
 # --- Against each other, in hierarchies
 
 
+@pytest.mark.slow
 @covering("kind, objectives", list(HIERARCHIES), [("stl", "elbo", 1), ("dreg", "iwae", 3)])
 def test_in_hierarchies_the_gradients_agree_in_the_mean(kind: str, objectives: tuple[str, str, int]) -> None:
     """The mean gradients of stl and elbo, dreg and iwae agree in every weight, within 4 standard errors."""

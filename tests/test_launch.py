@@ -18,6 +18,8 @@ from pipeline.errors import InputError, RunError
 from pipeline.processes import machine
 from tests.small import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def module(folder: Path, name: str, code: str) -> str:
     """Write a module that a worker can run in `folder`."""

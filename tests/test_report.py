@@ -27,6 +27,8 @@ from pipeline.report.milestones import table as beside
 from pipeline.report.search import search
 from pipeline.study import Study
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(report.__file__).parents[2]
 WIDTHS = {"vae": [16], "hvae": [16, 8], "mhvae": [12, 6, 3]}
 PROTOCOL = {"data": "digits", "protocol": "stratified", "binarization": "dynamic", "images": 360, "draws": 5000}

@@ -21,6 +21,8 @@ from pipeline.tracking import mark_current
 from tests.small import ROOT
 from tests.workshop import check_sweep, make_study, rows
 
+pytestmark = pytest.mark.slow
+
 VARIANT = "mhvae"
 SMALL: dict[str, Any] = {"variants": {VARIANT: {}}, "sweep.trials": 2, "sweep.epochs": 1, "train.epochs": 2}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import read_json
+from pipeline.files import exclusive, read_json
 from pipeline.jobs import train_seed
 from pipeline.log import STATE
 from pipeline.params import Params, dump_yaml
@@ -28,6 +28,8 @@ from pipeline.sweep.coordinator import _clear, _held
 from pipeline.training import fit
 from tests.small import ROOT, splits
 from tests.workshop import QUICK, check_sweep, make_study, rows
+
+pytestmark = pytest.mark.slow
 
 VARIANT = "mhvae"
 PATIENT = 300.0  # seconds for which a condition is waited for
@@ -69,7 +71,6 @@ def test_what_a_study_is_told_apart_by_is_where_its_outputs_lie(sides: tuple[Stu
     assert Study.at(tmp_path / "moved" / "one").unique_name == one.unique_name
 
 
-@pytest.mark.slow
 def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, Study]) -> None:
     """While one holds the locks of its folder, the other does the same work, in runs of its own."""
     one, two = sides
@@ -196,7 +197,6 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["both end", "coordinator is killed"]
 )
@@ -222,7 +222,6 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
     assert not list((one.cache / "sweeps").rglob("trials"))
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_two_queued_experiments_run_at_once(tmp_path: Path) -> None:
     """`dvc exp run --queue` twice and `dvc queue start -j 2`: both succeed, with the results that each has alone."""

@@ -36,6 +36,8 @@ from pipeline.sweep.worker import MAX_ATTEMPTS, work
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
@@ -303,7 +305,6 @@ def test_a_database_that_fails_in_a_trial_fails_no_trial(study: Study, monkeypat
     check_sweep(study, "mhvae", 4)
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real disk that is full, both databases on it, the stage says one line; with room again it finishes."""
     words = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path)]
@@ -450,7 +451,6 @@ def test_a_database_that_cannot_be_used_gets_one_line(study: Study, monkeypatch:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     """SIGINT to the whole process group, as a terminal sends it: every run is ended, and the sweep goes on later."""
@@ -485,7 +485,6 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     check_sweep(slow, "mhvae", 4)
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:

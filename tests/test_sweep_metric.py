@@ -24,6 +24,8 @@ from pipeline.training import Record
 from tests.small import ROOT
 from tests.workshop import check_sweep, make_study, rows
 
+pytestmark = pytest.mark.slow
+
 # Terms of the epochs 1, 2, 3 by the number of the trial: elbo, objective, iwae. The first has 4 units, the second 2.
 PLANTED = {0: [(-1.0, -9.0, -9.0), (-5.0, -8.0, -6.0), (-4.0, -8.5, -8.0)], 1: [(-9.0, -3.0, -9.0)] * 2 + [(-9.0,) * 3]}
 
@@ -194,7 +196,6 @@ def test_trials_that_the_metric_compares_are_searched(overrides: dict[str, Any])
     assert Params.read(ROOT / "params.yaml", settings(**{"sweep.epochs": 3} | overrides)).sweep.metric
 
 
-@pytest.mark.slow
 def test_a_search_of_an_iwae_chooses_by_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On digits L_50 is higher with 16 units than with 4, and the elbo lower: 16 are chosen."""
     monkeypatch.setitem(os.environ, "CAVE_THREADS", "1")

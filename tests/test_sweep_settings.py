@@ -16,6 +16,7 @@ import pipeline.sweep.space
 import pipeline.sweep.worker
 from pipeline.errors import InputError, RunError
 from pipeline.files import read_csv, read_json
+from pipeline.params import DataParams, ModelParams
 from pipeline.report import inputs
 from pipeline.reproduce import reproduce
 from pipeline.stages import fetch, prepare
@@ -25,6 +26,8 @@ from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.worker import _claim, _trial
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows
+
+pytestmark = pytest.mark.slow
 
 VARIANT = "mhvae"
 TWO: dict[str, Any] = {  # an endless space of two trainings: widths 4 + 1 and 4 + 2

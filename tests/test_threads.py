@@ -16,6 +16,8 @@ from pipeline.environment import Resources
 from pipeline.processes.ray import Ray
 from tests.small import ROOT
 
+pytestmark = pytest.mark.slow
+
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 TORCH = f"""
 import json, os
