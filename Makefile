@@ -75,6 +75,6 @@ endif
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@pwd -P > $(READY)
 
-clean:                   ## what can be made again: caches, not results
-	find .cache -mindepth 1 -maxdepth 1 ! -name outbox -exec rm -rf {} + 2> /dev/null || true
+clean:                   ## what can be made again: caches, but not results or what MLflow lacks
+	find .cache -mindepth 1 -maxdepth 1 ! -name runs ! -name outbox -exec rm -rf {} + 2> /dev/null || true
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis

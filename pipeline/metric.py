@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Metric", "levels_of"]
+__all__ = ["Metric", "levels_of", "partial_errors"]
 
 Side = Literal["", "lower", "upper"]
 NAME = re.compile(r"(?P<term>.+?)(?:/(?:z(?P<level>\d+)|(?P<x>x)))?(?:/(?P<side>lower|upper))?")
@@ -29,6 +29,13 @@ UNITS = {
     "temperatures": "count",
 } | dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
 """By the first or the last part of a term; all other metrics are in nats."""
+
+HELD_FIXED = {
+    "approximation_gap": "the optimized posterior",
+    "amortization_gap": "the optimized posterior",
+    "bdmc/width": "the number of temperatures",
+}
+"""What the standard error of a metric holds fixed, where repeated measurements were found to vary more than it says."""
 
 
 @dataclass(frozen=True)
@@ -90,3 +97,17 @@ def levels_of(names: Iterable[str], term: str) -> list[int]:
     """
     metrics = map(Metric.parse, names)
     return sorted({metric.level for metric in metrics if metric.term == term and metric.level is not None})
+
+
+def partial_errors(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the metrics whose standard errors cover the draws alone, by what these errors hold fixed.
+
+    >>> partial_errors(["elbo", "amortization_gap/z1", "amortization_gap", "bdmc/width"])
+    {'the optimized posterior': ['amortization_gap'], 'the number of temperatures': ['bdmc/width']}
+    """
+    terms = dict.fromkeys(Metric.parse(name).term for name in names)
+    reasons: dict[str, list[str]] = {}
+    for term in terms:
+        if term in HELD_FIXED:
+            reasons.setdefault(HELD_FIXED[term], []).append(term)
+    return reasons

@@ -16,6 +16,7 @@ from pipeline.distributions import LATENT, LIKELIHOODS, Family, StandardNormal, 
 from pipeline.models import NETWORKS, PRIORS, Image, build
 from pipeline.models.networks import Network
 from pipeline.objectives import ELBO, OBJECTIVES
+from pipeline.params import MEASURES, PROBABILITY
 from pipeline.testing import (
     Support,
     check_likelihood,
@@ -49,6 +50,14 @@ FAMILIES = {name: (family, SUPPORT[name]) for name, family in LIKELIHOODS.items(
 def test_every_likelihood_keeps_its_contract(family: Family, support: Support) -> None:
     """Mass, moments, shapes, samples, bias and extreme raw numbers are those of a distribution over vectors."""
     check_likelihood(family, support)
+
+
+@pytest.mark.parametrize("name", list(LIKELIHOODS))
+def test_the_measure_is_that_of_the_support(name: str) -> None:
+    """A likelihood of single values is a probability, one of an interval a density: `MEASURES` says so of each."""
+    _, volume = SUPPORT[name]
+    assert set(MEASURES) == set(LIKELIHOODS)
+    assert (MEASURES[name] == PROBABILITY) == bool((volume == 1).all())
 
 
 @pytest.mark.parametrize("prior", list(PRIORS))

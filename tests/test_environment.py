@@ -75,3 +75,11 @@ def test_new_requirements_are_installed_into_it(project: Path) -> None:
     todo = make(project, "-n", "env")
     assert "-m venv  .venv" in todo
     assert "pip install" in todo
+
+
+def test_cleaning_leaves_the_runs_that_mlflow_may_lack(project: Path) -> None:
+    """`make clean` empties the cache, but for the folders of runs."""
+    for name in ("runs", "data"):
+        (project / ".cache" / name / "one").mkdir(parents=True)
+    make(project, "clean")
+    assert [path.name for path in (project / ".cache").iterdir()] == ["runs"]

@@ -323,6 +323,15 @@ def test_what_is_meant_for_another_server_is_left_alone(study: Study, monkeypatc
     assert len(waiting(study)) == 1
 
 
+def test_what_an_earlier_version_left_is_named(study: Study) -> None:
+    """`cave sync` cannot publish what an earlier version kept for MLflow: it says so in a line, and ends with 1."""
+    (study.cache / "outbox" / "0123abcd").mkdir(parents=True)
+    (study.cache / "outbox" / "0123abcd" / "ops.jsonl").touch()
+    done = cave(study, "pipeline", "sync")
+    assert done.returncode == 1
+    assert "1 run of an earlier version: run `cave sync` by it, or give up .cache/outbox\n" in done.stdout
+
+
 def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study: Study) -> None:
     """What has a living owner is left to it; a run whose owner has died ends as killed, once it is published."""
     alive, dead = start(study, "a"), start(study, "b", stage="train")

@@ -621,6 +621,13 @@ def test_the_table_of_terms_holds_what_was_measured(fine):
     assert {name: rows[name][0] for name in ("gap/z1", "mig/z1")} == {"gap/z1": "nats", "mig/z1": "score"}
 
 
+def test_errors_that_hold_something_fixed_are_named_as_such(fine):
+    """A sentence names the errors that repeated measurements exceed, and what they hold fixed."""
+    notes = "\n".join(tables.notes(report.build(fine)))
+    assert "error of approximation_gap and amortization_gap holds the optimized posterior fixed" in notes
+    assert "error of bdmc/width holds the number of temperatures fixed" in notes
+
+
 def test_what_is_saturated_or_not_measurable_is_said_beside_the_table(fine):
     """A sentence names the variants whose information the number of images limits, and the levels without a number."""
     notes = "\n".join(tables.notes(report.build(fine)))

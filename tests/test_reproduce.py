@@ -177,6 +177,43 @@ def test_without_a_temporary_folder_the_line_says_so(
         _folder(False).__enter__()
 
 
+@pytest.mark.parametrize(("file", "module"), [("spec.json", "pipeline.retrain"), ("settings.json", "pipeline.work")])
+def test_a_run_is_trained_by_the_program_of_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, module: str
+) -> None:
+    """A run of a commit that has no `pipeline.retrain` is given to the program that it has, with the file it reads."""
+    from mlflow import MlflowClient
+
+    root, started = make_study(tmp_path / "root").root, list[list[str]]()
+    path = root / f"{module.replace('.', '/')}.py"
+    path.parent.mkdir()
+    path.touch()
+    git(root, "init", "-q")
+    git(root, "add", "pipeline", "params.yaml")
+    git(root, *IDENTITY, "commit", "-qm", "all")
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiment = client.create_experiment("e", (root / "mlartifacts").as_uri())
+    tags = {"stage": "train", "git_commit": git(root, "rev-parse", "HEAD").strip(), "patch": "none"}
+    tags |= {"variant": "vae", "study": "s", "seed": "0"}
+    run_id = client.create_run(experiment, tags=tags).info.run_id
+    client.log_metric(run_id, "train/elbo", 1.0, step=1)
+    provenance_folder = root / "mlartifacts" / run_id / "artifacts" / "provenance"
+    provenance_folder.mkdir(parents=True)
+    (provenance_folder / file).write_text('{"format": 1, "out": "."}')
+
+    def train(commands: list[list[str]], *_: object, **__: object) -> None:
+        started.append(commands[0])
+        record = {"epoch": 1, "metrics": {"train/elbo": 1.0}}
+        result = {"format": 1, "records": [record], "best": 1, "weights": None, "made": {}}
+        Path(commands[0][2]).mkdir()
+        (Path(commands[0][2]) / "result.json").write_text(json.dumps(result))
+
+    monkeypatch.setattr("pipeline.processes.run", train)
+    assert reproduce(root, run_id).equal
+    assert started[0][0] == module
+    assert Path(started[0][1]).name == file
+
+
 @pytest.fixture
 def tagged(repository: Path) -> Iterator[Path]:
     """Return the repository, whose run's tags, files and study's data may be changed: they are put back."""

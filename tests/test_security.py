@@ -2,8 +2,8 @@
 
 What is tried elsewhere is not repeated here: servers that stall, lie or send too much (test_data_fetch.py), damaged
 arrays, IDX bombs (test_data.py), broken YAML with its tags, cycles and bombs (test_params.py), damaged models
-(test_checkpoint.py), runs that cannot be had again, patches with passwords (test_reproduce.py), torn outboxes
-(test_outbox.py), forms of addresses (test_errors.py).
+(test_checkpoint.py), runs that cannot be had again, patches with passwords (test_reproduce.py), torn logs
+(test_publish.py), forms of addresses (test_errors.py).
 """
 
 from __future__ import annotations

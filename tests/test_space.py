@@ -12,7 +12,6 @@ from pipeline.errors import InputError
 from pipeline.files import write_json
 from pipeline.jobs import final_models as stage
 from pipeline.params import Choices, Params, Range
-from pipeline.params.sections import MEASURES
 from tests.small import ROOT
 from tests.workshop import make_study
 
@@ -135,34 +134,6 @@ def test_a_space_of_very_many_combinations_is_checked_fast() -> None:
     start = time.process_time()
     Params.read(ROOT / "params.yaml", {"sweep.space": space} | {f"train.{path}": 1.0 for path in paths})
     assert time.process_time() - start < 5
-
-
-def test_every_likelihood_has_a_measure() -> None:
-    """The likelihoods that models have and those that have a measure are the same."""
-    from pipeline.distributions import LIKELIHOODS
-
-    assert set(MEASURES) == set(LIKELIHOODS)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", list(MEASURES))
-def test_the_measure_is_that_of_the_distribution(name: str) -> None:
-    """Probabilities sum to 1 over the values that a pixel has; densities integrate to 1 over the unit of pixels."""
-    import torch
-
-    from pipeline.distributions import likelihood
-    from tests.small import model_params
-
-    sigma: Any = 0.05 if name == "gaussian" else "learned"
-    family = likelihood(model_params(likelihood=name, grey_levels=17, sigma=sigma))
-    p = family.distribution(family.bias(torch.tensor([0.4])))
-    if MEASURES[name] == "probability":
-        values = torch.arange(2 if name == "bernoulli" else 17)[:, None] / (1 if name == "bernoulli" else 16)
-        total = p.log_prob(values).exp().sum()
-    else:
-        x = torch.linspace(0, 1, 20_001)
-        total = torch.trapezoid(p.log_prob(x[:, None]).exp(), x)
-    torch.testing.assert_close(total, torch.tensor(1.0), rtol=1e-4, atol=1e-4)
 
 
 # --- A trial's settings, and those of best.json

@@ -12,6 +12,7 @@ import typer
 from pipeline.cli.common import StudyArgument, StudyOption, existing_study, print_links, print_results, print_runs
 from pipeline.environment import child_variables
 from pipeline.study import Study, existing_studies, find_root
+from pipeline.text import plural
 
 __all__ = ["app"]
 
@@ -87,6 +88,7 @@ def ui(
 @app.command()
 def sync() -> None:
     """Send to MLflow what was logged while it could not be reached; exit code 0 if nothing is left, else 1."""
+    from pipeline.runs import earlier_version_runs
     from pipeline.tracking import Tracker, mark_current
 
     root = find_root(Path.cwd())
@@ -98,8 +100,10 @@ def sync() -> None:
         print(f"{count} meant for MLflow at {address}: set MLFLOW_TRACKING_URI to it")
     if result.busy:
         print(f"{result.busy} belong to work that is running")
+    if older := earlier_version_runs(tracker.study.cache):
+        print(f"{plural(older, 'run')} of an earlier version: run `cave sync` by it, or give up .cache/outbox")
     unmarked = [study.name for study in existing_studies(root) if not mark_current(study)]
-    if result.left or result.elsewhere or unmarked:
+    if pending or older or unmarked:
         sys.exit(1)
 
 

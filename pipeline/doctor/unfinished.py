@@ -16,6 +16,7 @@ from pipeline.doctor.processes import working
 from pipeline.doctor.project import held
 from pipeline.errors import InputError
 from pipeline.log import LOG, Log
+from pipeline.runs import earlier_version_runs
 from pipeline.runs.provenance import git
 from pipeline.study import Study
 from pipeline.text import plural
@@ -47,8 +48,8 @@ def unpublished(target: Target) -> Iterator[Finding]:
         yield warning(f"{plural(len(waiting), 'run')} {have} rows that MLflow does not have yet", "cave sync")
     else:
         yield ok("nothing waits")
-    if older := list((target.cache / "outbox").glob("*/ops.jsonl")):
-        line = f"{plural(len(older), 'run')} of an earlier version did not reach MLflow whole"
+    if older := earlier_version_runs(target.cache):
+        line = f"{plural(older, 'run')} of an earlier version did not reach MLflow whole"
         yield warning(line, "cave sync, by that version of the code; or: rm -r .cache/outbox")
 
 

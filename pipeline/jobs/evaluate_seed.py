@@ -19,6 +19,7 @@ from pipeline.evaluation.decompose import anneal
 from pipeline.evaluation.saved_model import measure_saved_model, test_pixels
 from pipeline.figures.model_images import MODEL_IMAGES, draw_model
 from pipeline.files import file_lock, read_json, write_json, write_parquet
+from pipeline.metric import partial_errors
 from pipeline.models import checkpoint
 from pipeline.params import digest
 from pipeline.progress import reporting
@@ -117,7 +118,10 @@ def _log_seed(study: Study, variant: str, seed: int, final: dict[str, Any], by_e
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
     run.log_result("evaluation", digest([results, by_epoch]), metrics, files)
     excess = _describe_excess(estimates)
-    run.set_tags({"nll_error": f"too high {excess}" if excess else "reliable"})
+    reasons = partial_errors(estimates)
+    partial = "; ".join(f"{', '.join(terms)}: {held} is held fixed" for held, terms in reasons.items())
+    tags = {"nll_error": f"too high {excess}" if excess else "reliable"}
+    run.set_tags(tags | ({"partial_errors": partial} if partial else {}))
     run.finish(None)
     if run.missing:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.metric import Metric, levels_of
+from pipeline.metric import Metric, levels_of, partial_errors
 from pipeline.params import DENSITY, INFORMATIVE, PROBABILITY
 from pipeline.report.comparison import Comparison, Result, join
 from pipeline.report.intervals import Interval, fixed
@@ -221,6 +221,7 @@ def notes(comparison: Comparison) -> list[str]:
         " be negative.",
         *_information(comparison),
         *_annealing(comparison),
+        *_partial_errors(comparison),
     ]
 
 
@@ -284,6 +285,16 @@ def _annealing(comparison: Comparison) -> list[str]:
             " nothing; raise evaluate.decompose.ais_temperatures."
         )
     return [text]
+
+
+def _partial_errors(comparison: Comparison) -> list[str]:
+    """Return a sentence for each kind of error that covers less than repeated measurements vary by."""
+    reasons = partial_errors(dict.fromkeys(name for result in comparison.results for name in result.metrics))
+    return [
+        f"The Monte Carlo error of {join(terms)} holds {held} fixed: do not rely on it, since repeated"
+        " measurements vary more."
+        for held, terms in reasons.items()
+    ]
 
 
 def markdown(comparison: Comparison) -> str:

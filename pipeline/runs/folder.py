@@ -25,7 +25,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ __all__ = [
     "DamagedError",
     "Header",
     "RunFolder",
+    "earlier_version_runs",
     "end",
     "experiment_name",
     "folder_of",
@@ -115,8 +116,8 @@ class RunFolder:
     @property
     def address(self) -> str:
         """The address of MLflow that the run was last logged for."""
-        latest = [entry["address"] for entry in self.entries if entry["type"] == "start"]
-        return str((latest or [self.header.address])[-1])
+        starts = [entry.get("address") for entry in self.entries if entry["type"] == "start"]
+        return str([self.header.address, *starts][-1])
 
     @property
     def last_epoch(self) -> int:
@@ -138,8 +139,8 @@ class RunFolder:
     def status(self) -> str | None:
         """The status that the run is to have; None while a process works on it, or where it keeps the one it has."""
         for entry in reversed(self.entries):
-            if entry["type"] == "start" or (entry["type"] == "end" and entry["status"]):
-                return entry["status"] if entry["type"] == "end" else None
+            if entry["type"] == "start" or (entry["type"] == "end" and entry.get("status")):
+                return entry.get("status")
         return None
 
     @property
@@ -208,7 +209,8 @@ class RunFolder:
     def discard_state(self) -> None:
         """Remove what work would go on from and, if MLflow has all of it, the folder itself."""
         for path in self.path.glob("*.safetensors"):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         self.remove_if_done()
 
     def remove_if_done(self) -> None:
@@ -255,6 +257,11 @@ def study_folders(study: Study, prefix: str = "") -> Iterator[Path]:
             continue
         if header.experiment == experiment_name(study) and header.key.startswith(prefix):
             yield path.parent
+
+
+def earlier_version_runs(cache: Path) -> int:
+    """Return how many runs an earlier version of this program has left there, which only that version can publish."""
+    return len(list((cache / "outbox").glob("*/ops.jsonl")))
 
 
 def now() -> int:

@@ -26,7 +26,7 @@ PLANE = ("valid/kl", "valid/reconstruction")  # of a trial's best epoch; of a pr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished search has outcome."""
+    """The trials of a finished search and their MLflow runs."""
 
     sweep: Sweep
     trials: list[FrozenTrial]
@@ -98,16 +98,16 @@ def write(outcome: Outcome) -> None:
     """Write the files of all searches of the variant, of which this is the last one; the others are finished."""
     own = outcome.sweep
     folder = own.study.sweep(own.variant)
-    outcomes = [outcome if sweep is own else Outcome.of(sweep) for sweep in own.searches()]
-    write_csv(folder / "trials.csv", [row for outcome in outcomes for row in outcome.rows])
-    write_json(folder / "best.json", {"searches": [outcome.best for outcome in outcomes]})
-    write_json(folder / "mlflow.json", {"searches": [outcome.tracked for outcome in outcomes]})
-    for outcome in outcomes:
-        if outcome is not outcome and not _is_drawn(outcome):
-            _figures(outcome)  # another host has published it
+    every = [outcome if sweep is own else Outcome.of(sweep) for sweep in own.searches()]
+    write_csv(folder / "trials.csv", [row for search in every for row in search.rows])
+    write_json(folder / "best.json", {"searches": [search.best for search in every]})
+    write_json(folder / "mlflow.json", {"searches": [search.tracked for search in every]})
+    for search in every:
+        if search is not outcome and not _is_drawn(search):
+            _figures(search)  # another host has published it
     for path in (folder / "figures").glob("*"):  # those of another number of searches go
-        prefixes = tuple(_prefix(outcome.sweep) for outcome in outcomes)
-        if not path.name.startswith(prefixes) or (len(outcomes) == 1 and path.name.startswith("search-")):
+        prefixes = tuple(_prefix(search.sweep) for search in every)
+        if not path.name.startswith(prefixes) or (len(every) == 1 and path.name.startswith("search-")):
             path.unlink(missing_ok=True)
 
 
