@@ -68,10 +68,10 @@ def covering(names: str, *axes: Sequence[Any], ids: Any = None) -> pytest.MarkDe
     The members that stay hold every value of every axis; where the axes allow it they also hold every pair of values of
     the shorter ones.
     """
-    kept, stride, columns = max(map(len, axes)), 1, []
+    count, stride, columns = max(map(len, axes)), 1, []
     for axis in axes:
-        stride = stride if stride * len(axis) <= kept else 1
-        columns.append([row // stride % len(axis) for row in range(kept)])
+        stride = stride if stride * len(axis) <= count else 1
+        columns.append([row // stride % len(axis) for row in range(count)])
         stride *= len(axis)
     always = set(zip(*columns, strict=True))
     members = itertools.product(*(range(len(axis)) for axis in axes))
