@@ -27,7 +27,7 @@ from pipeline.tracking import Run, Tracker
 from pipeline.training import fit
 from tests.small import ROOT, splits
 from tests.tracking_server import Proxy, Server, free_port
-from tests.workshop import make_study, rows
+from tests.workshop import make_study, rows, trial_of
 
 pytestmark = pytest.mark.slow
 
@@ -134,11 +134,6 @@ def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(study.out, other.out)
     run(Sweep(other, "mhvae"), 1)
     return contents(other.shared_root / "mlflow.db", other.name)
-
-
-def trial_of(folder: Path) -> int:
-    """Return the number of the trial whose run lies in a folder."""
-    return int(Log(folder).read()[0]["key"].rpartition("/")[2])
 
 
 def at(number: int, epoch: int, action: Any) -> Any:

@@ -34,7 +34,7 @@ from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.database import Database
 from pipeline.sweep.worker import MAX_ATTEMPTS, work
 from pipeline.training import NonFiniteError, Record, fit
-from tests.workshop import check_sweep, make_study, rows
+from tests.workshop import check_sweep, make_study, rows, trial_of
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def test_the_table_holds_rate_and_distortion_of_each_trial(study: Study, monkeyp
 
     def failing(*args: Any, **kwargs: Any) -> Iterator[Record]:
         for record in fit(*args, **kwargs):
-            if "trials/2" in str(kwargs["folder"]):
+            if trial_of(kwargs["folder"]) == 2:
                 raise NonFiniteError("not finite")
             yield record
 
@@ -156,7 +156,7 @@ def test_ctrl_c_in_a_trial_loses_nothing(study: Study, monkeypatch: pytest.Monke
     def stopped(*args: Any, **kwargs: Any) -> Iterator[Record]:
         for record in fit(*args, **kwargs):
             yield record
-            if "trials/1" in str(kwargs["folder"]) and record.epoch == 2:
+            if trial_of(kwargs["folder"]) == 1 and record.epoch == 2:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline.sweep.worker, "fit", stopped)
@@ -178,7 +178,7 @@ def test_a_failed_trial_is_told_with_its_reason_and_the_sweep_goes_on(
     """A bound that breaks fails its own trial in Optuna and MLflow; the others are run."""
 
     def broken(*args: Any, **kwargs: Any) -> Iterator[Record]:
-        if "trials/1" in str(kwargs["folder"]):
+        if trial_of(kwargs["folder"]) == 1:
             raise NonFiniteError("epoch 1, step 3: train/rate/z2 is nan")
         yield from fit(*args, **kwargs)
 
@@ -194,7 +194,7 @@ def test_a_trial_without_memory_fails_alone(study: Study, monkeypatch: pytest.Mo
 
     def greedy(*args: Any, **kwargs: Any) -> Iterator[Record]:
         for record in fit(*args, **kwargs):
-            if "trials/1" in str(kwargs["folder"]) and record.epoch == 2:
+            if trial_of(kwargs["folder"]) == 1 and record.epoch == 2:
                 torch.empty(2**50)
             yield record
 
@@ -264,7 +264,7 @@ def test_what_is_wrong_with_the_disk_fails_no_trial(
     """Whatever brings it up, the sweep ends in one line; the trial waits, as after Ctrl-C, and goes on."""
 
     def full(*args: Any, **kwargs: Any) -> Iterator[Record]:
-        if "trials/1" in str(kwargs["folder"]):
+        if trial_of(kwargs["folder"]) == 1:
             raise fault
         yield from fit(*args, **kwargs)
 
@@ -319,9 +319,10 @@ def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch:
             "from pipeline.processes.entry import run_main; from pipeline.stages import sweep\n"
             "from pipeline.study import Study\n"
             "from pipeline.training import fit\n"
+            "from tests.workshop import trial_of\n"
             "def full(*args, **kwargs):\n"
             "    for record in fit(*args, **kwargs):\n"
-            "        if 'trials/1' in str(kwargs['folder']) and record.epoch == 2:\n"
+            "        if trial_of(kwargs['folder']) == 1 and record.epoch == 2:\n"
             "            for size in (2**20, 2**12, 1):\n"
             "                with open(sys.argv[1], 'ab', buffering=0) as file:\n"
             "                    try:\n"

@@ -22,7 +22,7 @@ from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.training import Record
 from tests.small import ROOT
-from tests.workshop import check_sweep, make_study, rows
+from tests.workshop import check_sweep, make_study, rows, trial_of
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def settings(**overrides: Any) -> dict[str, Any]:
 
 
 def planted(*_: Any, **options: Any) -> Iterator[Record]:
-    for epoch, values in enumerate(PLANTED[int(options["folder"].name)], 1):
+    for epoch, values in enumerate(PLANTED[trial_of(options["folder"])], 1):
         metrics = dict(zip(("valid/elbo", "valid/objective", "valid/iwae"), values, strict=True))
         metrics |= {"valid/reconstruction": metrics["valid/elbo"] - 1.0, "valid/kl": 1.0, "valid/rate/z1": 1.0}
         yield Record(epoch, epoch, 0.1 * epoch, 1_700_000_000_000 + epoch, metrics)

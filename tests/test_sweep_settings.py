@@ -25,7 +25,7 @@ from pipeline.sweep import Sweep, run, space
 from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.worker import _claim, _trial
 from pipeline.training import NonFiniteError, Record, fit
-from tests.workshop import check_sweep, make_study, rows
+from tests.workshop import check_sweep, make_study, rows, trial_of
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
 
     def counting(*args: Any, **kwargs: Any) -> Iterator[Record]:
-        numbers.append(int(kwargs["folder"].name))
+        numbers.append(trial_of(kwargs["folder"]))
         yield from fit(*args, **kwargs)
 
     monkeypatch.setattr(pipeline.sweep.worker, "fit", counting)
@@ -181,7 +181,7 @@ def test_a_repeat_of_a_failed_trial_trains(study: Study, monkeypatch: pytest.Mon
     """A failure may be the machine's: who comes after it tries again."""
 
     def failing(*args: Any, **kwargs: Any) -> Iterator[Record]:
-        if kwargs["folder"].name == "0":
+        if trial_of(kwargs["folder"]) == 0:
             raise NonFiniteError("not finite")
         yield from fit(*args, **kwargs)
 

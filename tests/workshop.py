@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipeline.log import Log
 from pipeline.params import Params, dump_yaml
 from pipeline.study import Study
 from tests.small import ROOT
@@ -69,6 +70,11 @@ def make_study(folder: Path, **overrides: Any) -> Study:
     if not (folder / "mlflow.db").exists():
         shutil.copy(_migrated(), folder / "mlflow.db")
     return Study.at(folder)
+
+
+def trial_of(folder: Path) -> int:
+    """Return the number of the trial whose run lies in a folder."""
+    return int(Log(folder).read()[0]["key"].rpartition("/")[2])
 
 
 def rows(database: Path | str, query: str, *values: Any) -> list[tuple[Any, ...]]:
