@@ -27,7 +27,7 @@ from pipeline.evaluation.factors.prediction import concentration, dci, probe, sk
 from pipeline.evaluation.jackknife import leave_out, summarize
 from pipeline.models import HierarchicalVAE, build
 from tests.linear_gaussian import Affine, chain, inferred
-from tests.small import model_params
+from tests.small import covering, model_params
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -255,9 +255,7 @@ def test_the_mean_of_every_level_is_the_exact_one(parents: str) -> None:
         assert np.abs(level.mean - mean.numpy()).max() < error
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("parents", ["nearest", "every"])
-@pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
+@covering("inference, parents, depth", ["bottom_up", "top_down"], ["nearest", "every"], [1, 3, 2])
 def test_every_model_is_measured(inference: str, parents: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models of either direction and parents give finite scores of shadows at every level, probes of the image x too.
 

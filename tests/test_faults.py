@@ -150,7 +150,11 @@ def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(zygote: Zygote
     assert list(made.runs.glob("*/")) == []
 
 
-@pytest.mark.parametrize("points", [*TRIAL.values(), END], ids=[*TRIAL, "ends"])
+@pytest.mark.parametrize(
+    "points",
+    [TRIAL["begins"], pytest.param(TRIAL["goes on"], marks=pytest.mark.nightly), END],
+    ids=["begins", "goes on", "ends"],
+)
 def test_kill_9_at_any_step_of_a_sweep_changes_nothing(
     zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, points: Points
 ) -> None:

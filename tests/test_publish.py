@@ -29,7 +29,9 @@ from pipeline.tracking import Run, Tracker
 from pipeline.training import fit
 from tests.small import ROOT, splits
 from tests.tracking_server import Proxy, Server, free_port
-from tests.workshop import make_study, rows
+from tests.workshop import make_study, rows, trial_of
+
+pytestmark = pytest.mark.slow
 
 RECORDS = [
     Record(epoch, epoch * 4, 0.1 * epoch, 1_700_000_000_000 + epoch, {"train/elbo": -2.0, "valid/elbo": -1.5 * epoch})
@@ -134,11 +136,6 @@ def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(study.out, other.out)
     run(Sweep(other, "mhvae"), 1)
     return contents(other.shared_root / "mlflow.db", other.name)
-
-
-def trial_of(folder: Path) -> int:
-    """Return the number of the trial whose run lies in a folder."""
-    return int(Log(folder).read()[0]["key"].rpartition("/")[2])
 
 
 def at(number: int, epoch: int, action: Any) -> Any:
@@ -430,7 +427,6 @@ def test_a_finished_run_that_waits_is_not_taken_by_new_work(study: Study, monkey
     assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "back", [pytest.param(3, marks=pytest.mark.nightly), None], ids=["it comes back", "it stays away"]
 )
@@ -488,7 +484,6 @@ def _same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return True
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_answers_that_are_lost_double_nothing(study: Study, server: Server, proxy: Proxy) -> None:
     """The server has done what it was asked for and could not say so, of every kind of request: it is there once."""
@@ -509,7 +504,6 @@ def test_answers_that_are_lost_double_nothing(study: Study, server: Server, prox
     assert rows(server.database, "select count(*) from inputs where destination_id = ?", run_id) == [(1,)]
 
 
-@pytest.mark.slow
 def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
     study: Study, server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,7 +518,6 @@ def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
     assert rows(server.database, query) == [("active", "FINISHED"), ("deleted", "RUNNING")]
 
 
-@pytest.mark.slow
 def test_a_slow_server_is_asked_seldom(study: Study, proxy: Proxy) -> None:
     """Forty epochs that take no time are sent in a handful of requests, however long each of them takes."""
     made = start(study, "quick")
