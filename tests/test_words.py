@@ -116,6 +116,8 @@ CLEAN = [
     "README.md",
     "CONTRIBUTING.md",
     "docs",
+    "experiments/README.md",
+    "pipeline/jobs",
     *(f"pipeline/{name}" for name in ("distributions", "models", "training", "evaluation", "figures")),
     *(f"pipeline/{name}.py" for name in ("metric", "objectives", "testing")),
     *(f"tests/{name}.py" for name in ("closed_forms", "linear_gaussian", "small")),
