@@ -118,6 +118,7 @@ CLEAN = [
     "docs",
     "experiments/README.md",
     "pipeline/jobs",
+    "pipeline/links.py",
     *(f"pipeline/{name}" for name in ("distributions", "models", "training", "evaluation", "figures")),
     *(f"pipeline/{name}.py" for name in ("metric", "objectives", "testing")),
     *(f"tests/{name}.py" for name in ("closed_forms", "linear_gaussian", "small")),
