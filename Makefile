@@ -22,13 +22,13 @@ repro: $(READY)          ## raw images to the comparison of all variants
 	@dvc repro
 	@cave link
 
-test: $(READY)           ## every test, a process a core
+test: $(READY)           ## every promise, a process a core; variations are left to test-nightly
 	@python -m pytest $(PYTEST)
 
 test-nightly: $(READY)   ## every test with all its variations: more than 100 kills, PostgreSQL at every step
 	@CAVE_NIGHTLY=1 python -m pytest $(PYTEST)
 
-test-quick: $(READY)     ## the tests that take a moment
+test-quick: $(READY)     ## the tests that start no process and train next to nothing
 	@python -m pytest $(PYTEST) -m "not slow"
 
 check: $(READY)          ## linter, formatter, type checker

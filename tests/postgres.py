@@ -23,8 +23,8 @@ PASSWORD = "open-sesame/42"  # that must appear nowhere; in an address it is quo
 
 def programs() -> Path | None:
     """Return the folder with initdb and pg_ctl, or nothing where PostgreSQL's server is not installed."""
-    found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else []
+    programs_folder = shutil.which("initdb")
+    folders = [Path(programs_folder).resolve().parent] if programs_folder else []
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((folder for folder in folders if (folder / "pg_ctl").exists()), None)
 
@@ -51,8 +51,8 @@ class Postgres:
 
     def _run(self, program: str, *words: str) -> None:
         command = [*self.user, str(self.programs / program), *words]
-        with (self.folder / "told").open("a") as told:
-            subprocess.run(command, check=True, cwd=self.folder, stdout=told, stderr=told)
+        with (self.folder / "told").open("a") as log_file:
+            subprocess.run(command, check=True, cwd=self.folder, stdout=log_file, stderr=log_file)
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -86,13 +86,13 @@ class Postgres:
 @contextmanager
 def serving() -> Iterator[Postgres]:
     """Start a server, and stop it whatever happens."""
-    found = programs()
-    if found is None:
+    programs_folder = programs()
+    if programs_folder is None:
         pytest.skip("PostgreSQL's server is not installed (Debian: apt install postgresql)")
     pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'platos-cave[postgres]')")
     folder = Path(tempfile.mkdtemp(prefix="cave-postgres-"))
     try:
-        server = Postgres(folder, found)
+        server = Postgres(folder, programs_folder)
         server.start()
         try:
             yield server

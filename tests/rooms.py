@@ -68,12 +68,12 @@ def imported(path: Path) -> set[str]:
 
 def arrows() -> dict[str, set[str]]:
     """Return the rooms that each room imports."""
-    found: dict[str, set[str]] = {name: set() for name in LINE}
+    imports: dict[str, set[str]] = {name: set() for name in LINE}
     for path in PACKAGE.rglob("*.py"):
         if (name := room(path)) != "__init__":
             rooms = {other.split(".")[1] for other in imported(path) if other.startswith("pipeline.")}
-            found[name] |= rooms & set(LINE) - {name}
-    return found
+            imports[name] |= rooms & set(LINE) - {name}
+    return imports
 
 
 def drawing() -> str:

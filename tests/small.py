@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from pipeline.data import Splits
 from pipeline.params import ModelParams, TrainParams
@@ -57,6 +60,32 @@ TRAIN: dict[str, Any] = {
     "valid_draws": 2,
     "seeds": (0,),
 }
+
+
+def covering(names: str, *axes: Sequence[Any], ids: Any = None) -> pytest.MarkDecorator:
+    """Parametrize a test over the product of `axes`, of which all but a few members are `nightly`.
+
+    The members that stay hold every value of every axis; where the axes allow it they also hold every pair of values of
+    the shorter ones.
+    """
+    count, stride, columns = max(map(len, axes)), 1, []
+    for axis in axes:
+        stride = stride if stride * len(axis) <= count else 1
+        columns.append([row // stride % len(axis) for row in range(count)])
+        stride *= len(axis)
+    always = set(zip(*columns, strict=True))
+    members = itertools.product(*(range(len(axis)) for axis in axes))
+    return pytest.mark.parametrize(
+        names,
+        [
+            pytest.param(
+                *(axis[index] for axis, index in zip(axes, member, strict=True)),
+                marks=() if member in always else pytest.mark.nightly,
+            )
+            for member in members
+        ],
+        ids=ids,
+    )
 
 
 def model_params(**changes: Any) -> ModelParams:

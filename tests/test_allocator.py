@@ -38,8 +38,8 @@ def test_memory_that_was_freed_is_taken_again_without_a_page_fault() -> None:
         words = [sys.executable, "-c", FAULTS, how]
         # What glibc's own thresholds are depends on what was freed before; these are where they start.
         start = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-        told = subprocess.run(words, cwd=ROOT, env=os.environ | start, capture_output=True, text=True, check=True)
-        return int(told.stdout)
+        output = subprocess.run(words, cwd=ROOT, env=os.environ | start, capture_output=True, text=True, check=True)
+        return int(output.stdout)
 
     assert faults("kept") < 100
     assert faults("given back") > 1000

@@ -16,7 +16,7 @@ from pipeline.models import build
 from pipeline.models.checkpoint import load, save_model
 from pipeline.processes.entry import run_main
 from tests.command import assert_one_line, call
-from tests.small import ROOT, model_params, splits
+from tests.small import ROOT, covering, model_params, splits
 from tests.workshop import make_study
 
 TEXT = (ROOT / "params.yaml").read_bytes()
@@ -86,8 +86,12 @@ FEW = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", FEW, ids=range(len(FEW)))
-@pytest.mark.parametrize("words", [["check"], ["train", "--variant", "vae"]], ids=lambda words: words[0])
+@covering(
+    "content, words",
+    FEW,
+    [["check"], ["train", "--variant", "vae"]],
+    ids=lambda value: value[0] if isinstance(value, list) else FEW.index(value),
+)
 def test_a_process_of_its_own_tells_the_same(tmp_path: Path, content: bytes, words: list[str]) -> None:
     """A broken file ends a real command with its line and exit code 2, and nothing is written."""
     (tmp_path / "pyproject.toml").touch()

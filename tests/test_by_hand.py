@@ -22,6 +22,8 @@ from pipeline.study import Study
 from tests.test_report import fake
 from tests.workshop import make_study, rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -50,8 +52,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 def made(project: Path) -> list[str]:
     """Return what lies in the folders of the studies and of unfinished work, and the experiments that MLflow shows."""
     folders = [project / "experiments", *(project / ".cache" / name for name in ("train", "evaluate", "runs"))]
-    found = [path.name.partition("_")[0] for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    return found + [name for (name,) in rows(project / "mlflow.db", ACTIVE)]
+    names = [path.name.partition("_")[0] for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    return names + [name for (name,) in rows(project / "mlflow.db", ACTIVE)]
 
 
 ACTIVE = "select name from experiments where lifecycle_stage = 'active' and name <> 'Default'"
@@ -102,9 +104,9 @@ def test_an_interrupted_fetch_leaves_nothing(project: Path, monkeypatch: pytest.
 
 def test_what_a_killed_call_left_stops_nothing(project: Path) -> None:
     """A folder with a hidden name, of a process that was killed while it brought the data, is made anew."""
-    left = project / "experiments" / ".x.new"
-    left.mkdir(parents=True)
-    (left / "params.yaml").write_text("{")
+    unfinished = project / "experiments" / ".x.new"
+    unfinished.mkdir(parents=True)
+    (unfinished / "params.yaml").write_text("{")
     with by_hand("train", "x", "vae", {}) as study:
         assert (study.data / "splits.json").exists() or any(study.data.iterdir())
     assert [path.name for path in (project / "experiments").iterdir()] == ["x"]
@@ -225,11 +227,11 @@ def test_a_training_without_a_search_has_a_report(planted: Study) -> None:
 
 def test_a_search_shows_its_best_trials_and_what_trains_them(planted: Study) -> None:
     """Until the models are trained, a search shows its trials, the best first, and the command that goes on."""
-    found = search(planted, "vae")
-    assert [row[:2] for row in found.cells] == [["1", "-23.900"], ["0", "-24.500"]]
-    assert found.header[2] == "units by level"
-    assert {row[2] for row in found.cells} == {"8"}
-    assert found.about.endswith("4 trials (2 completed, 1 stopped early, 1 failed)")
+    names = search(planted, "vae")
+    assert [row[:2] for row in names.cells] == [["1", "-23.900"], ["0", "-24.500"]]
+    assert names.header[2] == "units by level"
+    assert {row[2] for row in names.cells} == {"8"}
+    assert names.about.endswith("4 trials (2 completed, 1 stopped early, 1 failed)")
     shown = report.overview(planted)
     assert shown.endswith("\n  cave train --variant vae --study mine")
     assert "best settings: model.z_dim=8" in shown

@@ -1,4 +1,4 @@
-"""The command line: one clear line and exit code 2 for what a user can mend."""
+"""The command line: one clear line and exit code 2 for what a user can correct."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_without_a_repository_check_says_that_dvc_does_not_start(project: Path) 
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("model.dept=3", "model.dept: no such parameter (did you mean 'model.depth'?)"),
         ("model.depth=three", "model.depth: 'three' given; allowed: integer"),
@@ -62,18 +62,18 @@ def test_without_a_repository_check_says_that_dvc_does_not_start(project: Path) 
     ],
 )
 @pytest.mark.parametrize("command", [["check"], ["sweep", "--variant", "mhvae"], ["train", "--variant", "mhvae"]])
-def test_a_bad_override_gets_one_line(project: Path, command: list[str], word: str, told: str) -> None:
+def test_a_bad_override_gets_one_line(project: Path, command: list[str], word: str, message: str) -> None:
     """A fault in an override ends every command with one line and exit code 2, before anything is written."""
     before = sorted(path for path in project.rglob("*"))
     done = cave(project, *command, "--set", word)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(path for path in project.rglob("*")) == before
 
 
 def test_an_unknown_variant_gets_one_line(project: Path) -> None:
-    """A variant that params.yaml does not have is told with those that it has."""
+    """A variant that params.yaml does not have is refused with those that it has."""
     done = cave(project, "sweep", "--variant", "mvae")
     assert done.returncode == 2
     assert "'mvae' is not in variants; allowed: vae, hvae, mhvae" in done.stderr

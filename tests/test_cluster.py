@@ -32,6 +32,8 @@ from tests.workshop import _migrated, check_sweep, make_study, rows
 
 __all__ = ["postgres"]
 
+pytestmark = pytest.mark.slow
+
 VARIANT = "mhvae"
 PATIENT = 180.0  # seconds for which a condition is waited for
 EPOCHS = 30
@@ -45,18 +47,18 @@ class Host:
         self.study = make_study(folder / "work", **overrides)
         shutil.copy(ROOT / "pyproject.toml", self.study.folder)
         self.environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_THREADS": "1"} | environment
-        self.told = folder / "told"
+        self.output = folder / "told"
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start a command in a process group of its own."""
-        with self.told.open("a") as told:
+        with self.output.open("a") as output:
             process = subprocess.Popen(
                 [sys.executable, "-u", "-m", *words],
                 cwd=self.study.folder,
                 env=self.environment | environment,
-                stdout=told,
-                stderr=told,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
@@ -72,10 +74,10 @@ class Host:
         return self.start("pipeline.stages", "sweep", VARIANT, CAVE_WORKERS=str(count), **environment)
 
     def end(self, process: subprocess.Popen[bytes], code: int = 0) -> str:
-        """Wait for a command's end, and return all that this host has told."""
+        """Wait for a command's end, and return all that this host has printed."""
         process.wait(timeout=PATIENT)
-        assert process.returncode == code, self.told.read_text()
-        return self.told.read_text()
+        assert process.returncode == code, self.output.read_text()
+        return self.output.read_text()
 
 
 class Cluster:
@@ -102,19 +104,19 @@ class Cluster:
         """Ask Optuna's database."""
         return rows(self.url, query)
 
-    def until(self, query: str, wanted: Callable[[Any], bool] = bool) -> Any:
+    def until(self, query: str, condition: Callable[[Any], bool] = bool) -> Any:
         """Wait until the first number that a query finds is as wanted."""
         deadline = time.monotonic() + PATIENT
         while time.monotonic() < deadline:
             if self.ask("select count(*) from pg_tables where tablename = 'trial_heartbeats'") != [(0,)]:
-                found = self.ask(query)
-                if found and wanted(found[0][0]):
-                    return found[0][0]
+                answer = self.ask(query)
+                if answer and condition(answer[0][0]):
+                    return answer[0][0]
             time.sleep(0.05)
-        raise AssertionError("\n".join([query, *(host.told.read_text() for host in self.hosts)]))
+        raise AssertionError("\n".join([query, *(host.output.read_text() for host in self.hosts)]))
 
     def check(self, trials: int = 4) -> None:
-        """Hold the stores to all promises; the password is in nothing that any host has told or logged."""
+        """Hold the stores to all promises; the password is in nothing that any host has printed or logged."""
         seen = Study(
             self.hosts[0].study.params,
             self.hosts[0].study.folder,
@@ -124,9 +126,9 @@ class Cluster:
         )
         check_sweep(seen, VARIANT, trials, self.url)
         for host in self.hosts:
-            assert PASSWORD not in (told := host.told.read_text() if host.told.exists() else "")
-            assert PASSWORD.replace("/", "%2F") not in told
-            assert "Traceback" not in told
+            assert PASSWORD not in (output := host.output.read_text() if host.output.exists() else "")
+            assert PASSWORD.replace("/", "%2F") not in output
+            assert "Traceback" not in output
         store = (self.shared / "mlflow.db").read_bytes()
         assert PASSWORD.encode() not in store
 
@@ -205,7 +207,7 @@ def test_advisory_locks_are_locks(study: Study) -> None:
 
 
 def test_a_lost_connection_is_noticed(study: Study, postgres: Postgres) -> None:
-    """A holder whose connection the server ends is told at its next check, and its lock is free."""
+    """A holder whose connection the server ends learns it at its next check, and its lock is free."""
     with holding(study, "mine") as held:
         held.check()
         database = os.environ["CAVE_OPTUNA_URL"].rpartition("/")[2]
@@ -293,7 +295,7 @@ def test_other_stores_get_one_line(study: Study, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_postgresql_has_three_names(study: Study, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    """All of them lead to psycopg 3, and none tells the password."""
+    """All of them lead to psycopg 3, and none shows the password."""
     monkeypatch.setenv("CAVE_OPTUNA_URL", f"{scheme}://me:secret@host:5433/db")
     store = Database.of(study)
     assert (store.url.drivername, store.url.password) == ("postgresql+psycopg", "secret")
@@ -311,18 +313,18 @@ def test_a_database_out_of_reach_gets_one_line(study: Study, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("version", "mend"),
+    ("version", "command"),
     [("v2.6.0.a", "optuna storage upgrade --storage postgresql"), ("v9.9.9.a", "pip install --upgrade optuna")],
 )
 def test_a_schema_of_another_version_is_told_with_the_command_that_mends_it(
-    study: Study, postgres: Postgres, version: str, mend: str
+    study: Study, postgres: Postgres, version: str, command: str
 ) -> None:
     """Tables of an older Optuna, or of a newer, are one line with the upgrade's command, and no connection is left."""
     assert Sweep(study, VARIANT).optuna.trials == []
     database = os.environ["CAVE_OPTUNA_URL"].rpartition("/")[2]
     postgres.ask(f"update alembic_version set version_num = '{version}'", database)
     gc.collect()
-    with pytest.raises(InputError, match=mend):
+    with pytest.raises(InputError, match=command):
         Sweep(study, VARIANT).trials()
     gc.collect()
     others = f"select count(*) from pg_stat_activity where datname = '{database}'"
@@ -332,15 +334,14 @@ def test_a_schema_of_another_version_is_told_with_the_command_that_mends_it(
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_two_hosts_that_start_at_once_share_a_sweep(served: Cluster) -> None:
     """On a fresh database, two lone `cave worker`s finish exactly the trials; one writes, nothing is left running."""
     cluster = served
     first, second = cluster.host("a"), cluster.host("b")
     started = [first.worker(), second.worker(2)]
-    told = [host.end(process) for host, process in zip((first, second), started, strict=True)]
+    output = [host.end(process) for host, process in zip((first, second), started, strict=True)]
     cluster.check()
-    assert all("joins sweep default/mhvae-" in text for text in told)
+    assert all("joins sweep default/mhvae-" in text for text in output)
     written = [host.study.sweep(VARIANT) / "best.json" for host in (first, second)]
     assert any(path.exists() for path in written)
     assert not [path for host in (first, second) for path in (host.study.cache / "sweeps").rglob("trials/*")]
@@ -348,7 +349,6 @@ def test_two_hosts_that_start_at_once_share_a_sweep(served: Cluster) -> None:
     cluster.check()
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
     """A coordinator on one host and workers of another: the coordinator alone writes the outputs."""
@@ -367,7 +367,6 @@ def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
     assert (first.study.sweep(VARIANT) / "best.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cluster", pytest.param("served", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(
     "shared", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["own disks", "shared disk"]
@@ -378,7 +377,7 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     first = cluster.host("a", **LONG)
     second = cluster.host("a" if shared else "b", **LONG)
     done, held = 5, cluster.folder / "held"  # epochs of the second trial, after which it stands still
-    doomed = first.worker(1, CAVE_FAULT=f"state-after:{EPOCHS + done}:{held}", CAVE_FAULT_SIGNAL="SIGSTOP")
+    doomed = first.worker(1, CAVE_FAULT=f"state-written:{EPOCHS + done}:{held}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(held.exists)
     os.killpg(doomed.pid, signal.SIGKILL)
     doomed.wait()
@@ -389,13 +388,12 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     before = cluster.ask(runs)
     # It dies at this pass if it trains all of the trial once more, and is never there if it goes on.
     mark = cluster.folder / "anew"
-    second.end(second.worker(1, CAVE_FAULT=f"state-before:{3 * EPOCHS - done + 1}:{mark}"))
+    second.end(second.worker(1, CAVE_FAULT=f"state-written:{3 * EPOCHS - done + 1}:{mark}"))
     cluster.check()
     assert mark.exists() == (not shared)
     assert cluster.ask(runs)[: len(before)] == before
 
 
-@pytest.mark.slow
 def test_a_cut_connection_gives_up_a_trial_and_doubles_nothing(cluster: Cluster, postgres: Postgres) -> None:
     """A worker whose lock's connection is ended stops and starts again; the sweep keeps all promises."""
     host = cluster.host("a", **LONG)
@@ -404,12 +402,11 @@ def test_a_cut_connection_gives_up_a_trial_and_doubles_nothing(cluster: Cluster,
     holders = "select pid from pg_locks where locktype = 'advisory' and granted"
     database = cluster.url.rpartition("/")[2]
     postgres.ask(f"select pg_terminate_backend(pid) from ({holders}) held", database)
-    told = host.end(process)
+    output = host.end(process)
     cluster.check()
-    assert "a worker starts again: the connection to" in told
+    assert "a worker starts again: the connection to" in output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -429,7 +426,7 @@ def test_a_database_that_crashes_and_returns_loses_nothing(
     cluster.until(REPORTS, lambda count: count >= 10)
     postgres.stop()
     deadline = time.monotonic() + PATIENT
-    while "lost" not in host.told.read_text() and time.monotonic() < deadline:
+    while "lost" not in host.output.read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
     postgres.start()
     host.end(process)
@@ -437,26 +434,24 @@ def test_a_database_that_crashes_and_returns_loses_nothing(
     assert (host.study.sweep(VARIANT) / "best.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     [
-        pytest.param("trial-asked", marks=pytest.mark.nightly),
-        pytest.param("reported", marks=pytest.mark.nightly),
-        pytest.param("outputs-written", marks=pytest.mark.nightly),
+        pytest.param("trial-admitted", marks=pytest.mark.nightly),
+        pytest.param("epoch-reported", marks=pytest.mark.nightly),
+        pytest.param("run-opened", marks=pytest.mark.nightly),
     ],
 )
 def test_a_worker_that_dies_beside_others_loses_nothing(cluster: Cluster, point: str) -> None:
     """Of two workers of a host one is killed, or the process that began them: the others, or the next, make it good."""
     host = cluster.host("a")
     mark = cluster.folder / "mark"
-    host.end(host.worker(2, CAVE_FAULT=f"{point}:1:{mark}"), 0 if point != "outputs-written" else -signal.SIGKILL)
+    host.end(host.worker(2, CAVE_FAULT=f"{point}:1:{mark}"), 0 if point != "run-opened" else -signal.SIGKILL)
     assert mark.exists()
     host.end(host.worker(1))
     cluster.check()
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_ctrl_c_of_a_lone_worker_leaves_nothing_running(cluster: Cluster) -> None:
     """All runs are ended, the sweep's own too; `cave worker` again finishes."""
@@ -471,7 +466,6 @@ def test_ctrl_c_of_a_lone_worker_leaves_nothing_running(cluster: Cluster) -> Non
     cluster.check()
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_a_second_terminal_adds_workers_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any server, `cave worker` joins the sweep of the same folder."""

@@ -36,9 +36,9 @@ def test_the_pod_has_few_rights_and_no_password_in_it() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert {mount["name"] for mount in worker["volumeMounts"]} == {volume["name"] for volume in pod()["volumes"]}
-    given = {entry["name"]: entry for entry in worker["env"]}
+    variables = {entry["name"]: entry for entry in worker["env"]}
     for name in ("PGPASSWORD", "MLFLOW_TRACKING_PASSWORD"):
-        assert set(given[name]["valueFrom"]) == {"secretKeyRef"}
+        assert set(variables[name]["valueFrom"]) == {"secretKeyRef"}
     assert all(isinstance(entry.get("value", ""), str) for entry in worker["env"])
 
 

@@ -17,6 +17,8 @@ from pipeline.tracking import Run, Tracker, mark_current
 from tests.small import splits
 from tests.workshop import make_study, rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _own_stores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +166,6 @@ def test_a_database_that_cannot_follow_stops_no_stage_at_its_end(
     assert "(mlflow.db: its artifact addresses cannot be changed); run `cave sync` later" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_stage_that_ran_again_supersedes_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the stage `train` has run with other settings, its runs alone are current."""
     monkeypatch.setenv("CAVE_WORKERS", "1")

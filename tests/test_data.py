@@ -40,10 +40,10 @@ def params(name, protocol="auto", binarization="dynamic", seed=0, images=300, gr
     )
 
 
-def made(wanted, folder):
+def made(settings, folder):
     """Fetch and prepare."""
-    fetch(wanted, folder / "raw", folder / "cache", data_mirror())
-    return prepare(wanted, folder / "raw", folder / "data")
+    fetch(settings, folder / "raw", folder / "cache", data_mirror())
+    return prepare(settings, folder / "raw", folder / "data")
 
 
 def same(one, other):
@@ -84,7 +84,7 @@ def test_contract(name):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_check(name):
-    """Allowed protocols and 'auto' pass; any other is told in one line, before anything is fetched or read."""
+    """Allowed protocols and 'auto' pass; any other is refused in one line, before anything is fetched or read."""
     allowed = DATASETS[name].protocols
     for protocol in ("auto", *allowed):
         check(params(name, protocol))
@@ -110,11 +110,11 @@ def test_check_size():
 @pytest.mark.parametrize(("name", "grey"), [("digits", False), ("cave", False), ("cave", True)])
 def test_round_trip(name, grey, binarization, tmp_path):
     """What `prepare` returns is what `load` reads; shapes, types and ranges are as promised."""
-    wanted = params(name, binarization=binarization, grey=grey)
-    splits = made(wanted, tmp_path)
+    settings = params(name, binarization=binarization, grey=grey)
+    splits = made(settings, tmp_path)
     same(splits, load(tmp_path / "data"))
     assert json.loads((tmp_path / "raw" / "files.json").read_text()) == []
-    assert (splits.protocol, splits.binarization, splits.binary) == ("stratified", binarization, wanted.binary)
+    assert (splits.protocol, splits.binarization, splits.binary) == ("stratified", binarization, settings.binary)
     assert splits.scale == {"digits": 16, "cave": 255 if grey else 1}[name]
     assert sum(len(getattr(splits, split)) for split in SPLITS) == {"digits": 1797, "cave": 300}[name]
     for split in SPLITS:
@@ -142,8 +142,8 @@ def test_cave_keeps_its_factors(tmp_path):
 def test_digest(tmp_path):
     """The digest is equal for equal parameters and differs with the seed and the binarization."""
     digests = [
-        made(wanted, tmp_path / str(number)).digest
-        for number, wanted in enumerate(
+        made(settings, tmp_path / str(number)).digest
+        for number, settings in enumerate(
             [params("digits"), params("digits"), params("digits", seed=1), params("digits", binarization="none")]
         )
     ]
@@ -299,7 +299,7 @@ def test_idx(tmp_path):
     ],
 )
 def test_idx_rejects(content, message, tmp_path):
-    """A wrong type, shape or length, a bomb, a cut file and a page are told by the file's name."""
+    """A wrong type, shape or length, a bomb, a cut file and a page are refused with the file's name."""
     path = tmp_path / "a.gz"
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"a\.gz: {message}"):
@@ -359,7 +359,7 @@ def upright(count, rng):
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_omniglot(labelled, tmp_path, monkeypatch):
-    """Columns in Fortran order become upright images; 5 are set aside by seed; labels come along where they are."""
+    """Columns in Fortran order become upright images; 5 are held out by seed; labels come along where they are."""
     rng = np.random.default_rng(0)
     train, test = upright(25, rng), upright(8, rng)
     content = {"data": train.transpose(2, 1, 0).reshape(784, 25), "testdata": test.transpose(2, 1, 0).reshape(784, 8)}

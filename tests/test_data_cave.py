@@ -8,9 +8,9 @@ from pipeline.data.cave import BATCH, FACTORS, SOLIDS, SPIN, draw, outline, rend
 NAMES = list(FACTORS)
 
 
-def factors(solid, **given):
+def factors(solid, **changes):
     """Return one row of factors [1, F]: upright, centred, straight light, except for what is given."""
-    row = {"solid": SOLIDS.index(solid), "size": 0.3, "height": 1.0} | dict.fromkeys(NAMES[3:], 0.0) | given
+    row = {"solid": SOLIDS.index(solid), "size": 0.3, "height": 1.0} | dict.fromkeys(NAMES[3:], 0.0) | changes
     return np.array([[row[name] for name in NAMES]])
 
 

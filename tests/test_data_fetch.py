@@ -92,9 +92,9 @@ def whole(raw, cache, remote):
     checksum = f"{remote.checksum_type}:{remote.checksum}"
     row = {"name": "frey_face", "file": FILE, "bytes": len(CONTENT), "checksum": checksum}
     assert json.loads((raw / "files.json").read_text()) == [row]
-    kept = cache / "downloads" / remote.checksum
-    assert [path.name for path in kept.iterdir()] == [FILE]
-    assert (kept / FILE).samefile(raw / FILE)
+    cached = cache / "downloads" / remote.checksum
+    assert [path.name for path in cached.iterdir()] == [FILE]
+    assert (cached / FILE).samefile(raw / FILE)
 
 
 def untouched(raw, cache):
@@ -117,7 +117,7 @@ def fails(raw, cache, *words, mirror=""):
 
 @pytest.mark.parametrize(("size", "kind"), [(True, "sha256"), (False, "md5")])
 def test_fetch(size, kind, server, tmp_path, monkeypatch, capfd):
-    """A file comes over HTTP, takes the old one's place, is listed, and is not asked for again; one line tells."""
+    """A file comes over HTTP, takes the old one's place, is listed, and is not asked for again; one line says so."""
     server.answers["/a"] = [(200, {}, CONTENT)]
     remote = publish(monkeypatch, [server.address + "/a"], size=size, kind=kind)
     raw, cache = scene(tmp_path)
@@ -160,7 +160,7 @@ def test_bar(server, tmp_path, monkeypatch, capfd):
     ],
 )
 def test_fault_then_next_address(answer, reason, asked, server, tmp_path, monkeypatch, pauses):
-    """Faults are told for each address and leave no trace; what may pass is tried again; the next may do."""
+    """Faults are reported for each address and leave no trace; what may pass is tried again; the next may do."""
     server.answers["/a"] = server.answers["/b"] = [answer]
     publish(monkeypatch, [server.address + "/a", server.address + "/b"])
     raw, cache = scene(tmp_path)
@@ -186,7 +186,7 @@ def test_retry(server, tmp_path, monkeypatch, pauses):
 
 
 def test_no_server(server, tmp_path, monkeypatch):
-    """An address where nothing answers, and one that is none, are told as such."""
+    """An address where nothing answers, and one that is none, are reported as such."""
     publish(monkeypatch, ["http://127.0.0.1:9/a", "http://[/a", "http:///a"])
     fails(*scene(tmp_path), "127.0.0.1:9/a: no connection; .*not usable.*not usable")
 
@@ -240,7 +240,7 @@ def test_interrupt(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("where", ["write", "fsync", "link"])
 def test_full_disk(where, server, tmp_path, monkeypatch):
-    """A full disk is told as such, whatever the addresses; the old file stays."""
+    """A full disk is reported as such, whatever the addresses; the old file stays."""
     server.answers["/a"] = [(200, {}, CONTENT)]
     publish(monkeypatch, [server.address + "/a", server.address + "/b"])
     raw, cache = scene(tmp_path)
@@ -299,9 +299,9 @@ def test_damaged_cache_is_mended(server, tmp_path, monkeypatch):
     remote = publish(monkeypatch, [server.address + "/a"])
     raw, cache = scene(tmp_path)
     fetch(PARAMS, raw, cache)
-    kept = cache / "downloads" / remote.checksum
-    (kept / FILE).write_bytes(CONTENT[::-1])
-    (kept / f".{FILE}.left").write_bytes(b"part")
+    cached = cache / "downloads" / remote.checksum
+    (cached / FILE).write_bytes(CONTENT[::-1])
+    (cached / f".{FILE}.left").write_bytes(b"part")
     fetch(PARAMS, raw, cache)
     whole(raw, cache, remote)
     assert server.asked == ["/a", "/a"]

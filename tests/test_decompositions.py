@@ -19,7 +19,7 @@ from pipeline.params import DecomposeParams, EvaluateParams
 from pipeline.progress import reporting
 from tests.closed_forms import Exact
 from tests.linear_gaussian import Parents, chain
-from tests.small import model_params, splits
+from tests.small import covering, model_params, splits
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -89,8 +89,8 @@ def test_the_sums_are_the_kl_and_the_gap_of_the_same_draws(widths: tuple[int, ..
         torch.testing.assert_close(kl, bound.kl.mean(0), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("parents", ["nearest", "every"])
-@pytest.mark.parametrize("widths", SMALL, ids=str)
+@pytest.mark.slow
+@covering("widths, parents", SMALL, ["nearest", "every"], ids=str)
 def test_the_estimates_agree_with_the_closed_forms(widths: tuple[int, ...], parents: Parents) -> None:
     """Each term of (c) and (d) is its closed form within 4 standard errors, none above 0.1 nats."""
     exact_chain = chain(widths, parents)
@@ -313,6 +313,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "parents", "inference"), KEYS)
 def test_every_decomposition_of_a_model_is_finite_and_reproducible(depth: int, parents: str, inference: str) -> None:
     """One call gives the keys that exist for the model, all finite, and the same numbers when it is made again."""

@@ -1,4 +1,4 @@
-"""`cave doctor` finds each fault where it was really made, says what mends it, and what it says does mend it."""
+"""`cave doctor` finds each fault where it was really made, says what repairs it, and what it says does repair it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ from pipeline.sweep import database as sweep_database
 from pipeline.tracking import Tracker, tracking_uri
 from tests.small import ROOT
 from tests.workshop import make_study
+
+pytestmark = pytest.mark.slow
 
 IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@t")
 SECRET = "correct-horse"
@@ -67,7 +69,7 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def found(study: Study, name: str, level: str | None = None) -> list[Finding]:
+def findings_of(study: Study, name: str, level: str | None = None) -> list[Finding]:
     """Return what one check finds, of one level if wanted; its line must be a line."""
     checks: dict[str, Check] = {name: CHECKS[name]}
     findings = [finding for _, finding in examine(checks, find_target(study.root, study.folder))]
@@ -81,7 +83,7 @@ def found(study: Study, name: str, level: str | None = None) -> list[Finding]:
 
 def only(study: Study, name: str, level: str) -> Finding:
     """Return the one finding of that level."""
-    (finding,) = found(study, name, level)
+    (finding,) = findings_of(study, name, level)
     return finding
 
 
@@ -106,11 +108,11 @@ def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_sound_study_has_no_fault(study: Study) -> None:
     """Where nothing is wrong, every check says ok."""
-    told = [(name, finding) for name, finding in examine(CHECKS, find_target(study.root, study.folder))]
-    assert {name for name, _ in told} == set(CHECKS)
-    assert [table(name, finding) for name, finding in told if finding.level == "fault"] == []
+    results = [(name, finding) for name, finding in examine(CHECKS, find_target(study.root, study.folder))]
+    assert {name for name, _ in results} == set(CHECKS)
+    assert [table(name, finding) for name, finding in results if finding.level == "fault"] == []
     pinned = ("libraries", "space", "git")  # which may differ where the tests are run
-    assert [table(name, f) for name, f in told if f.level == "warning" and name not in pinned] == []
+    assert [table(name, f) for name, f in results if f.level == "warning" and name not in pinned] == []
 
 
 def test_looking_changes_nothing(study: Study) -> None:
@@ -121,7 +123,7 @@ def test_looking_changes_nothing(study: Study) -> None:
 
 
 def test_a_check_that_crashes_hides_no_other(study: Study) -> None:
-    """A check that fails of itself is told as such, in one line without a password, and the next is made."""
+    """A check that fails of itself is reported as such, in one line without a password, and the next is made."""
 
     def broken(_: Target) -> Iterator[Finding]:
         yield Finding("ok", "half")
@@ -134,7 +136,7 @@ def test_a_check_that_crashes_hides_no_other(study: Study) -> None:
 
 
 def test_the_command_ends_with_1_for_a_fault_alone(study: Study) -> None:
-    """`cave doctor` prints a line a finding, no traceback, and its exit code tells whether there is a fault."""
+    """`cave doctor` prints a line a finding, no traceback, and its exit code says whether there is a fault."""
     done = cave(study.root, "doctor")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert {line.split()[0] for line in done.stdout.splitlines()} <= {"ok", "warning"}
@@ -166,7 +168,7 @@ def test_a_missing_and_a_wrong_library_are_told(study: Study) -> None:
     text = path.read_text()
     path.write_text(text.replace('"numpy>=2.2"', '"numpy>=99", "no-such-library>=1"'))
     (study.root / "constraints.txt").write_text("# pins\nnumpy==0.1\n")
-    missing, unfit = found(study, "libraries", "fault")
+    missing, unfit = findings_of(study, "libraries", "fault")
     assert missing.message == "missing: no-such-library"
     assert unfit.message.startswith("of the wrong version: numpy ")
     assert "(0.1)" in only(study, "libraries", "warning").message
@@ -175,7 +177,7 @@ def test_a_missing_and_a_wrong_library_are_told(study: Study) -> None:
 
 
 def test_variables_are_looked_at(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A count that is none, a device that is not there and a mirror that is gone are faults, mended by unset."""
+    """A count that is none, a device that is not there and a mirror that is gone are faults, repaired by unset."""
     monkeypatch.setenv("CAVE_WORKERS", "many")
     monkeypatch.setenv("CAVE_DEVICE", "cuda:99")
     monkeypatch.setenv("CAVE_DATA_MIRROR", str(study.root / "gone"))
@@ -215,7 +217,7 @@ def test_a_full_disk_is_found(study: Study, small_disk: Path) -> None:
     assert "the disk is full" in only(study, "space", "fault").message
     assert "no space left on device" in only(study, "writing", "fault").message
     (small_disk / "filler").unlink()
-    assert not found(study, "writing", "fault")
+    assert not findings_of(study, "writing", "fault")
 
 
 def test_the_folder_for_temporary_files_is_looked_at(
@@ -225,11 +227,11 @@ def test_the_folder_for_temporary_files_is_looked_at(
     monkeypatch.setattr("pipeline.doctor.disk.tempfile.tempdir", str(small_disk / "tmp"))
     (small_disk / "tmp").mkdir()
     fill(small_disk)
-    assert str(small_disk / "tmp") in " ".join(finding.message for finding in found(study, "writing", "fault"))
+    assert str(small_disk / "tmp") in " ".join(finding.message for finding in findings_of(study, "writing", "fault"))
 
 
 def test_a_disk_without_room_for_another_file_is_found(study: Study, small_disk: Path) -> None:
-    """Where only the number of files is used up, that is told too."""
+    """Where only the number of files is used up, that is reported too."""
 
     def touch() -> None:
         for number in range(300):
@@ -238,7 +240,7 @@ def test_a_disk_without_room_for_another_file_is_found(study: Study, small_disk:
     with pytest.raises(OSError, match="No space left"):
         touch()
     assert ", 0 files" in only(study, "space", "fault").message
-    assert found(study, "writing", "fault")
+    assert findings_of(study, "writing", "fault")
 
 
 def test_little_room_is_told_wherever_the_tests_run(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,27 +253,27 @@ def test_little_room_is_told_wherever_the_tests_run(study: Study, monkeypatch: p
 
     for blocks, level in ((10, "fault"), (10**5, "warning"), (10**6, "ok")):
         room(blocks)
-        assert found(study, "space", level)
+        assert findings_of(study, "space", level)
 
 
 def test_a_read_only_disk_is_found(study: Study, small_disk: Path) -> None:
-    """A disk mounted read-only is a fault, and what is said mends it."""
+    """A disk mounted read-only is a fault, and what is said repairs it."""
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     finding = only(study, "writing", "fault")
     assert "read-only file system" in finding.message
     apply_fix(finding)
-    assert not found(study, "writing", "fault")
+    assert not findings_of(study, "writing", "fault")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_found(study: Study) -> None:
-    """A folder without permission to write is a fault, and what is said mends it."""
+    """A folder without permission to write is a fault, and what is said repairs it."""
     study.cache.mkdir()
     study.cache.chmod(0o555)
     finding = only(study, "writing", "fault")
     assert "permission denied" in finding.message
     apply_fix(finding)
-    assert not found(study, "writing", "fault")
+    assert not findings_of(study, "writing", "fault")
 
 
 MOUNTS = """22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -323,12 +325,12 @@ def test_what_a_killed_writer_left_is_found(study: Study) -> None:
     path = study.out / "it's best.json"
     command = [sys.executable, "-c", code, str(path)]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
-    (left,) = path.parent.iterdir()
-    assert found(study, "leftovers", "ok")  # its writer may live
-    os.utime(left, (0, 0))
+    (remains,) = path.parent.iterdir()
+    assert findings_of(study, "leftovers", "ok")  # its writer may live
+    os.utime(remains, (0, 0))
     write_bytes(path, b"whole")
     finding = only(study, "leftovers", "warning")
-    assert left.name in finding.message
+    assert remains.name in finding.message
     apply_fix(finding)
     assert list(path.parent.iterdir()) == [path]
 
@@ -348,7 +350,7 @@ def test_a_damaged_database_is_found(study: Study) -> None:
 
 
 def test_a_locked_database_is_found(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that another process keeps locked is a fault that names the process; to end it is what mends."""
+    """A database that another process keeps locked is a fault that names the process; to end it is the repair."""
     monkeypatch.setattr("pipeline.doctor.databases.PATIENCE", 0.3)
     code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('begin immediate')"
     command = [
@@ -365,7 +367,7 @@ def test_a_locked_database_is_found(study: Study, monkeypatch: pytest.MonkeyPatc
         assert finding.fix == f"kill {holder.pid}"
         apply_fix(finding)
         holder.wait()
-    assert not found(study, "databases", "fault")
+    assert not findings_of(study, "databases", "fault")
 
 
 def test_one_database_for_both_is_found(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +389,7 @@ def test_one_database_for_both_is_found(study: Study, monkeypatch: pytest.Monkey
 def test_one_database_by_two_names_is_found(
     study: Study, first: str, second: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever user, driver, port or path it is written with, one database is told, and refused by the commands."""
+    """Whatever user, driver, port or path it is written with, one database is reported, and refused by the commands."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
     monkeypatch.setenv("CAVE_OPTUNA_URL", second)
     assert "share" in only(study, "databases", "fault").message
@@ -414,7 +416,7 @@ def test_two_databases_are_no_fault(study: Study, first: str, second: str, monke
     """Another host, port, name or kind is another database."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
     monkeypatch.setenv("CAVE_OPTUNA_URL", second)
-    assert not found(study, "databases", "fault")
+    assert not findings_of(study, "databases", "fault")
     addresses.require_separate(study.shared_root)
 
 
@@ -437,7 +439,6 @@ def execute(path: Path, *statements: str) -> None:
     connection.close()
 
 
-@pytest.mark.slow
 def test_an_old_schema_is_found_and_mended(study: Study) -> None:
     """A database one migration back is a fault, and what is said brings it to the schema of today."""
     from alembic import command
@@ -446,22 +447,22 @@ def test_an_old_schema_is_found_and_mended(study: Study) -> None:
     url = f"sqlite:///{study.shared_root / 'mlflow.db'}"
     with contextlib.suppress(NotImplementedError):
         command.downgrade(_get_alembic_config(url), "-1")
-    if not found(study, "schema", "fault"):
+    if not findings_of(study, "schema", "fault"):
         pytest.skip("MLflow's last migration has no way back")
     finding = only(study, "schema", "fault")
     assert "mlflow.db is at" in finding.message
     apply_fix(finding)
-    assert len(found(study, "schema", "ok")) == 2
+    assert len(findings_of(study, "schema", "ok")) == 2
 
 
 def test_an_old_optuna_schema_is_found_and_mended(study: Study) -> None:
-    """Optuna's database at a revision before the last is a fault, and what is said mends it."""
+    """Optuna's database at a revision before the last is a fault, and what is said repairs it."""
     path = study.shared_root / "optuna.db"
     execute(path, "update alembic_version set version_num = 'v3.0.0.d'", "update version_info set schema_version = 11")
     finding = only(study, "schema", "fault")
     assert "optuna.db is at v3.0.0.d" in finding.message
     apply_fix(finding)
-    assert len(found(study, "schema", "ok")) == 2
+    assert len(findings_of(study, "schema", "ok")) == 2
 
 
 @pytest.mark.parametrize("name", ["mlflow", "optuna"])
@@ -479,11 +480,11 @@ def test_a_deleted_experiment_is_found(study: Study) -> None:
 
     client = MlflowClient(f"sqlite:///{study.shared_root / 'mlflow.db'}")
     number = client.create_experiment(f"platos-cave/{study.name}")
-    assert found(study, "experiment", "ok")
+    assert findings_of(study, "experiment", "ok")
     client.delete_experiment(number)
     finding = only(study, "experiment", "warning")
     apply_fix(finding)
-    assert found(study, "experiment", "ok")
+    assert findings_of(study, "experiment", "ok")
 
 
 # --- Servers
@@ -508,8 +509,8 @@ def test_a_server_that_answers_and_one_that_does_not(study: Study, monkeypatch: 
         address = f"http://me:{SECRET}@127.0.0.1:{server.server_port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         monkeypatch.setenv("CAVE_DATA_MIRROR", address)
-        assert found(study, "tracking", "ok")
-        assert found(study, "data mirror", "ok")
+        assert findings_of(study, "tracking", "ok")
+        assert findings_of(study, "data mirror", "ok")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address + "/elsewhere")
         assert "HTTP 404" in only(study, "tracking", "fault").message
         server.shutdown()
@@ -554,10 +555,10 @@ def test_a_postgresql_that_is_gone_is_told(study: Study, monkeypatch: pytest.Mon
     ],
 )
 def test_a_damaged_dvc_lock_is_found(study: Study, content: str) -> None:
-    """A dvc.lock with the marks of a conflict, cut or of another form is a fault, and its last commit mends it."""
+    """A dvc.lock with the marks of a conflict, cut or of another form is a fault, and its last commit repairs it."""
     path = study.root / "dvc.lock"
     path.write_text("schema: '2.0'\nstages:\n  fetch:\n    cmd: python -m pipeline.stages fetch\n")
-    assert found(study, "dvc.lock", "ok")[0].message == "1 stage made"
+    assert findings_of(study, "dvc.lock", "ok")[0].message == "1 stage made"
     path.write_text(content)
     finding = only(study, "dvc.lock", "fault")
     assert finding.fix == f"rm {path} && dvc repro"
@@ -572,17 +573,17 @@ def test_a_damaged_dvc_lock_is_found(study: Study, content: str) -> None:
 
 
 def test_params_that_are_broken_are_told(study: Study) -> None:
-    """A fault in params.yaml is told with its one line, and the checks that need no parameters are made."""
+    """A fault in params.yaml is reported with its one line, and the checks that need no parameters are made."""
     (study.root / "params.yaml").write_text("model: [")
     broken = find_target(study.root, study.folder)
-    told = dict(examine(CHECKS, broken))
-    assert told["params"].level == "fault"
-    assert told["databases"].level == "ok"
-    assert not [table(name, f) for name, f in told.items() if "itself failed" in f.message]
+    results = dict(examine(CHECKS, broken))
+    assert results["params"].level == "fault"
+    assert results["databases"].level == "ok"
+    assert not [table(name, f) for name, f in results.items() if "itself failed" in f.message]
 
 
 def test_the_repository_is_looked_at(study: Study, tmp_path: Path) -> None:
-    """No repository, none with a commit, and a merge that is not finished are told; a shallow clone is fine."""
+    """No repository, none with a commit, and a merge that is not finished are reported; a shallow clone is fine."""
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{study.root}", str(clone))
     shallow = Study.at(clone)
@@ -595,7 +596,7 @@ def test_the_repository_is_looked_at(study: Study, tmp_path: Path) -> None:
     finding = only(study, "git", "fault")
     assert "constraints.txt" in finding.message
     apply_fix(finding)
-    assert not found(study, "git", "fault")
+    assert not findings_of(study, "git", "fault")
     shutil.rmtree(study.root / ".git")
     assert "without which DVC does not start" in only(study, "git", "fault").message
     (study.root / ".dvc").mkdir()
@@ -649,7 +650,7 @@ def test_the_lock_of_a_killed_dvc_is_stale_where_its_number_is_taken(study: Stud
         finding = only(study, "DVC's locks", "fault")
         assert str(other.pid) in finding.message
         other.kill()
-    assert found(study, "DVC's locks", "ok")
+    assert findings_of(study, "DVC's locks", "ok")
     apply_fix(finding)
     assert not path.exists()
 
@@ -658,7 +659,7 @@ def test_a_lock_that_the_kernel_holds_is_not_stale(study: Study) -> None:
     """The file `lock` alone means nothing; held, a command is at work."""
     path = rwlock(study, {}).with_name("lock")
     path.write_text(f" {os.getpid()}\n")
-    assert found(study, "DVC's locks", "ok")
+    assert findings_of(study, "DVC's locks", "ok")
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert f"process {os.getpid()}" in only(study, "DVC's locks", "warning").message
@@ -671,32 +672,32 @@ def test_rows_that_wait_are_found(study: Study) -> None:
     """A run that MLflow lacks lines of, and that no process works on, is named with the command that sends them."""
     waiting = study.runs / "0123abcd"
     waiting.mkdir(parents=True)
-    assert not found(study, "unpublished", "warning")
+    assert not findings_of(study, "unpublished", "warning")
     (waiting / "log.jsonl").write_text('{"type":"start"}\n')
     assert only(study, "unpublished", "warning").fix == "cave sync"
     with file_lock(waiting / "lock"):
-        assert not found(study, "unpublished", "warning")
+        assert not findings_of(study, "unpublished", "warning")
     (waiting / "log.jsonl").write_text('{"type":"start"}\n{"type":"published"}\n')
-    assert not found(study, "unpublished", "warning")
+    assert not findings_of(study, "unpublished", "warning")
 
 
 def test_what_an_earlier_version_left_is_found(study: Study) -> None:
     """Rows that an earlier version kept for MLflow are named with what sends them, or gives them up."""
-    left = study.cache / "outbox" / "0123abcd"
-    left.mkdir(parents=True)
-    (left / "ops.jsonl").touch()
+    remains = study.cache / "outbox" / "0123abcd"
+    remains.mkdir(parents=True)
+    (remains / "ops.jsonl").touch()
     finding = only(study, "unpublished", "warning")
     assert finding.message.startswith("1 run of an earlier version")
     assert finding.fix == "cave sync, by that version of the code; or: rm -r .cache/outbox"
 
 
 def test_a_trial_without_a_worker_is_found(study: Study) -> None:
-    """A running trial is told as left where no living process holds its worker's lock, and only then."""
+    """A running trial is reported as left where no living process holds its worker's lock, and only then."""
     import optuna
 
     name = f"{study.name}/vae-0123456789"
     made = optuna.create_study(storage=f"sqlite:///{study.shared_root / 'optuna.db'}", study_name=name)
-    assert found(study, "trials", "ok")
+    assert findings_of(study, "trials", "ok")
     trial = made.ask()
     trial.set_user_attr("worker", "token")
     finding = only(study, "trials", "warning")
@@ -715,11 +716,11 @@ def test_a_run_that_says_running_is_found(study: Study) -> None:
     run = client.create_run(number, run_name="vae seed 0")
     assert "vae seed 0" in only(study, "runs", "warning").message
     client.set_terminated(run.info.run_id)
-    assert found(study, "runs", "ok")
+    assert findings_of(study, "runs", "ok")
 
 
 def test_what_nothing_goes_on_with_is_not_said_to_go_on(study: Study) -> None:
-    """Trials and runs of today's params go on; of older ones, or of other studies, that is told as what it is."""
+    """Trials and runs of today's params go on; of older ones, or of other studies, that is reported as what it is."""
     import optuna
     from mlflow import MlflowClient
 
@@ -742,17 +743,17 @@ def test_what_nothing_goes_on_with_is_not_said_to_go_on(study: Study) -> None:
     assert "of an older version" in finding.message
     begin(today)
     assert f"{today} 0; they go on" in only(study, "trials", "warning").message
-    assert older in found(study, "trials", "ok")[0].message
+    assert older in findings_of(study, "trials", "ok")[0].message
     subprocess.run(["bash", "-c", finding.fix.partition("or: ")[2]], check=True, env=os.environ | ON_PATH)
     assert f"({today}); if nothing runs now, they go on" in only(study, "runs", "warning").message
     begin("other/vae-0123456789")
-    assert "trials of other studies" in found(study, "trials", "ok")[-1].message
+    assert "trials of other studies" in findings_of(study, "trials", "ok")[-1].message
 
 
 def test_a_worktree_whose_use_cannot_be_seen_is_told_so(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the system does not tell where this user's processes work, that is said, and not that none does."""
+    """Where the system does not say where this user's processes work, that is said, and not that none does."""
     (tmp_path / "tmp" / "cave-reproduce-x").mkdir()
     assert "could not be seen" not in only(study, "worktrees", "warning").message
 
@@ -764,18 +765,18 @@ def test_a_worktree_whose_use_cannot_be_seen_is_told_so(
 
 
 def test_a_worktree_that_was_left_is_found(study: Study, tmp_path: Path) -> None:
-    """The worktree of a `cave reproduce` that was killed is told unless a process works in it, and can be removed."""
+    """The worktree of a killed `cave reproduce` is reported unless a process works in it, and can be removed."""
     folder = tmp_path / "tmp" / "cave-reproduce-it's"
     git(study.root, "worktree", "add", "-q", "--detach", str(folder / "tree"))
     command = [sys.executable, "-c", "print(1, flush=True); input()"]
     with subprocess.Popen(command, cwd=folder / "tree", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.readline()
-        assert found(study, "worktrees", "ok")
+        assert findings_of(study, "worktrees", "ok")
         worker.kill()
     apply_fix(only(study, "worktrees", "warning"))
     assert not folder.exists()
-    assert found(study, "worktrees", "ok")
+    assert findings_of(study, "worktrees", "ok")
     assert git(study.root, "worktree", "list").count("\n") == 1
 
 
@@ -783,7 +784,7 @@ def test_a_worktree_that_was_left_is_found(study: Study, tmp_path: Path) -> None
 
 
 def test_writing_on_a_full_disk_gets_one_line(study: Study, small_disk: Path) -> None:
-    """What does not fit on a full disk, and a lock on a disk that cannot be written, are told with their path."""
+    """What does not fit on a full disk, and a lock on a disk that cannot be written, are reported with their path."""
     fill(small_disk)
     with pytest.raises(InputError, match=rf"{small_disk / 'a'}: cannot be written: No space left"):
         write_bytes(small_disk / "a", bytes(2**20))
@@ -826,7 +827,7 @@ def test_artifacts_that_are_gone_or_outside_are_found(study: Study, tmp_path: Pa
     with contextlib.closing(sqlite3.connect(study.shared_root / "mlflow.db")) as connection, connection:
         location = (tmp_path / "disk/mlartifacts/default").as_uri()
         connection.execute("update experiments set artifact_location = ? where experiment_id = 1", (location,))
-    assert any("outside of the project, in " in finding.message for finding in found(study, "artifacts", "ok"))
+    assert any("outside of the project, in " in finding.message for finding in findings_of(study, "artifacts", "ok"))
     (tmp_path / "disk/mlartifacts/default").touch()
     assert "default is not a folder" in only(study, "artifacts", "fault").message
 
@@ -844,13 +845,13 @@ def test_the_code_that_runs_is_looked_at(study: Study, monkeypatch: pytest.Monke
     (study.root / "pipeline" / "__init__.py").touch()
     assert "and not the code of" in only(study, "code", "fault").message
     monkeypatch.setenv("PATH", "")
-    assert any("no `python` on PATH" in finding.message for finding in found(study, "code", "fault"))
+    assert any("no `python` on PATH" in finding.message for finding in findings_of(study, "code", "fault"))
 
 
-@pytest.mark.parametrize(("count", "told"), [(1, "1 run has rows"), (2, "2 runs have rows")])
-def test_counts_are_singular_or_plural(study: Study, count: int, told: str) -> None:
+@pytest.mark.parametrize(("count", "message"), [(1, "1 run has rows"), (2, "2 runs have rows")])
+def test_counts_are_singular_or_plural(study: Study, count: int, message: str) -> None:
     """One run has rows that wait, two have."""
     for number in range(count):
         (study.runs / str(number)).mkdir(parents=True)
         (study.runs / str(number) / "log.jsonl").touch()
-    assert only(study, "unpublished", "warning").message.startswith(told)
+    assert only(study, "unpublished", "warning").message.startswith(message)

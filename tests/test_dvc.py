@@ -195,8 +195,8 @@ def test_a_new_study_has_a_file_and_no_link(
     assert copy.read_bytes() == content
     copy.unlink()
     copy.symlink_to("../../dvc.yaml")
-    told = cave(root, capsys, monkeypatch, "study", "new", "wide")
-    assert "experiments/wide/dvc.yaml was a link and is now a copy" in told
+    output = cave(root, capsys, monkeypatch, "study", "new", "wide")
+    assert "experiments/wide/dvc.yaml was a link and is now a copy" in output
     assert not copy.is_symlink()
     assert (copy.read_bytes(), (root / "dvc.yaml").read_bytes()) == (content, content)
 
@@ -209,13 +209,13 @@ def test_copies_are_refreshed_and_nothing_is_lost(
     (folders[0] / "dvc.yaml").unlink()
     (folders[0] / "dvc.yaml").symlink_to("../../dvc.yaml")
     (folders[1] / "dvc.yaml").write_text("stages: {}\n")
-    found = {finding.level: finding for finding in CHECKS["dvc.yaml"](find_target(root, root))}
-    assert (set(found), "link" in found["fault"].message, "own" in found["warning"].message) == (
+    findings = {finding.level: finding for finding in CHECKS["dvc.yaml"](find_target(root, root))}
+    assert (set(findings), "link" in findings["fault"].message, "own" in findings["warning"].message) == (
         {"fault", "warning"}, True, True,
     )  # fmt: skip
-    assert found["fault"].fix.endswith("cave study refresh")
-    told = cave(root, capsys, monkeypatch, "study", "refresh").splitlines()
-    assert [line.split(" ")[0] for line in told] == ["experiments/link/dvc.yaml", "experiments/own/dvc.yaml"]
+    assert findings["fault"].fix.endswith("cave study refresh")
+    output = cave(root, capsys, monkeypatch, "study", "refresh").splitlines()
+    assert [line.split(" ")[0] for line in output] == ["experiments/link/dvc.yaml", "experiments/own/dvc.yaml"]
     assert (folders[1] / "dvc.yaml.before").read_text() == "stages: {}\n"
     for folder in folders:
         assert not (folder / "dvc.yaml").is_symlink()
@@ -270,8 +270,8 @@ def test_the_metrics_file_has_the_numbers_that_people_compare(tmp_path: Path, mo
     }
 
     def measured(*_: Any) -> None:
-        for seed, found in results.items():
-            write_json(study.evaluate("vae") / f"seed-{seed}.json", {"final": found, "milestones": {}})
+        for seed, findings in results.items():
+            write_json(study.evaluate("vae") / f"seed-{seed}.json", {"final": findings, "milestones": {}})
 
     monkeypatch.setattr(evaluate.processes, "map_in_workers", measured)
     assert data.load(study.data).binary

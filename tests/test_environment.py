@@ -25,7 +25,7 @@ def make(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a folder whose environment was just made in it, as far as the Makefile can tell."""
+    """Return a folder whose environment was just made in it, as far as the Makefile can see."""
     folder = tmp_path / "a project"
     folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -44,12 +44,12 @@ def test_an_environment_is_made_once(project: Path) -> None:
     assert make(project, "-n", "env") == make(project.parent / "link", "-n", "env") == NOTHING
 
 
-@pytest.mark.parametrize("place", [Path.rename, shutil.copytree])
-def test_a_moved_or_copied_folder_gets_an_environment_of_its_own(project: Path, place: object) -> None:
+@pytest.mark.parametrize("relocate", [Path.rename, shutil.copytree])
+def test_a_moved_or_copied_folder_gets_an_environment_of_its_own(project: Path, relocate: object) -> None:
     """Elsewhere it is made from nothing, which a line says, with the place that it was made for."""
     other = project.parent / "elsewhere"
-    assert callable(place)
-    place(project, other)
+    assert callable(relocate)
+    relocate(project, other)
     assert "-m venv --clear .venv" in make(other, "-n", "env")
     (line,) = [line for line in make(other, "env", "PYTHON=true").splitlines() if "not for this folder" in line]
     assert line == f"the environment in .venv was made for {project}, and not for this folder"

@@ -1,4 +1,4 @@
-"""No password is told: not in a line, not in a traceback, not in a tag."""
+"""No password is shown: not in a line, not in a traceback, not in a tag."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ADDRESS = "postgresql://me:hunter%2F2%40home@host:5432/db"
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "text"),
     [
         ("postgresql://me:secret@host:5432/db", "postgresql://host:5432/db"),
         ("postgresql://me:se/cr@t@host/db", "postgresql://host/db"),
@@ -22,9 +22,9 @@ ADDRESS = "postgresql://me:hunter%2F2%40home@host:5432/db"
         ("http://host:5000", "http://host:5000"),
     ],
 )
-def test_an_address_is_told_without_its_password(address: str, told: str) -> None:
+def test_an_address_is_shown_without_its_password(address: str, text: str) -> None:
     """What is said of a store leaves its user, its password and its query out."""
-    assert without_password(address) == told
+    assert without_password(address) == text
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_every_form_of_a_password_is_taken_out(
     """A password of the environment, as written or decoded, is gone from a text and from both kinds of error."""
     monkeypatch.setenv(name, value)
     assert word in passwords()
-    for told in (redacted(f"no {word} here"), str(InputError(f"no {word} here")), str(RunError(f"no {word} here"))):
-        assert told == "no *** here"
+    for text in (redacted(f"no {word} here"), str(InputError(f"no {word} here")), str(RunError(f"no {word} here"))):
+        assert text == "no *** here"
 
 
 def test_a_password_in_any_address_is_taken_out() -> None:
-    """An address that a library tells, known to the environment or not, loses its user and its password."""
+    """An address that a library prints, known to the environment or not, loses its user and its password."""
     assert redacted("at 'http://me:pw@host/x' and ssh://git@host") == "at 'http://host/x' and ssh://git@host"
 
 
@@ -70,9 +70,9 @@ def test_a_traceback_holds_no_password(monkeypatch: pytest.MonkeyPatch, capsys: 
 
     with pytest.raises(SystemExit) as ended:
         run_main(fail)
-    told = capsys.readouterr().err
+    text = capsys.readouterr().err
     assert ended.value.code == 1
-    assert "Traceback" in told
-    assert "host:5432" in told
-    assert SECRET not in told
-    assert "hunter" not in told
+    assert "Traceback" in text
+    assert "host:5432" in text
+    assert SECRET not in text
+    assert "hunter" not in text

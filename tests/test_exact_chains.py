@@ -48,11 +48,16 @@ from tests.linear_gaussian import (
     inferred,
     level_gaps,
 )
+from tests.small import covering
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 DEPTHS = range(1, 7)
 depths = pytest.mark.parametrize("depth", DEPTHS)
+measured = pytest.mark.parametrize(
+    "depth", [1, 2, 3, *(pytest.param(depth, marks=pytest.mark.nightly) for depth in (4, 5, 6))]
+)
+"""For what takes many draws: the deeper chains are measured by night, and are exact above by day."""
 both = pytest.mark.parametrize("parents", ["nearest", "every"])
 cases = pytest.mark.parametrize("case", [0, 1])
 
@@ -179,8 +184,7 @@ def test_the_bound_and_the_rates_are_measured(depth: int, parents: Parents) -> N
 
 
 @pytest.mark.slow
-@both
-@depths
+@covering("depth, parents", DEPTHS, ["nearest", "every"])
 def test_both_decompositions_by_level_are_measured(depth: int, parents: Parents) -> None:
     """`level_terms` gives each term of (c) and (d), log p(x) and log p(z_1) within 4 errors below 0.05 nats."""
     linear = chain(random_widths(depth, 1), parents)
@@ -251,10 +255,9 @@ def top_down_closed(model: HierarchicalVAE, x: Tensor) -> tuple[Tensor, Multivar
     return torch.stack(terms), MultivariateNormal(means, joint_variance)
 
 
-@depths
-@cases
+@covering("depth, case", DEPTHS, [0, 1])
 @torch.no_grad()
-def test_top_down_divergences_are_measured(case: int, depth: int) -> None:
+def test_top_down_divergences_are_measured(depth: int, case: int) -> None:
     """(b) sums to KL(q || p(z_1:T)) of the joints to 1e-10, and `top_down_kl` gives each term within 4 errors < 0.1."""
     widths = random_widths(depth, case)
     model, x = ladder(widths), torch.randn(4, widths[0])
@@ -348,10 +351,9 @@ def small_chain(depth: int, case: int) -> tuple[Chain, HierarchicalVAE, Tensor]:
     return linear, HierarchicalVAE(linear.model.generative, rungs, "nearest"), linear.model.sample(5)[0]
 
 
-@depths
-@cases
+@covering("depth, case", DEPTHS, [0, 1])
 @torch.no_grad()
-def test_the_surgery_of_a_chain_is_exact(case: int, depth: int) -> None:
+def test_the_surgery_of_a_chain_is_exact(depth: int, case: int) -> None:
     """MI of z_1 + KL(q(z_1)||p(z_1)) + (c) above is the mean KL, to 1e-10; a grid of half the spacing gives the same.
 
     Information is at least 0, at most log N, and falls from one level to the next.
@@ -371,7 +373,7 @@ def test_the_surgery_of_a_chain_is_exact(case: int, depth: int) -> None:
 
 
 @pytest.mark.slow
-@depths
+@measured
 @torch.no_grad()
 def test_the_surgery_is_measured(depth: int) -> None:
     """`surgery` gives each of its terms within 4 standard errors below 0.1 nats, 800 copies of five examples at hand.
@@ -393,7 +395,7 @@ def test_the_surgery_is_measured(depth: int) -> None:
 
 
 @pytest.mark.slow
-@depths
+@measured
 @torch.no_grad()
 def test_the_divergence_of_the_first_level_is_met_from_above(depth: int) -> None:
     """KL(q(z_1)||p(z_1)) is exact at depth 1; above, 4,000 inner draws leave it too high by less than 0.1 nats."""
@@ -407,7 +409,7 @@ def test_the_divergence_of_the_first_level_is_met_from_above(depth: int) -> None
     assert -4 * actual.se < actual.value - exact < 4 * actual.se + (0.1 if depth > 1 else 0.0)
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("depth", [2, 3, *(pytest.param(depth, marks=pytest.mark.nightly) for depth in (4, 5, 6))])
 @torch.no_grad()
 def test_the_information_of_upper_levels_is_held(depth: int) -> None:
     """I(n; z_t) and KL(q(z_T)||p(z_T)) lie between bounds, within 4 errors below 0.1, that are 0.1 nats apart at most.
@@ -463,8 +465,7 @@ def test_the_activity_of_a_unit_has_a_closed_form(scale: float, case: int, depth
             equal((weight @ spread @ weight.mT).diagonal(), variance)
 
 
-@both
-@depths
+@covering("depth, parents", DEPTHS, ["nearest", "every"])
 @torch.no_grad()
 def test_active_units_are_counted_at_every_level(depth: int, parents: Parents) -> None:
     """At a threshold between any two units' variances the count of every level is exact, with an error below 0.01.
@@ -505,7 +506,7 @@ def test_the_approximation_gap_has_a_closed_form(case: int, depth: int) -> None:
 
 
 @pytest.mark.slow
-@depths
+@measured
 def test_both_gaps_are_measured(depth: int) -> None:
     """From a q that is off by 0.2 sigmas or so, `gap_terms` finds each gap within 4 errors and 0.01 nats.
 
@@ -550,7 +551,14 @@ def test_both_gaps_are_measured(depth: int) -> None:
 # --- Annealed importance sampling
 
 
-@pytest.mark.parametrize(("depth", "parents"), [(4, "nearest"), (5, "every"), (6, "nearest")])
+@pytest.mark.parametrize(
+    ("depth", "parents"),
+    [
+        (4, "nearest"),
+        pytest.param(5, "every", marks=pytest.mark.nightly),
+        pytest.param(6, "nearest", marks=pytest.mark.nightly),
+    ],
+)
 def test_the_mean_annealed_weight_of_deep_chains_is_the_evidence(depth: int, parents: Parents) -> None:
     """With 4 to 6 levels the mean of w / p(x) over four x is 1 within 3 standard errors below 0.05."""
     linear = chain(random_widths(depth, 1, 2), parents)

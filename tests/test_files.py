@@ -42,10 +42,10 @@ def test_an_error_in_the_middle_leaves_the_old_content(
     write_bytes(path, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(os, step, fail)
-        wanted: type[BaseException] = InputError if isinstance(error, OSError) else type(error)
-        with pytest.raises(wanted) as caught:
+        expected: type[BaseException] = InputError if isinstance(error, OSError) else type(error)
+        with pytest.raises(expected) as caught:
             write_bytes(path, b"new")
-    if wanted is InputError:
+    if expected is InputError:
         assert str(caught.value) == f"{path}: cannot be written: No space left on device"
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
@@ -106,8 +106,8 @@ def test_numbers_survive_csv(tmp_path: Path) -> None:
 
 def test_the_digest_is_of_the_parts_end_to_end() -> None:
     """How content is cut into parts does not change its sha256."""
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of abc, FIPS 180-2
-    assert sha256([b"abc"]) == sha256([b"a", b"", b"bc"]) == known
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of abc, FIPS 180-2
+    assert sha256([b"abc"]) == sha256([b"a", b"", b"bc"]) == digest
 
 
 TRY = """

@@ -281,7 +281,7 @@ print(int(marks["VmHWM"].split()[0]) * 1024 - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="reads the highest mark from /proc")
-@pytest.mark.parametrize("threshold", ["131072", "1073741824"])
+@pytest.mark.parametrize("threshold", ["131072", pytest.param("1073741824", marks=pytest.mark.nightly)])
 def test_memory_does_not_grow_with_the_draws(threshold: str) -> None:
     """Terms of 50,000 draws of 10 images take less than 500 MB above the idle process, however malloc is set."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": threshold, "MALLOC_TRIM_THRESHOLD_": threshold}

@@ -19,7 +19,7 @@ from pipeline.objectives import ELBO, OBJECTIVES, PATHWISE, beta_at, elbo, pathw
 from pipeline.training import fit
 from tests.linear_gaussian import Diagonal, cubature, inferred
 from tests.linear_gaussian import exact as exact_chain
-from tests.small import model_params, splits, train_params
+from tests.small import covering, model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -128,13 +128,13 @@ def quadrature(model: HierarchicalVAE, x: Tensor, k: int) -> Tensor:
     return (weights[:, None] * weights * pairs).sum()
 
 
-@pytest.mark.parametrize(("objective", "k"), [("elbo", 1), ("stl", 1), ("iwae", 2), ("dreg", 2)])
-@pytest.mark.parametrize("prior", ["normal", "vamp"])
-def test_expected_gradients_are_those_of_quadrature(objective: str, k: int, prior: str) -> None:
+@covering("objective, prior", [("elbo", 1), ("stl", 1), ("iwae", 2), ("dreg", 2)], ["normal", "vamp"])
+def test_expected_gradients_are_those_of_quadrature(objective: tuple[str, int], prior: str) -> None:
     """In a non-linear model of one unit the mean gradient is that of the integral, within 4 standard errors."""
+    name, k = objective
     model = small(depth=1, widths=(1,), prior=prior)
     exact = gradients(model, quadrature(model, X, k))
-    agree(sampled(model, objective, X, k), exact)
+    agree(sampled(model, name, X, k), exact)
 
 
 def test_the_gradient_of_the_elbo_is_that_of_its_closed_form() -> None:
@@ -191,6 +191,7 @@ def bound_of_two(model: HierarchicalVAE, x: Tensor, points: int) -> Tensor:
 POINTS = {"chain": 44, "every": 44, "ladder": 44, "vamp": 56, "linear chain": 12}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(POINTS))
 def test_in_hierarchies_expected_gradients_are_those_of_quadrature(kind: str) -> None:
     """The mean gradients of iwae and dreg at k = 2 are those of L_2 by quadrature, within 4 standard errors.
@@ -253,11 +254,11 @@ def test_in_chains_sampled_gradients_are_the_closed_form(objective: str, depth: 
 # --- Against each other, in hierarchies
 
 
-@pytest.mark.parametrize("kind", list(HIERARCHIES))
-@pytest.mark.parametrize(("one", "other", "draws"), [("stl", "elbo", 1), ("dreg", "iwae", 3)])
-def test_in_hierarchies_the_gradients_agree_in_the_mean(one: str, other: str, draws: int, kind: str) -> None:
+@pytest.mark.slow
+@covering("kind, objectives", list(HIERARCHIES), [("stl", "elbo", 1), ("dreg", "iwae", 3)])
+def test_in_hierarchies_the_gradients_agree_in_the_mean(kind: str, objectives: tuple[str, str, int]) -> None:
     """The mean gradients of stl and elbo, dreg and iwae agree in every weight, within 4 standard errors."""
-    model = small(**HIERARCHIES[kind])
+    (one, other, draws), model = objectives, small(**HIERARCHIES[kind])
     agree(sampled(model, one, X, draws), sampled(model, other, X, draws))
 
 

@@ -43,8 +43,8 @@ def until(condition: Callable[[], object], limit: float = 120) -> None:
         time.sleep(0.02)
 
 
-def hears() -> None:
-    """Hear all signals in a new process, as one started by a terminal's shell."""
+def reset_signals() -> None:
+    """Handle all signals in a new process, as one started by a terminal's shell."""
     for number in CODES:
         signal.signal(number, signal.SIG_DFL)
 
@@ -59,14 +59,14 @@ def start(folder: Path, *words: str, workers: int = 1, **variables: str) -> subp
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hears,  # a shell starts what runs in the background with SIGINT ignored
+        preexec_fn=reset_signals,  # a shell starts what runs in the background with SIGINT ignored
     )
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Return the exit code, and what was told on stderr."""
-    _, told = process.communicate(timeout=300)
-    return process.returncode, told
+    """Return the exit code, and what was written to stderr."""
+    _, stderr = process.communicate(timeout=300)
+    return process.returncode, stderr
 
 
 def holds(folder: Path, point: str, passes: int, count: int = 1) -> dict[str, str]:
@@ -77,19 +77,19 @@ def holds(folder: Path, point: str, passes: int, count: int = 1) -> dict[str, st
 
 def held(process: subprocess.Popen[str], count: int = 1) -> list[psutil.Process]:
     """Wait until so many of a process and those below it stand still, and return them."""
-    root, found = psutil.Process(process.pid), list[psutil.Process]()
+    root, stopped = psutil.Process(process.pid), list[psutil.Process]()
 
     def still() -> bool:
         assert process.poll() is None, process.communicate()
-        found.clear()
+        stopped.clear()
         for one in (root, *root.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 if one.status() == psutil.STATUS_STOPPED:
-                    found.append(one)
-        return len(found) == count
+                    stopped.append(one)
+        return len(stopped) == count
 
     until(still)
-    return found
+    return stopped
 
 
 def asked(processes: list[psutil.Process]) -> None:
@@ -106,14 +106,14 @@ def running(folder: Path) -> int:
 
 def results(study: Study) -> list[Any]:
     """Return every seed's weights, and its curve without the times."""
-    found: list[Any] = []
+    values: list[Any] = []
     for seed in study.params.train.seeds:
         folder = study.train("mhvae") / f"seed-{seed}"
         curve = read_csv(folder / "curves.csv")
         assert [row["epoch"] for row in curve] == [str(epoch + 1) for epoch in range(study.params.train.epochs)]
         rest = [{name: value for name, value in row.items() if name not in ("seconds", "timestamp")} for row in curve]
-        found += [(folder / "model.safetensors").read_bytes(), rest]
-    return found
+        values += [(folder / "model.safetensors").read_bytes(), rest]
+    return values
 
 
 def prepared(folder: Path, **overrides: Any) -> Study:
@@ -216,6 +216,7 @@ def test_a_stopped_command_goes_on(tmp_path: Path, whole: Study, number: signal.
     assert results(Study.at(tmp_path / "experiments" / "stopped")) == results(whole)
 
 
+@pytest.mark.nightly
 def test_a_killed_worker_is_started_again_and_goes_on(study: Study, whole: Study) -> None:
     """After kill -9 of one of two workers, the stage still ends with the same curves and weights."""
     process = start(study.folder, *TRAIN, workers=2, **holds(study.folder, "line-appended", 3, 2))
@@ -232,18 +233,18 @@ def test_a_killed_stage_goes_on(study: Study, whole: Study, workers: int) -> Non
     """After kill -9 of the stage its workers end too, and the next call goes on in the runs that were left open."""
     process = start(study.folder, *TRAIN, workers=workers, **holds(study.folder, "line-appended", 3, workers))
     held(process, workers)
-    left = psutil.Process(process.pid).children()
-    assert len(left) == (workers if workers > 1 else 0)
+    workers_before = psutil.Process(process.pid).children()
+    assert len(workers_before) == (workers if workers > 1 else 0)
     process.kill()
     assert ended(process) == (-signal.SIGKILL, "")
     goes_on(study, whole, workers)
-    assert not any(worker.is_running() for worker in left)
+    assert not any(worker.is_running() for worker in workers_before)
 
 
 def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
     """SIGTERM to `dvc repro` alone reaches the stage; a second stage waits for that end, and then goes on.
 
-    The shell is `dash` where that is the system's: unlike `bash`, it stays unless told `exec`.
+    The shell is `dash` where that is the system's: unlike `bash`, it stays unless it is given `exec`.
     """
     stage = f"stages:\n  train:\n    cmd: exec {sys.executable} -m {' '.join(TRAIN)}\n"
     (study.folder / "dvc.yaml").write_text(stage)
@@ -256,9 +257,9 @@ def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
     assert second.poll() is None
     process.terminate()
     asked([holder])
-    code, told = ended(process)
+    code, stderr = ended(process)
     assert code != 0
-    assert STOPPED in told
+    assert STOPPED in stderr
     until(lambda: not holder.is_running())
     assert ended(second) == (0, "")
     assert running(study.folder) == 0
@@ -311,22 +312,22 @@ run_main(work)
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    """Workers that do not listen are killed, one line is told, and nothing is left."""
+    """Workers that do not listen are killed, one line is printed, and nothing is left."""
     (tmp_path / "deaf.py").write_text(DEAF)
     (tmp_path / "starts.py").write_text(STARTS)
     process = start(tmp_path, "starts")
     until(lambda: len(list(tmp_path.glob("here-*"))) == 2)
-    left = psutil.Process(process.pid).children()
+    workers_before = psutil.Process(process.pid).children()
     os.kill(process.pid, signal.SIGINT)
     until(lambda: len(list(tmp_path.glob("asked-*"))) == 2)
     os.kill(process.pid, signal.SIGTERM)  # asking again is no order to stop at once
     os.kill(process.pid, signal.SIGINT)
     assert ended(process) == (130, AT_ONCE)
-    until(lambda: not any(worker.is_running() for worker in left))
+    until(lambda: not any(worker.is_running() for worker in workers_before))
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_long_call(tmp_path: Path) -> None:
-    """A process that is busy in C, where Python hears nothing, ends all the same."""
+    """A process that is busy in C, where Python handles no signal, ends all the same."""
     (tmp_path / "busy.py").write_text(BUSY)
     process = start(tmp_path, "busy")
     until((tmp_path / "here-0").exists)
@@ -341,7 +342,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_long_call(tmp_path: Path) -> None:
 
 
 def test_what_nohup_has_ignored_stays_ignored(tmp_path: Path) -> None:
-    """A process started with SIGHUP ignored does not end with its terminal, and still hears SIGTERM."""
+    """A process started with SIGHUP ignored does not end with its terminal, and still ends at SIGTERM."""
     code = """
 import os, signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -349,7 +350,7 @@ from pipeline.processes.entry import run_main
 
 def work():
     os.kill(os.getpid(), signal.SIGHUP)
-    print("lives", flush=True)
+    print("goes on", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 run_main(work)
@@ -361,4 +362,4 @@ run_main(work)
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (143, "lives\n", STOPPED)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "goes on\n", STOPPED)

@@ -18,6 +18,8 @@ from pipeline.errors import InputError, RunError
 from pipeline.processes import machine
 from tests.small import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def module(folder: Path, name: str, code: str) -> str:
     """Write a module that a worker can run in `folder`."""
@@ -56,20 +58,20 @@ def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "fault", "told"),
+    ("code", "fault", "message"),
     [
         ("raise SystemExit(2)", InputError, "a worker stopped"),
         ("raise SystemExit(7)", RunError, "ended with exit code 7"),
         ("import os; os.kill(os.getpid(), 9)", RunError, "was killed by signal 9"),
     ],
 )
-def test_a_failing_worker_ends_the_run(tmp_path: Path, code: str, fault: type[Exception], told: str) -> None:
-    """A worker's failure is told as what it is, and its fellows are ended."""
+def test_a_failing_worker_ends_the_run(tmp_path: Path, code: str, fault: type[Exception], message: str) -> None:
+    """A worker's failure is reported as what it is, and its fellows are ended."""
     wait = "import os, pathlib, time\nwhile not pathlib.Path('pid').exists(): time.sleep(0.01)\n"
     write = "import os, pathlib, time; pathlib.Path('p').write_text(str(os.getpid()));"
     write += "os.rename('p', 'pid'); time.sleep(60)"
     name, other = module(tmp_path, "failing", wait + code), module(tmp_path, "sleeping", write)
-    with pytest.raises(fault, match=told):
+    with pytest.raises(fault, match=message):
         processes.run([[name], [other]], tmp_path, Resources.read())
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
@@ -164,12 +166,12 @@ def test_gpus_are_not_looked_for_where_they_are_not_wanted(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("gpus")
 @pytest.mark.parametrize(
-    ("share", "told"), [("4", "4 given, but there are 3 GPUs"), ("1.5", "'1.5' given"), ("some", "'some' given")]
+    ("share", "message"), [("4", "4 given, but there are 3 GPUs"), ("1.5", "'1.5' given"), ("some", "'some' given")]
 )
-def test_an_impossible_share_gets_one_line(share: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_impossible_share_gets_one_line(share: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More GPUs than there are, parts of more than one, or no number, are refused."""
     monkeypatch.setenv("CAVE_GPUS_PER_WORKER", share)
-    with pytest.raises(InputError, match=f"CAVE_GPUS_PER_WORKER: {told}"):
+    with pytest.raises(InputError, match=f"CAVE_GPUS_PER_WORKER: {message}"):
         machine.slots(Resources.read())
 
 
@@ -189,8 +191,8 @@ def test_each_worker_is_pinned_and_keeps_its_slot(tmp_path: Path, monkeypatch: p
     """
     name = module(tmp_path, "pinned", code)
     processes.run([[name, str(slot)] for slot in range(4)], tmp_path, Resources.read(), retries=1)
-    found = [(tmp_path / f"slot-{slot}").read_text().split() for slot in range(4)]
-    assert found == [["2"], ["GPU-aaaa"], ["2"], ["GPU-aaaa", "GPU-aaaa"]]
+    slot_uses = [(tmp_path / f"slot-{slot}").read_text().split() for slot in range(4)]
+    assert slot_uses == [["2"], ["GPU-aaaa"], ["2"], ["GPU-aaaa", "GPU-aaaa"]]
 
 
 def test_an_unknown_launcher_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +210,7 @@ def test_a_missing_ray_is_told_with_the_command_that_brings_it(monkeypatch: pyte
 
 
 def test_an_interrupt_that_falls_into_a_finalizer_is_not_lost() -> None:
-    """What Python swallows there is heard at the next safe place, and nothing is told of it."""
+    """What Python swallows there is raised at the next safe place, and nothing is printed about it."""
     script = """
 import os, signal
 from pipeline.processes import signals
@@ -225,19 +227,19 @@ with signals.handle_signals():
     try:
         signals.raise_if_interrupted()
     except KeyboardInterrupt:
-        print("heard")
+        print("raised")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert (done.stdout, done.stderr) == ("heard\n", "")
+    assert (done.stdout, done.stderr) == ("raised\n", "")
 
 
-TELLS = """
+WRITES = """
     import os, sys
     from pathlib import Path
 
     def main():
         own = [str("brought" in sys.modules), str(os.getsid(0) == os.getpid()), *sys.argv[1:]]
-        Path(f"told-{sys.argv[1]}").write_text(" ".join(own))
+        Path(f"record-{sys.argv[1]}").write_text(" ".join(own))
         if sys.argv[1] == "prints":
             print("to nowhere")
         if sys.argv[1] == "killed":
@@ -252,7 +254,7 @@ TELLS = """
 def _young(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     """Run a program that has just imported something, and forks."""
     module(folder, "brought", "")
-    module(folder, "tells", TELLS)
+    module(folder, "writes", WRITES)
     code = "\n".join(
         [
             "import brought, os, pathlib, time",
@@ -275,10 +277,10 @@ def test_a_spare_becomes_a_worker_with_what_its_parent_has_imported(tmp_path: Pa
     done = _young(
         tmp_path,
         "processes.prefork(9, Resources.read())",
-        "processes.run([['tells', name] for name in 'abc'], here, Resources.read())",
+        "processes.run([['writes', name] for name in 'abc'], here, Resources.read())",
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert [(tmp_path / f"told-{name}").read_text() for name in "ab"] == ["True True a", "True True b"]
+    assert [(tmp_path / f"record-{name}").read_text() for name in "ab"] == ["True True a", "True True b"]
     assert sorted(path.name for path in tmp_path.glob("program-*")) == ["program-c"]
 
 
@@ -288,10 +290,10 @@ def test_a_spare_that_is_killed_is_followed_by_a_program(tmp_path: Path) -> None
     done = _young(
         tmp_path,
         "processes.prefork(2, Resources.read())",
-        "processes.run([['tells', name] for name in ('a', 'killed')], here, Resources.read(), retries=1)",
+        "processes.run([['writes', name] for name in ('a', 'killed')], here, Resources.read(), retries=1)",
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "told-killed").exists()
+    assert (tmp_path / "record-killed").exists()
     assert (tmp_path / "program-killed").exists()
 
 
@@ -301,7 +303,7 @@ def test_a_fault_before_a_spare_is_at_work_is_told(tmp_path: Path) -> None:
     done = _young(
         tmp_path,
         "processes.prefork(2, Resources.read())",
-        "processes.run([['tells', 'a'], ['absent']], here, Resources.read(), retries=0)",
+        "processes.run([['writes', 'a'], ['absent']], here, Resources.read(), retries=0)",
     )
     assert done.returncode == 1
     assert "ModuleNotFoundError: No module named 'absent'" in done.stderr
@@ -309,7 +311,7 @@ def test_a_fault_before_a_spare_is_at_work_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="spares are forked on Linux alone")
 def test_what_a_spare_hears_is_not_its_parents(tmp_path: Path) -> None:
-    """SIGINT to two spares that are not yet themselves ends them, and is not told the parent as a second Ctrl-C."""
+    """SIGINT to two spares that are not yet themselves ends them, and is no second Ctrl-C for the parent."""
     done = _young(
         tmp_path,
         "import signal",
@@ -333,7 +335,7 @@ def test_a_spare_that_cannot_write_ends_all_the_same(tmp_path: Path) -> None:
     lines = ["source, sink = os.pipe()", "os.close(source)", "os.dup2(sink, 1)"]
     lines += [
         "processes.prefork(2, Resources.read())",
-        "processes.run([['tells', name] for name in ('a', 'prints')], here, Resources.read())",
+        "processes.run([['writes', name] for name in ('a', 'prints')], here, Resources.read())",
     ]
     done = _young(tmp_path, *lines)
     assert done.returncode == -signal.SIGINT
@@ -347,15 +349,15 @@ def test_a_spare_serves_its_own_environment_alone(tmp_path: Path) -> None:
     lines = [
         "processes.prefork(2, Resources.read())",
         "os.environ['OMP_NUM_THREADS'] = '7'",
-        "processes.run([['tells', 'a']], here, Resources.read())",
+        "processes.run([['writes', 'a']], here, Resources.read())",
     ]
     lines += ["from pipeline.processes.preforked import _spares", "print(*(spare.pid for spare in _spares))"]
     done = _young(tmp_path, *lines)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "program-a").exists()
-    left = [Path(f"/proc/{pid}/stat") for pid in done.stdout.split()]
-    assert len(left) == 2
+    stats = [Path(f"/proc/{pid}/stat") for pid in done.stdout.split()]
+    assert len(stats) == 2
     deadline = time.monotonic() + 60
-    while any(path.exists() for path in left) and time.monotonic() < deadline:
+    while any(path.exists() for path in stats) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(path.exists() for path in left)
+    assert not any(path.exists() for path in stats)

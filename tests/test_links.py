@@ -46,7 +46,7 @@ def change(study: Study, *statements: str) -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers as an MLflow server that has one experiment, or as it is told to."""
+    """Answers as an MLflow server that has one experiment, or as `answer` says."""
 
     answer: tuple[int, bytes] | None = None
 
@@ -60,8 +60,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        found = {"runs": [{}]} if asked["filter"] == "tags.current = 'true'" else {}
-        self._send(200, json.dumps(found).encode())
+        answer_runs = {"runs": [{}]} if asked["filter"] == "tags.current = 'true'" else {}
+        self._send(200, json.dumps(answer_runs).encode())
 
     def _send(self, code: int, content: bytes) -> None:
         self.send_response(code)

@@ -27,6 +27,8 @@ from tests.workshop import check_sweep, make_study, rows
 
 __all__ = ["postgres"]
 
+pytestmark = pytest.mark.slow
+
 VARIANT = "mhvae"
 CUT = OperationalError("select 1", {}, RuntimeError("server closed the connection unexpectedly"))  # of any driver
 CUT.__cause__ = CUT.orig  # as SQLAlchemy raises it

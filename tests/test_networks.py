@@ -19,13 +19,12 @@ from pipeline.objectives import OBJECTIVES, PATHWISE, elbo, pathwise_terms
 from pipeline.params import ModelParams, Params
 from pipeline.randomness import seeded
 from pipeline.training import fit, terms
-from tests.small import ROOT, model_params, splits, train_params
+from tests.small import ROOT, covering, model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 directions = pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
 both = pytest.mark.parametrize("parents", ["nearest", "every"])
-sides = pytest.mark.parametrize("side", ["input", "output"])
 
 
 def model(data: Splits, **changes: Any) -> tuple[HierarchicalVAE, ModelParams]:
@@ -173,9 +172,12 @@ def test_gradients_pass_through_normalization(objective: str) -> None:
 # --- Convolutions
 
 
-@sides
-@pytest.mark.parametrize("shape", [(28, 28), (28, 20), (8, 8), (4, 4), (7, 5)])
-@pytest.mark.parametrize("hidden", [(), (3,), (3, 4), (2, 3, 4)])
+@covering(
+    "shape, hidden, side",
+    [(28, 28), (28, 20), (8, 8), (4, 4), (7, 5)],
+    [(), (3,), (3, 4), (2, 3, 4)],
+    ["input", "output"],
+)
 def test_a_convolutional_network_fits_any_image(side: Any, shape: tuple[int, int], hidden: tuple[int, ...]) -> None:
     """It maps images of any size from or to two numbers a pixel, acts on each row alone, with gradients everywhere."""
     pixels = shape[0] * shape[1]

@@ -72,9 +72,9 @@ def test_what_is_set_is_not_searched() -> None:
     """A path of the space that is set is taken out of it, and a line says so."""
     params = Params.read(ROOT / "params.yaml", {"model.z_dim": 64})
     assert set(params.sweep.space) == {"model.depth", "model.z_ratio"}
-    found = lines("model.z_dim=64")
-    assert found[0] == "--set model.z_dim: 64 is taken, and not searched over 4..32, log"
-    assert not any("model.z_dim over" in line for line in found)
+    note = lines("model.z_dim=64")
+    assert note[0] == "--set model.z_dim: 64 is taken, and not searched over 4..32, log"
+    assert not any("model.z_dim over" in line for line in note)
     # Where the space is given too, both count: the value is the first trial.
     space = "sweep.space={model.z_dim: {low: 4, high: 64}}"
     assert lines("model.z_dim=64", space)[0] == (
@@ -86,11 +86,9 @@ def test_what_is_set_is_not_searched() -> None:
 
 def test_what_a_variant_fixes_is_told_or_refused() -> None:
     """A value that some variants do not take is named with them; one that none takes is refused."""
-    found = lines("model.depth=3")
-    assert (
-        found[0] == "--set model.depth: 3 is taken, and not searched over 2..4; not used by vae (the variant fixes 1)"
-    )
-    assert "model.depth 1 in place" not in found[1]
+    note = lines("model.depth=3")
+    assert note[0] == "--set model.depth: 3 is taken, and not searched over 2..4; not used by vae (the variant fixes 1)"
+    assert "model.depth 1 in place" not in note[1]
     with pytest.raises(InputError) as error:
         lines("variants={a: {model.depth: 1}, b: {model.depth: 2}}", "model.depth=3")
     assert str(error.value) == ("--set: model.depth: 3 given, but variant 'a' fixes it at 1, variant 'b' fixes it at 2")
@@ -117,7 +115,7 @@ def test_what_a_variant_fixes_is_told_or_refused() -> None:
 )  # fmt: skip
 def test_what_is_set_without_being_used_gets_a_line(words: list[str], line: str) -> None:
     """The line names the parameter and the value that leaves it without use."""
-    assert any(found.startswith(line) for found in lines(*words)), lines(*words)
+    assert any(note.startswith(line) for note in lines(*words)), lines(*words)
 
 
 def test_a_value_that_is_used_gets_no_line() -> None:
@@ -135,7 +133,7 @@ def test_commands_by_hand_say_what_they_have_no_use_for() -> None:
     assert sweep[2] == LINES[2]
 
 
-# --- Where the lines are told
+# --- Where the lines are printed
 
 
 def test_check_tells_the_lines(root: Path) -> None:
@@ -209,17 +207,17 @@ EVALUATE = (
 
 
 @pytest.mark.parametrize(
-    ("stage", "wanted"),
+    ("stage", "expected"),
     [(sweep_stage, [QUICK, LINES[0]]), (train_stage, [QUICK, LINES[0]]), (evaluate_stage, [EVALUATE])],
 )
 def test_a_stage_begins_with_its_variants_lines(
-    root: Path, stage: Any, wanted: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, stage: Any, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What `dvc exp run -S` sets is told where it is overridden: by the stage, before it runs."""
+    """What `dvc exp run -S` sets is reported where it is overridden: by the stage, before it runs."""
     file = root / "params.yaml"
     file.write_text(file.read_text().replace("budget: default ", "budget: quick "))
     monkeypatch.setattr("pipeline.tracking.import_mlflow", lambda uri: None)
     monkeypatch.setattr("pipeline.processes.prefork", lambda *_: None)
     monkeypatch.setattr(stage, "run", lambda study, variant, resources: print("runs"))
     stage.main("vae")
-    assert capsys.readouterr().out.splitlines() == [*wanted, "runs"]
+    assert capsys.readouterr().out.splitlines() == [*expected, "runs"]

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
-
-import pytest
 
 from pipeline.runs.provenance import PACKAGE
 from tests.small import ROOT
@@ -20,17 +16,6 @@ from tests.small import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"pipeline", "tests", "experiments"}
-COLLECT = """
-import random, sys, time
-late, random_seed = int(sys.argv[1]), int(sys.argv[2])
-real = time.time
-time.time = lambda: real() + late  # a day between the two processes
-random.seed(random_seed)
-for name in ("psycopg", "ray"):
-    sys.modules[name] = None  # as where it is not installed
-import pytest
-sys.exit(pytest.main(["--collect-only", "--quiet", "-p", "no:cacheprovider"]))
-"""
 
 
 def distributions(requirements: list[str]) -> set[str]:
@@ -91,21 +76,3 @@ def test_the_tests_import_what_is_declared() -> None:
     files = sorted((ROOT / "tests").glob("*.py"))
     every = [text for texts in EXTRAS.values() for text in texts]
     assert undeclared(files, PROJECT["dependencies"] + every, at_once=False) == {}
-
-
-@pytest.mark.slow
-def test_two_processes_collect_the_same_tests() -> None:
-    """Without extras, on another day and with other hashes, every process of a run collects the same tests."""
-
-    def collected(late: int, seed: str) -> list[str]:
-        words = [sys.executable, "-c", COLLECT, str(late), seed]
-        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-        done = subprocess.run(
-            words, cwd=ROOT, env=own | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout[-3000:]
-        return [line for line in done.stdout.splitlines() if "::" in line]
-
-    first = collected(0, "1")
-    assert len(first) > 2000
-    assert first == collected(86_400, "2")

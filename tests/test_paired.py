@@ -35,9 +35,9 @@ def overlap(a: np.ndarray, b: np.ndarray) -> bool:
 def test_size_is_as_stated(seed, own):
     """Without a difference a pair is decided in at most 5% of the cases, and 95% of the intervals hold 0."""
     rng = np.random.default_rng(0)
-    found = [differences("nll", crossed(rng, 3, {"a": 0, "b": 0}, seed, own), 0.95)[0] for _ in range(400)]
-    assert np.mean([d.decided for d in found]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
-    assert np.mean([abs(d.mean) <= d.half for d in found]) == pytest.approx(0.95, abs=0.04)
+    pairs = [differences("nll", crossed(rng, 3, {"a": 0, "b": 0}, seed, own), 0.95)[0] for _ in range(400)]
+    assert np.mean([d.decided for d in pairs]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert np.mean([abs(d.mean) <= d.half for d in pairs]) == pytest.approx(0.95, abs=0.04)
 
 
 def test_power_is_that_of_welch_and_not_of_overlapping_intervals():
@@ -54,11 +54,11 @@ def test_with_no_image_effects_it_is_welchs_test():
     """Where images differ in nothing, difference, p-value and interval are those of Welch's test over seeds."""
     rng = np.random.default_rng(1)
     a, b = (rng.normal(size=(n, 1)) * s + np.zeros((n, IMAGES)) for n, s in ((3, 1.0), (5, 2.0)))
-    found = differences("nll", {"a": a, "b": b}, 0.95)[0]
+    pairs = differences("nll", {"a": a, "b": b}, 0.95)[0]
     welch = stats.ttest_ind(a[:, 0], b[:, 0], equal_var=False)
-    assert found.p == pytest.approx(welch.pvalue)
+    assert pairs.p == pytest.approx(welch.pvalue)
     low, high = welch.confidence_interval(0.95)
-    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))
+    assert (pairs.mean - pairs.half, pairs.mean + pairs.half) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_the_interval_of_a_mean_covers_images():
@@ -88,18 +88,18 @@ def test_the_number_of_seeds_that_is_proposed_decides():
     """As many seeds as an undecided difference asks for decide one of its size in about 80% of the cases."""
     rng = np.random.default_rng(4)
     pilots = (differences("nll", crossed(rng, 8, {"a": 0, "b": 0.1}, 0.1, 0.1), 0.95)[0] for _ in range(50))
-    found = next(pilot for pilot in pilots if not pilot.decided and pilot.needed_seeds)
-    means = {"a": 0, "b": abs(found.mean)}
-    again = [differences("nll", crossed(rng, found.needed_seeds, means, 0.1, 0.1), 0.95)[0] for _ in range(60)]
+    pairs = next(pilot for pilot in pilots if not pilot.decided and pilot.needed_seeds)
+    means = {"a": 0, "b": abs(pairs.mean)}
+    again = [differences("nll", crossed(rng, pairs.needed_seeds, means, 0.1, 0.1), 0.95)[0] for _ in range(60)]
     assert np.mean([d.decided for d in again]) > 0.5
-    assert f"{found.needed_seeds} seeds each would decide" in found.sentence
+    assert f"{pairs.needed_seeds} seeds each would decide" in pairs.sentence
 
 
 @pytest.mark.parametrize(("seeds", "words"), [(1, "with one seed no evidence"), (2, "which decides nothing")])
 def test_few_seeds_decide_nothing(seeds, words):
     """One seed has no interval, two have one, and neither decides however far apart the variants are."""
     rng = np.random.default_rng(5)
-    found = differences("nll", crossed(rng, seeds, {"a": 0, "b": 9}, 0.001, 0.001), 0.95)[0]
-    assert not found.decided
-    assert (found.half is None) is (seeds == 1)
-    assert words in found.sentence
+    pairs = differences("nll", crossed(rng, seeds, {"a": 0, "b": 9}, 0.001, 0.001), 0.95)[0]
+    assert not pairs.decided
+    assert (pairs.half is None) is (seeds == 1)
+    assert words in pairs.sentence

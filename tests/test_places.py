@@ -21,6 +21,8 @@ from pipeline.tracking import LoggedRun, Run, Tracker
 from tests.small import splits
 from tests.workshop import make_study, rows
 
+pytestmark = pytest.mark.slow
+
 ADDRESSES = "select artifact_uri from runs union select artifact_location from experiments where experiment_id > 0"
 
 

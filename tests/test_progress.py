@@ -44,7 +44,7 @@ def epochs(total: int, seconds: float, clock: Clock) -> Iterator[Record]:
         yield Record(epoch, epoch, epoch * seconds, 0, {"valid/elbo": -90.0})
 
 
-def told(text: str, what: str = "epoch") -> list[int]:
+def counts(text: str, what: str = "epoch") -> list[int]:
     return [int(line.partition(what)[2].split()[0]) for line in text.splitlines()]
 
 
@@ -55,7 +55,7 @@ def test_a_long_training_prints_a_line_every_30_seconds(capsys: pytest.CaptureFi
     for record in epochs(3280, 1.0, clock):
         print_progress(reporter, record, 3280)
     out = capsys.readouterr().out
-    lines = told(out)
+    lines = counts(out)
     assert lines[:3] == [1, 31, 61]
     assert {656, 1312, 1968, 2624, 3280} <= set(lines)
     assert max(after - before for before, after in pairwise(lines)) == 30
@@ -70,7 +70,7 @@ def test_a_short_training_prints_its_first_fifths_and_last(capsys: pytest.Captur
     for record in epochs(11, 0.01, clock):
         print_progress(reporter, record, 11)
     out = capsys.readouterr().out
-    assert told(out) == [1, 2, 4, 6, 8, 10, 11]
+    assert counts(out) == [1, 2, 4, 6, 8, 10, 11]
     assert "left" not in out
 
 

@@ -30,7 +30,9 @@ from pipeline.tracking.publish import Publisher
 from pipeline.training import fit
 from tests.small import ROOT, splits
 from tests.tracking_server import Proxy, Server, free_port
-from tests.workshop import make_study, rows
+from tests.workshop import make_study, rows, trial_of
+
+pytestmark = pytest.mark.slow
 
 RECORDS = [
     Record(epoch, epoch * 4, 0.1 * epoch, 1_700_000_000_000 + epoch, {"train/elbo": -2.0, "valid/elbo": -1.5 * epoch})
@@ -135,11 +137,6 @@ def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(study.out, other.out)
     run(Sweep(other, "mhvae"), 1)
     return contents(other.shared_root / "mlflow.db", other.name)
-
-
-def trial_of(folder: Path) -> int:
-    """Return the number of the trial whose run lies in a folder."""
-    return int(Log(folder).read()[0]["key"].rpartition("/")[2])
 
 
 def at(number: int, epoch: int, action: Any) -> Any:
@@ -431,7 +428,6 @@ def test_a_finished_run_that_waits_is_not_taken_by_new_work(study: Study, monkey
     assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "back", [pytest.param(3, marks=pytest.mark.nightly), None], ids=["it comes back", "it stays away"]
 )
@@ -509,7 +505,6 @@ def test_of_a_run_that_was_made_twice_the_one_that_is_logged_to_stays(
     assert rows(study.shared_root / "mlflow.db", query) == [(first, "FINISHED")]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 def test_answers_that_are_lost_double_nothing(study: Study, server: Server, proxy: Proxy) -> None:
     """The server has done what it was asked for and could not say so, of every kind of request: it is there once."""
@@ -530,7 +525,6 @@ def test_answers_that_are_lost_double_nothing(study: Study, server: Server, prox
     assert rows(server.database, "select count(*) from inputs where destination_id = ?", run_id) == [(1,)]
 
 
-@pytest.mark.slow
 def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
     study: Study, server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -545,7 +539,6 @@ def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
     assert rows(server.database, query) == [("active", "FINISHED"), ("deleted", "RUNNING")]
 
 
-@pytest.mark.slow
 def test_a_slow_server_is_asked_seldom(study: Study, proxy: Proxy) -> None:
     """Forty epochs that take no time are sent in a handful of requests, however long each of them takes."""
     made = start(study, "quick")

@@ -91,12 +91,12 @@ def sweep(study: Study, nodes: Nodes) -> subprocess.Popen[str]:
 
 def workers(study: Study) -> list[psutil.Process]:
     """Return the worker processes of a study, wherever they run."""
-    found = []
+    records = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
         if words[-1:] == ["--worker"] and process.info["cwd"] == str(study.folder):
-            found.append(process)
-    return found
+            records.append(process)
+    return records
 
 
 def trials(study: Study) -> int:
@@ -117,8 +117,8 @@ def test_a_killed_worker_costs_nothing(study: Study, nodes: Nodes) -> None:
     process = sweep(study, nodes)
     until(lambda: trials(study) == 2)
     workers(study)[0].kill()
-    code, told = ended(process)
-    assert code == 0, told
+    code, stderr = ended(process)
+    assert code == 0, stderr
     check_sweep(study, "mhvae", 6)
     assert workers(study) == []
 
@@ -135,8 +135,8 @@ def test_a_killed_node_costs_nothing(study: Study, nodes: Nodes) -> None:
     worker, raylet = next((worker, raylet) for worker, raylet in raylets.items() if raylet not in head[:3])
     raylet.kill()
     until(lambda: not worker.is_running())
-    code, told = ended(process)
-    assert code == 0, told
+    code, stderr = ended(process)
+    assert code == 0, stderr
     check_sweep(study, "mhvae", 6)
 
 
@@ -147,9 +147,9 @@ def test_a_stopped_sweep_leaves_no_worker(study: Study, nodes: Nodes) -> None:
     process = sweep(study, nodes)
     until(lambda: trials(study) == 2)
     os.kill(process.pid, signal.SIGTERM)
-    code, told = ended(process)
+    code, stderr = ended(process)
     assert code == 143
-    assert told.endswith(STOPPED)
+    assert stderr.endswith(STOPPED)
     assert workers(study) == []
     assert running(study.folder) == 0
     assert ended(sweep(study, nodes))[0] == 0
@@ -172,11 +172,11 @@ def test_workers_elsewhere_end_with_what_has_started_them(study: Study, nodes: N
 def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) -> None:
     """Ray says which GPU; settings come along, and a password is that of the node."""
     code = "import json, os, sys\nopen(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))\n"
-    (tmp_path / "tells.py").write_text(code)
+    (tmp_path / "writes.py").write_text(code)
     starts = (
         "from pathlib import Path\nfrom pipeline import processes\n"
         "from pipeline.environment import Resources\nfrom pipeline.processes.entry import run_main\n"
-        "run_main(lambda: processes.run([['tells', str(n)] for n in range(3)], Path.cwd(), Resources.read()))\n"
+        "run_main(lambda: processes.run([['writes', str(n)] for n in range(3)], Path.cwd(), Resources.read()))\n"
     )
     (tmp_path / "starts.py").write_text(starts)
     own = {
@@ -188,24 +188,24 @@ def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) 
         "PGPASSWORD": "of the command",
         "OTHER": "stays",
     }
-    code_, told = ended(start(tmp_path, "starts", **own, **COMMON))
-    assert code_ == 0, told
+    code_, stderr = ended(start(tmp_path, "starts", **own, **COMMON))
+    assert code_ == 0, stderr
     for number in range(3):
-        found = json.loads((tmp_path / str(number)).read_text())
-        assert found["CUDA_VISIBLE_DEVICES"] in ("0", "1")
-        assert found["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
-        assert found["CAVE_THREADS"] == "1"
-        assert found["PGPASSWORD"] == "of the node"
-        assert "OTHER" not in found
+        records = json.loads((tmp_path / str(number)).read_text())
+        assert records["CUDA_VISIBLE_DEVICES"] in ("0", "1")
+        assert records["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
+        assert records["CAVE_THREADS"] == "1"
+        assert records["PGPASSWORD"] == "of the node"
+        assert "OTHER" not in records
 
 
-@pytest.mark.parametrize("given", ["HOST:PORT", "auto"])
-def test_a_cluster_that_answers_and_says_nothing_is_given_up(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ray_address", ["HOST:PORT", "auto"])
+def test_a_cluster_that_answers_and_says_nothing_is_given_up(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray itself would try for minutes, a time limit ends it with one line, however the address was given."""
     monkeypatch.setattr("pipeline.processes.ray.JOIN_TIMEOUT", 5.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setenv("CAVE_RAY_ADDRESS", address if given == "HOST:PORT" else given)
+        monkeypatch.setenv("CAVE_RAY_ADDRESS", address if ray_address == "HOST:PORT" else ray_address)
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(InputError, match=r"CAVE_RAY_ADDRESS: no cluster at '.*': not joined within 5 s"):
             processes.LAUNCHERS["ray"](Resources.read())
@@ -230,7 +230,7 @@ def test_no_cluster_is_told_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
-        code, told = ended(start(tmp_path, "starts", CAVE_RAY_ADDRESS=address))
+        code, stderr = ended(start(tmp_path, "starts", CAVE_RAY_ADDRESS=address))
     assert code == 2
-    assert told.startswith(f"error: CAVE_RAY_ADDRESS: no cluster at '{address}': ")
-    assert told.count("\n") == 1
+    assert stderr.startswith(f"error: CAVE_RAY_ADDRESS: no cluster at '{address}': ")
+    assert stderr.count("\n") == 1

@@ -27,6 +27,8 @@ from pipeline.report.milestones import table as beside
 from pipeline.report.search import search
 from pipeline.study import Study
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(report.__file__).parents[2]
 WIDTHS = {"vae": [16], "hvae": [16, 8], "mhvae": [12, 6, 3]}
 PROTOCOL = {"data": "digits", "protocol": "stratified", "binarization": "dynamic", "images": 360, "draws": 5000}
@@ -125,8 +127,8 @@ def search_again(study: Study, variant: str, searches: int) -> None:
     (best,) = json.loads((study.sweep(variant) / "best.json").read_text())["searches"]
     numbers = range(searches)
     write_csv(study.sweep(variant) / "trials.csv", [{"search": n, **row} for n in numbers for row in rows])
-    found = [best | {"trial": n, "params": {"model.z_dim": 8 + n}} for n in numbers]
-    write_json(study.sweep(variant) / "best.json", {"searches": found})
+    actual = [best | {"trial": n, "params": {"model.z_dim": 8 + n}} for n in numbers]
+    write_json(study.sweep(variant) / "best.json", {"searches": actual})
 
 
 def make_shallow(study: Study, variant: str, seed: int) -> None:
@@ -187,6 +189,13 @@ def _epoch(epoch: int, values: dict[str, float], rates: np.ndarray) -> dict[str,
         row |= {f"{split}/elbo": bound, f"{split}/reconstruction": bound + sum(rates), f"{split}/kl": sum(rates)}
         row |= {f"{split}/rate/z{t}": rate for t, rate in enumerate(rates, start=1)}
     return row
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Write reports with the tiny pictures of `picture` instead of figures, which take seconds."""
+    names = ("bounds", "rates_by_level", "rate_distortion", "curves", "rates_by_epoch", "depth_width")
+    monkeypatch.setattr(report_folder, "_draw", lambda *_: {name: picture(name) for name in names})
 
 
 @pytest.fixture(scope="module")
@@ -310,14 +319,15 @@ def test_every_pair_is_compared_by_every_term(study):
     assert page.count("<td>vae - hvae</td>") == markdown.count("| vae - hvae |") == len(terms)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_bound_far_from_its_limit_says_so(tmp_path):
     """Where nll lies above -log p(x) by more than its error, table, terminal, verdict and page say by how much."""
     made = fake(tmp_path / "study")
     path = made.evaluate("hvae") / "decomposition.json"
-    found = json.loads(path.read_text())
-    for cells in found["seeds"].values():
+    actual = json.loads(path.read_text())
+    for cells in actual["seeds"].values():
         cells |= {"test/nll/reliable": {"value": 0.0, "se": None}, "test/nll/bias": {"value": 0.34, "se": None}}
-    write_json(path, found)
+    write_json(path, actual)
     report.write(made)
     words = "by roughly 0.34 nats"
     assert report.build(made).verdict.endswith(f" nll is too high by more than its error says: that of hvae {words}.")
@@ -327,6 +337,7 @@ def test_a_bound_far_from_its_limit_says_so(tmp_path):
     assert "nll error" in report.table_text(made)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_marked_is_not_shown_to_be_worse(tmp_path):
     """The lowest nll is marked with those that are not decided to lie above it; where nothing is decided, none is."""
     for spread, seeds, marked in (
@@ -379,12 +390,12 @@ def test_figures_of_bounds_are_drawn_once_a_measure(mixed, study):
 
 def test_only_variants_of_one_measure_share_a_figure(tmp_path, monkeypatch):
     """What is given to the figures of bounds has variants of one measure, and each its colour among all."""
-    given: dict[str, list[list[str]]] = {}
+    captured: dict[str, list[list[str]]] = {}
 
     def spy(name):
         def draw(results, *_):
             variants = sorted({row["variant"] for row in results} if isinstance(results, list) else results)
-            given.setdefault(name, []).append(variants)
+            captured.setdefault(name, []).append(variants)
             return figures.samples(np.eye(8)[None], "spy")
 
         return draw
@@ -393,8 +404,8 @@ def test_only_variants_of_one_measure_share_a_figure(tmp_path, monkeypatch):
         monkeypatch.setattr(figures, {"depth_width": "depth_width_map"}.get(name, name), spy(name))
     report.write(fake(tmp_path / "spied", fine=True, **GREY))
     for name in (*MEASURED, "sandwich"):
-        assert given[name] == [["hvae", "vae"], ["mhvae"]]
-    assert given["rates_by_epoch"] == given["inference_gaps"] == [["hvae", "mhvae", "vae"]]
+        assert captured[name] == [["hvae", "vae"], ["mhvae"]]
+    assert captured["rates_by_epoch"] == captured["inference_gaps"] == [["hvae", "mhvae", "vae"]]
 
 
 def test_a_variant_keeps_its_colour_in_a_figure_of_some():
@@ -430,6 +441,7 @@ def test_a_training_without_its_likelihood_is_damaged(tmp_path):
         report.build(made)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_says_what_overrides_the_file(tmp_path):
     """table.md and the page have a line a variant, and one for the budget's values."""
     made = fake(tmp_path, seeds=(0, 1))
@@ -491,6 +503,7 @@ def test_the_summary_holds_means_by_variant(study):
         assert f"rate/z{len(WIDTHS[variant])}" in summary[variant]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_seed_has_no_interval(tmp_path):
     """With one seed the report is written, without intervals, and says so."""
     study = fake(tmp_path / "one", seeds=(5,))
@@ -502,6 +515,7 @@ def test_one_seed_has_no_interval(tmp_path):
     assert "Seeds: 5." in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_different_protocols_are_not_compared(tmp_path):
     """Where a variant was measured otherwise, no nll is called lowest."""
     study = fake(tmp_path / "mixed")
@@ -569,13 +583,13 @@ def test_a_figure_is_drawn_where_its_numbers_are(tmp_path, study, fine, monkeypa
         less = fake(tmp_path / str(number), seeds=(0, 1), fine=True)
         for variant in WIDTHS:
             path = less.evaluate(variant) / "decomposition.json"
-            found = json.loads(path.read_text())
+            actual = json.loads(path.read_text())
             begins = tuple(f"test/{start}" for start in starts)
-            found["seeds"] = {
+            actual["seeds"] = {
                 seed: {key: cell for key, cell in cells.items() if not key.startswith(begins)}
-                for seed, cells in found["seeds"].items()
+                for seed, cells in actual["seeds"].items()
             }
-            write_json(path, found)
+            write_json(path, actual)
         report.write(less)
         assert {f"{other}.png" for other in DRAWN if (less.report / "figures" / f"{other}.png").exists()} == {
             f"{other}.png" for other in DRAWN if other != name
@@ -593,10 +607,10 @@ def test_the_table_of_terms_holds_what_was_measured(fine):
     for index, variant in enumerate(WIDTHS):
         seeds = json.loads((fine.evaluate(variant) / "decomposition.json").read_text())["seeds"].values()
         for name, (_, cells) in rows.items():
-            found = [seed[f"test/{name}"] for seed in seeds if f"test/{name}" in seed]
-            if found:
+            actual = [seed[f"test/{name}"] for seed in seeds if f"test/{name}" in seed]
+            if actual:
                 mean = comparison.results[index].metrics[name].text(3)
-                assert cells[index] == (mean, f"{max(cell['se'] for cell in found):.2g}")
+                assert cells[index] == (mean, f"{max(cell['se'] for cell in actual):.2g}")
                 assert f"<td>{mean.replace('<', '&lt;')} <small>se 0.0008</small></td>" in page
             else:
                 unmeasured = variant == "hvae" and name.startswith("mutual_information/z2")
@@ -629,30 +643,30 @@ def test_the_tidy_table_names_term_and_level(fine):
     """Term and level of a row are its metric; a level is x (the image), z1, ... or none."""
     rows = read_csv(fine.report / "results.csv")
     assert {row["level"] for row in rows} == {"", "x", "z1", "z2", "z3"}
-    found = {row["metric"]: (row["term"], row["level"], row["unit"]) for row in rows}
-    assert found["mutual_information/z2/lower"] == ("mutual_information/lower", "z2", "nats")
-    assert found["probe/size/x"] == ("probe/size", "x", "score")
-    assert found["iwae/50"] == ("iwae/50", "", "nats")
+    actual = {row["metric"]: (row["term"], row["level"], row["unit"]) for row in rows}
+    assert actual["mutual_information/z2/lower"] == ("mutual_information/lower", "z2", "nats")
+    assert actual["probe/size/x"] == ("probe/size", "x", "score")
+    assert actual["iwae/50"] == ("iwae/50", "", "nats")
     assert {row["metric"] for row in rows if not row["level"]} == {row["term"] for row in rows if not row["level"]}
 
 
 def test_whiskers_are_standard_errors(monkeypatch, fine, tmp_path):
     """Figures get the mean over seeds and s / sqrt(n); of one seed the Monte Carlo standard error, and say which."""
-    given = {}
+    captured = {}
 
     def spy(means, error):
-        given.update(means=means, error=error)
+        captured.update(means=means, error=error)
         return figures.samples(np.eye(8)[None], "spy")
 
     monkeypatch.setattr(figures, "inference_gaps", spy)
     report.write(fine)
     seeds = json.loads((fine.evaluate("vae") / "decomposition.json").read_text())["seeds"].values()
     values = [seed["test/amortization_gap"]["value"] for seed in seeds]
-    assert given["means"]["vae"]["amortization_gap"] == pytest.approx((np.mean(values), stats.sem(values)))
-    assert given["error"] == "standard error of the mean over seeds"
+    assert captured["means"]["vae"]["amortization_gap"] == pytest.approx((np.mean(values), stats.sem(values)))
+    assert captured["error"] == "standard error of the mean over seeds"
     report.write(fake(tmp_path / "one", seeds=(0,), fine=True))
-    assert given["means"]["vae"]["amortization_gap"][1] == 0.0008
-    assert "Monte Carlo" in given["error"]
+    assert captured["means"]["vae"]["amortization_gap"][1] == 0.0008
+    assert "Monte Carlo" in captured["error"]
 
 
 def test_variants_that_differ_in_beta_are_a_curve(tmp_path):
@@ -670,7 +684,7 @@ def test_variants_that_differ_in_beta_are_a_curve(tmp_path):
     results = built.results
     (models,) = families(made, results, built.summed).values()
     assert [model.beta for model in models] == [0.5, 1.0, 2.0]
-    assert [model.rate for model in models] == [results[place].metrics["kl"].mean for place in (1, 2, 0)]
+    assert [model.rate for model in models] == [results[position].metrics["kl"].mean for position in (1, 2, 0)]
     assert [len(model.levels) for model in models] == [2, 3, 1]
     report.write(made)
     assert (made.report / "figures" / "trade_off.png").exists()
@@ -689,10 +703,9 @@ def test_variants_that_differ_in_beta_are_a_curve(tmp_path):
         (3, "cover 3 seeds, images and draws; the interval covers 3 searches too, as each seed has its own."),
     ],
 )
-def test_the_report_says_whether_intervals_cover_the_search(tmp_path, monkeypatch, searches, words):
+@pytest.mark.usefixtures("undrawn")
+def test_the_report_says_whether_intervals_cover_the_search(tmp_path, searches, words):
     """Verdict, notes and page say what is true, and the page has a row for each search with its own trials."""
-    drawn = ("bounds", "rates_by_level", "rate_distortion", "curves", "rates_by_epoch", "depth_width")
-    monkeypatch.setattr(report_folder, "_draw", lambda *_: {name: picture(name) for name in drawn})
     made = fake(tmp_path)
     for variant in WIDTHS:
         search_again(made, variant, searches)
@@ -718,6 +731,7 @@ def test_without_a_search_nothing_is_said_of_it(tmp_path):
     assert "search" not in " ".join([report.build(made).verdict, *tables.notes(report.build(made))])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_seeds_with_different_models_are_shown_as_such(tmp_path):
     """Depths, units and weights are those of all seeds; a mean over some seeds says over how many, everywhere."""
     made = fake(tmp_path)
@@ -761,11 +775,11 @@ def test_a_search_that_was_not_trained_shows_each_search(tmp_path):
     """The table of trials has the number of the search, and each search's best settings have a line."""
     made = fake(tmp_path)
     search_again(made, "vae", 2)
-    found = search(made, "vae")
-    assert "8 trials in 2 searches" in found.about
-    assert found.header[:2] == ["search", "trial"]
-    assert {row[0] for row in found.cells} == {"0", "1"}
-    assert found.best == ["search 0: model.z_dim=8", "search 1: model.z_dim=9"]
+    actual = search(made, "vae")
+    assert "8 trials in 2 searches" in actual.about
+    assert actual.header[:2] == ["search", "trial"]
+    assert {row[0] for row in actual.cells} == {"0", "1"}
+    assert actual.best == ["search 0: model.z_dim=8", "search 1: model.z_dim=9"]
 
 
 def test_annealing_says_what_nll_lacks(tmp_path):
@@ -774,10 +788,10 @@ def test_annealing_says_what_nll_lacks(tmp_path):
     path = made.evaluate("hvae") / "decomposition.json"
     for variant, gain in (("vae", 0.02), ("hvae", -0.4), ("mhvae", 0.0)):
         path = made.evaluate(variant) / "decomposition.json"
-        found = json.loads(path.read_text())
-        for cells in found["seeds"].values():
+        actual = json.loads(path.read_text())
+        for cells in actual["seeds"].values():
             cells["test/ais/gain"] = {"value": gain, "se": 0.05}
-        write_json(path, found)
+        write_json(path, actual)
     text = " ".join(tables.notes(report.build(made)))
     assert "by annealing, in nats: vae 0.03, hvae -0.39, mhvae 0.01." in text
     assert "For hvae it lies clearly below L_k: its chains are too short there" in text
@@ -858,7 +872,7 @@ def test_the_interval_covers_as_often_as_it_says(confidence):
 
 
 def test_numbers_are_rounded_without_a_false_zero():
-    """A half width too small to show is told as such, and 0 has no minus."""
+    """A half width too small to show is shown as such, and 0 has no minus."""
     assert str(report.Interval(-0.001, 0.001)) == "0.00 ± <0.01"
     assert str(report.Interval(-23.456, None)) == "-23.46"
     assert str(report.Interval(3.0, 0.0)) == "3.00 ± 0.00"
@@ -877,11 +891,11 @@ def test_published_numbers_stand_beside_the_studys_own(tmp_path):
     ]
     write_csv(made.evaluate("vae") / "milestones.csv", rows)
     report.write(made)
-    found = milestones(made)
-    assert list(found) == ["vae"]
-    assert found["vae"][4]["nll"].mean == 30.5
+    actual = milestones(made)
+    assert list(actual) == ["vae"]
+    assert actual["vae"][4]["nll"].mean == 30.5
     comparison = report.build(made)
-    header, cells = beside(made, comparison, found)
+    header, cells = beside(made, comparison, actual)
     own = comparison.results[0].metrics["nll"].mean
     assert header == [
         "variant",

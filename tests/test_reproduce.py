@@ -19,7 +19,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
-from pipeline.reproduce import Comparison, _check_room, _folder, _worktree, reproduce
+from pipeline.reproduce import Comparison, _check_room, _temporary_folder, _worktree, reproduce
 from pipeline.runs import provenance
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
@@ -174,7 +174,7 @@ def test_without_a_temporary_folder_the_line_says_so(
     with pytest.raises(
         InputError, match=r"no temporary folder can be made: .*/(file|gone).*; make room, or set TMPDIR"
     ):
-        _folder(False).__enter__()
+        _temporary_folder(False).__enter__()
 
 
 @pytest.mark.parametrize(("file", "module"), [("spec.json", "pipeline.retrain"), ("settings.json", "pipeline.work")])
@@ -297,6 +297,7 @@ def test_a_trial_comes_out_equal_though_its_data_are_gone(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_pruned_trial_is_run_as_far_as_it_came(tagged: Path, scratch: Path) -> None:
     """Of a trial that was pruned after an epoch, that epoch is run again and is equal."""
     run_id = trial(tagged)

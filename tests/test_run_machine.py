@@ -75,8 +75,8 @@ class Client:
     def search_runs(self, ids: list[str], query: str) -> list[Any]:
         key = query.partition("'")[2].rstrip("'")
         active = [run for run in self.runs.values() if run.info.lifecycle_stage == "active"]
-        found = [self._copy(run) for run in reversed(active) if run.data.tags["key"] == key]
-        return list(self._answer(lambda: found))
+        matches = [self._copy(run) for run in reversed(active) if run.data.tags["key"] == key]
+        return list(self._answer(lambda: matches))
 
     def get_run(self, run_id: str) -> Any:
         return self._answer(lambda: self._copy(self.runs[run_id]))
@@ -128,12 +128,12 @@ class Client:
     # Of artifacts:
 
     def list_artifacts(self, run_id: str, folder: str | None) -> list[Any]:
-        places = [place for place in self.artifacts[run_id] if os.path.dirname(place) == (folder or "")]
-        return list(self._answer(lambda: [SimpleNamespace(path=place) for place in places]))
+        places = [path_ for path_ in self.artifacts[run_id] if os.path.dirname(path_) == (folder or "")]
+        return list(self._answer(lambda: [SimpleNamespace(path=path_) for path_ in places]))
 
     def log_artifact(self, run_id: str, path: str, folder: str | None) -> None:
-        content, place = Path(path).read_bytes(), os.path.join(folder or "", os.path.basename(path))
-        self._answer(lambda: self.artifacts[run_id].update({place: content}))
+        content, path_ = Path(path).read_bytes(), os.path.join(folder or "", os.path.basename(path))
+        self._answer(lambda: self.artifacts[run_id].update({path_: content}))
 
 
 class Machine(RuleBasedStateMachine):
@@ -295,8 +295,8 @@ class Machine(RuleBasedStateMachine):
         latest = active[-1]
         if self.status is not None:
             assert latest.info.status == self.status
-        known = {step for key, *_, step in self.client.rows[latest.info.run_id] if key == "valid/elbo"}
-        assert self.logged <= known
+        logged_steps = {step for key, *_, step in self.client.rows[latest.info.run_id] if key == "valid/elbo"}
+        assert self.logged <= logged_steps
         for path in self.study.runs.glob(f"*/{LOG}"):
             assert Log(path.parent).read()[-1]["type"] == "published"
             assert (path.parent / STATE).exists()

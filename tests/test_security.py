@@ -1,4 +1,4 @@
-"""Files, servers and patches of a stranger: no code of theirs runs, nothing leaves its folder, no password is told.
+"""Files, servers and patches of a stranger: no code of theirs runs, nothing leaves its folder, no password is shown.
 
 What is tried elsewhere is not repeated here: servers that stall, lie or send too much (test_data_fetch.py), damaged
 arrays, IDX bombs (test_data.py), broken YAML with its tags, cycles and bombs (test_params.py), damaged models
@@ -61,11 +61,13 @@ from pipeline.stages import train as training
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training import fit
-from tests.small import ROOT, model_params, splits, train_params
+from tests.small import ROOT, covering, model_params, splits, train_params
 from tests.test_checkpoint import Planted
 from tests.tracking_server import free_port
 from tests.workshop import make_study
 from tests.zygote import Zygote
+
+pytestmark = pytest.mark.slow
 
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 
@@ -74,10 +76,10 @@ def refusal(act: Callable[[], Any]) -> str:
     """Return the one line that an act is refused with."""
     with pytest.raises(InputError) as caught:
         act()
-    told = str(caught.value)
-    assert told.strip()
-    assert len(told.splitlines()) == 1
-    return told
+    message = str(caught.value)
+    assert message.strip()
+    assert len(message.splitlines()) == 1
+    return message
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +96,7 @@ def pickles(mark: Path) -> dict[str, bytes]:
     """Return files that write `mark` when what they hold is unpickled, by how they hold it."""
     planted = Planted(mark)
     array = np.array([planted], dtype=object)
-    found = {f"protocol {protocol}": pickle.dumps(planted, protocol) for protocol in (0, 2, 5)}
+    collected = {f"protocol {protocol}": pickle.dumps(planted, protocol) for protocol in (0, 2, 5)}
     writers: dict[str, Callable[[Any], Any]] = {
         "torch": partial(torch.save, planted),
         "old torch": lambda file: torch.save(planted, file, _use_new_zipfile_serialization=False),
@@ -105,10 +107,10 @@ def pickles(mark: Path) -> dict[str, bytes]:
     for name, write in writers.items():
         with io.BytesIO() as file:
             write(file)
-            found[name] = file.getvalue()
-    header = json.dumps({"__metadata__": {"counters": found["protocol 0"].decode("latin1")}}).encode()
-    found["safetensors"] = struct.pack("<Q", len(header)) + header
-    return found | {f"gzipped {name}": gzip.compress(found[name], mtime=0) for name in ("protocol 5", "npy")}
+            collected[name] = file.getvalue()
+    header = json.dumps({"__metadata__": {"counters": collected["protocol 0"].decode("latin1")}}).encode()
+    collected["safetensors"] = struct.pack("<Q", len(header)) + header
+    return collected | {f"gzipped {name}": gzip.compress(collected[name], mtime=0) for name in ("protocol 5", "npy")}
 
 
 def model_in(folder: Path) -> Any:
@@ -135,13 +137,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with everything that is read: data, models, the state of a training, a study's outputs."""
     root = tmp_path_factory.mktemp("project")
     study = prepared(root)
-    for place in ("model", "model/epoch-2"):
-        model_in(root / place)
+    for target_name in ("model", "model/epoch-2"):
+        model_in(root / target_name)
     model = build(model_params(), torch.full((16,), 0.5), (4, 4))
     training = fit(model, splits(), train_params(), seed=0, folder=root / "state")
     assert [next(training).epoch for _ in range(2)] == [1, 2]
-    for place in ("sweep/mhvae", "report", "evaluate/vae", "train/vae/seed-0"):
-        (study.out / place).mkdir(parents=True)
+    for target_name in ("sweep/mhvae", "report", "evaluate/vae", "train/vae/seed-0"):
+        (study.out / target_name).mkdir(parents=True)
     (study.report / "table.md").touch()
     return root
 
@@ -184,15 +186,15 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("place", READERS)
-def test_a_pickle_in_the_place_of_any_file_is_refused(project: Path, place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target_name", READERS)
+def test_a_pickle_in_the_place_of_any_file_is_refused(project: Path, target_name: str, tmp_path: Path) -> None:
     """Whatever file of a project is a pickle, in any wrapping, its reader says so in one line and does not run it."""
-    mark, path = tmp_path / "mark", project / place
+    mark, path = tmp_path / "mark", project / target_name
     before = path.read_bytes() if path.exists() else None
     try:
         for content in pickles(mark).values():
             path.write_bytes(content)
-            refusal(lambda: READERS[place](project))
+            refusal(lambda: READERS[target_name](project))
             assert not mark.exists()
     finally:
         if before is None:
@@ -304,7 +306,7 @@ def bounded(act: Callable[[], Any]) -> str:
         child = os.fork()
     if child == 0:
         os.close(reading)
-        told = "nothing was refused"
+        message = "nothing was refused"
         try:
             size = 2**10 * int(re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
             resource.setrlimit(resource.RLIMIT_DATA, (size + ROOM, size + ROOM))
@@ -312,19 +314,19 @@ def bounded(act: Callable[[], Any]) -> str:
             resource.setrlimit(resource.RLIMIT_CPU, (int(used) + SECONDS, int(used) + SECONDS))
             act()
         except InputError as error:
-            told = f"refused: {error}"
+            message = f"refused: {error}"
         except BaseException:
-            told = traceback.format_exc()
-        os.write(writing, told.encode()[:60_000])
+            message = traceback.format_exc()
+        os.write(writing, message.encode()[:60_000])
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        told = pipe.read().decode()
+        message = pipe.read().decode()
     _, status = os.waitpid(child, 0)
     assert status == 0, f"ended by signal {status}"
-    assert told.startswith("refused: "), told
-    assert len(told.splitlines()) == 1
-    return told
+    assert message.startswith("refused: "), message
+    assert len(message.splitlines()) == 1
+    return message
 
 
 NESTED = b"[" * 100_000 + b"]" * 100_000
@@ -333,17 +335,16 @@ LONG = b'{"format": 1, "trial": ' + b"9" * 1_000_000 + b"}"
 GIANTS = {"nested": NESTED, "deep": DEEP, "number": LONG, "sparse": None}
 
 
-@pytest.mark.parametrize("giant", GIANTS)
-@pytest.mark.parametrize("place", [place for place in READERS if not place.endswith((".npy", "log.jsonl"))])
-def test_a_giant_in_the_place_of_any_file_is_refused(project: Path, place: str, giant: str) -> None:
-    """A hundred thousand brackets, a number of a million digits, and ten gigabytes are told at once, in one line."""
-    path, content = project / place, GIANTS[giant]
+@covering("target_name, giant", [name for name in READERS if not name.endswith((".npy", "log.jsonl"))], list(GIANTS))
+def test_a_giant_in_the_place_of_any_file_is_refused(project: Path, target_name: str, giant: str) -> None:
+    """A hundred thousand brackets, a number of a million digits, and ten gigabytes are refused at once, in one line."""
+    path, content = project / target_name, GIANTS[giant]
     before = path.read_bytes() if path.exists() else None
     try:
         path.write_bytes(content or b"")
         if content is None:
             os.truncate(path, 10 * 2**30)
-        bounded(lambda: READERS[place](project))
+        bounded(lambda: READERS[target_name](project))
     finally:
         path.unlink()
         if before is not None:
@@ -408,16 +409,16 @@ def test_a_description_of_a_giant_model_is_refused(claim: dict[str, Any], tmp_pa
 
 def arrays() -> dict[str, bytes]:
     """Return files of arrays that claim, or unpack to, more than any memory."""
-    found = {}
+    collected = {}
     for name, shape in {"long": (10**12,), "wide": (2**40, 2**40), "negative": (-1,), "many": (1,) * 70}.items():
         with io.BytesIO() as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            found[name] = file.getvalue()
+            collected[name] = file.getvalue()
     with io.BytesIO() as file:
         np.savez_compressed(file, train=np.zeros(2**28, np.uint8))
-        found["bomb"] = file.getvalue()
+        collected["bomb"] = file.getvalue()
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': " + b"(" * 60_000
-    return found | {"nested": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header}
+    return collected | {"nested": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header}
 
 
 def test_an_array_that_claims_more_than_its_file_is_refused(project: Path, tmp_path: Path) -> None:
@@ -503,7 +504,7 @@ class Endless(threading.Thread):
 CHUNK = b"10000\r\n" + b"x" * 65536 + b"\r\n"
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["size known", "size unknown"])
+@pytest.mark.parametrize("length_sent", [True, False], ids=["size known", "size unknown"])
 @pytest.mark.parametrize(
     ("headers", "piece"),
     [
@@ -518,7 +519,7 @@ CHUNK = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     ids=["no length", "short", "long", "negative", "chunked", "packed", "headers"],
 )
 def test_a_server_that_never_ends_is_left(
-    headers: bytes, piece: bytes, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    headers: bytes, piece: bytes, length_sent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever length it gives, an answer without an end is cut at the file's size, and no trace of it is left."""
     monkeypatch.setenv("NO_PROXY", "*")
@@ -529,15 +530,18 @@ def test_a_server_that_never_ends_is_left(
     server = Endless(headers, piece)
     server.start()
     remote = replace(
-        DATASETS["frey_face"].remotes[0], addresses=(server.address,), bytes=2**20 if known else None, sha256="0" * 64
+        DATASETS["frey_face"].remotes[0],
+        addresses=(server.address,),
+        bytes=2**20 if length_sent else None,
+        sha256="0" * 64,
     )
     monkeypatch.setitem(DATASETS, "frey_face", replace(DATASETS["frey_face"], remotes=(remote,)))
     params = Params.read(ROOT / "params.yaml", {"data.name": "frey_face"}).data
     try:
-        told = refusal(lambda: data.fetch(params, tmp_path / "raw", tmp_path / "cache"))
+        message = refusal(lambda: data.fetch(params, tmp_path / "raw", tmp_path / "cache"))
     finally:
         server.listening.close()
-    assert "cannot be fetched" in told
+    assert "cannot be fetched" in message
     assert server.sent < 2**26  # what the system's buffers took
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
@@ -636,13 +640,13 @@ def patches(root: Path, beside: Path) -> dict[str, str]:
 
 def seen(top: Path) -> dict[str, Any]:
     """Return all files in a folder but for the store's own and what git keeps of worktrees."""
-    found = {}
+    collected = {}
     for path in top.rglob("*"):
         name = str(path.relative_to(top))
         if "mlartifacts" in name or "mlflow.db" in name or "/.cache" in name or "worktrees" in name:
             continue
-        found[name] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
-    return found
+        collected[name] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+    return collected
 
 
 def test_a_patch_cannot_write_outside_its_worktree(
@@ -683,9 +687,9 @@ def test_provenance_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("name", ["spec.json", "changes.patch"])
-@pytest.mark.parametrize("told", [True, False], ids=["size told", "size not told"])
+@pytest.mark.parametrize("size_known", [True, False], ids=["size known", "size unknown"])
 def test_large_provenance_is_not_brought(
-    stored: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: bool
+    stored: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, size_known: bool
 ) -> None:
     """A file larger than any that runs keep is refused unread, and one whose store lies about its size is not used."""
     from mlflow import MlflowClient
@@ -709,14 +713,14 @@ def test_large_provenance_is_not_brought(
         return [FileInfo(info.path, info.is_dir, 7) for info in listed(client, run_id, path)]
 
     monkeypatch.setattr(MlflowClient, "download_artifacts", download)
-    if not told:
+    if not size_known:
         with (provenance / name).open("wb") as file:
             file.truncate(2**23)
         monkeypatch.setattr(MlflowClient, "list_artifacts", lying)
     said = refusal(lambda: reproduce(root, run))
     (provenance / name).unlink()
     assert f"run {run}: its provenance/{name} is larger than 2 MiB" in said
-    assert (f"provenance/{name}" in brought) != told
+    assert (f"provenance/{name}" in brought) != size_known
     assert list(tmp_path.iterdir()) == []
 
 
@@ -765,9 +769,9 @@ def test_a_run_publishes_its_own_files_alone(tmp_path: Path, capsys: pytest.Capt
         (line,) = capsys.readouterr().err.splitlines()
         return str(line)
 
-    for place in (str(secret), "../../../../secret.txt", "a/../../../../../secret.txt", "link", "../log.jsonl"):
-        assert "names a file outside of it" in planted(header, start, result | {"files": [place]})
-        assert "names a file outside of it" in planted(header | {"files": [place]}, start)
+    for target_name in (str(secret), "../../../../secret.txt", "a/../../../../../secret.txt", "link", "../log.jsonl"):
+        assert "names a file outside of it" in planted(header, start, result | {"files": [target_name]})
+        assert "names a file outside of it" in planted(header | {"files": [target_name]}, start)
     for first in ({"type": "tags"}, {"type": "run"}, {**header, "experiment": []}, {**header, "other": 1}):
         assert "does not say whose run it is" in planted(first)
     (folder / "spec.json").symlink_to(secret)
@@ -786,10 +790,10 @@ def family(pid: int) -> set[int]:
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
+    collected = {pid}
+    while more := {child for child, parent in parents.items() if parent in collected} - collected:
+        collected |= more
+    return collected
 
 
 def listening(pids: set[int]) -> set[tuple[str, int]]:
@@ -801,18 +805,17 @@ def listening(pids: set[int]) -> set[tuple[str, int]]:
                 inodes |= set(re.findall(r"socket:\[(\d+)\]", os.readlink(link)))
             except OSError:
                 continue
-    found = set()
+    collected = set()
     for table in ("tcp", "tcp6"):
         if (path := Path("/proc/net") / table).exists():
             for row in path.read_text().splitlines()[1:]:
                 words = row.split()
                 if words[3] == "0A" and words[9] in inodes:
                     address, _, port = words[1].partition(":")
-                    found.add((address, int(port, 16)))
-    return found
+                    collected.add((address, int(port, 16)))
+    return collected
 
 
-@pytest.mark.slow
 def test_the_ui_is_served_to_this_machine_alone(tmp_path: Path) -> None:
     """All that `cave ui` and its children listen at is 127.0.0.1, whatever the environment says of a host."""
     make_study(tmp_path)
@@ -834,14 +837,14 @@ def test_the_ui_is_served_to_this_machine_alone(tmp_path: Path) -> None:
                 assert process.poll() is None, (tmp_path / "log.txt").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-        found = listening(family(process.pid))
+        collected = listening(family(process.pid))
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert found == {("0100007F", port)}
+    assert collected == {("0100007F", port)}
 
 
-# No password is told.
+# No password is shown.
 
 PASSWORDS = ["p@ss/w:rd", 'it\'s "quoted"', "a b  c+d", "100%25 sure?", "ünïcödé#key", "back\\slash\ttab", "x7"]
 
@@ -887,14 +890,13 @@ def test_no_chain_of_errors_tells_a_password(
         shown = [address, anew, {"password": f"={word}&"} if len(word) > 3 else url, json.dumps({"url": address})]
         with pytest.raises(SystemExit):
             run_main(partial(fail, *shown))
-        told = capsys.readouterr().err
-        assert "Traceback" in told
-        assert leaks(told, word) == []
+        message = capsys.readouterr().err
+        assert "Traceback" in message
+        assert leaks(message, word) == []
         assert leaks(str(InputError(f"{shown}")), word) == []
         assert leaks(one_line(f"at {anew}"), word) == []
 
 
-@pytest.mark.slow
 def test_no_sweep_writes_a_password(tmp_path: Path) -> None:
     """Sweeps that work and sweeps that fail leave no password in a line, a log, a tag, a database or an artifact."""
     folder = tmp_path / "project"
@@ -906,6 +908,8 @@ def test_no_sweep_writes_a_password(tmp_path: Path) -> None:
     sweep = partial(zygote.run, "pipeline.stages.sweep", "vae", folder=folder)
     try:
         for number, word in enumerate(PASSWORDS):
+            if number not in (1, 6) and os.environ.get("CAVE_NIGHTLY") != "1":
+                continue  # each of them is in the test above
             code = quote(word, safe="")
             secrets = common | {"MLFLOW_TRACKING_PASSWORD": word, "PGPASSWORD": word, "MLFLOW_TRACKING_TOKEN": word}
             own = {

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import read_json
+from pipeline.files import exclusive, read_json
 from pipeline.jobs import train_seed
 from pipeline.log import STATE
 from pipeline.params import Params, dump_yaml
@@ -28,6 +28,8 @@ from pipeline.sweep.coordinator import _clear, _held
 from pipeline.training import fit
 from tests.small import ROOT, splits
 from tests.workshop import QUICK, check_sweep, make_study, rows
+
+pytestmark = pytest.mark.slow
 
 VARIANT = "mhvae"
 PATIENT = 300.0  # seconds for which a condition is waited for
@@ -69,7 +71,6 @@ def test_what_a_study_is_told_apart_by_is_where_its_outputs_lie(sides: tuple[Stu
     assert Study.at(tmp_path / "moved" / "one").unique_name == one.unique_name
 
 
-@pytest.mark.slow
 def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, Study]) -> None:
     """While one holds the locks of its folder, the other does the same work, in runs of its own."""
     one, two = sides
@@ -84,8 +85,8 @@ def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, S
     assert names[0]["run"] != names[1]["run"]
     assert names[0]["key"] != names[1]["key"]
     digest = "select value from tags where key = 'weights_digest' and run_uuid = ?"
-    found = [rows(one.shared_root / "mlflow.db", digest, name["run"]) for name in names]
-    assert found[0] == found[1]
+    digests = [rows(one.shared_root / "mlflow.db", digest, name["run"]) for name in names]
+    assert digests[0] == digests[1]
     assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
 
 
@@ -103,11 +104,13 @@ def test_a_training_that_was_stopped_goes_on_beside_another(
         stopping.setattr(train_seed, "fit", stopped)
         with pytest.raises(KeyboardInterrupt):
             train.run(one, "vae")
-    (left,) = rows(one.shared_root / "mlflow.db", "select run_uuid from runs")
+    (remaining,) = rows(one.shared_root / "mlflow.db", "select run_uuid from runs")
     train.run(two, "vae")
-    assert rows(one.shared_root / "mlflow.db", "select status from runs where run_uuid = ?", *left) == [("KILLED",)]
+    assert rows(one.shared_root / "mlflow.db", "select status from runs where run_uuid = ?", *remaining) == [
+        ("KILLED",)
+    ]
     train.run(one, "vae")
-    assert (read_json(one.train("vae") / "seed-0" / "mlflow.json")["run"],) == left
+    assert (read_json(one.train("vae") / "seed-0" / "mlflow.json")["run"],) == remaining
 
 
 def test_a_second_command_in_one_folder_waits(sides: tuple[Study, Study], capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,8 +124,10 @@ def test_a_second_command_in_one_folder_waits(sides: tuple[Study, Study], capsys
         assert not one.curves("vae").exists()
     waiting.join()
     assert one.curves("vae").exists()
-    told = f"vae: training: process {os.getpid()} on {os.uname().nodename} is at work in this folder; waits for its end"
-    assert told in capsys.readouterr().out
+    output = (
+        f"vae: training: process {os.getpid()} on {os.uname().nodename} is at work in this folder; waits for its end"
+    )
+    assert output in capsys.readouterr().out
 
 
 def test_a_second_process_shares_a_sweep(
@@ -140,8 +145,8 @@ def test_a_second_process_shares_a_sweep(
         assert not (two.sweep(VARIANT) / "best.json").exists()
     helping.join()
     check_sweep(two, VARIANT, 4)
-    told = capsys.readouterr().out
-    assert f"{VARIANT}: {shares(os.getpid())}" in told
+    output = capsys.readouterr().out
+    assert f"{VARIANT}: {shares(os.getpid())}" in output
     run(Sweep(one, VARIANT), 1)
     same(one, two)
     assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
@@ -192,21 +197,22 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", [False, True], ids=["both end", "coordinator is killed"])
+@pytest.mark.parametrize(
+    "killed", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["both end", "coordinator is killed"]
+)
 def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool) -> None:
     """Two stages that are started for the same sweep both end well; of a killed one, the other takes the part."""
     one, two = sides
     stage, database, mark = ["pipeline.stages", "sweep", VARIANT], one.shared_root / "optuna.db", one.folder / "held"
-    first = start(one.folder, *stage, CAVE_FAULT=f"state-after:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
+    first = start(one.folder, *stage, CAVE_FAULT=f"state-written:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(mark.exists)
     processes = [first, start(two.folder, *stage)]
     workers = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
     until(lambda: rows(database, workers) == [(2,)])
     os.killpg(first.pid, signal.SIGKILL if killed else signal.SIGCONT)
-    told = [process.communicate(timeout=PATIENT)[0] for process in processes]
-    assert [process.returncode for process in processes] == [-signal.SIGKILL if killed else 0, 0], told
-    assert shares(first.pid) in told[1]
+    output = [process.communicate(timeout=PATIENT)[0] for process in processes]
+    assert [process.returncode for process in processes] == [-signal.SIGKILL if killed else 0, 0], output
+    assert shares(first.pid) in output[1]
     check_sweep(two, VARIANT, 4)
     if killed:
         again = start(one.folder, *stage)
@@ -216,7 +222,7 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
     assert not list((one.cache / "sweeps").rglob("trials"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_queued_experiments_run_at_once(tmp_path: Path) -> None:
     """`dvc exp run --queue` twice and `dvc queue start -j 2`: both succeed, with the results that each has alone."""
     text = dump_yaml(Params.read(ROOT / "params.yaml", QUICK | {"variants": {"vae": {"model.depth": 1}}}))

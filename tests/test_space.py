@@ -121,9 +121,9 @@ def test_every_product_is_checked_where_there_are_few() -> None:
         "train.beta": Range(low=0.5, high=1.0),
         "train.warmup": Range(low=0, high=3),
     }
-    found = params.model_copy(update={"sweep": params.sweep.model_copy(update={"space": space})})
+    changed = params.model_copy(update={"sweep": params.sweep.model_copy(update={"space": space})})
     with pytest.raises(InputError, match=r"variant 'a' can draw train.objective=elbo, train\.\w+=\S+: train: beta"):
-        found.check()
+        changed.check()
 
 
 def test_a_space_of_very_many_combinations_is_checked_fast() -> None:

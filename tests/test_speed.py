@@ -121,9 +121,9 @@ def test_measurements_alternate() -> None:
 
 def test_a_ratio_is_the_median_of_those_of_single_rounds() -> None:
     """Its range is the smallest and the largest of them."""
-    found = row("part", "a / b", {"a": [2.0, 9.0, 4.0], "b": [1.0, 3.0, 4.0]}, ("a", "b"), "x")
-    assert (found.low, found.ratio, found.high) == (1.0, 2.0, 3.0)
-    assert found.figures == {"a": 4.0, "b": 3.0}
+    compared = row("part", "a / b", {"a": [2.0, 9.0, 4.0], "b": [1.0, 3.0, 4.0]}, ("a", "b"), "x")
+    assert (compared.low, compared.ratio, compared.high) == (1.0, 2.0, 3.0)
+    assert compared.figures == {"a": 4.0, "b": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_ratio_is_the_median_of_those_of_single_rounds() -> None:
 def test_a_ratio_is_better_or_worse_where_the_ranges_do_not_meet(
     low: float, ratio: float, high: float, better: Any, said: str
 ) -> None:
-    """A change within both ranges is told as that; otherwise its side depends on what is better, more or less."""
+    """A change within both ranges is reported as that; otherwise its side depends on what is better, more or less."""
     now = replace(ROW, low=low, ratio=ratio, high=high, better=better)
     assert change(now, replace(ROW, better=better)) == said
 
@@ -166,7 +166,7 @@ def test_the_table_stands_beside_the_kept_one() -> None:
 
 
 def test_the_table_warns() -> None:
-    """A busy machine, another machine and another size are each told in a line."""
+    """A busy machine, another machine and another size are each reported in a line."""
     machine = result().machine
     text = table(result(machine=machine | {"busy": True}), result(machine=machine | {"cpu": "z"}, scope={"images": 9}))
     assert "WARNING: the machine was busy" in text
@@ -218,7 +218,12 @@ def test_a_local_exponent_is_the_slope_in_logarithms() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("axis", "few", "many"), [("images", "1000", "20000"), ("posteriors", "500", "5000"), ("chains", "2", "50")]
+    ("axis", "few", "many"),
+    [
+        ("posteriors", "500", "5000"),
+        pytest.param("images", "1000", "20000", marks=pytest.mark.nightly),
+        pytest.param("chains", "2", "50", marks=pytest.mark.nightly),
+    ],
 )
 def test_growth_is_measured_printed_and_drawn(axis: str, few: str, many: str, tmp_path: Path) -> None:
     """More of what grows takes more memory, and the point of it stands in the table and in the figure."""

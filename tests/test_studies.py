@@ -56,29 +56,29 @@ def keep_run(study: Study) -> None:
     folder.release()
 
 
-def left(project: Path, name: str) -> list[str]:
+def remains(project: Path, name: str) -> list[str]:
     """Return what is left of a study."""
     of_it = re.compile(
         rf"\.?{name}(-[0-9a-f]{{8}})?(\..*)?|{name}_k-.*"
     )  # a folder in the cache has a digest behind the name
     files = [str(path.relative_to(project)) for path in project.rglob("*") if of_it.fullmatch(path.name)]
-    found = [row[0] for row in rows(project / "optuna.db", "select study_name from studies")]
+    entries = [row[0] for row in rows(project / "optuna.db", "select study_name from studies")]
     query = "select name from experiments where lifecycle_stage = 'active'"
-    found += [row[0] for row in rows(project / "mlflow.db", query)]
-    return files + [item for item in found if name in item.replace("/", " ").split()]
+    entries += [row[0] for row in rows(project / "mlflow.db", query)]
+    return files + [item for item in entries if name in item.replace("/", " ").split()]
 
 
 def test_all_of_a_study_is_removed_and_nothing_else(project: Path) -> None:
     """Folder, scratch, searches and experiment go; a study whose name begins alike has all of its own."""
-    before = left(project, "wide2")
+    before = remains(project, "wide2")
     removal = Removal.of(project, "wide")
     (folder, scratch, experiment, searches) = removal.belongings()
     assert (folder, scratch) == ("the folder experiments/wide", "its states of unfinished work")
     assert experiment.startswith("MLflow experiment platos-cave/wide at sqlite:///")
     assert searches == "1 search in Optuna, with all trials"
     assert removal.remove() == []
-    assert left(project, "wide") == []
-    assert left(project, "wide2") == before
+    assert remains(project, "wide") == []
+    assert remains(project, "wide2") == before
     assert len(before) == 5
     assert not removal.exists()
 
@@ -97,18 +97,18 @@ def test_a_removed_experiment_can_be_restored_and_its_name_is_free(project: Path
 
 def test_of_a_link_the_link_alone_is_removed(project: Path, tmp_path: Path) -> None:
     """What a study's folder, or a folder in it, leads to stays as it is."""
-    there, data = tmp_path / "elsewhere", tmp_path / "disk"
-    shutil.move(project / "experiments" / "wide", there)
-    (project / "experiments" / "wide").symlink_to(there)
+    elsewhere, data = tmp_path / "elsewhere", tmp_path / "disk"
+    shutil.move(project / "experiments" / "wide", elsewhere)
+    (project / "experiments" / "wide").symlink_to(elsewhere)
     data.mkdir()
     (data / "mine").touch()
     (project / "experiments" / "wide2" / "data").symlink_to(data)
     removal = Removal.of(project, "wide")
-    assert removal.belongings()[0] == f"the link experiments/wide; what it leads to, {there}, stays"
+    assert removal.belongings()[0] == f"the link experiments/wide; what it leads to, {elsewhere}, stays"
     removal.remove()
     Removal.of(project, "wide2").remove()
     assert list((project / "experiments").iterdir()) == []
-    assert {path.name for path in there.iterdir()} == {"params.yaml", "study.yaml", ".gitignore", "train"}
+    assert {path.name for path in elsewhere.iterdir()} == {"params.yaml", "study.yaml", ".gitignore", "train"}
     assert (data / "mine").exists()
 
 
@@ -127,20 +127,20 @@ def test_a_study_whose_parameters_are_damaged_is_listed_and_removed(project: Pat
     assert line.startswith("wide  broken: params.yaml: not readable as YAML")
     assert [row.name for row in listed(project)] == ["default", "wide", "wide2"]
     Removal.of(project, "wide").remove()
-    assert left(project, "wide") == []
+    assert remains(project, "wide") == []
 
 
 def test_a_study_at_work_is_not_removed(project: Path) -> None:
     """Where a process holds one of its locks, of a stage or of a search, nothing is removed."""
-    before = left(project, "wide")
+    before = remains(project, "wide")
     stage = Study.at(project / "experiments" / "wide").locks / "train" / "vae" / "all"
     search = project / "optuna.db.locks" / "wide" / "vae-0123456789" / "coordinator"
-    for lock, told in ((stage, "is at work in this folder"), (search, "is working on sweep wide/vae-0123456789")):
-        with file_lock(lock), pytest.raises(InputError, match=told):
+    for lock, message in ((stage, "is at work in this folder"), (search, "is working on sweep wide/vae-0123456789")):
+        with file_lock(lock), pytest.raises(InputError, match=message):
             Removal.of(project, "wide").remove()
         shutil.rmtree(project / ".cache" / "locks", ignore_errors=True)
         shutil.rmtree(project / "optuna.db.locks", ignore_errors=True)
-    assert left(project, "wide") == before
+    assert remains(project, "wide") == before
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_removal_that_was_interrupted_is_finished_by_the_next(
     else:
         assert (project / "experiments" / "wide" / "params.yaml").exists()
         assert Removal.of(project, "wide").remove() == []
-    assert left(project, "wide") == []
+    assert remains(project, "wide") == []
 
 
 def test_stores_that_are_away_are_told_and_removed_later(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,10 +184,10 @@ def test_stores_that_are_away_are_told_and_removed_later(project: Path, monkeypa
         assert removal.belongings()[2].startswith("not: MLflow at http://127.0.0.1:9 cannot be used: ")
         (reason,) = removal.remove()
         assert reason.startswith("MLflow at http://127.0.0.1:9 cannot be used: ")
-    assert left(project, "wide") == ["platos-cave/wide"]
+    assert remains(project, "wide") == ["platos-cave/wide"]
     assert len(Removal.of(project, "wide").belongings()) == 1
     assert Removal.of(project, "wide").remove() == []
-    assert left(project, "wide") == []
+    assert remains(project, "wide") == []
 
 
 def test_what_waits_for_mlflow_goes_with_the_study(project: Path) -> None:

@@ -34,7 +34,9 @@ from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.database import Database
 from pipeline.sweep.worker import MAX_ATTEMPTS, work
 from pipeline.training import NonFiniteError, Record, fit
-from tests.workshop import check_sweep, make_study, rows
+from tests.workshop import check_sweep, make_study, rows, trial_of
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_the_table_holds_rate_and_distortion_of_each_trial(study: Study, monkeyp
 
     def failing(*args: Any, **kwargs: Any) -> Iterator[Record]:
         for record in fit(*args, **kwargs):
-            if "trials/2" in str(kwargs["folder"]):
+            if trial_of(kwargs["folder"]) == 2:
                 raise NonFiniteError("not finite")
             yield record
 
@@ -154,7 +156,7 @@ def test_ctrl_c_in_a_trial_loses_nothing(study: Study, monkeypatch: pytest.Monke
     def stopped(*args: Any, **kwargs: Any) -> Iterator[Record]:
         for record in fit(*args, **kwargs):
             yield record
-            if "trials/1" in str(kwargs["folder"]) and record.epoch == 2:
+            if trial_of(kwargs["folder"]) == 1 and record.epoch == 2:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline.sweep.worker, "fit", stopped)
@@ -176,7 +178,7 @@ def test_a_failed_trial_is_told_with_its_reason_and_the_sweep_goes_on(
     """A bound that breaks fails its own trial in Optuna and MLflow; the others are run."""
 
     def broken(*args: Any, **kwargs: Any) -> Iterator[Record]:
-        if "trials/1" in str(kwargs["folder"]):
+        if trial_of(kwargs["folder"]) == 1:
             raise NonFiniteError("epoch 1, step 3: train/rate/z2 is nan")
         yield from fit(*args, **kwargs)
 
@@ -192,7 +194,7 @@ def test_a_trial_without_memory_fails_alone(study: Study, monkeypatch: pytest.Mo
 
     def greedy(*args: Any, **kwargs: Any) -> Iterator[Record]:
         for record in fit(*args, **kwargs):
-            if "trials/1" in str(kwargs["folder"]) and record.epoch == 2:
+            if trial_of(kwargs["folder"]) == 1 and record.epoch == 2:
                 torch.empty(2**50)
             yield record
 
@@ -262,7 +264,7 @@ def test_what_is_wrong_with_the_disk_fails_no_trial(
     """Whatever brings it up, the sweep ends in one line; the trial waits, as after Ctrl-C, and goes on."""
 
     def full(*args: Any, **kwargs: Any) -> Iterator[Record]:
-        if "trials/1" in str(kwargs["folder"]):
+        if trial_of(kwargs["folder"]) == 1:
             raise fault
         yield from fit(*args, **kwargs)
 
@@ -303,7 +305,6 @@ def test_a_database_that_fails_in_a_trial_fails_no_trial(study: Study, monkeypat
     check_sweep(study, "mhvae", 4)
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real disk that is full, both databases on it, the stage says one line; with room again it finishes."""
     words = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path)]
@@ -318,9 +319,10 @@ def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch:
             "from pipeline.processes.entry import run_main; from pipeline.stages import sweep\n"
             "from pipeline.study import Study\n"
             "from pipeline.training import fit\n"
+            "from tests.workshop import trial_of\n"
             "def full(*args, **kwargs):\n"
             "    for record in fit(*args, **kwargs):\n"
-            "        if 'trials/1' in str(kwargs['folder']) and record.epoch == 2:\n"
+            "        if trial_of(kwargs['folder']) == 1 and record.epoch == 2:\n"
             "            for size in (2**20, 2**12, 1):\n"
             "                with open(sys.argv[1], 'ab', buffering=0) as file:\n"
             "                    try:\n"
@@ -387,12 +389,14 @@ def test_nothing_of_a_transaction_stands_that_was_refused_in_part(study: Study) 
 
 
 def test_the_first_epoch_is_reported_at_once_and_all_by_the_end(study: Study) -> None:
-    """What proves that a trial kills nobody does not wait; what comes fast after it is there when the trial ends."""
+    """The first epoch, which shows that a trial kills nobody, is reported at once; those soon after it by the end."""
     sweep, seen = Sweep(again(study, **{"sweep.epochs": 4, "sweep.trials": 1, "sweep.pruner": "none"}), "mhvae"), []
     sweep.tracker.require()
     _parent(sweep).finish(None)
-    told = "select count(*), (select value_json from trial_user_attributes where key = 'attempts')"
-    work(sweep, lambda: seen.append(rows(study.shared_root / "optuna.db", f"{told} from trial_intermediate_values")[0]))
+    query = "select count(*), (select value_json from trial_user_attributes where key = 'attempts')"
+    work(
+        sweep, lambda: seen.append(rows(study.shared_root / "optuna.db", f"{query} from trial_intermediate_values")[0])
+    )
     assert seen[0] == (1, "0")
     assert seen[-1] == (4, "0")
 
@@ -449,7 +453,7 @@ def test_a_database_that_cannot_be_used_gets_one_line(study: Study, monkeypatch:
     assert str(caught.value).endswith("postgresql://USER:PASSWORD@HOST/DATABASE")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     """SIGINT to the whole process group, as a terminal sends it: every run is ended, and the sweep goes on later."""
     slow = again(study, **{"sweep.epochs": 60})
@@ -475,15 +479,14 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     while rows(slow.shared_root / "optuna.db", query)[0][0] < 5:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate()
+    _, output = process.communicate()
     assert process.returncode == 130
-    assert told == "stopped; run the same command to go on\n"
+    assert output == "stopped; run the same command to go on\n"
     assert rows(slow.shared_root / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
     subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     check_sweep(slow, "mhvae", 4)
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:

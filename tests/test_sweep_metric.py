@@ -22,7 +22,9 @@ from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.training import Record
 from tests.small import ROOT
-from tests.workshop import check_sweep, make_study, rows
+from tests.workshop import check_sweep, make_study, rows, trial_of
+
+pytestmark = pytest.mark.slow
 
 # Terms of the epochs 1, 2, 3 by the number of the trial: elbo, objective, iwae. The first has 4 units, the second 2.
 PLANTED = {0: [(-1.0, -9.0, -9.0), (-5.0, -8.0, -6.0), (-4.0, -8.5, -8.0)], 1: [(-9.0, -3.0, -9.0)] * 2 + [(-9.0,) * 3]}
@@ -44,8 +46,8 @@ def settings(**overrides: Any) -> dict[str, Any]:
     return {"model.z_dim": 4, "sweep.space": space, "variants": {"vae": {"model.depth": 1}}} | overrides
 
 
-def planted(*_: Any, **given: Any) -> Iterator[Record]:
-    for epoch, values in enumerate(PLANTED[int(given["folder"].name)], 1):
+def planted(*_: Any, **options: Any) -> Iterator[Record]:
+    for epoch, values in enumerate(PLANTED[trial_of(options["folder"])], 1):
         metrics = dict(zip(("valid/elbo", "valid/objective", "valid/iwae"), values, strict=True))
         metrics |= {"valid/reconstruction": metrics["valid/elbo"] - 1.0, "valid/kl": 1.0, "valid/rate/z1": 1.0}
         yield Record(epoch, epoch, 0.1 * epoch, 1_700_000_000_000 + epoch, metrics)
@@ -53,9 +55,9 @@ def planted(*_: Any, **given: Any) -> Iterator[Record]:
 
 def search(study: Study, **overrides: Any) -> tuple[dict[str, Any], dict[int, float]]:
     """Run the search with other settings; return the best trial, and the values of both by units."""
-    found = make_study(study.folder, **settings(**overrides))
-    (best,) = run(Sweep(found, "vae"), 1)
-    table = read_csv(found.sweep("vae") / "trials.csv")
+    changed = make_study(study.folder, **settings(**overrides))
+    (best,) = run(Sweep(changed, "vae"), 1)
+    table = read_csv(changed.sweep("vae") / "trials.csv")
     return best, {int(row["model.z_dim"]): float(row["value"]) for row in table}
 
 
@@ -72,14 +74,14 @@ WORTH: list[tuple[dict[str, Any], dict[int, float]]] = [
 def test_a_trial_is_worth_what_its_kept_weights_are(study: Study) -> None:
     """The choice is by the metric, at the epoch whose weights a final training with these settings would keep.
 
-    The pruner hears of no epoch within the warm-up, and of each later one what a training ending there had kept.
+    The pruner gets no epoch within the warm-up, and of each later one what a training ending there had kept.
     """
     query = "select v.step, v.intermediate_value from trial_intermediate_values v join trials t using (trial_id)"
     query += " join studies s using (study_id) where s.study_name = ? and t.number = 0 order by 1"
     reported = []
     for overrides, values in WORTH:
-        best, found = search(study, **overrides)
-        assert found == values
+        best, changed = search(study, **overrides)
+        assert changed == values
         assert best["params"]["model.z_dim"] == max(values, key=lambda units: values[units])
         assert best["metric"] == overrides.get("sweep.metric", "valid/objective")
         assert best["value"] == max(values.values())
@@ -92,20 +94,20 @@ def test_a_trial_is_worth_what_its_kept_weights_are(study: Study) -> None:
 def test_every_reader_names_the_metric(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     """Line, table, file, tags, page and terminal say which metric the values are of."""
     best, _ = search(study, **{"sweep.metric": "valid/iwae"})
-    found = Study.at(study.folder)
-    check_sweep(found, "vae", 2)
+    changed = Study.at(study.folder)
+    check_sweep(changed, "vae", 2)
     assert "trial 0   valid/iwae   -6.000 complete" in capsys.readouterr().out
-    assert {row["metric"] for row in read_csv(found.sweep("vae") / "trials.csv")} == {"valid/iwae"}
-    assert read_json(found.sweep("vae") / "best.json") == {"searches": [best]}
-    assert inputs.best(found, "vae")[0]["value"] == -6.0
+    assert {row["metric"] for row in read_csv(changed.sweep("vae") / "trials.csv")} == {"valid/iwae"}
+    assert read_json(changed.sweep("vae") / "best.json") == {"searches": [best]}
+    assert inputs.best(changed, "vae")[0]["value"] == -6.0
     tags = "select value from tags where key = 'best/metric'"
-    assert rows(found.shared_root / "mlflow.db", tags) == [("valid/iwae",)]
+    assert rows(changed.shared_root / "mlflow.db", tags) == [("valid/iwae",)]
     logged = "select m.value from metrics m join runs r using (run_uuid) where r.name = 'sweep vae' and m.key = ?"
-    assert rows(found.shared_root / "mlflow.db", logged, "valid/iwae") == [(-6.0,)]
-    assert "valid/iwae (nats)" in search_text(found)
-    write_search(found)
-    assert "valid/iwae (nats)" in (found.report / "report.html").read_text()
-    assert report.search_text(found) == search_text(found)
+    assert rows(changed.shared_root / "mlflow.db", logged, "valid/iwae") == [(-6.0,)]
+    assert "valid/iwae (nats)" in search_text(changed)
+    write_search(changed)
+    assert "valid/iwae (nats)" in (changed.report / "report.html").read_text()
+    assert report.search_text(changed) == search_text(changed)
 
 
 def test_another_metric_is_another_search(study: Study) -> None:
@@ -194,7 +196,6 @@ def test_trials_that_the_metric_compares_are_searched(overrides: dict[str, Any])
     assert Params.read(ROOT / "params.yaml", settings(**{"sweep.epochs": 3} | overrides)).sweep.metric
 
 
-@pytest.mark.slow
 def test_a_search_of_an_iwae_chooses_by_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On digits L_50 is higher with 16 units than with 4, and the elbo lower: 16 are chosen."""
     monkeypatch.setitem(os.environ, "CAVE_THREADS", "1")

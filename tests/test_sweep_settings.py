@@ -16,6 +16,7 @@ import pipeline.sweep.space
 import pipeline.sweep.worker
 from pipeline.errors import InputError, RunError
 from pipeline.files import read_csv, read_json
+from pipeline.params import DataParams, ModelParams
 from pipeline.report import inputs
 from pipeline.reproduce import reproduce
 from pipeline.stages import fetch, prepare
@@ -24,7 +25,9 @@ from pipeline.sweep import Sweep, run, space
 from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.worker import _claim, _trial
 from pipeline.training import NonFiniteError, Record, fit
-from tests.workshop import check_sweep, make_study, rows
+from tests.workshop import check_sweep, make_study, rows, trial_of
+
+pytestmark = pytest.mark.slow
 
 VARIANT = "mhvae"
 TWO: dict[str, Any] = {  # an endless space of two trainings: widths 4 + 1 and 4 + 2
@@ -53,7 +56,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
 
     def counting(*args: Any, **kwargs: Any) -> Iterator[Record]:
-        numbers.append(int(kwargs["folder"].name))
+        numbers.append(trial_of(kwargs["folder"]))
         yield from fit(*args, **kwargs)
 
     monkeypatch.setattr(pipeline.sweep.worker, "fit", counting)
@@ -79,13 +82,13 @@ def tags(study: Study, key: str) -> dict[str, str]:
 def test_the_given_settings_are_the_first_trial(study: Study) -> None:
     """Trial 0 has the file's values of what is searched, so that the best is never worse than they are."""
     own = {"model.depth": 3, "model.z_dim": 7, "model.z_ratio": 0.8}
-    given = again(study, **own | {"sweep.space": study.params.model_dump()["sweep"]["space"]})
-    (best,) = run(Sweep(given, VARIANT), 1)
-    first = trials(given)[0]
+    changed = again(study, **own | {"sweep.space": study.params.model_dump()["sweep"]["space"]})
+    (best,) = run(Sweep(changed, VARIANT), 1)
+    first = trials(changed)[0]
     assert [first[f"model.{name}"] for name in ("depth", "z_dim", "z_ratio")] == ["3", "7", "0.8"]
     assert best["metric"] == "valid/objective"
     assert best["value"] >= float(first["value"])
-    check_sweep(given, VARIANT, 4)
+    check_sweep(changed, VARIANT, 4)
 
 
 def test_a_first_trial_is_known_as_tried_from_the_beginning(study: Study) -> None:
@@ -133,7 +136,7 @@ def test_a_trial_that_repeats_another_takes_its_record(
     assert trained[0] == 0
     repeats = {int(row["number"]): int(row["repeats"]) for row in table if row["repeats"]}
     assert set(repeats) == {0, 1, 2, 3} - set(trained)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     query = (
         "select step, intermediate_value from trial_intermediate_values join trials using (trial_id) where number = ?"
     )
@@ -144,10 +147,10 @@ def test_a_trial_that_repeats_another_takes_its_record(
     assert tags(two, "repeats") == {f"{VARIANT} trial {number}": str(of) for number, of in repeats.items()}
     metric = "select m.key, m.value from metrics m join runs r using (run_uuid) where r.name = ? and m.step = ?"
     for number, of in repeats.items():
-        kept = ("state", "value", "valid/kl", "valid/reconstruction", "epochs")
-        assert [table[number][key] for key in kept] == [table[of][key] for key in kept]
+        columns = ("state", "value", "valid/kl", "valid/reconstruction", "epochs")
+        assert [table[number][key] for key in columns] == [table[of][key] for key in columns]
         assert rows(two.shared_root / "optuna.db", query, number) == rows(two.shared_root / "optuna.db", query, of)
-        assert f"repeats trial {of}, (" in told
+        assert f"repeats trial {of}, (" in output
         step = max(rows(two.shared_root / "optuna.db", query, of), key=lambda row: row[1])[0]
         logged = [rows(two.shared_root / "mlflow.db", metric, f"{VARIANT} trial {n}", step) for n in (number, of)]
         assert sorted(logged[0]) == sorted(row for row in logged[1] if not row[0].startswith("system"))
@@ -178,7 +181,7 @@ def test_a_repeat_of_a_failed_trial_trains(study: Study, monkeypatch: pytest.Mon
     """A failure may be the machine's: who comes after it tries again."""
 
     def failing(*args: Any, **kwargs: Any) -> Iterator[Record]:
-        if kwargs["folder"].name == "0":
+        if trial_of(kwargs["folder"]) == 0:
             raise NonFiniteError("not finite")
         yield from fit(*args, **kwargs)
 
@@ -190,9 +193,9 @@ def test_a_repeat_of_a_failed_trial_trains(study: Study, monkeypatch: pytest.Mon
     assert [row["repeats"] for row in trials(one)] == ["", "", "1", "1"]
 
 
-@pytest.mark.parametrize("lives", [True, False], ids=["lives", "dies"])
+@pytest.mark.parametrize("alive", [True, False], ids=["alive", "dies"])
 def test_a_repeat_waits_for_a_trial_that_runs_as_long_as_its_worker_lives(
-    study: Study, trained: list[int], lives: bool, monkeypatch: pytest.MonkeyPatch
+    study: Study, trained: list[int], alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a living worker it then takes the record; of one that died it does not wait for anything, and trains."""
     monkeypatch.setattr(pipeline.sweep.worker, "WAIT", 0.05)
@@ -209,18 +212,18 @@ def test_a_repeat_waits_for_a_trial_that_runs_as_long_as_its_worker_lives(
         follows = _claim(second, "second")
         assert follows is not None
         waiting = threading.Thread(target=_trial, args=(second, follows, lambda: None))
-        if lives:
+        if alive:
             waiting.start()
             time.sleep(0.5)
             assert waiting.is_alive()
             assert trained == []
             _trial(first, begun, lambda: None)
-    if not lives:
+    if not alive:
         waiting.start()
     waiting.join()
-    assert trained == [0 if lives else 1]
+    assert trained == [0 if alive else 1]
     states = {trial.number: trial.state for trial in Sweep(one, VARIANT).trials()}
-    assert states == {0: TrialState.COMPLETE if lives else TrialState.RUNNING, 1: TrialState.COMPLETE}
+    assert states == {0: TrialState.COMPLETE if alive else TrialState.RUNNING, 1: TrialState.COMPLETE}
 
 
 def test_a_small_space_is_tried_once_and_no_more(
@@ -234,9 +237,9 @@ def test_a_small_space_is_tried_once_and_no_more(
     assert table[0] == (2, 3)
     assert sorted(table) == [(1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4)]
     assert trained == list(range(6))
-    told = capsys.readouterr().out
-    assert f"{VARIANT}: the space has 6 settings: all were tried; sweep.trials is 10\n" in told
-    assert "(6 of 6, best" in told
+    output = capsys.readouterr().out
+    assert f"{VARIANT}: the space has 6 settings: all were tried; sweep.trials is 10\n" in output
+    assert "(6 of 6, best" in output
     runs = rows(six.shared_root / "mlflow.db", "select run_uuid from runs")
     run(Sweep(six, VARIANT), 1)
     assert rows(six.shared_root / "mlflow.db", "select run_uuid from runs") == runs
@@ -246,10 +249,10 @@ def test_a_search_is_extended_to_all_of_a_small_space(study: Study, trained: lis
     """Three trials of six settings become all six, without another training of what is known."""
     run(Sweep(again(study, **SIX | {"sweep.trials": 3}), VARIANT), 1)
     before = trials(study)
-    known = {(row["model.depth"], row["model.z_dim"]) for row in before}
+    repeated = {(row["model.depth"], row["model.z_dim"]) for row in before}
     six = again(study, **SIX | {"sweep.trials": 10})
     run(Sweep(six, VARIANT), 1)
-    check_sweep(six, VARIANT, 3 + 6 - len(known))
+    check_sweep(six, VARIANT, 3 + 6 - len(repeated))
     table = [(row["model.depth"], row["model.z_dim"]) for row in trials(six)]
     assert len(set(table)) == 6
     assert len(trained) == 6
@@ -299,7 +302,7 @@ def test_settings_that_do_not_go_together_are_pruned_with_their_reason(
 
 
 def test_a_search_without_possible_settings_ends_in_a_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be trained, the line tells the first reason."""
+    """Where nothing can be trained, the line gives the first reason."""
 
     def check(model: ModelParams, data: DataParams, where: str) -> None:
         raise InputError("model.z_dim: impossible")

@@ -49,8 +49,10 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_count_agrees_with_its_noun() -> None:
     """One is singular, all else plural."""
-    told = [plural(count, noun) for count, noun in ((0, "run"), (1, "trial"), (3, "study"), (2, "day"), (2, "batch"))]
-    assert told == ["0 runs", "1 trial", "3 studies", "2 days", "2 batches"]
+    phrases = [
+        plural(count, noun) for count, noun in ((0, "run"), (1, "trial"), (3, "study"), (2, "day"), (2, "batch"))
+    ]
+    assert phrases == ["0 runs", "1 trial", "3 studies", "2 days", "2 batches"]
 
 
 def test_columns_are_aligned_without_spaces_at_the_end() -> None:
@@ -59,7 +61,7 @@ def test_columns_are_aligned_without_spaces_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "wanted"),
+    ("environment", "expected"),
     [
         ({"PYTHONIOENCODING": "ascii"}, b"3 +/- 1 ... \\xe9 \\udcff\n"),
         ({"PYTHONIOENCODING": "latin-1"}, b"3 \xb1 1 ... \xe9 \\udcff\n"),
@@ -68,10 +70,10 @@ def test_columns_are_aligned_without_spaces_at_the_end() -> None:
     ],
     ids=["ascii", "latin-1", "utf-8", "C"],
 )
-def test_what_an_encoding_cannot_show_is_replaced(environment: dict[str, str], wanted: bytes) -> None:
+def test_what_an_encoding_cannot_show_is_replaced(environment: dict[str, str], expected: bytes) -> None:
     """Whatever is printed comes out, also the part of a file's name that is no text."""
     done = run("-c", SAYING.format(text="3 ± 1 … é \udcff"), **environment)
-    assert (done.returncode, done.stdout, done.stderr) == (0, wanted, b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, b"")
 
 
 def test_the_table_is_shown_on_a_terminal_of_ascii(shown: Path) -> None:
@@ -94,7 +96,7 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(shown: Path, words
 
 
 def test_work_whose_reader_has_gone_is_interrupted_and_has_not_failed() -> None:
-    """In the middle of work a closed pipe is heard as Ctrl-C is, so that nothing is marked as failed."""
+    """In the middle of work a closed pipe is handled as Ctrl-C is, so that nothing is marked as failed."""
     command = [sys.executable, "-c", LONG]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(

@@ -16,6 +16,8 @@ from pipeline.environment import Resources
 from pipeline.processes.ray import Ray
 from tests.small import ROOT
 
+pytestmark = pytest.mark.slow
+
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 TORCH = f"""
 import json, os
@@ -44,8 +46,8 @@ def at_torch(folder: Path, words: list[str], **environment: str) -> dict[str, st
         text=True,
         check=True,
     )
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    reported: dict[str, str] = json.loads(done.stdout)
+    return reported
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -27,7 +27,7 @@ from pipeline.params import TrainParams
 from pipeline.randomness import seeded
 from pipeline.training import SCHEDULES, NonFiniteError, Record, best_record, fit, terms
 from pipeline.training.manual import ManualGradient
-from tests.small import model_params, splits, train_params
+from tests.small import covering, model_params, splits, train_params
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "elbo": {"objective": "elbo", "draws": 2},
@@ -130,8 +130,8 @@ def at_the_end(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatc
     list(fit(model(data), data, params, seed=0, folder=folder))
 
 
-@pytest.mark.parametrize(
-    "interrupt",
+@covering(
+    "interrupt, objective",
     [
         clean,
         before_the_state,
@@ -141,8 +141,8 @@ def at_the_end(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatc
         in_the_first_epoch,
         at_the_end,
     ],
+    list(OBJECTIVES),
 )
-@pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_a_resumed_training_is_the_uninterrupted_one(
     objective: str,
     interrupt: Callable[[Path, TrainParams, pytest.MonkeyPatch], None],

@@ -66,7 +66,7 @@ class Server:
 
 
 class Proxy:
-    """Passes on what comes to its port; counts requests, and does to them what it is told to."""
+    """Passes on what comes to its port; counts requests, and does to them what `fault` says."""
 
     def __init__(self, target: int) -> None:
         self.target = target

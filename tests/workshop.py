@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipeline.log import Log
 from pipeline.params import Params, dump_yaml
 from pipeline.study import Study
 from tests.small import ROOT
@@ -71,6 +72,11 @@ def make_study(folder: Path, **overrides: Any) -> Study:
     return Study.at(folder)
 
 
+def trial_of(folder: Path) -> int:
+    """Return the number of the trial whose run lies in a folder."""
+    return int(Log(folder).read()[0]["key"].rpartition("/")[2])
+
+
 def rows(database: Path | str, query: str, *values: Any) -> list[tuple[Any, ...]]:
     """Return what a query finds in an SQLite file, or in the PostgreSQL of an address."""
     if isinstance(database, str):
@@ -93,17 +99,17 @@ def check_sweep(study: Study, variant: str, trials: int, url: str | None = None,
     nothing is left running.
     """
     name = f"{study.name}/{variant}-%"
-    found = rows(
+    trials_found = rows(
         url or study.shared_root / "optuna.db",
         "select s.study_name, t.number, t.state from trials t join studies s using (study_id)"
         " where s.study_name like ?",
         name,
     )
-    names = sorted({name for name, *_ in found})
+    names = sorted({name for name, *_ in trials_found})
     assert len(names) == searches
-    wanted = sorted((name, number) for name in names for number in range(trials))
-    assert sorted((name, number) for name, number, _ in found) == wanted, found
-    assert {state for *_, state in found} <= {"COMPLETE", "PRUNED", "FAIL"}
+    expected = sorted((name, number) for name in names for number in range(trials))
+    assert sorted((name, number) for name, number, _ in trials_found) == expected, trials_found
+    assert {state for *_, state in trials_found} <= {"COMPLETE", "PRUNED", "FAIL"}
     mlflow = study.shared_root / "mlflow.db"
     runs = rows(
         mlflow,
@@ -113,8 +119,8 @@ def check_sweep(study: Study, variant: str, trials: int, url: str | None = None,
         name,
     )
     trial_of = {key: (key.rsplit("/", 2)[0], int(key.rpartition("/")[2])) for *_, key in runs}  # name/id/number
-    assert sorted(trial_of[key] for *_, key in runs) == wanted
-    states = {(name, number): state for name, number, state in found}
+    assert sorted(trial_of[key] for *_, key in runs) == expected
+    states = {(name, number): state for name, number, state in trials_found}
     for run_id, status, key in runs:
         assert status == ("FAILED" if states[trial_of[key]] == "FAIL" else "FINISHED")
         steps: dict[str, list[int]] = {}

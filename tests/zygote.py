@@ -52,9 +52,9 @@ class Zygote:
 
 
 def _child(order: dict[str, Any]) -> None:
-    told = os.open("told", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(told, 1)
-    os.dup2(told, 2)
+    output = os.open("told", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     os.environ.update(order["environment"])
     sys.argv = [order["module"], *order["words"]]
     from pipeline.processes.entry import run_main
@@ -71,8 +71,8 @@ def _child(order: dict[str, Any]) -> None:
 def _wait(child: int, seconds: float | None) -> int:
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
-        found, status = os.waitpid(child, 0 if deadline is None else os.WNOHANG)
-        if found:
+        child_ended, status = os.waitpid(child, 0 if deadline is None else os.WNOHANG)
+        if child_ended:
             return os.waitstatus_to_exitcode(status)
         if deadline is not None and time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
