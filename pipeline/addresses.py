@@ -43,7 +43,7 @@ def sqlite_file(address: str, root: Path) -> Path | None:
 
 
 def shared_database(root: Path) -> str | None:
-    """Return the address, without a password, of the one database that both are pointed at, if they are."""
+    """Return the address, without a password, of the database that MLflow and Optuna share, or None."""
     first, second = (address(name, root) for name in VARIABLES)
     database = _identity(first, root)
     return without_password(second) if database is not None and database == _identity(second, root) else None

@@ -86,7 +86,7 @@ PARSERS: dict[str, Callable[[str, str], Any]] = {
 class Resources:
     """How work is done: no property of a study, and so no part of `params.yaml`. None leaves a choice to the program.
 
-    Each field is the variable CAVE_<FIELD>; an empty variable counts as unset.
+    Each field is the variable CAVE_<FIELD>. An empty variable counts as unset, but for CAVE_WORKERS and CAVE_THREADS.
     """
 
     workers: int | None = None  # processes; default: one a core, or as many as the GPUs have room for

@@ -6,6 +6,7 @@ counts as not written: readers stop before it, and the next writer removes it.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -98,11 +99,14 @@ class Log:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab", buffering=0) as file:
                 start = file.tell()
-                if file.write(lines) != len(lines):
+                try:
+                    if file.write(lines) != len(lines):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    if synced:
+                        os.fsync(file.fileno())
+                except OSError:
                     file.truncate(start)
-                    raise OSError(0, "no space left")
-                if synced:
-                    os.fsync(file.fileno())
+                    raise
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
         if synced:

@@ -46,7 +46,7 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
     study = Study.at(root)
     then = LoggedRun.read(study, run_id)
     _check(then)
-    with _folder(keep) as scratch:
+    with _temporary_folder(keep) as scratch:
         _check_room(study.root, then.tags["git_commit"], scratch)
         spec = then.download(scratch / "run", SPEC, OLDER_SPEC)
         content = read_json(spec, "format", "out")
@@ -108,8 +108,8 @@ def _environment(tags: Mapping[str, str], project: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _folder(keep: bool) -> Iterator[Path]:
-    """Give a folder outside the project, and remove it whatever happens."""
+def _temporary_folder(keep: bool) -> Iterator[Path]:
+    """Make a temporary folder outside the project and, unless it is to be kept, remove it in the end."""
     try:
         scratch = Path(tempfile.mkdtemp(prefix="cave-reproduce-")).resolve()
         (scratch / "run").mkdir()
@@ -136,7 +136,7 @@ def _check_room(root: Path, commit: str, scratch: Path) -> None:
 
 @contextmanager
 def _worktree(root: Path, commit: str, scratch: Path, keep: bool) -> Iterator[Path]:
-    """Check a commit out beside the project, and remove it whatever happens."""
+    """Check a commit out as a worktree and, unless it is to be kept, remove that in the end."""
     if git(root, "cat-file", "-e", f"{commit}^{{commit}}") is None:
         raise InputError(f"commit {commit[:12]} of that run is not in the repository at {root}")
     tree = scratch / "tree"

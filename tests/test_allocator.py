@@ -13,7 +13,8 @@ from tests.small import ROOT
 
 FAULTS = """
 import resource, sys, torch
-from pipeline.processes.malloc import tune_malloc
+from pipeline.environment import Resources
+from pipeline.processes import become_worker
 
 def churn() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,7 +24,7 @@ def churn() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 if sys.argv[1] == "kept":
-    assert tune_malloc()
+    become_worker(Resources.read())
 churn()
 print(churn())
 """
@@ -31,7 +32,7 @@ print(churn())
 
 @pytest.mark.skipif(not tune_malloc(), reason="not glibc")
 def test_memory_that_was_freed_is_taken_again_without_a_page_fault() -> None:
-    """Taking and freeing 24 MB many times meets next to no page faults, and thousands at glibc's first thresholds."""
+    """A worker takes 24 MB many times with next to no page faults, and glibc by itself with thousands."""
 
     def faults(how: str) -> int:
         words = [sys.executable, "-c", FAULTS, how]

@@ -186,7 +186,7 @@ def test_the_probe_of_gaussians_is_their_squared_correlation() -> None:
     weight, sigma = random.normal(size=(3, 5)), np.array([0.5, 2.0, 8.0])
     z = random.normal(size=(6000, 5))
     v = np.column_stack([random.integers(0, 3, 6000), z @ weight.T + sigma * random.normal(size=(6000, 3))])
-    actual = probe(z[:4000], z[4000:], v[:4000], v[4000:], NAMES, "z1")
+    actual = probe(z[:4000], z[4000:], v[:4000], v[4000:], NAMES, 1)
     for name, b, s in zip(NAMES[1:], weight, sigma, strict=True):
         score = actual[f"probe/{name}/z1"]
         assert abs(score.value - b @ b / (b @ b + s**2)) < 4 * score.se, name
@@ -199,7 +199,7 @@ def test_the_probe_of_a_category_is_that_of_the_best_rule() -> None:
     random = np.random.default_rng(0)
     v = np.column_stack([random.integers(0, 2, 6000), random.normal(size=6000)]).astype(np.float64)
     z = 0.8 * (2 * v[:, :1] - 1) + random.normal(size=(6000, 1))
-    score = probe(z[:4000], z[4000:], v[:4000], v[4000:], NAMES[:2], "z1")["probe/kind/z1"]
+    score = probe(z[:4000], z[4000:], v[:4000], v[4000:], NAMES[:2], 1)["probe/kind/z1"]
     assert abs(score.value - (2 * norm.cdf(0.8) - 1)) < 4 * score.se
 
 

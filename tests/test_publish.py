@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pipeline.sweep.worker
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.jobs import train_seed
-from pipeline.log import LOG, Log, Record
+from pipeline.log import LOG, STATE, Log, Record
 from pipeline.runs import RunFolder, RunSpec
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.study import Study
@@ -163,6 +165,23 @@ def test_a_line_that_a_crash_has_torn_is_no_line(tmp_path: Path) -> None:
     assert Log(tmp_path / "a").read() == [first, third]
 
 
+def test_lines_that_did_not_reach_the_disk_are_not_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk refuses to keep lines, none of them is there, and the next ones follow the last that is."""
+    first, second, third = ({"type": "tags", "tags": {name: "1"}} for name in "abc")
+    made = Log(tmp_path)
+    made.append(first)
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(InputError, match="cannot be written: Input/output error"):
+            made.append(second, sync=True)
+    made.append(third)
+    assert made.read() == Log(tmp_path).read() == [first, third]
+
+
 def test_a_folder_has_one_holder(tmp_path: Path) -> None:
     """Who holds it keeps others out until it is released, also where it was removed and made again."""
     first = RunFolder.open(tmp_path / "a")
@@ -174,6 +193,29 @@ def test_a_folder_has_one_holder(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "a")
     second.release()
     RunFolder.open(tmp_path / "a").release()
+
+
+def test_no_state_outlives_what_work_needs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a folder's removal is killed, a state that is left has its log and the weights of all milestones."""
+    names = [STATE, "epoch-1.safetensors", "epoch-2.safetensors"]
+    unlink = Path.unlink
+    for number, removal in itertools.product(range(4), (RunFolder.remove, RunFolder.discard_state)):
+        folder = RunFolder.open(tmp_path / f"{removal.__name__}-{number}")
+        folder.log.append({"type": "tags", "tags": {}}, {"type": "published", "time": 0})
+        for name in names:
+            (folder.path / name).touch()
+        left = iter(range(number))
+
+        def killed(path: Path, missing_ok: bool = False, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            unlink(path, missing_ok)
+
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            patched.setattr(Path, "unlink", killed)
+            removal(folder)
+        folder.release()
+        assert not folder.has_state or all((folder.path / name).exists() for name in [LOG, *names])
 
 
 def test_work_goes_on_while_mlflow_is_gone(

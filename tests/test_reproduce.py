@@ -19,7 +19,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
-from pipeline.reproduce import Comparison, _check_room, _folder, _worktree, reproduce
+from pipeline.reproduce import Comparison, _check_room, _temporary_folder, _worktree, reproduce
 from pipeline.runs import provenance
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
@@ -174,7 +174,7 @@ def test_without_a_temporary_folder_the_line_says_so(
     with pytest.raises(
         InputError, match=r"no temporary folder can be made: .*/(file|gone).*; make room, or set TMPDIR"
     ):
-        _folder(False).__enter__()
+        _temporary_folder(False).__enter__()
 
 
 @pytest.mark.parametrize(("file", "module"), [("spec.json", "pipeline.retrain"), ("settings.json", "pipeline.work")])

@@ -74,6 +74,9 @@ def point(axis: str, value: int) -> Point:
     """Measure in this process."""
     import torch
 
+    from pipeline.processes.malloc import tune_malloc
+
+    tune_malloc()  # as every worker does
     torch.set_num_threads(1)
     work = _work(axis, value)
     before = _held()

@@ -77,7 +77,9 @@ def main() -> None:
 
     from experiments.speed import profiles
     from experiments.speed.result import Result, table
+    from pipeline.processes.malloc import tune_malloc
 
+    tune_malloc()  # as every worker does
     torch.set_num_threads(1)
     scope = {
         "images": given.images or (10_000 if given.full else 6_000),

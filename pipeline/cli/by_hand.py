@@ -49,7 +49,7 @@ def by_hand(
     if fresh:
         study = create_study(root, own_name, complete, pipeline=False, fill=_fetch)
     else:
-        study = _again(folder, variant, params, [*overrides, *(BUDGET if name is None else ())])
+        study = _resume_study(folder, variant, params, [*overrides, *(BUDGET if name is None else ())])
     try:
         yield study
     except BaseException:
@@ -70,10 +70,11 @@ def _settings(root: Path, variant: str, overrides: Mapping[str, Any]) -> tuple[P
     return params, file, complete
 
 
-def _again(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> Study:
-    """Return the study in a folder, made by hand before; what is `asked` for must be what it has, trials excepted.
+def _resume_study(folder: Path, variant: str, params: Params, asked: Sequence[str]) -> Study:
+    """Return the study that an earlier command made in a folder, with the trials and searches that are now asked for.
 
-    Other settings of the root's `params.yaml` change nothing in it, and one line says so.
+    Any other value in `asked` must be the one that the study has. Where the root's `params.yaml` has other settings,
+    the study keeps its own, and one line says so.
     """
     study = Study.at(folder)
     if not study.is_standalone:

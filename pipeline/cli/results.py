@@ -30,7 +30,7 @@ def params(
     path: Annotated[str | None, typer.Argument(help="A parameter or a section, as model.depth; default: all.")] = None,
     study: StudyOption = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Write the comments of params.yaml, and its reference.")
+        bool, typer.Option("--write", help="Write the comments of params.yaml, and docs/parameters.md.")
     ] = False,
 ) -> None:
     """Show parameters: path, value, what is allowed, and what it means."""
@@ -87,7 +87,7 @@ def ui(
 
 @app.command()
 def sync() -> None:
-    """Send to MLflow what was logged while it could not be reached; exit code 0 if nothing is left, else 1."""
+    """Publish to MLflow the runs that it lacks or has in part; exit code 0 if nothing is left, else 1."""
     from pipeline.runs import earlier_version_runs
     from pipeline.tracking import Tracker, mark_current
 

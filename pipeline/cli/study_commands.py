@@ -21,7 +21,7 @@ app = typer.Typer(help="Make, list and remove studies.", no_args_is_help=True)
 
 @app.command("new")
 def study_new(name: str, assignments: Set = None) -> None:
-    """Make the study experiments/NAME: its own params.yaml, and a copy of the pipeline."""
+    """Make the study experiments/NAME: study.yaml for its own values, params.yaml of all values, and a dvc.yaml."""
     from pipeline import data
 
     root, overrides = find_root(Path.cwd()), study_overrides(assignments)
@@ -67,7 +67,7 @@ def study_refresh() -> None:
 
 @app.command("list")
 def study_list() -> None:
-    """List the studies: how each is run, how far it is, its best nll, and which settings are others than the root's."""
+    """List the studies: how each is run, how far it is, its best nll, and which settings differ from the root's."""
     from pipeline.cli.studies import rows, table
 
     print(table(rows(find_root(Path.cwd()))))

@@ -62,8 +62,12 @@ def sweep(
     workers: Workers = None,
     launcher: Annotated[str | None, typer.Option(help="What starts workers: local or ray.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray's cluster: auto, local or HOST:PORT.")] = None,
-    gpus: Annotated[float | None, typer.Option("--gpus-per-worker", help="0.25: four workers share a GPU.")] = None,
-    cpus: Annotated[float | None, typer.Option("--cpus-per-worker", help="Cores that Ray keeps for a worker.")] = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus-per-worker", help="GPUs of a worker; 0.25: four share one.")
+    ] = None,
+    cpus: Annotated[
+        float | None, typer.Option("--cpus-per-worker", help="Cores that Ray reserves for a worker.")
+    ] = None,
     assignments: Set = None,
     name: StudyName = None,
 ) -> None:
@@ -130,7 +134,7 @@ def train(variant: Variant, workers: Workers = None, assignments: Set = None, na
 
 @app.command()
 def reproduce(
-    run_id: str,
+    run_id: Annotated[str, typer.Argument(help="Id of the run in MLflow: of a trial or a final model.")],
     keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree with the run's code, and say where.")] = False,
 ) -> None:
     """Run one training or trial again from its MLflow run; exit code 0 if its numbers are equal bit for bit, else 1.

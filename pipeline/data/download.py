@@ -33,7 +33,6 @@ from pipeline.params import DataParams
 
 __all__ = ["fetch", "verify"]
 
-MIRROR = "CAVE_DATA_MIRROR"
 MAX_BYTES = 2**29  # bytes of a file whose size was not published
 ATTEMPTS = 3  # at each address
 RETRY_PAUSE = 1.0  # seconds before the second try, doubled from try to try

@@ -57,7 +57,7 @@ class BottomUpBlock(nn.Module):
 
 
 def bottom_up_pass(rungs: Iterable[Callable[..., Any]], x: Float[Tensor, "*batch _"]) -> list[Distribution]:
-    """Return the evidence of every level, the lowest first."""
+    """Run the ladder's blocks from x upwards; return the Gaussian over z_t that each level reads from x, z_1 first."""
     evidence, d = [], x
     for rung in rungs:
         d, evidence_t = rung(d)

@@ -60,4 +60,4 @@ class Local:
         return Process(command, folder, {**environment, **pin})
 
     def close(self) -> None:
-        """There is nothing to leave."""
+        """Do nothing: local processes are no cluster that has to be left."""

@@ -53,10 +53,7 @@ def device(name: str) -> torch.device:
 def slots(resources: Resources) -> list[dict[str, str]]:
     """Return the environment of each worker that the GPUs have room for, of different GPUs first; none without GPUs."""
     share = 1.0 if resources.gpus_per_worker is None else resources.gpus_per_worker
-    if share == 0 or resources.device not in (
-        "auto",
-        "cuda",
-    ):  # `cuda:1` is for all workers
+    if share == 0 or resources.device not in ("auto", "cuda"):  # `cuda:1` is for all workers
         return []
     gpus, wide = _gpus(), max(1, int(share))
     if gpus and wide > len(gpus):

@@ -58,7 +58,7 @@ class PreforkedWorker:
         return self
 
     def poll(self) -> int | None:
-        """Return the exit code of one that has ended: below 0 for a signal."""
+        """Return the exit code if the process has ended, below 0 for a signal, else None."""
         if self.code is None:
             try:
                 ended, status = os.waitpid(self.pid, os.WNOHANG)

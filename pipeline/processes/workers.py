@@ -17,6 +17,7 @@ from pipeline.errors import InputError, RunError
 from pipeline.processes import machine, preforked, signals
 from pipeline.processes.entry import EXIT_RESTART
 from pipeline.processes.local import Local
+from pipeline.processes.malloc import tune_malloc
 from pipeline.processes.ray import Ray
 from pipeline.processes.signals import POLL
 from pipeline.study import Study
@@ -97,6 +98,7 @@ def become_worker(resources: Resources) -> None:
     """Limit this process to its share of the cores, and let it end with its parent if it is a worker process."""
     import torch
 
+    tune_malloc()
     role = WorkerRole.read()
     if role is not None and role.parent is not None:
         signals.die_with_parent(role.parent, signal.SIGKILL)

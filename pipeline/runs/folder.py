@@ -155,13 +155,13 @@ class RunFolder:
 
     def begin(self, header: Header, files: Mapping[str, Path | bytes], start: Entry) -> None:
         """Write the files and, after them, the first two lines."""
-        for place, source in files.items():
-            self.add_file(place, source)
+        for artifact, source in files.items():
+            self.add_file(artifact, source)
         self.log.append(header.model_dump(), start)
 
-    def add_file(self, place: str, source: Path | bytes) -> str:
-        """Copy a file, or write one, as the artifact `place`; return `place`."""
-        path = self._located(place)
+    def add_file(self, artifact: str, source: Path | bytes) -> str:
+        """Copy a file, or write one, as an artifact, and return the artifact's path."""
+        path = self._located(artifact)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,17 +172,17 @@ class RunFolder:
             aside.rename(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-        return place
+        return artifact
 
-    def file(self, place: str) -> Path:
-        """Return where the artifact `place` lies; raise `DamagedError` for a path that leads out of the folder."""
-        path, folder = self._located(place), self.path.resolve()
+    def file(self, artifact: str) -> Path:
+        """Return where an artifact lies; raise `DamagedError` for a path that leads out of the folder."""
+        path, folder = self._located(artifact), self.path.resolve()
         if path.resolve() != folder / "spec.json" and not path.resolve().is_relative_to(folder / FILES):
             raise DamagedError(f"{self.path}: its {LOG} names a file outside of it; remove the folder")
         return path
 
-    def _located(self, place: str) -> Path:
-        return self.path / "spec.json" if place == SPEC else self.path / FILES / place
+    def _located(self, artifact: str) -> Path:
+        return self.path / "spec.json" if artifact == SPEC else self.path / FILES / artifact
 
     def sync(self) -> None:
         """Bring all of it from the system's memory to the disk."""
@@ -208,9 +208,7 @@ class RunFolder:
 
     def discard_state(self) -> None:
         """Remove what work would go on from and, if MLflow has all of it, the folder itself."""
-        for path in self.path.glob("*.safetensors"):
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+        self._remove_state()
         self.remove_if_done()
 
     def remove_if_done(self) -> None:
@@ -220,10 +218,17 @@ class RunFolder:
 
     def remove(self) -> None:
         """Delete the folder and release it; until the end the log says whose run it was."""
+        self._remove_state()  # first: work cannot go on from a state without the log
         shutil.rmtree(self.path / FILES, ignore_errors=True)
         (self.path / LOG).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
         self.release()
+
+    def _remove_state(self) -> None:
+        """Remove the state, then the weights of milestones: work that goes on from a state has all of them."""
+        for path in [self.path / STATE, *self.path.glob("*.safetensors")]:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let the lock go, as the death of the process does."""

@@ -52,15 +52,15 @@ def module_files(module: str) -> set[Path]:
 
     The package's own `__init__.py` is left out: it imports nothing until it is called.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     open_modules = [module]
     while open_modules:
         path = _path(open_modules.pop())
-        if path is None or path in found or path == PACKAGE / "__init__.py":
+        if path is None or path in files or path == PACKAGE / "__init__.py":
             continue
-        found.add(path)
+        files.add(path)
         open_modules += _imports(path)
-    return found
+    return files
 
 
 def _path(module: str) -> Path | None:
@@ -184,10 +184,12 @@ def _run_git(root: Path, words: Sequence[str]) -> bytes | str:
 def dvc_starts(root: Path) -> bool:
     """Does DVC start in a project? It needs a git repository, though not the program, unless `no_scm` is set."""
     for folder in [root, *root.parents]:
-        found = folder / ".git"
-        if found.is_file():  # of a worktree or a submodule: it names the place
-            found = folder / found.read_text(encoding="utf-8", errors="replace").removeprefix("gitdir:").strip()
-        if (found / "HEAD").is_file():
+        git_folder = folder / ".git"
+        if git_folder.is_file():  # of a worktree or a submodule: it names the folder
+            git_folder = (
+                folder / git_folder.read_text(encoding="utf-8", errors="replace").removeprefix("gitdir:").strip()
+            )
+        if (git_folder / "HEAD").is_file():
             return True
     configs = [root / ".dvc" / name for name in ("config", "config.local")]
     return any(NO_SCM.search(path.read_text(encoding="utf-8")) for path in configs if path.is_file())
@@ -233,9 +235,9 @@ def dvc_hashes(folder: Path, *outs: Path) -> dict[str, str]:
     lock = folder / "dvc.lock"
     if not lock.is_file():
         return {}
-    found: Any = read_yaml(lock) or {}
+    content: Any = read_yaml(lock) or {}
     try:
-        stages = found.get("stages", {}).values()
+        stages = content.get("stages", {}).values()
         known = {(folder / out["path"]).resolve(): str(out.get("md5", "")) for s in stages for out in s.get("outs", [])}
     except (AttributeError, KeyError, TypeError, ValueError, OSError):
         raise InputError(f"{lock}: damaged; `cave doctor` says what mends it") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 from pipeline import processes, tracking
@@ -24,7 +23,10 @@ def run(study: Study, variant: str, resources: Resources | None = None) -> None:
         tracker = Tracker(study).require()
         scratch = scratch_folder(study, variant)
         shutil.rmtree(scratch, ignore_errors=True)  # parts that an evaluation with other settings has left
-        work = partial(evaluate_part, study, variant, device=processes.device(resources.device))
+
+        def work(part: str) -> None:  # which alone takes the device: it may be for one process at a time
+            evaluate_part(study, variant, part, processes.device(resources.device))
+
         processes.map_in_workers("evaluate", study, variant, parts(study), work, resources)
         shutil.rmtree(scratch, ignore_errors=True)
         write_evaluation(study, variant)

@@ -64,7 +64,7 @@ class LoggedRun:
         tags, artifacts = dict(run.data.tags), local_folder(str(run.info.artifact_uri))
         return cls(client, run_id, run.info.status, tags, dict(sorted(epochs.items())), artifacts)
 
-    def download(self, folder: Path, *places: str) -> Path:
+    def download(self, folder: Path, *artifacts: str) -> Path:
         """Bring the first of some artifacts that the run has into `folder`.
 
         Raises:
@@ -82,17 +82,19 @@ class LoggedRun:
                     " removed without MLflow's database, and `cave doctor` says more"
                 ) from None
         try:
-            sizes = {i.path: i.file_size for i in self.client.list_artifacts(self.run_id, os.path.dirname(places[0]))}
-            place = next(place for place in places if place in sizes)
-            self._check_size(place, sizes[place])
-            path = Path(self.client.download_artifacts(self.run_id, place, str(folder)))
-            self._check_size(place, path.stat().st_size)
+            sizes = {
+                i.path: i.file_size for i in self.client.list_artifacts(self.run_id, os.path.dirname(artifacts[0]))
+            }
+            artifact = next(artifact for artifact in artifacts if artifact in sizes)
+            self._check_size(artifact, sizes[artifact])
+            path = Path(self.client.download_artifacts(self.run_id, artifact, str(folder)))
+            self._check_size(artifact, path.stat().st_size)
             return path
         except (MlflowException, OSError, StopIteration):
-            raise InputError(f"run {self.run_id}: has no {places[0]}, so that it cannot be run again") from None
+            raise InputError(f"run {self.run_id}: has no {artifacts[0]}, so that it cannot be run again") from None
 
-    def _check_size(self, place: str, size: int | None) -> None:
+    def _check_size(self, artifact: str, size: int | None) -> None:
         """Raise `InputError` for a large file, and for a folder, which has no size."""
         if size is None or size > LARGEST:
             most = f"{LARGEST // 2**20} MiB"
-            raise InputError(f"run {self.run_id}: its {place} is larger than {most}, which none is; it is not read")
+            raise InputError(f"run {self.run_id}: its {artifact} is larger than {most}, which none is; it is not read")

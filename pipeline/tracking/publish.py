@@ -207,13 +207,13 @@ class Publisher:
 
     def _missing_provenance(self, header: Header) -> list[str]:
         """Return the files of the run's beginning that MLflow does not have; those that it has stay."""
-        paths = {place: self.folder.file(place) for place in header.files}
+        paths = {artifact: self.folder.file(artifact) for artifact in header.files}
         if self._files is None:
             self._files = set()
             if self._existed:
-                for folder in {os.path.dirname(place) for place in paths}:
+                for folder in {os.path.dirname(artifact) for artifact in paths}:
                     self._files |= {str(info.path) for info in self._repository().list_artifacts(folder or None)}
-        return [place for place in paths if place not in self._files]
+        return [artifact for artifact in paths if artifact not in self._files]
 
     def _log(
         self, params: dict[str, str], tags: dict[str, str], rows: list[list[Metric]], marks: dict[str, str]
@@ -245,10 +245,10 @@ class Publisher:
         return get_artifact_repository(self._artifacts, tracking_uri=self.server.client.tracking_uri)
 
     def _upload(self, files: Iterable[str]) -> None:
-        for place in dict.fromkeys(files):
-            self._repository().log_artifact(str(self.folder.file(place)), os.path.dirname(place) or None)
+        for artifact in dict.fromkeys(files):
+            self._repository().log_artifact(str(self.folder.file(artifact)), os.path.dirname(artifact) or None)
             if self._files is not None:
-                self._files.add(place)
+                self._files.add(artifact)
 
     def _set_status(self, header: Header) -> None:
         """Set the status; one of a process that was stopped does not undo an end that came from elsewhere."""

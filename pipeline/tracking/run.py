@@ -49,13 +49,13 @@ class Run:
         self, name: str, digest: str, metrics: Mapping[int, Mapping[str, float]], files: Mapping[str, Sequence[Path]]
     ) -> None:
         """Log metrics by their step and files by their folder, and then the tag `name`; not if it is this digest."""
-        places = [
+        artifacts = [
             self.folder.add_file(f"{folder}/{path.name}".lstrip("/"), path)
             for folder, paths in files.items()
             for path in paths
         ]
         steps = {str(step): dict(values) for step, values in metrics.items()}
-        entry = {"type": "result", "name": name, "digest": digest, "time": now(), "metrics": steps, "files": places}
+        entry = {"type": "result", "name": name, "digest": digest, "time": now(), "metrics": steps, "files": artifacts}
         self._append(entry)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

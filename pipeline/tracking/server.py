@@ -67,13 +67,13 @@ class Server:
     def experiment(self, name: str, note: str) -> str:
         """Return the id of an experiment, which is created, or restored, if need be."""
         if name not in self.experiments:
-            found = self.client.get_experiment_by_name(name)
-            if found is None:
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is None:
                 self.experiments[name] = self._create_experiment(name, note)
             else:
-                if found.lifecycle_stage == "deleted":
-                    self.client.restore_experiment(found.experiment_id)
-                self.experiments[name] = str(found.experiment_id)
+                if experiment.lifecycle_stage == "deleted":
+                    self.client.restore_experiment(experiment.experiment_id)
+                self.experiments[name] = str(experiment.experiment_id)
         return self.experiments[name]
 
     def _location(self, name: str) -> str | None:
@@ -180,15 +180,15 @@ class Server:
             while True:
                 try:
                     self.experiments.clear()
-                    found = self.client.get_experiment_by_name(name)
-                    if found is not None:
+                    experiment = self.client.get_experiment_by_name(name)
+                    if experiment is not None:
                         self.experiment(name, note)
                     break
                 except (IntegrityError, ProgrammingError):  # another host makes the tables of a fresh PostgreSQL, too
                     if time.monotonic() > limit:
                         raise
                     time.sleep(1.0)
-        address = self._location(name) if found is None else found.artifact_location
+        address = self._location(name) if experiment is None else experiment.artifact_location
         folder = None if address is None else local_folder(address)
         if folder is not None and (fault := folder_fault(folder)):
             raise InputError(f"MLflow keeps this study's artifacts in {folder}, and {fault}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -11,15 +10,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import faults, processes
+from pipeline import faults
 from pipeline.data import Splits
-from pipeline.environment import Resources
 from pipeline.errors import InputError
-from pipeline.params import digest
-from pipeline.redaction import one_line, redacted
+from pipeline.redaction import one_line
 from pipeline.runs import (
-    PATCH,
-    SPEC,
     DamagedError,
     Header,
     RunFolder,
@@ -29,14 +24,14 @@ from pipeline.runs import (
     folder_of,
     new_id,
     now,
-    provenance,
 )
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking.connection import quoted
+from pipeline.tracking.describe import describe
 from pipeline.tracking.publish import Publisher
 from pipeline.tracking.run import Run
-from pipeline.tracking.server import NOTE, Server
+from pipeline.tracking.server import Server
 
 __all__ = ["Published", "Tracker"]
 
@@ -119,18 +114,11 @@ class Tracker:
             if folder.entries and (replaced or folder.header.type != "run"):
                 folder.set_aside()
                 folder = self._open(key, released)
-            code = provenance.code(self.study.root)
-            origin = (
-                code.tags
-                | provenance.machine(processes.device(Resources.read().device))
-                | {"data_digest": splits.digest}
-            )
-            start = {"type": "start", "time": now(), "address": self.server.identity, "origin": origin}
+            about_run = describe(self.study, spec, splits, about, inputs, parent)
+            start = {"type": "start", "time": now(), "address": self.server.identity, "origin": about_run.origin}
             if folder.entries:
                 folder.log.append(start)
             else:
-                files = self._provenance(spec, splits, code)
-                tags = self._tags(spec, about, parent, inputs) | origin
                 header = Header(
                     type="run",
                     id=new_id(),
@@ -142,12 +130,12 @@ class Tracker:
                     reuse_finished=reuse,
                     reproducible=spec.rng_seed is not None,
                     name=name,
-                    tags={tag: redacted(value) for tag, value in tags.items()},
-                    params={path: v if isinstance(v, str) else json.dumps(v) for path, v in spec.flat.items()},
-                    dataset=_dataset(splits),
-                    files=list(files),
+                    tags=about_run.tags,
+                    params=about_run.params,
+                    dataset=about_run.dataset,
+                    files=list(about_run.files),
                 )
-                folder.begin(header, files, start)
+                folder.begin(header, about_run.files, start)
             faults.reached("run-opened")
             run = Run(self, folder)
             run.publish(forced=spec.stage != "trial")  # a short trial's rows may as well go with its beginning
@@ -186,36 +174,6 @@ class Tracker:
             raise InputError(f"run {key}: another process is working on it") from None
         released.callback(folder.release)
         return folder
-
-    def _tags(self, spec: RunSpec, about: str, parent: str | None, inputs: Sequence[Path]) -> dict[str, str]:
-        widths = spec.params.model.level_widths
-        tags = {
-            "stage": spec.stage,
-            "study": self.study.name,
-            "variant": spec.variant,
-            "depth": str(spec.params.model.depth),
-            "latent_dim": str(sum(widths)),
-            "widths": "-".join(map(str, widths)),
-            "seed": str(spec.seed),
-            "params_digest": digest(spec.flat),
-            NOTE: about,
-            "mlflow.source.name": f"cave: {spec.stage} {spec.variant}",
-            "mlflow.source.type": "LOCAL",
-            **provenance.dvc_hashes(self.study.folder, *inputs),
-        }
-        return tags if parent is None else tags | {"mlflow.parentRunId": parent}
-
-    def _provenance(self, spec: RunSpec, splits: Splits, code: provenance.Code) -> dict[str, bytes | Path]:
-        """Return what leads to the same numbers again, by artifact: of a trial, less than of other runs."""
-        out = {"study": self.study.name, "out": os.path.relpath(self.study.out, self.study.root)}
-        content = spec.describe(splits.digest, code.commit) | out
-        files: dict[str, Path | bytes] = {SPEC: (json.dumps(content, indent=1, default=list) + "\n").encode()}
-        if code.patch:
-            files[PATCH] = code.patch
-        if spec.stage != "trial":
-            named = {name: self.study.folder / name for name in ("params.yaml", "dvc.yaml", "dvc.lock")}
-            files |= {f"provenance/{name}": path for name, path in named.items() if path.is_file()}
-        return files
 
     def run_ids(self, prefix: str) -> dict[str, str]:
         """Return the ids of the runs whose key begins with `prefix`, by their keys; none where MLflow is away."""
@@ -319,20 +277,3 @@ class Tracker:
                 f"{self.study.name}: {plural(left, 'run')} {wait} for MLflow; `cave sync` sends what is left",
                 flush=True,
             )
-
-
-def _dataset(splits: Splits) -> dict[str, str]:
-    counts = {name: len(getattr(splits, name)) for name in ("train", "valid", "test")}
-    profile = {
-        "images": counts,
-        "shape": splits.shape,
-        "protocol": splits.protocol,
-        "binarization": splits.binarization,
-    }
-    return {
-        "name": splits.name,
-        "digest": splits.digest[:36],
-        "source_type": "local",
-        "source": json.dumps({"stage": "prepare"}),
-        "profile": json.dumps(profile),
-    }

@@ -95,7 +95,10 @@ def probe(
     names: Sequence[str],
     level: int,
 ) -> dict[str, Estimate]:
-    """Return `probe/<factor>/<level>` and the mean over factors `probe/<level>`."""
+    """Predict each factor by a linear map of z (ridge, logistic regression); return the skill on test images.
+
+    The keys are `probe/<factor>/<level>` and, for the mean over factors, `probe/<level>`.
+    """
     numbers = RidgeCV(RIDGE, alpha_per_target=True).fit(train_z, train_v[:, 1:])
     classifier = LogisticRegression(max_iter=1000, tol=TOLERANCE)
     category = GridSearchCV(classifier, LOGISTIC, scoring="neg_log_loss", cv=FOLDS).fit(train_z, train_v[:, 0])

@@ -76,7 +76,7 @@ class ManualGradient:
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "batch units"], draws: int, at: float) -> tuple[ELBO, Float[Tensor, ""]]:
-        """Return the terms at `draws` draws and the loss at epoch `at`."""
+        """Write the gradient into the weights' `grad`; return the terms at `draws` draws and the loss at epoch `at`."""
         bound, saved = self.forward(x, self.noise(x, draws))
         loss, derivatives = self.loss.gradients(bound, at)
         self.backward(saved, *derivatives, self.into)

@@ -1,0 +1,97 @@
+"""What MLflow is told of a run at its beginning: tags, parameters, data, and what leads to its numbers again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import processes
+from pipeline.data import Splits
+from pipeline.environment import Resources
+from pipeline.params import digest
+from pipeline.redaction import redacted
+from pipeline.runs import PATCH, SPEC, RunSpec, provenance
+from pipeline.study import Study
+from pipeline.tracking.server import NOTE
+
+__all__ = ["Description", "describe"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a run before its first epoch."""
+
+    tags: dict[str, str]  # with those of its origin
+    origin: dict[str, str]  # what its numbers depend on beside parameters, as it is in this process
+    params: dict[str, str]
+    dataset: dict[str, str]
+    files: dict[str, bytes | Path]  # by artifact
+
+
+def describe(
+    study: Study, spec: RunSpec, splits: Splits, about: str, inputs: Sequence[Path], parent: str | None
+) -> Description:
+    """Return what is known of a run; `about` is its description, `inputs` the DVC outs whose hashes become tags."""
+    code = provenance.code(study.root)
+    machine = provenance.machine(processes.device(Resources.read().device))
+    origin = code.tags | machine | {"data_digest": splits.digest}
+    tags = _tags(study, spec, about, inputs, parent) | origin
+    return Description(
+        tags={tag: redacted(value) for tag, value in tags.items()},
+        origin=origin,
+        params={path: value if isinstance(value, str) else json.dumps(value) for path, value in spec.flat.items()},
+        dataset=_dataset(splits),
+        files=_files(study, spec, splits, code),
+    )
+
+
+def _tags(study: Study, spec: RunSpec, about: str, inputs: Sequence[Path], parent: str | None) -> dict[str, str]:
+    widths = spec.params.model.level_widths
+    tags = {
+        "stage": spec.stage,
+        "study": study.name,
+        "variant": spec.variant,
+        "depth": str(spec.params.model.depth),
+        "latent_dim": str(sum(widths)),
+        "widths": "-".join(map(str, widths)),
+        "seed": str(spec.seed),
+        "params_digest": digest(spec.flat),
+        NOTE: about,
+        "mlflow.source.name": f"cave: {spec.stage} {spec.variant}",
+        "mlflow.source.type": "LOCAL",
+        **provenance.dvc_hashes(study.folder, *inputs),
+    }
+    return tags if parent is None else tags | {"mlflow.parentRunId": parent}
+
+
+def _files(study: Study, spec: RunSpec, splits: Splits, code: provenance.Code) -> dict[str, bytes | Path]:
+    """Return what leads to the same numbers again: of a trial, less than of other runs."""
+    out = {"study": study.name, "out": os.path.relpath(study.out, study.root)}
+    content = spec.describe(splits.digest, code.commit) | out
+    files: dict[str, bytes | Path] = {SPEC: (json.dumps(content, indent=1, default=list) + "\n").encode()}
+    if code.patch:
+        files[PATCH] = code.patch
+    if spec.stage != "trial":
+        named = {name: study.folder / name for name in ("params.yaml", "dvc.yaml", "dvc.lock")}
+        files |= {f"provenance/{name}": path for name, path in named.items() if path.is_file()}
+    return files
+
+
+def _dataset(splits: Splits) -> dict[str, str]:
+    counts = {name: len(getattr(splits, name)) for name in ("train", "valid", "test")}
+    profile = {
+        "images": counts,
+        "shape": splits.shape,
+        "protocol": splits.protocol,
+        "binarization": splits.binarization,
+    }
+    return {
+        "name": splits.name,
+        "digest": splits.digest[:36],
+        "source_type": "local",
+        "source": json.dumps({"stage": "prepare"}),
+        "profile": json.dumps(profile),
+    }
