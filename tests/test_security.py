@@ -523,8 +523,8 @@ def test_a_server_that_never_ends_is_left(
 ) -> None:
     """Whatever length it gives, an answer without an end is cut at the file's size, and no trace of it is left."""
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    monkeypatch.setattr(download, "MOST", 2**20)
+    monkeypatch.setattr(download, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(download, "MAX_BYTES", 2**20)
     if piece.startswith(b"X-A"):
         headers = piece  # which is followed by nothing but more of them
     server = Endless(headers, piece)

@@ -219,7 +219,7 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
         assert "Traceback" not in again.communicate()[0]
         assert again.returncode == 0
     same(one, two)
-    assert not list((one.cache / "sweeps").rglob("trials"))
+    assert not list(one.runs.glob("*/"))
 
 
 @pytest.mark.nightly
