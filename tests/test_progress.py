@@ -197,7 +197,7 @@ def test_no_message_has_a_count_with_a_fixed_plural() -> None:
         for path in sorted((ROOT / "pipeline").rglob("*.py"))
         for match in re.finditer(rf"\{{[^{{}}]+\}} ({words})\b", path.read_text())
     ]
-    assert fixed == [("worker.py", "{begun} workers")]
+    assert fixed == [("worker.py", "{attempts} workers")]
 
 
 def test_rendering_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
