@@ -47,6 +47,7 @@ from pipeline.data.formats import read_mat
 from pipeline.errors import InputError
 from pipeline.evaluation.saved_model import milestone_folders
 from pipeline.files import read_json
+from pipeline.jobs.final_models import settings
 from pipeline.models import build, checkpoint
 from pipeline.params import Params, read_yaml
 from pipeline.processes.entry import run_main
@@ -57,7 +58,6 @@ from pipeline.reproduce import reproduce
 from pipeline.runs import RunFolder, RunSpec
 from pipeline.runs.provenance import dvc_hashes
 from pipeline.stages import fetch, prepare
-from pipeline.stages import train as training
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from pipeline.training import fit
@@ -172,7 +172,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "experiments/default/data/train.npy": lambda root: data.load(root / "experiments/default/data"),
     "experiments/default/data/labels_test.npy": lambda root: data.load(root / "experiments/default/data"),
     "experiments/default/data/factors_valid.npy": lambda root: data.load(root / "experiments/default/data"),
-    "experiments/default/sweep/mhvae/best.json": lambda root: training.settings(study_of(root), "mhvae", 0),
+    "experiments/default/sweep/mhvae/best.json": lambda root: settings(study_of(root), "mhvae", 0),
     "experiments/default/train/vae/seed-0/curves.csv": lambda root: inputs.curves(study_of(root), "vae"),
     "experiments/default/sweep/mhvae/trials.csv": lambda root: some(inputs.trials(study_of(root), "mhvae")),
     "experiments/default/evaluate/vae/decomposition.json": lambda root: inputs.protocol(study_of(root), "vae"),
@@ -274,7 +274,7 @@ def test_no_module_can_run_what_it_reads() -> None:
     assert lint("pipeline") == []
     for line in (line for path in FILES for line in path.read_text().splitlines()):
         assert "TID251" not in line or ALLOWED.search(line), line
-        assert "YAML(" not in line or 'YAML(typ="safe"' in line, line
+        assert "YAML(" not in line or re.search(r'YAML\((typ="safe"|\))', line), line  # `YAML()` builds no objects
         assert not re.search(r"(?<![.\w])(compile|__import__)\(", line), line
 
 
