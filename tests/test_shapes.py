@@ -62,7 +62,7 @@ def shaped(hint: Any) -> bool:
 
 
 def test_everything_with_shapes_is_checked() -> None:
-    """Every module that imports jaxtyping is checked, but `pipeline.testing`, which names a protocol of no instances."""
+    """Every module that imports jaxtyping is checked but `pipeline.testing`, which names a plain protocol."""
     files = [path for path in PACKAGE.rglob("*.py") if "from jaxtyping import" in path.read_text()]
     names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in files]
     assert [name for name in names if not within(name, CHECKED)] == ["pipeline.testing"]
