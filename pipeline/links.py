@@ -64,24 +64,25 @@ def runs_line(study: Study, port: int = PORT) -> str:
     """Say at which address the runs are shown, or why there is none."""
     store = address("mlflow", study.shared_root)
     server = _is_server(store)
-    told = one_line(without_password(store).rstrip("/"))
+    shown = one_line(without_password(store).rstrip("/"))
     try:
-        found = experiment(study)
+        record = experiment(study)
     except InputError as error:
-        mend = "start that server, or unset MLFLOW_TRACKING_URI" if server else "`cave doctor` says what mends it"
-        return f"the runs of study {study.name} cannot be shown: {error}; {mend}"
-    if found is None and _results(study):
+        fix = "start that server, or unset MLFLOW_TRACKING_URI" if server else "`cave doctor` says how to fix that"
+        return f"the runs of study {study.name} cannot be shown: {error}; {fix}"
+    if record is None and _results(study):
         return (
-            f"the runs of study {study.name} are not in MLflow at {told}: its results were made with another store;"
+            f"the runs of study {study.name} are not in MLflow at {shown}: its results were made with another store;"
             " set MLFLOW_TRACKING_URI to that one"
         )
-    if found is None:
-        return f"study {study.name} has no runs yet in MLflow at {told}; {_made_by(study)}"
-    if found.deleted:
+    if record is None:
+        return f"study {study.name} has no runs yet in MLflow at {shown}; {_made_by(study)}"
+    if record.deleted:
         return (
-            f"the experiment of study {study.name} is deleted in MLflow at {told}; `cave doctor` says how to restore it"
+            f"the experiment of study {study.name} is deleted in MLflow at {shown};"
+            " `cave doctor` says how to restore it"
         )
-    link = runs_link(found.id, told if server else f"http://{HOST}:{port}", marked=found.marked)
+    link = runs_link(record.id, shown if server else f"http://{HOST}:{port}", marked=record.marked)
     return f"runs:   {link}" + ("" if server else "  (served by `make ui`)")
 
 
@@ -156,10 +157,10 @@ def _in_file(file: Path, name: str) -> Experiment | None:
 
 
 def _on_server(address: str, name: str) -> Experiment | None:
-    found = _answer(address, "get", "experiments/get-by-name", {"params": {"experiment_name": name}})
-    if found is None:
+    answer = _answer(address, "get", "experiments/get-by-name", {"params": {"experiment_name": name}})
+    if answer is None:
         return None
-    about = found.get("experiment")
+    about = answer.get("experiment")
     if not isinstance(about, dict) or not re.fullmatch(r"[\w-]{1,64}", str(about.get("experiment_id"))):
         raise InputError(f"{without_password(address)} does not answer as an MLflow server does")
     number = str(about["experiment_id"])
@@ -180,7 +181,7 @@ def _answer(address: str, method: str, path: str, what: dict[str, Any]) -> dict[
         headers["Authorization"] = f"Bearer {credentials.token}"
     elif credentials.user:
         auth = (credentials.user, credentials.password)
-    told = without_password(address)
+    shown = without_password(address)
     try:
         with requests.request(
             method, f"{address}/api/2.0/mlflow/{path}", headers=headers, auth=auth, timeout=PATIENCE,
@@ -190,17 +191,17 @@ def _answer(address: str, method: str, path: str, what: dict[str, Any]) -> dict[
             if answer.status_code == 404 and b"RESOURCE_DOES_NOT_EXIST" in content:
                 return None
             if answer.status_code != 200:
-                raise InputError(f"MLflow at {told} answers with HTTP {answer.status_code}")
-            found = json.loads(content)
+                raise InputError(f"MLflow at {shown} answers with HTTP {answer.status_code}")
+            decoded = json.loads(content)
     except requests.Timeout:
-        raise InputError(f"MLflow at {told} does not answer within {PATIENCE:.0f} s") from None
+        raise InputError(f"MLflow at {shown} does not answer within {PATIENCE:.0f} s") from None
     except requests.RequestException as error:
-        raise InputError(f"MLflow at {told} cannot be reached ({type(error).__name__})") from None
+        raise InputError(f"MLflow at {shown} cannot be reached ({type(error).__name__})") from None
     except (ValueError, OSError):
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f"{told} does not answer as an MLflow server does")
-    return found
+        decoded = None
+    if not isinstance(decoded, dict):
+        raise InputError(f"{shown} does not answer as an MLflow server does")
+    return decoded
 
 
 def _by_mlflow(study: Study, name: str) -> Experiment | None:
@@ -208,8 +209,8 @@ def _by_mlflow(study: Study, name: str) -> Experiment | None:
 
     with translate_mlflow_errors(study):
         client = connect(study, read_only=True)
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        record = client.get_experiment_by_name(name)
+        if record is None:
             return None
-        marked = bool(client.search_runs([found.experiment_id], FILTER, max_results=1))
-        return Experiment(str(found.experiment_id), found.lifecycle_stage == "deleted", marked)
+        marked = bool(client.search_runs([record.experiment_id], FILTER, max_results=1))
+        return Experiment(str(record.experiment_id), record.lifecycle_stage == "deleted", marked)

@@ -17,6 +17,7 @@ CHECKED = (
     "pipeline.objectives",
     "pipeline.training",
     "pipeline.evaluation",
+    "pipeline.testing",
 )
 enforce = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
 hook = install_import_hook(CHECKED, "tests.conftest.enforce")

@@ -21,11 +21,12 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.jobs import train_seed
 from pipeline.log import LOG, STATE, Log, Record
-from pipeline.runs import RunFolder, RunSpec
+from pipeline.runs import Header, RunFolder, RunSpec
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.tracking import Run, Tracker
+from pipeline.tracking.publish import Publisher
 from pipeline.training import fit
 from tests.small import ROOT, splits
 from tests.tracking_server import Proxy, Server, free_port
@@ -482,6 +483,26 @@ def _same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
                 mine, other = ({k: v for k, v in tags.items() if k != "study"} for tags in (mine, other))
             assert mine == other, label
     return True
+
+
+def test_of_a_run_that_was_made_twice_the_one_that_is_logged_to_stays(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have its id by now: the trials of a sweep have that of the sweep's run."""
+    create = Publisher._create
+
+    def twice(publisher: Publisher, header: Header) -> Any:
+        return max((create(publisher, header) for _ in range(2)), key=lambda run: str(run.info.run_id))
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr(Publisher, "_create", twice)
+    made = start(study, "twice")
+    first = made.run_id
+    log(made, RECORDS)
+    made.finish()
+    assert made.run_id == first
+    query = "select run_uuid, status from runs where lifecycle_stage = 'active'"
+    assert rows(study.shared_root / "mlflow.db", query) == [(first, "FINISHED")]
 
 
 @pytest.mark.usefixtures("eager")

@@ -112,7 +112,7 @@ def _log_seed(study: Study, variant: str, seed: int, final: dict[str, Any], by_e
     write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": by_epoch})
     pictures = [folder / f"{name}.png" for name in MODEL_IMAGES if seed == study.params.train.seeds[0]]
     metrics = {0: _logged("test/", estimates)}
-    metrics |= {epoch: _logged("milestone/", found) for epoch, found in milestones.items()}
+    metrics |= {epoch: _logged("milestone/", results) for epoch, results in milestones.items()}
     named = read_json(source / "mlflow.json", "run")
     run = Tracker(study).reopen(named.get("key") or str(named["run"]), named["run"])
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}

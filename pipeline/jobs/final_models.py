@@ -26,10 +26,10 @@ def settings(study: Study, variant: str, seed: int) -> Params:
         return params
     best = study.sweep(variant) / "best.json"
     content = best_trials(study, variant)[search_index(study, seed)]
-    found, measure = content["params"], content.get("measure")
-    if not isinstance(found, dict):
+    values, measure = content["params"], content.get("measure")
+    if not isinstance(values, dict):
         raise InputError(f"{best}: damaged, its params are no mapping")
-    params = study.params.with_settings(variant, found, str(best))
+    params = study.params.with_settings(variant, values, str(best))
     if measure not in (None, params.measure):
         raise InputError(
             f"{best}: its trials were compared by a {measure}, but likelihood {params.model.likelihood} is a"
@@ -47,7 +47,7 @@ def describe_source(study: Study, variant: str, seed: int) -> str:
 
 
 def trained(study: Study, variant: str) -> bool:
-    """Tell whether all final models of a variant are there, made with the present settings, data and code."""
+    """Return whether all final models of a variant are there, made with the present settings, data and code."""
     try:
         splits = data.load(study.data)
         for seed in study.params.train.seeds:

@@ -53,14 +53,14 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     try:
         _fit(study, variant, spec, splits, run, resources)
     except RunError as error:
-        kept = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
+        hint = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
         run.finish("FAILED", str(error))
-        raise RunError(f"{variant} seed {seed}: {error}{kept}") from None
+        raise RunError(f"{variant} seed {seed}: {error}{hint}") from None
     except (KeyboardInterrupt, InputError):  # a full disk, say: the same command goes on
         run.finish("KILLED")
         raise
     except Exception as error:
-        if external_fault(error):  # which an `InputError` would have told
+        if external_fault(error):  # of the disk or a database, not of the training
             run.finish("KILLED")
             raise
         run.finish("FAILED", reason(error, 500))
@@ -94,8 +94,8 @@ def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Ru
     weights_digest = save_model(folder, model, params.model, splits, **about)
     for epoch, weights in milestones(run.folder.path).items():
         model.load_state_dict(weights)
-        reached = about | {"epochs": epoch, "best_epoch": epoch, "seconds": round(records[epoch - 1].seconds, 2)}
-        save_model(folder / f"epoch-{epoch}", model, params.model, splits, **reached)
+        described = about | {"epochs": epoch, "best_epoch": epoch, "seconds": round(records[epoch - 1].seconds, 2)}
+        save_model(folder / f"epoch-{epoch}", model, params.model, splits, **described)
     rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
     write_csv(folder / "curves.csv", rows)
     files = [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"]

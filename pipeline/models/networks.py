@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -165,6 +165,7 @@ def _glorot(layer: nn.Linear | nn.Conv2d) -> nn.Module:
     return layer
 
 
+@runtime_checkable
 class Network(Protocol):
     """A function of the registry `NETWORKS`."""
 

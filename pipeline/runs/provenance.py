@@ -240,5 +240,5 @@ def dvc_hashes(folder: Path, *outs: Path) -> dict[str, str]:
         stages = content.get("stages", {}).values()
         known = {(folder / out["path"]).resolve(): str(out.get("md5", "")) for s in stages for out in s.get("outs", [])}
     except (AttributeError, KeyError, TypeError, ValueError, OSError):
-        raise InputError(f"{lock}: damaged; `cave doctor` says what mends it") from None
+        raise InputError(f"{lock}: damaged; `cave doctor` says how to fix it") from None
     return {f"dvc/{out.name}": known[out.resolve()] for out in outs if out.resolve() in known}

@@ -124,6 +124,7 @@ class Publisher:
         """Return the run that was created from this folder or, without one, a run of the key that it may take."""
         runs = self._search(header)
         own = [run for run in runs if run.data.tags.get(FOLDER_TAG) == header.id]
+        own.sort(key=lambda run: run.info.run_id != self.run_id)  # the one that this process logs to stays
         for double in own[1:]:  # MLflow had created it and could not say so
             self.server.client.delete_run(double.info.run_id)
         if own or self.folder.is_aside:
