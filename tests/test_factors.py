@@ -255,6 +255,7 @@ def test_the_mean_of_every_level_is_the_exact_one(parents: str) -> None:
         assert np.abs(level.mean - mean.numpy()).max() < error
 
 
+@pytest.mark.slow
 @covering("inference, parents, depth", ["bottom_up", "top_down"], ["nearest", "every"], [1, 3, 2])
 def test_every_model_is_measured(inference: str, parents: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models of either direction and parents give finite scores of shadows at every level, probes of the image x too.
