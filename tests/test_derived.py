@@ -88,6 +88,7 @@ def test_params_are_shown_for_a_study_or_refused_in_a_line(root: Path) -> None:
     assert "16" in call("params", "model.z_dim")[1].splitlines()[1].split()
     line = assert_one_line(*call("params", "model.dept"))
     assert "model.dept: no such parameter (did you mean 'model.depth'?)" in line
+    assert "train.horizon: renamed to train.schedule_epochs" in assert_one_line(*call("params", "train.horizon"))
 
 
 def test_writing_the_reference_keeps_the_values(root: Path) -> None:

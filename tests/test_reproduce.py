@@ -297,7 +297,6 @@ def test_a_trial_comes_out_equal_though_its_data_are_gone(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_pruned_trial_is_run_as_far_as_it_came(tagged: Path, scratch: Path) -> None:
     """Of a trial that was pruned after an epoch, that epoch is run again and is equal."""
     run_id = trial(tagged)

@@ -9,6 +9,7 @@ from pipeline.cli.refresh import save_uncommitted
 from pipeline.errors import InputError
 from pipeline.files import write_text
 from pipeline.params import Params
+from pipeline.params.explain import RENAMED
 from pipeline.params.reference import entries, reference_page
 from pipeline.params.text import format_value
 from pipeline.params.writing import dump_yaml
@@ -29,6 +30,8 @@ def parameter_table(params: Params, path: str | None = None) -> str:
     from rich.table import Table
 
     chosen = [entry for entry in entries(Params) if path is None or f"{entry.path}.".startswith(f"{path}.")]
+    if path in RENAMED:
+        raise InputError(f"{path}: renamed to {RENAMED[path]}")
     if not chosen:
         raise InputError(
             f"{path}: no such parameter{did_you_mean(str(path), [entry.path for entry in entries(Params)])}"
