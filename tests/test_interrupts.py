@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 from pipeline import faults
-from pipeline.artifacts import relocate
 from pipeline.files import read_csv
 from pipeline.processes import signals
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
+from pipeline.tracking.artifacts import relocate
 from tests.small import ROOT
 from tests.workshop import check_sweep, make_study, rows
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifacts
-from pipeline.artifacts import moved_roots, relocate
 from pipeline.errors import InputError
 from pipeline.runs import SPEC, RunSpec
 from pipeline.study import Study
-from pipeline.tracking import LoggedRun, Run, Tracker
+from pipeline.tracking import LoggedRun, Run, Tracker, artifacts
+from pipeline.tracking.artifacts import moved_roots, relocate
 from tests.small import splits
 from tests.workshop import make_study, rows
 
@@ -162,7 +161,7 @@ def test_a_database_elsewhere_is_not_touched(study: Study, tmp_path: Path, monke
 def test_many_processes_move_a_database_once(study: Study, tmp_path: Path) -> None:
     """Of processes that start at once after a move, one changes the addresses and says so."""
     moved = shutil.move(study.root, tmp_path / "moved")
-    code = "import sys; from pathlib import Path; from pipeline.artifacts import relocate; relocate(Path(sys.argv[1]))"
+    code = "import sys, pathlib; from pipeline.tracking.artifacts import relocate; relocate(pathlib.Path(sys.argv[1]))"
     words = [sys.executable, "-c", code, str(moved)]
     running = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     told = "".join(process.communicate()[1] for process in running)

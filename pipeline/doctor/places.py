@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.artifacts import FOLDER, folder_fault, local_folder, moved_roots
 from pipeline.doctor.databases import database, read
 from pipeline.doctor.finding import Finding, Target, fault, ok, warning
 from pipeline.location import PACKAGE, has_own_code, replaced_package, runs_code_of
 from pipeline.text import plural
+from pipeline.tracking.artifacts import FOLDER, folder_fault, local_folder, moved_roots
 
 __all__ = ["artifacts", "code"]
 

@@ -12,12 +12,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline import addresses
-from pipeline.artifacts import own_database, relocate
 from pipeline.environment import set_defaults
 from pipeline.errors import InputError
 from pipeline.processes.signals import defer_interrupts
 from pipeline.redaction import redacted, without_password
 from pipeline.study import Study
+from pipeline.tracking.artifacts import own_database, relocate
 from pipeline.tracking.create import create_sqlite
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.addresses import sqlite_file
-from pipeline.artifacts import local_folder
 from pipeline.errors import InputError
 from pipeline.runs.provenance import CAP
 from pipeline.study import Study
+from pipeline.tracking.artifacts import local_folder
 from pipeline.tracking.connection import connect, display_address, tracking_uri, translate_mlflow_errors
 
 if TYPE_CHECKING:

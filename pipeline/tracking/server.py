@@ -15,11 +15,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pipeline import addresses
-from pipeline.artifacts import FOLDER, folder_fault, local_folder
 from pipeline.errors import InputError
 from pipeline.files import file_lock
 from pipeline.redaction import redacted
 from pipeline.study import Study
+from pipeline.tracking.artifacts import FOLDER, folder_fault, local_folder
 from pipeline.tracking.connection import (
     connect,
     display_address,
