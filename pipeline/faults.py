@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.environment import CRASH, CRASH_SIGNAL, crash_request
 
-__all__ = ["ANY", "POINTS", "SIGNAL", "VARIABLE", "reached"]
+__all__ = ["ANY", "POINTS", "SIGNAL", "VARIABLE", "crash_point"]
 
 VARIABLE, SIGNAL, ANY = CRASH, CRASH_SIGNAL, "any"
 
@@ -38,7 +38,7 @@ POINTS: dict[str, str] = {
 _passes: Counter[str] = Counter()
 
 
-def reached(name: str) -> None:
+def crash_point(name: str) -> None:
     """Die here, if it is asked for."""
     asked, signal_name = crash_request()
     if asked is None:
@@ -46,9 +46,9 @@ def reached(name: str) -> None:
     assert name in POINTS
     _passes.update((name, ANY))
     for fault in asked.split(";"):
-        wanted, passes, mark = fault.split(":", 2)
-        assert wanted in (ANY, *POINTS)
-        if wanted in (ANY, name) and _passes[wanted] == int(passes):
+        point, passes, mark = fault.split(":", 2)
+        assert point in (ANY, *POINTS)
+        if point in (ANY, name) and _passes[point] == int(passes):
             try:
                 Path(mark).touch(exist_ok=False)
             except FileExistsError:

@@ -112,15 +112,17 @@ class Log:
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
         if synced:
             self._synced = time.monotonic()
-        faults.reached("line-appended")
+        faults.crash_point("line-appended")
         return synced
 
     def keep_epochs(self, last: int) -> None:
         """Remove the lines of later epochs, if there are any, by writing the file anew."""
         entries = self.read()
-        kept = [entry for entry in entries if entry["type"] != "epoch" or entry["epoch"] <= last]
-        if len(kept) < len(entries):
-            write_bytes(self.path, "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in kept).encode())
+        remaining = [entry for entry in entries if entry["type"] != "epoch" or entry["epoch"] <= last]
+        if len(remaining) < len(entries):
+            write_bytes(
+                self.path, "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in remaining).encode()
+            )
 
 
 def _parse(line: bytes) -> Entry | None:

@@ -1,6 +1,6 @@
 """Run one training again from its MLflow run, in the code of its commit, and compare number by number.
 
-The run tells its commit, the patch of what was not committed, its settings, the digest of its data, and the versions,
+The run has its commit, the patch of what was not committed, its settings, the digest of its data, and the versions,
 device and threads it had. A git worktree of that commit, outside the project and gone afterwards, takes the patch; its
 own `pipeline.retrain` trains there, with no address of a store. Numbers are equal when they are so bit for bit.
 """
@@ -67,19 +67,19 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
                     raise InputError(f"{fault}: {reason}")
             prefix = git(study.root, "rev-parse", "--show-prefix") or b""
             project = tree / prefix.decode().strip()
-            out, kept = scratch / "out", study.root / str(content["out"]) / "data"
+            out, data_folder = scratch / "out", study.root / str(content["out"]) / "data"
             ended = then.status == "FINISHED" and tags.get("trial_state", "complete") == "complete"
             epochs = 0 if ended else max(then.epochs)
-            words = [str(word) for word in (spec, out, kept, study.cache, epochs)]
+            words = [str(word) for word in (spec, out, data_folder, study.cache, epochs)]
             module = "pipeline.retrain" if (project / "pipeline" / "retrain.py").exists() else "pipeline.work"
             environment = _environment(tags, project)
             processes.run([[module, *words]], project, Resources(), environment=environment)
         result = read_json(out / "result.json")
     if result.get("format") != FORMAT:
         raise InputError(f"run {run_id}: its code writes results of format {result.get('format')!r}, not {FORMAT}")
-    found = Comparison.of(then, result)
-    print(found.text())
-    return found
+    comparison = Comparison.of(then, result)
+    print(comparison.text())
+    return comparison
 
 
 def _check(then: LoggedRun) -> None:
@@ -88,7 +88,7 @@ def _check(then: LoggedRun) -> None:
     if stage == "sweep":
         raise InputError(f"{run} is a sweep; give the run of one of its trials or of a final model")
     if stage not in ("train", "trial") or not set(then.tags) >= NEEDED:
-        raise InputError(f"{run} does not tell where its numbers come from, so that it cannot be run again")
+        raise InputError(f"{run} does not record where its numbers come from, so it cannot be run again")
     if "repeats" in then.tags:
         other = then.tags["repeats"]
         raise InputError(f"{run} has the settings of trial {other} and took its record; give the run of trial {other}")

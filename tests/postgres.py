@@ -51,7 +51,7 @@ class Postgres:
 
     def _run(self, program: str, *words: str) -> None:
         command = [*self.user, str(self.programs / program), *words]
-        with (self.folder / "told").open("a") as log_file:
+        with (self.folder / "output").open("a") as log_file:
             subprocess.run(command, check=True, cwd=self.folder, stdout=log_file, stderr=log_file)
 
     def start(self) -> None:

@@ -47,7 +47,7 @@ class Host:
         self.study = make_study(folder / "work", **overrides)
         shutil.copy(ROOT / "pyproject.toml", self.study.folder)
         self.environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_THREADS": "1"} | environment
-        self.output = folder / "told"
+        self.output = folder / "output"
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:

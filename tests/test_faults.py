@@ -114,11 +114,11 @@ def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tup
     return numbers(made)
 
 
-def check(made: Study, wanted: tuple[list[Any], list[Any]], url: str | None = None) -> None:
+def check(made: Study, expected: tuple[list[Any], list[Any]], url: str | None = None) -> None:
     """Assert every promise, and that each number is as if nothing had happened."""
     trials = made.params.sweep.trials
     check_sweep(made, VARIANT, trials, url)
-    assert numbers(made, url) == wanted
+    assert numbers(made, url) == expected
     assert list(made.runs.glob("*/")) == []
     table = read_csv(made.sweep(VARIANT) / "trials.csv")
     assert [row["number"] for row in table] == [str(number) for number in range(trials)]
@@ -127,12 +127,12 @@ def check(made: Study, wanted: tuple[list[Any], list[Any]], url: str | None = No
 
 
 def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: str) -> bool:
-    """Run the sweep with a fault; tell whether it was killed by it."""
+    """Run the sweep with a fault; return whether it was killed by it."""
     mark = made.folder / "mark"
     mark.unlink(missing_ok=True)
     fault = {VARIABLE: f"{point}:{passes}:{mark}"}
     code = zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE, **environment, **fault)
-    assert code in (0, -signal.SIGKILL), (made.folder / "told").read_text()
+    assert code in (0, -signal.SIGKILL), (made.folder / "output").read_text()
     assert mark.exists() == (code != 0)
     KILLS.extend([point] * (code != 0))
     return code != 0
@@ -143,7 +143,7 @@ def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(zygote: Zygote
     made = study(tmp_path, **{"sweep.searches": 2, "sweep.trials": 2, "train.seeds": [0, 1]})
     assert killed(zygote, made, "trial-ended", 3)
     assert not (made.sweep(VARIANT) / "best.json").exists()
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **SEVERAL) == 0, (made.folder / "told").read_text()
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **SEVERAL) == 0, (made.folder / "output").read_text()
     check_sweep(made, VARIANT, 2, searches=2)
     table = [(row["search"], row["number"]) for row in read_csv(made.sweep(VARIANT) / "trials.csv")]
     assert table == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
@@ -162,7 +162,7 @@ def test_kill_9_at_any_step_of_a_sweep_changes_nothing(
     made = study(tmp_path)
     for point, passes in points:
         assert killed(zygote, made, point, passes), point
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
     check(made, undisturbed)
 
 
@@ -183,7 +183,7 @@ def test_kill_9_at_any_step_of_a_sweep_over_postgresql_changes_nothing(
     for point, passes in points:
         assert killed(zygote, made, point, passes, CAVE_OPTUNA_URL=url), point
     environment = {**ALONE, "CAVE_OPTUNA_URL": url}
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **environment) == 0, (made.folder / "told").read_text()
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **environment) == 0, (made.folder / "output").read_text()
     check(made, undisturbed, url)
 
 
@@ -206,7 +206,7 @@ def test_kill_9_of_workers_side_by_side_changes_nothing(
     codes = [-signal.SIGKILL]
     while codes[-1] == -signal.SIGKILL and len(codes) <= len(points) + 1:
         codes.append(zygote.run(SWEEP, VARIANT, folder=made.folder, **environment, **{VARIABLE: faults}))
-    assert codes[-1] == 0, (made.folder / "told").read_text()
+    assert codes[-1] == 0, (made.folder / "output").read_text()
     assert all(mark.exists() for mark in marks)
     KILLS.extend(points)
     check(made, undisturbed, url)
@@ -215,8 +215,8 @@ def test_kill_9_of_workers_side_by_side_changes_nothing(
 def test_kill_9_changes_nothing_of_a_pruned_trial(zygote: Zygote, tmp_path: Path) -> None:
     """Killed between the report that prunes a trial and its end, a sweep prunes it all the same, at that epoch."""
     whole, made = study(tmp_path / "whole", **PRUNED), study(tmp_path / "made", **PRUNED)
-    assert zygote.run(SWEEP, VARIANT, folder=whole.folder, **ALONE) == 0, (whole.folder / "told").read_text()
-    wanted = numbers(whole)
+    assert zygote.run(SWEEP, VARIANT, folder=whole.folder, **ALONE) == 0, (whole.folder / "output").read_text()
+    expected = numbers(whole)
     optuna = whole.shared_root / "optuna.db"
     pruned = rows(optuna, "select number from trials where state = 'PRUNED'")
     assert pruned
@@ -226,8 +226,8 @@ def test_kill_9_changes_nothing_of_a_pruned_trial(zygote: Zygote, tmp_path: Path
     assert killed(zygote, made, "state-written", reports)  # of the epoch whose report prunes it
     for point in ("epoch-reported", "rows-sent", "end-sent", "trial-ended"):
         assert killed(zygote, made, point, 1), point
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
-    check(made, wanted)
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
+    check(made, expected)
 
 
 @pytest.mark.nightly
@@ -240,7 +240,7 @@ def test_kills_at_random_steps_change_nothing(
     for _ in range(6):
         if not killed(zygote, made, ANY, draws.randint(8, 60)):
             break
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
     check(made, undisturbed)
 
 
@@ -258,7 +258,7 @@ def test_kills_at_random_moments_change_nothing(
         code = zygote.run(SWEEP, VARIANT, folder=made.folder, seconds=seconds, **ALONE)
         assert code in (0, -signal.SIGKILL)
         KILLS.extend(["at random"] * (code != 0))
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
     given_up = rows(made.shared_root / "optuna.db", "select count(*) from trials where state = 'FAIL'") != [(0,)]
     if given_up:
         check_sweep(made, VARIANT, TRIALS)
@@ -287,7 +287,7 @@ def test_kill_9_at_any_step_of_a_training_changes_nothing(zygote: Zygote, tmp_pa
         code = zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE, **{VARIABLE: f"{point}:{passes}:{mark}"})
         assert (code, mark.exists()) == (-signal.SIGKILL, True), (number, point)
         KILLS.append(point)
-    assert zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "told").read_text()
+    assert zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
     assert trained(made) == trained(whole)
 
 

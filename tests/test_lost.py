@@ -1,4 +1,4 @@
-"""A PostgreSQL that goes away for a moment costs a sweep nothing, wherever it was about to be told or asked."""
+"""A PostgreSQL that goes away for a moment costs a sweep nothing, at whatever transaction it is away."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return made
 
 
-def once(wanted: Callable[..., bool], real: Callable[..., Any], fault: BaseException = CUT) -> Callable[..., Any]:
+def once(expected: Callable[..., bool], real: Callable[..., Any], fault: BaseException = CUT) -> Callable[..., Any]:
     """Return a function that raises at the first call that is `wanted`, before it does anything."""
     done: list[bool] = []
 
     def calling(*args: Any, **kwargs: Any) -> Any:
-        if not done and wanted(*args, **kwargs):
+        if not done and expected(*args, **kwargs):
             done.append(True)
             raise fault
         return real(*args, **kwargs)
@@ -81,19 +81,19 @@ def plots(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     monkeypatch.setattr(PLOTS, drawing)
 
 
-def cut(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the connection once at a place of the coordinator's work, or of the first trial's beginning."""
-    if place == "plots":
+    if point == "plots":
 
         def act() -> None:
             raise CUT
 
         plots(monkeypatch, act)
-    elif place == "tables":
+    elif point == "tables":
         monkeypatch.setattr(Database, "storage", once(lambda _: True, Database.storage))
-    elif place == "outputs":
+    elif point == "outputs":
         monkeypatch.setattr(optuna.Study, "get_trials", once(written, optuna.Study.get_trials))
-    elif place == "run of a trial":
+    elif point == "run of a trial":
         real = RDBStorage.set_trial_user_attr
         monkeypatch.setattr(
             RDBStorage, "set_trial_user_attr", once(lambda _, trial, key, value: key == "mlflow_run_id", real)
@@ -102,7 +102,7 @@ def cut(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             RDBStorage,
             "set_study_user_attr",
-            once(lambda _, study, key, value: key == place, RDBStorage.set_study_user_attr),
+            once(lambda _, study, key, value: key == point, RDBStorage.set_study_user_attr),
         )
 
 
@@ -112,45 +112,45 @@ def written(study: optuna.Study, *args: Any, **kwargs: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    "place", ["tables", "id", "coordinator", "mlflow_run_id", "run of a trial", "outputs", "plots"]
+    "point", ["tables", "id", "coordinator", "mlflow_run_id", "run of a trial", "outputs", "plots"]
 )
 def test_a_sweep_goes_on_where_its_database_was_away(
-    place: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    point: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Cut at one of these places where Optuna is told or asked, the coordinator says so in a line and does it again."""
-    cut(place, monkeypatch)
+    """Where the connection ends in one of these transactions, the coordinator prints a line and repeats it."""
+    cut(point, monkeypatch)
     (best,) = run(Sweep(study, VARIANT), 1)
-    told = capsys.readouterr()
-    assert told.out.count("goes on when it is back") == 1
-    assert "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert output.out.count("goes on when it is back") == 1
+    assert "Traceback" not in output.err
     check_sweep(study, VARIANT, 2, url)
     assert best["trial"] in (0, 1)
 
 
-@pytest.mark.parametrize("place", ["coordinator", "mlflow_run_id", "outputs", "plots"])
+@pytest.mark.parametrize("point", ["coordinator", "mlflow_run_id", "outputs", "plots"])
 def test_a_worker_that_joins_goes_on_where_its_database_was_away(
-    place: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    point: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What `cave worker` does beside its workers' trials is done once more, too, and nothing is left open."""
-    if place != "mlflow_run_id":
+    if point != "mlflow_run_id":
         run(Sweep(study, VARIANT), 1)
     else:
         monkeypatch.setattr(
             "pipeline.processes.run", lambda *_, **__: pipeline.sweep.work(Sweep(study, VARIANT))
         )  # here, where no trial is the test's matter
     capsys.readouterr()
-    cut(place, monkeypatch)
+    cut(point, monkeypatch)
     join(Sweep(study, VARIANT), 1)
-    told = capsys.readouterr()
-    assert told.out.count("goes on when it is back") == 1
-    assert "best trial" in told.out
+    output = capsys.readouterr()
+    assert output.out.count("goes on when it is back") == 1
+    assert "best trial" in output.out
     check_sweep(study, VARIANT, 2, url)
     assert list(study.runs.glob("*/log.jsonl")) == []
 
 
-@pytest.mark.parametrize("place", ["holder", pytest.param("plots", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("point", ["holder", pytest.param("plots", marks=pytest.mark.nightly)])
 def test_a_server_that_starts_again_finds_the_sweep_going_on(
-    place: str, study: Study, url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    point: str, study: Study, url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real server that stops while the coordinator writes its name, or draws, and comes back costs nothing."""
     starting: list[threading.Thread] = []
@@ -160,7 +160,7 @@ def test_a_server_that_starts_again_finds_the_sweep_going_on(
         starting.append(threading.Timer(1.0, postgres.start))
         starting[-1].start()
 
-    if place == "plots":
+    if point == "plots":
         plots(monkeypatch, restart)
     else:
         real = pipeline.sweep.coordinator.platform.node

@@ -42,24 +42,25 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 def test_a_study_runs_with_mlflow_on_postgresql(
     study: Study, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A fresh database gets its tables; a sweep and a training are in it whole, and nothing tells the password."""
+    """A fresh database gets its tables; a sweep and a training are in it whole, and nothing shows the password."""
     url = postgres.fresh()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     fetch.run(study)
     prepare.run(study)
     run(Sweep(study, "mhvae"), 1)
     train.run(study, "mhvae")
-    found = rows(url, "select name, status from runs where lifecycle_stage = 'active' order by name")
+    actual = rows(url, "select name, status from runs where lifecycle_stage = 'active' order by name")
     names = ["mhvae seed 0", "mhvae trial 0", "mhvae trial 1", "sweep mhvae"]
-    assert found == [(name, "FINISHED") for name in names]
+    assert actual == [(name, "FINISHED") for name in names]
     epochs = "select count(*) from metrics join runs using (run_uuid) where key = 'valid/elbo' and name like '%seed 0'"
     assert rows(url, epochs) == [(3,)]
     ((run_id,),) = rows(url, "select run_uuid from runs where name = 'mhvae seed 0'")
     assert sorted(LoggedRun.read(study, run_id).epochs) == [1, 2, 3]
     assert list(study.runs.glob("*/log.jsonl")) == []
     assert Tracker(study).server.address == f"postgresql://127.0.0.1:{postgres.port}/{url.rpartition('/')[2]}"
-    told = capfd.readouterr()
-    for text in (told.out, told.err, *(path.read_text("latin-1") for path in study.out.rglob("*") if path.is_file())):
+    output = capfd.readouterr()
+    files = [path.read_text("latin-1") for path in study.out.rglob("*") if path.is_file()]
+    for text in (output.out, output.err, *files):
         assert PASSWORD not in text
         assert PASSWORD.replace("/", "%2F") not in text
     (finding,) = (
@@ -70,7 +71,7 @@ def test_a_study_runs_with_mlflow_on_postgresql(
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_postgresql_has_three_names_for_mlflow_too(study: Study, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    """All of them lead to psycopg 3, with time limits; the address is told without driver and password."""
+    """All of them lead to psycopg 3, with time limits; the address is shown without driver and password."""
     pytest.importorskip("psycopg")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:{SECRET}@host:5433/db?sslmode=require")
     assert tracking_uri(study).startswith(f"postgresql+psycopg://me:{SECRET}@host:5433/db?")
@@ -82,17 +83,17 @@ def test_postgresql_has_three_names_for_mlflow_too(study: Study, monkeypatch: py
 
 
 def test_a_missing_driver_is_one_line(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without psycopg, what installs it is told; with psycopg2 alone, that is taken; a driver that is named is kept."""
-    real, there = importlib.util.find_spec, set[str]()
+    """Without psycopg, the line says what installs it; psycopg2 alone is used; a driver that is named stays."""
+    real, installed = importlib.util.find_spec, set[str]()
 
-    def found(name: str, *more: Any) -> Any:
-        return (name if name in there else None) if name.startswith("psycopg") else real(name, *more)
+    def find_spec_without(name: str, *more: Any) -> Any:
+        return (name if name in installed else None) if name.startswith("psycopg") else real(name, *more)
 
-    monkeypatch.setattr(importlib.util, "find_spec", found)
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec_without)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://me:{SECRET}@host/db")
     with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI names .* pip install 'platos-cave\[postgres\]'"):
         Tracker(study)
-    there.add("psycopg2")
+    installed.add("psycopg2")
     assert tracking_uri(study).startswith("postgresql+psycopg2://")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql+psycopg2://me:{SECRET}@host/db")
     with pytest.raises(InputError, match=r"MLflow at postgresql://host/db cannot be used: No module named 'psycopg2'"):
@@ -157,9 +158,9 @@ def test_a_postgresql_that_goes_away_costs_a_training_nothing(
         train.run(study, "mhvae")
     finally:
         postgres.start()
-    told = capfd.readouterr()
-    assert told.err.count("cannot be reached") == 1
-    assert "Traceback" not in told.err
-    assert "1 run waits for MLflow" in told.out
+    output = capfd.readouterr()
+    assert output.err.count("cannot be reached") == 1
+    assert "Traceback" not in output.err
+    assert "1 run waits for MLflow" in output.out
     assert Tracker(study).require().publish_all().done == 1
     assert rows(url, "select name, status from runs") == [("mhvae seed 0", "FINISHED")]

@@ -54,8 +54,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def run_id(study: Study, key: str) -> str:
-    found = rows(study.shared_root / "mlflow.db", "select run_uuid from tags where key = 'key' and value = ?", key)
-    return str(found[0][0])
+    actual = rows(study.shared_root / "mlflow.db", "select run_uuid from tags where key = 'key' and value = ?", key)
+    return str(actual[0][0])
 
 
 def point_to(study: Study, root: Path) -> None:
@@ -73,8 +73,8 @@ def test_a_moved_project_keeps_its_runs(study: Study, tmp_path: Path, capsys: py
     old = study.root
     moved = Study.at(shutil.move(old, tmp_path / "other" / "näme"))
     start(moved, "b").finish()
-    told = [line for line in capsys.readouterr().err.splitlines() if "was made in" in line]
-    assert told == [f"mlflow.db was made in {old}; its artifact addresses now point to {moved.root}"]
+    messages = [line for line in capsys.readouterr().err.splitlines() if "was made in" in line]
+    assert messages == [f"mlflow.db was made in {old}; its artifact addresses now point to {moved.root}"]
     assert not old.exists()
     assert all(address.startswith(f"{moved.root.as_uri()}/mlartifacts/") for address in addresses(moved))
     (tmp_path / "files").mkdir()
@@ -164,9 +164,9 @@ def test_many_processes_move_a_database_once(study: Study, tmp_path: Path) -> No
     code = "import sys, pathlib; from pipeline.tracking.artifacts import relocate; relocate(pathlib.Path(sys.argv[1]))"
     words = [sys.executable, "-c", code, str(moved)]
     running = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    told = "".join(process.communicate()[1] for process in running)
+    messages = "".join(process.communicate()[1] for process in running)
     assert [process.returncode for process in running] == [0] * 4
-    assert told.count("\n") == 1
+    assert messages.count("\n") == 1
 
 
 def test_a_move_that_breaks_off_changes_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,25 +192,25 @@ def test_a_database_that_cannot_be_written_is_said(
     )
     with pytest.raises(InputError, match=r"mlflow.db: its artifact addresses cannot be changed to .*readonly database"):
         Tracker(moved).require()
-    found = LoggedRun.read(moved, run_id(moved, "a"))
+    actual = LoggedRun.read(moved, run_id(moved, "a"))
     assert "its artifact addresses cannot be changed" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"its artifacts are to lie in .*: no such file or directory"):
-        found.download(tmp_path, SPEC)
+        actual.download(tmp_path, SPEC)
 
 
 def test_artifacts_that_are_gone_are_named(study: Study, tmp_path: Path) -> None:
     """A run whose artifact folder is not there says so, instead of having no provenance."""
     folder = study.root / "mlartifacts" / study.name / run_id(study, "a") / "artifacts"
-    found = LoggedRun.read(study, run_id(study, "a"))
-    shutil.move(study.root / "mlartifacts", tmp_path / "aside")
-    with pytest.raises(InputError) as told:
-        found.download(tmp_path, SPEC)
-    assert f"its artifacts are to lie in {folder}: no such file or directory" in str(told.value)
+    actual = LoggedRun.read(study, run_id(study, "a"))
+    shutil.move(study.root / "mlartifacts", tmp_path / "elsewhere")
+    with pytest.raises(InputError) as messages:
+        actual.download(tmp_path, SPEC)
+    assert f"its artifacts are to lie in {folder}: no such file or directory" in str(messages.value)
 
 
 def test_an_artifact_folder_that_cannot_be_written_stops_a_stage(study: Study, tmp_path: Path) -> None:
     """Before it works, a stage names the folder that artifacts cannot go to."""
-    shutil.move(study.root / "mlartifacts", tmp_path / "aside")
+    shutil.move(study.root / "mlartifacts", tmp_path / "elsewhere")
     (study.root / "mlartifacts").touch()
     with pytest.raises(InputError, match=r"keeps this study's artifacts in .*, and .*mlartifacts is not a folder"):
         Tracker(study).require()

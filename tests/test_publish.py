@@ -103,24 +103,24 @@ def waiting(study: Study) -> list[Path]:
 
 def contents(database: Path, name: str) -> dict[str, Any]:
     """Return all that a database knows of a study's runs, by their names, but for times and what is random."""
-    found: dict[str, Any] = {}
+    actual: dict[str, Any] = {}
     query = "select r.run_uuid, r.name, r.status from runs r join experiments e using (experiment_id)"
     for run_id, label, status in rows(
         database, f"{query} where r.lifecycle_stage = 'active' and e.name = ?", f"platos-cave/{name}"
     ):
-        assert label not in found
+        assert label not in actual
         metrics = rows(database, "select key, step, value from metrics where run_uuid = ? order by 1, 2", run_id)
         tags = dict(rows(database, "select key, value from tags where run_uuid = ?", run_id))
         note = tags["mlflow.note.content"].replace(run_id, "RUN").split("Optuna study")[0]
         parent = rows(database, "select name from runs where run_uuid = ?", tags.get("mlflow.parentRunId", ""))
         params = rows(database, "select key, value from params where run_uuid = ? order by key", run_id)
         inputs = rows(database, "select count(*) from inputs where destination_id = ?", run_id)
-        kept = {key: value for key, value in tags.items() if key not in VOLATILE}
-        found[label] = [status, [row for row in metrics if row[0] != "seconds"], kept, note, parent, params, inputs]
+        stored = {key: value for key, value in tags.items() if key not in VOLATILE}
+        actual[label] = [status, [row for row in metrics if row[0] != "seconds"], stored, note, parent, params, inputs]
         if label.startswith("mhvae trial"):
             times = rows(database, "select count(distinct timestamp) from metrics where run_uuid = ?", run_id)
-            found[label].append(times)
-    return found
+            actual[label].append(times)
+    return actual
 
 
 def files(folder: Path, runs: int) -> set[str]:
@@ -131,7 +131,7 @@ def files(folder: Path, runs: int) -> set[str]:
 
 
 def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return what the same sweep tells a database that is always there."""
+    """Return what the same sweep logs to a database that is always there."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     other = make_study(folder / study.out.name / "plain", **{"train.seeds": [0], "sweep.trials": 4, "sweep.epochs": 3})
     shutil.copytree(study.out, other.out)
@@ -205,10 +205,10 @@ def test_no_state_outlives_what_work_needs_beside_it(tmp_path: Path, monkeypatch
         folder.log.append({"type": "tags", "tags": {}}, {"type": "published", "time": 0})
         for name in names:
             (folder.path / name).touch()
-        left = iter(range(number))
+        remaining = iter(range(number))
 
-        def killed(path: Path, missing_ok: bool = False, left: Iterator[int] = left) -> None:
-            if next(left, None) is None:
+        def killed(path: Path, missing_ok: bool = False, remaining: Iterator[int] = remaining) -> None:
+            if next(remaining, None) is None:
                 raise KeyboardInterrupt
             unlink(path, missing_ok)
 
@@ -222,7 +222,7 @@ def test_no_state_outlives_what_work_needs_beside_it(tmp_path: Path, monkeypatch
 def test_work_goes_on_while_mlflow_is_gone(
     study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs are started, told and ended; it is said once, and nowhere is there a password."""
+    """Runs start, log and end; one line says that MLflow is away, and no password is anywhere."""
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:correct-horse@127.0.0.1:{port}")
     for key in ("a", "b"):
@@ -255,7 +255,7 @@ def test_a_stage_does_not_start_without_mlflow(study: Study, monkeypatch: pytest
 
 
 def test_a_training_that_the_disk_stops_has_not_failed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its run is told as stopped, and the same command goes on in it."""
+    """Its run is logged as stopped, and the same command goes on in it."""
 
     def full(*args: Any, **kwargs: Any) -> Iterator[Record]:
         yield from list(fit(*args, **kwargs))[:1]
@@ -273,7 +273,7 @@ def test_a_training_that_the_disk_stops_has_not_failed(study: Study, monkeypatch
 
 
 def refused(study: Study, *keys: str) -> list[Run]:
-    """Return runs that were told what no MLflow takes: a metric's name that is none."""
+    """Return runs with a log that no MLflow takes: a metric's name that is none."""
     made = [start(study, key) for key in keys]
     for run_ in made:
         log(run_, [replace(RECORDS[0], metrics={"valid/elbo#": 1.0})])
@@ -303,7 +303,7 @@ def test_what_mlflow_refuses_holds_up_nothing(
     tracker = Tracker(study)
     for number in (1, 2):
         result = tracker.publish_all()
-        assert (result.done, result.left, result.refused, result.waiting) == (3 if number == 1 else 0, 3, 3, 0)
+        assert (result.done, result.remaining, result.refused, result.waiting) == (3 if number == 1 else 0, 3, 3, 0)
         lines = capfd.readouterr().err.splitlines()
         assert len(lines) == (3 if number == 1 else 0)  # once a process
         for line in lines:
@@ -321,7 +321,7 @@ def test_what_mlflow_refuses_holds_up_nothing(
 
 
 def test_a_living_run_that_is_refused_ends_well(study: Study, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its work goes on, MLflow is not said to be gone, its end tells the line, and the next run sends what waits."""
+    """Its work goes on, MLflow is not said to be gone, the line comes at its end, and the next run sends what waits."""
     (made,) = refused(study, "a")
     start(study, "b").close()
     log(made, RECORDS)
@@ -377,7 +377,7 @@ def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study
     log(dead, RECORDS)
     dead.close()
     result = Tracker(study).publish_all()
-    assert (result.done, result.left, result.busy) == (1, 0, 1)
+    assert (result.done, result.remaining, result.busy) == (1, 0, 1)
     assert rows(study.shared_root / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
         ("b", "KILLED")
     ]
@@ -440,7 +440,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     capfd: pytest.CaptureFixture[str],
     back: int | None,
 ) -> None:
-    """What arrives when it is back, or by `cave sync`, is what an undisturbed sweep has told, row by row."""
+    """What arrives when it is back, or by `cave sync`, is what an undisturbed sweep has logged, row by row."""
     monkeypatch.setattr("pipeline.tracking.server.BACK_OFF", 0.0)
     name = f"away-{back}"
     away = Study(study.params, study.folder, study.root, study.out.rename(study.out.with_name(name)), study.shared_root)
@@ -458,8 +458,8 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     if back is None:
         assert f"{name}: 4 runs wait for MLflow; `cave sync` sends what is left\n" in captured.out
         assert len(waiting(away)) == 4
-        (known,) = read_json(away.sweep("mhvae") / "mlflow.json")["searches"]
-        assert [known["trials"][number] is None for number in ("0", "2", "3")] == [False, True, True]
+        (listed,) = read_json(away.sweep("mhvae") / "mlflow.json")["searches"]
+        assert [listed["trials"][number] is None for number in ("0", "2", "3")] == [False, True, True]
         server.start()
         done = cave(away, "pipeline", "sync")
         assert done.returncode == 0, done.stderr
@@ -474,11 +474,11 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
     assert _same(contents(server.database, name), undisturbed(away, tmp_path, monkeypatch))
 
 
-def _same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+def _same(actual: dict[str, Any], expected: dict[str, Any]) -> bool:
     """Compare but for the name of the study."""
-    assert set(found) == set(wanted)
-    for label in wanted:
-        for mine, other in zip(found[label], wanted[label], strict=True):
+    assert set(actual) == set(expected)
+    for label in expected:
+        for mine, other in zip(actual[label], expected[label], strict=True):
             if isinstance(other, dict):
                 mine, other = ({k: v for k, v in tags.items() if k != "study"} for tags in (mine, other))
             assert mine == other, label

@@ -59,7 +59,7 @@ IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@t")
 
 
 def run(folder: Path, *words: str, code: int = 0, **variables: str) -> str:
-    """Run a module in a folder, and return all that it tells."""
+    """Run a module in a folder, and return all that it prints."""
     done = subprocess.run(
         [sys.executable, "-m", *words],
         cwd=folder,
@@ -93,7 +93,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(path.read_text().replace('f"epoch {run.epoch}"', 'f"another epoch {run.epoch}"'))
     assert git(folder, "status", "--porcelain").strip() == "M pipeline/training/loop.py"
     (folder / "line.py").write_text(LINE)
-    (folder / "told.txt").write_text(run(folder, "line"))
+    (folder / "output.txt").write_text(run(folder, "line"))
     return folder
 
 
@@ -113,8 +113,8 @@ def final(folder: Path) -> str:
 
 def searched(folder: Path) -> dict[str, str | dict[str, str]]:
     content = read_json(folder / "experiments/default/sweep/vae/mlflow.json")
-    found: dict[str, str | dict[str, str]] = content["searches"][0]
-    return found
+    actual: dict[str, str | dict[str, str]] = content["searches"][0]
+    return actual
 
 
 def trial(folder: Path) -> str:
@@ -217,13 +217,13 @@ def test_a_run_is_trained_by_the_program_of_its_commit(
 @pytest.fixture
 def tagged(repository: Path) -> Iterator[Path]:
     """Return the repository, whose run's tags, files and study's data may be changed: they are put back."""
-    kept = {path: path.read_bytes() for path in repository.glob("mlartifacts/**/provenance/*")}
+    folder_path = {path: path.read_bytes() for path in repository.glob("mlartifacts/**/provenance/*")}
     before = rows(repository / "mlflow.db", "select key, value, run_uuid from tags")
     yield repository
     with sqlite3.connect(repository / "mlflow.db") as connection:
         connection.executemany("update tags set value = ?2 where key = ?1 and run_uuid = ?3", before)
     connection.close()
-    for path, content in kept.items():
+    for path, content in folder_path.items():
         path.write_bytes(content)
 
 
@@ -238,9 +238,9 @@ def tag(folder: Path, run_id: str, key: str, value: str) -> None:
 @pytest.mark.slow
 def test_every_run_tells_where_it_comes_from(repository: Path) -> None:
     """Each run has its code, versions, processor, device and threads as tags, and its provenance as files."""
-    wanted = {"git_commit", "git_dirty", "code_digest", "patch", "data_digest", "params_digest", "seed"}
-    wanted |= {f"version/{name}" for name in ("python", "torch", "numpy", "mlflow", "optuna")}
-    wanted |= {"platform", "cpu", "device", "threads"}
+    expected = {"git_commit", "git_dirty", "code_digest", "patch", "data_digest", "params_digest", "seed"}
+    expected |= {f"version/{name}" for name in ("python", "torch", "numpy", "mlflow", "optuna")}
+    expected |= {"platform", "cpu", "device", "threads"}
     files = {
         "sweep": {"spec.json", "changes.patch", "params.yaml", "dvc.yaml"},
         "train": {"spec.json", "changes.patch", "params.yaml", "dvc.yaml"},
@@ -251,7 +251,7 @@ def test_every_run_tells_where_it_comes_from(repository: Path) -> None:
         "select run_uuid, value, artifact_uri from runs join tags using (run_uuid) where key = 'stage'",
     ):
         tags = dict(rows(repository / "mlflow.db", "select key, value from tags where run_uuid = ?", run_id))
-        assert wanted <= set(tags)
+        assert expected <= set(tags)
         assert (tags["git_dirty"], tags["patch"]) == ("true", "whole")
         assert tags["threads"] == "1" or stage == "sweep"  # whose parent trains nothing
         assert tags["git_commit"] == git(repository, "rev-parse", "HEAD").strip()
@@ -269,10 +269,10 @@ def test_the_final_model_comes_out_equal_bit_for_bit(repository: Path, scratch: 
         rows(repository / "mlflow.db", "select * from metrics"),
         rows(repository / "mlflow.db", "select * from tags"),
     ]
-    told = run(repository, "pipeline", "reproduce", final(repository))
-    assert "equal bit for bit: all 10 metrics of all 2 epochs, and the weights (sha256 " in told
-    assert "and its uncommitted changes" in told
-    assert "changed since" not in told
+    output = run(repository, "pipeline", "reproduce", final(repository))
+    assert "equal bit for bit: all 10 metrics of all 2 epochs, and the weights (sha256 " in output
+    assert "and its uncommitted changes" in output
+    assert "changed since" not in output
     assert worktrees(repository) == 1
     assert {path: path.read_bytes() for path in (repository / "experiments").rglob("*") if path.is_file()} == before
     assert [rows(repository / "mlflow.db", f"select * from {table}") for table in ("metrics", "tags")] == stores
@@ -286,12 +286,12 @@ def test_a_trial_comes_out_equal_though_its_data_are_gone(
     data = repository / "experiments" / "default" / "data"
     data.rename(scratch / "data")
     try:
-        found = reproduce(repository, trial(repository))
+        actual = reproduce(repository, trial(repository))
     finally:
         (scratch / "data").rename(data)
-    assert found.equal
-    assert found.weights is None
-    assert set(found.now) == {1, 2}
+    assert actual.equal
+    assert actual.weights is None
+    assert set(actual.now) == {1, 2}
     assert "changed since" not in capfd.readouterr().out
     assert worktrees(repository) == 1
 
@@ -305,12 +305,12 @@ def test_a_pruned_trial_is_run_as_far_as_it_came(tagged: Path, scratch: Path) ->
         later = connection.execute("select * from metrics where run_uuid = ? and step = 2", (run_id,)).fetchall()
         connection.execute("delete from metrics where run_uuid = ? and step = 2", (run_id,))
     connection.close()
-    found = reproduce(tagged, run_id)
+    actual = reproduce(tagged, run_id)
     with sqlite3.connect(tagged / "mlflow.db") as connection:
         connection.executemany(f"insert into metrics values ({','.join('?' * len(later[0]))})", later)
     connection.close()
-    assert found.equal
-    assert set(found.now) == {1}
+    assert actual.equal
+    assert set(actual.now) == {1}
 
 
 @pytest.mark.slow
@@ -323,24 +323,24 @@ def test_what_changed_is_told(
     tag(tagged, run_id, "data_digest", "0" * 32)
     (settings,) = [p for p in tagged.glob("mlartifacts/**/spec.json") if run_id in str(p)]
     settings.write_text(json.dumps(read_json(settings) | {"data_digest": "0" * 32}))
-    found = reproduce(tagged, run_id)
-    assert found.equal
-    told = capfd.readouterr().out
-    assert "changed since: torch: 2.0.0 then, 2." in told
-    assert f"changed since: data: {'0' * 32} then, " in told
-    assert "equal bit for bit" in told
+    actual = reproduce(tagged, run_id)
+    assert actual.equal
+    output = capfd.readouterr().out
+    assert "changed since: torch: 2.0.0 then, 2." in output
+    assert f"changed since: data: {'0' * 32} then, " in output
+    assert "equal bit for bit" in output
 
 
 @pytest.mark.slow
 def test_without_its_patch_a_run_comes_out_otherwise(
     tagged: Path, scratch: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where numbers differ, the largest difference and what changed are told, and the exit code is 1."""
+    """Where numbers differ, the largest difference and what changed are printed, and the exit code is 1."""
     tag(tagged, final(tagged), "patch", "none")
-    told = run(tagged, "pipeline", "reproduce", final(tagged), code=1)
-    assert "not equal: the largest difference is " in told
-    assert "the weights differ (sha256 " in told
-    assert "changed since: code: " in told
+    output = run(tagged, "pipeline", "reproduce", final(tagged), code=1)
+    assert "not equal: the largest difference is " in output
+    assert "the weights differ (sha256 " in output
+    assert "changed since: code: " in output
     assert worktrees(tagged) == 1
 
 
@@ -348,14 +348,14 @@ def test_without_its_patch_a_run_comes_out_otherwise(
 def test_what_cannot_be_run_again_gets_one_line(tagged: Path, scratch: Path) -> None:
     """An unknown run, a sweep, a cut patch, a foreign commit, a patch that does not fit: an `InputError` says so."""
     run_id, sweep = final(tagged), str(searched(tagged)["run"])
-    for given, told in (
+    for name, output in (
         ("0" * 32, f"run {'0' * 32}: not in MLflow at sqlite:///{tagged}/mlflow.db"),
         ("no such/run", "run no such/run: not in MLflow"),
         (sweep, f"run {sweep} is a sweep; give the run of one of its trials or of a final model"),
     ):
         with pytest.raises(InputError) as caught:
-            reproduce(tagged, given)
-        assert told.replace(f"run {sweep} is", f"run {sweep}: is") in str(caught.value)
+            reproduce(tagged, name)
+        assert output.replace(f"run {sweep} is", f"run {sweep}: is") in str(caught.value)
     (patch,) = [path for path in tagged.glob("mlartifacts/**/changes.patch") if run_id in str(path)]
     patch.write_text(patch.read_text().replace("-        with seeded", "-        with something else"))
     with pytest.raises(InputError, match="its uncommitted changes do not fit commit"):
@@ -378,10 +378,10 @@ def test_what_cannot_be_run_again_gets_one_line(tagged: Path, scratch: Path) -> 
 
 @pytest.mark.slow
 def test_on_the_command_line_bad_input_ends_with_2(repository: Path) -> None:
-    """A run that is not there is told in one line, with exit code 2."""
-    told = run(repository, "pipeline", "reproduce", "0" * 32, code=2)
-    assert told.startswith(f"error: run {'0' * 32}: not in MLflow")
-    assert told.count("\n") == 1
+    """A run that does not exist gets one line, with exit code 2."""
+    output = run(repository, "pipeline", "reproduce", "0" * 32, code=2)
+    assert output.startswith(f"error: run {'0' * 32}: not in MLflow")
+    assert output.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -406,7 +406,7 @@ def test_ctrl_c_leaves_nothing_behind(repository: Path, scratch: Path) -> None:
 def test_a_worktree_is_kept_if_wanted(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With `--keep`, the run's code stays where it is told, until it is removed by hand."""
+    """With `--keep`, the run's code stays in the folder that is printed, until it is removed by hand."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("pipeline.processes.run", lambda *_, **__: None)
     with pytest.raises(InputError):  # nothing was trained
@@ -419,22 +419,22 @@ def test_a_worktree_is_kept_if_wanted(
 
 @pytest.mark.slow
 def test_no_file_holds_a_password(repository: Path, tmp_path: Path) -> None:
-    """Passwords in the addresses of stores and in variables stand in no file, no database and no line told."""
+    """Passwords in the addresses of stores and in variables stand in no file, no database and no line."""
     folder = tmp_path / "copy"
     shutil.copytree(repository, folder, symlinks=True)
     optuna = f"postgresql://me:{SECRET}@127.0.0.1:9/db"
     mlflow = f"sqlite:///file:{folder / 'mlflow.db'}?uri=true&password={SECRET}"
-    told = run(folder, "pipeline.stages", "sweep", "vae", CAVE_OPTUNA_URL=optuna, code=2)
-    moved, error = (line for line in told.splitlines() if line.startswith(("mlflow.db", "error")))
+    output = run(folder, "pipeline.stages", "sweep", "vae", CAVE_OPTUNA_URL=optuna, code=2)
+    moved, error = (line for line in output.splitlines() if line.startswith(("mlflow.db", "error")))
     assert moved == f"mlflow.db was made in {repository}; its artifact addresses now point to {folder}"
     assert error.startswith("error: Optuna at postgresql://127.0.0.1:9/db cannot be used: ")
     before = final(folder)
-    told += run(folder, "pipeline.stages", "train", "vae", MLFLOW_TRACKING_URI=mlflow)
+    output += run(folder, "pipeline.stages", "train", "vae", MLFLOW_TRACKING_URI=mlflow)
     assert final(folder) != before  # the address with the password in it was used
-    told += run(folder, "pipeline", "reproduce", final(folder), MLFLOW_TRACKING_URI=mlflow)
-    assert "equal bit for bit" in told
-    assert SECRET not in told
-    files = [path for place in (repository, tmp_path) for path in place.rglob("*") if path.is_file()]
+    output += run(folder, "pipeline", "reproduce", final(folder), MLFLOW_TRACKING_URI=mlflow)
+    assert "equal bit for bit" in output
+    assert SECRET not in output
+    files = [path for parent in (repository, tmp_path) for path in parent.rglob("*") if path.is_file()]
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
@@ -463,10 +463,10 @@ def test_a_patch_holds_tracked_files_alone(tmp_path: Path) -> None:
     (folder / "two.env").write_text("ignored\n")
     (folder / "three.txt").write_text("untracked\n")
     provenance.code.cache_clear()
-    found = provenance.code(folder)
-    assert (found.state, found.dirty) == ("whole", "true")
+    actual = provenance.code(folder)
+    assert (actual.state, actual.dirty) == ("whole", "true")
     other = make_repository(tmp_path / "other")
-    (tmp_path / "patch").write_bytes(found.patch)
+    (tmp_path / "patch").write_bytes(actual.patch)
     git(other, "apply", "--binary", str(tmp_path / "patch"))
     assert (other / "code.py").read_bytes() == b"x = 2\r\n\xff"
     assert (other / "new.bin").read_bytes() == bytes(range(256))
@@ -485,8 +485,8 @@ def test_a_patch_is_capped_and_holds_no_password(tmp_path: Path, monkeypatch: py
     folder = make_repository(tmp_path / "r")
     (folder / "code.py").write_text("x = 2\n" * 300_000)
     provenance.code.cache_clear()
-    found = provenance.code(folder)
-    assert (found.state, len(found.patch)) == ("cut", provenance.CAP)
+    actual = provenance.code(folder)
+    assert (actual.state, len(actual.patch)) == ("cut", provenance.CAP)
     (folder / "code.py").write_text(f"password = '{SECRET}'\n")
     monkeypatch.setenv("CAVE_OPTUNA_URL", f"postgresql://me:{SECRET}@host/db")
     provenance.code.cache_clear()
@@ -496,12 +496,12 @@ def test_a_patch_is_capped_and_holds_no_password(tmp_path: Path, monkeypatch: py
 def test_where_there_is_no_repository_nothing_is_known(tmp_path: Path) -> None:
     """Outside git, commit and dirty flag say so, and there is no patch."""
     provenance.code.cache_clear()
-    found = provenance.code(tmp_path)
-    assert (found.commit, found.dirty, found.state, found.patch) == ("none", "unknown", "none", b"")
+    actual = provenance.code(tmp_path)
+    assert (actual.commit, actual.dirty, actual.state, actual.patch) == ("none", "unknown", "none", b"")
 
 
 def test_an_empty_place_has_no_runs(tmp_path: Path) -> None:
-    """Where nothing was run, a run id is told as unknown and no store is made."""
+    """Where nothing was run, a run id is unknown and no database is created."""
     (tmp_path / "params.yaml").write_text(dump_yaml(Params.read(ROOT / "params.yaml", SMALL)))
     with pytest.raises(InputError, match="there are no runs yet"):
         reproduce(tmp_path, "0" * 32)
@@ -517,14 +517,14 @@ def comparison(**changes: object) -> Comparison:
 def test_the_largest_difference_is_found_in_any_epoch() -> None:
     """The verdict names the metric and epoch of the largest difference, though the table shows another epoch."""
     now = {1: {"valid/elbo": -3.0, "valid/kl": 1.25}, 2: {"valid/elbo": -2.0, "valid/kl": 1.5}}
-    found = comparison(now=now)
-    assert not found.equal
-    assert "not equal: the largest difference is 2.5e-01, in valid/kl at epoch 1" in found.text()
-    assert "code, data, params, versions, processor, device and threads are what they were" in found.text()
+    actual = comparison(now=now)
+    assert not actual.equal
+    assert "not equal: the largest difference is 2.5e-01, in valid/kl at epoch 1" in actual.text()
+    assert "code, data, params, versions, processor, device and threads are what they were" in actual.text()
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "line"),
     [
         ({"weights": ("a", "b")}, "not equal: the weights differ (sha256 a then, b now)"),
         ({"now": {1: {"valid/elbo": -3.0, "valid/kl": 1.0}}}, "not equal: 2 epochs then, 1 now"),
@@ -534,6 +534,6 @@ def test_the_largest_difference_is_found_in_any_epoch() -> None:
         ({"weights": None}, "equal bit for bit: all 2 metrics of all 2 epochs are the same"),
     ],
 )
-def test_each_difference_is_told(changes: dict[str, object], told: str) -> None:
+def test_each_difference_is_printed(changes: dict[str, object], line: str) -> None:
     """Weights, epochs and metrics that differ are each named; so is what changed, before or in the middle."""
-    assert told in comparison(**changes).text()
+    assert line in comparison(**changes).text()

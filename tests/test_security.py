@@ -765,7 +765,7 @@ def test_a_run_publishes_its_own_files_alone(tmp_path: Path, capsys: pytest.Capt
 
     def planted(*entries: object) -> str:
         (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        assert Tracker(study).publish_all().left == 1
+        assert Tracker(study).publish_all().remaining == 1
         (line,) = capsys.readouterr().err.splitlines()
         return str(line)
 
@@ -926,7 +926,7 @@ def test_no_sweep_writes_a_password(tmp_path: Path) -> None:
     finally:
         zygote.close()
     files = [path for path in folder.rglob("*") if path.is_file()]
-    for name in ("told", "mlflow.db", "optuna-1.db", "optuna-6.db", "experiments/default/sweep/vae/best.json"):
+    for name in ("output", "mlflow.db", "optuna-1.db", "optuna-6.db", "experiments/default/sweep/vae/best.json"):
         assert folder / name in files
     assert any("mlartifacts" in str(path) for path in files)
     texts = {path: path.read_bytes().decode("utf-8", errors="replace") for path in files}

@@ -118,8 +118,8 @@ def test_epochs_that_are_run_again_keep_their_first_rows(study: Study, folder: s
     later = [replace(record, timestamp=record.timestamp + 999) for record in RECORDS]
     log(again, later)
     again.finish()
-    found = query(study, "select step, timestamp from metrics order by step")
-    assert found == [(record.epoch, record.timestamp) for record in (*RECORDS[:2], later[2])]
+    actual = query(study, "select step, timestamp from metrics order by step")
+    assert actual == [(record.epoch, record.timestamp) for record in (*RECORDS[:2], later[2])]
     assert query(study, "select value from tags where key = 'restarted'") == [("true",)]
     assert query(study, "select count(*) from runs") == [(1,)]
 
@@ -144,8 +144,8 @@ def test_work_that_goes_on_elsewhere_says_so(study: Study, monkeypatch: pytest.M
     first.close()
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     start(study).close()
-    found = query(study, "select key, value from tags where run_uuid = ? and key like '%threads'", str(first.run_id))
-    assert set(found) == {("threads", "1"), ("continued/threads", "7")}
+    actual = query(study, "select key, value from tags where run_uuid = ? and key like '%threads'", str(first.run_id))
+    assert set(actual) == {("threads", "1"), ("continued/threads", "7")}
 
 
 @pytest.mark.parametrize("folder", ["gone", "there"])
@@ -165,9 +165,9 @@ def test_the_specification_of_a_run_leads_back_to_its_work(study: Study) -> None
     """`spec.json` of a run holds what it trains, every parameter, its commit, and the digest of its data."""
     folder = study.shared_root / "mlartifacts" / study.name / str(start(study).run_id) / "artifacts" / "provenance"
     spec = RunSpec(stage="train", variant="mhvae", seed=0, params=study.params, rng_seed=0)
-    found, data_digest = RunSpec.read(folder / "spec.json")
-    assert found.describe("d", "c") == spec.describe("d", "c")
-    assert (found.params.train, data_digest) == (spec.params.train, splits().digest)
+    actual, data_digest = RunSpec.read(folder / "spec.json")
+    assert actual.describe("d", "c") == spec.describe("d", "c")
+    assert (actual.params.train, data_digest) == (spec.params.train, splits().digest)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,8 @@ def test_a_run_that_is_deleted_under_its_work_is_made_anew(study: Study, monkeyp
     run.publish(forced=True)
     run.finish()
     assert run.run_id not in (None, first)
-    found = query(study, "select step from metrics where run_uuid = ? order by step", str(run.run_id))
-    assert found == [(1,), (2,), (3,)]
+    actual = query(study, "select step from metrics where run_uuid = ? order by step", str(run.run_id))
+    assert actual == [(1,), (2,), (3,)]
     assert query(study, "select status from runs where lifecycle_stage = 'active'") == [("FINISHED",)]
 
 

@@ -52,7 +52,7 @@ class Zygote:
 
 
 def _child(order: dict[str, Any]) -> None:
-    output = os.open("told", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(order["environment"])

@@ -94,7 +94,7 @@ def sync() -> None:
     root = find_root(Path.cwd())
     tracker = Tracker(Study.at(root))
     result = tracker.require().publish_all(everything=True)
-    pending = result.left + sum(result.elsewhere.values())
+    pending = result.remaining + sum(result.elsewhere.values())
     print(f"sent to MLflow at {tracker.server.address}: {result.done}; left: {pending}")
     for address, count in result.elsewhere.items():
         print(f"{count} meant for MLflow at {address}: set MLFLOW_TRACKING_URI to it")

@@ -60,7 +60,7 @@ class DamagedError(InputError):
 
 
 class Header(BaseModel):
-    """The first line of a log: whose run it is, and what MLflow is told when the run begins."""
+    """The first line of a log: which run it is, and what MLflow gets when the run begins."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -149,9 +149,9 @@ class RunFolder:
         return (self.path / STATE).exists()
 
     @property
-    def is_aside(self) -> bool:
+    def is_replaced(self) -> bool:
         """Whether other work of the same key has taken the folder's name."""
-        return self.path.name.endswith(".aside")
+        return self.path.name.endswith(".replaced")
 
     def begin(self, header: Header, files: Mapping[str, Path | bytes], start: Entry) -> None:
         """Write the files and, after them, the first two lines."""
@@ -162,14 +162,14 @@ class RunFolder:
     def add_file(self, artifact: str, source: Path | bytes) -> str:
         """Copy a file, or write one, as an artifact, and return the artifact's path."""
         path = self._located(artifact)
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(source, bytes):
-                aside.write_bytes(source)
+                temporary.write_bytes(source)
             else:
-                shutil.copyfile(source, aside)
-            aside.rename(path)
+                shutil.copyfile(source, temporary)
+            temporary.rename(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
         return artifact
@@ -198,7 +198,7 @@ class RunFolder:
 
     def set_aside(self) -> None:
         """Give up the folder's name, and release it: it waits to be published."""
-        self.path = self.path.rename(self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.aside"))
+        self.path = self.path.rename(self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex[:8]}.replaced"))
         self.release()
 
     def close_published(self) -> None:

@@ -111,7 +111,7 @@ class Code:
 def code(root: Path) -> Code:
     """Return the code of this process, as it is at the first call: what is edited later is not what runs here.
 
-    Where another copy of the package runs than that in `root`, the repository there tells nothing about it.
+    Where another copy of the package runs than that in `root`, the repository there says nothing about it.
     """
     code = code_digest("pipeline.training")
     if not runs_code_of(root):
@@ -135,7 +135,7 @@ def code(root: Path) -> Code:
 
 
 def _untracked(root: Path) -> bool:
-    """Tell whether git does not track a module that trainings import."""
+    """Return whether git does not track a module that trainings import."""
     names = git(root, "ls-files", "--others", "-z", "--", PACKAGE.name) or b""
     others = {root / name.decode(errors="surrogateescape") for name in names.split(b"\0") if name.endswith(b".py")}
     return any((root / file.relative_to(PACKAGE.parent)) in others for file in module_files("pipeline.training"))
@@ -238,7 +238,9 @@ def dvc_hashes(folder: Path, *outs: Path) -> dict[str, str]:
     content: Any = read_yaml(lock) or {}
     try:
         stages = content.get("stages", {}).values()
-        known = {(folder / out["path"]).resolve(): str(out.get("md5", "")) for s in stages for out in s.get("outs", [])}
+        hashes = {
+            (folder / out["path"]).resolve(): str(out.get("md5", "")) for s in stages for out in s.get("outs", [])
+        }
     except (AttributeError, KeyError, TypeError, ValueError, OSError):
         raise InputError(f"{lock}: damaged; `cave doctor` says how to fix it") from None
-    return {f"dvc/{out.name}": known[out.resolve()] for out in outs if out.resolve() in known}
+    return {f"dvc/{out.name}": hashes[out.resolve()] for out in outs if out.resolve() in hashes}

@@ -17,10 +17,10 @@ def run(study: Study) -> None:
     data.check(study.params.data)
     mirror = data_mirror()
     data.fetch(study.params.data, study.raw, study.cache, mirror)
-    aside = study.raw / "outliers"
-    shutil.rmtree(aside, ignore_errors=True)
+    outliers = study.raw / "outliers"
+    shutil.rmtree(outliers, ignore_errors=True)
     if study.params.outliers is not None:
-        data.fetch(study.params.outliers, aside, study.cache, mirror)
+        data.fetch(study.params.outliers, outliers, study.cache, mirror)
 
 
 def main() -> None:

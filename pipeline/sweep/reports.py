@@ -54,7 +54,7 @@ class Reports:
             self.trial.set_user_attr("attempts", 0)
             self.write()
         self._flushed = True
-        faults.reached("epoch-reported")
+        faults.crash_point("epoch-reported")
 
     def copy(self, values: Mapping[int, float]) -> None:
         """Take over the epochs of another trial; they go with what is written next."""

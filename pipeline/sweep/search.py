@@ -298,7 +298,7 @@ class Sweep:
                 sampler.common_space = self._common_space
             self.optuna.sampler = sampler
             values[path] = _suggest(trial, path, kind)
-            faults.reached("transaction-open")
+            faults.crash_point("transaction-open")
         return values
 
 

@@ -99,7 +99,7 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
         sweep.locks.check()
         with sweep.transaction():
             trial = sweep.ask(begun)
-            faults.reached("transaction-open")
+            faults.crash_point("transaction-open")
             _assign_worker(trial, token, 1)
         return _assigned(trial)
 
@@ -111,7 +111,7 @@ def _assign_worker(trial: Trial, token: str, attempts: int) -> None:
 
 
 def _assigned(trial: Trial) -> Trial:
-    faults.reached("trial-admitted")
+    faults.crash_point("trial-admitted")
     return trial
 
 
@@ -257,7 +257,7 @@ def _end_trial(
             sweep.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state)
         except ValueError as error:
             raise DisconnectedError(f"trial {trial.number} was ended by another worker: {error}") from None
-    faults.reached("trial-ended")
+    faults.crash_point("trial-ended")
 
 
 def _fail(reports: Reports, run: Run, reason: str) -> None:

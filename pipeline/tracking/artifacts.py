@@ -103,7 +103,7 @@ def _open(file: Path) -> sqlite3.Connection:
 
 
 def _unrelated(error: sqlite3.DatabaseError) -> bool:
-    """Tell whether a file is not a database, or not yet one of MLflow's."""
+    """Return whether a file is not a database, or not yet one of MLflow's."""
     return not isinstance(error, sqlite3.OperationalError) or str(error).startswith("no such")
 
 
@@ -121,8 +121,8 @@ def _former(connection: sqlite3.Connection, root: Path, file: Path) -> dict[str,
             return False
         return not os.path.isdir(folder / FOLDER) or _holds(folder / database, made)
 
-    found = {prefix: folder for prefix in prefixes if (folder := local_folder(prefix)) is not None}
-    return {prefix: folder for prefix, folder in found.items() if is_former(folder)}
+    roots = {prefix: folder for prefix in prefixes if (folder := local_folder(prefix)) is not None}
+    return {prefix: folder for prefix, folder in roots.items() if is_former(folder)}
 
 
 def _prefixes(address: str) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _prefixes(address: str) -> Iterator[str]:
 
 
 def _holds(file: Path, made: set[tuple[str, int]]) -> bool:
-    """Tell whether a database has one of these experiments: the project's database was copied from there.
+    """Return whether a database has one of these experiments: the project's database was copied from there.
 
     Where it has none, another project logs to this database, and keeps its artifacts where it lies.
     """
@@ -150,9 +150,9 @@ def _holds(file: Path, made: set[tuple[str, int]]) -> bool:
 def _replace(connection: sqlite3.Connection, prefix: str, path: Path, root: Path) -> None:
     """Put the present root in the place of a former one at the beginning of every address."""
     tables = {row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")}
-    here = root.resolve()
-    beginnings = {str(path): str(here), path.as_uri(): here.as_uri()}
-    beginnings[prefix] = here.as_uri() if prefix.startswith("file:") else str(here)
+    own = root.resolve()
+    beginnings = {str(path): str(own), path.as_uri(): own.as_uri()}
+    beginnings[prefix] = own.as_uri() if prefix.startswith("file:") else str(own)
     for table, column in COLUMNS:
         for old, new in beginnings.items() if table in tables else ():
             for name in FOLDERS:

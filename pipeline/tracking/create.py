@@ -30,13 +30,13 @@ def create_sqlite(uri: str, locks: Path) -> None:
         if file.exists():
             return
         # Two clones that share a database have locks of their own: each makes a file, and the first is renamed.
-        aside = file.with_name(f".{file.name}.{sha256([str(locks.resolve()).encode()])[:8]}")
+        temporary = file.with_name(f".{file.name}.{sha256([str(locks.resolve()).encode()])[:8]}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            aside.unlink(missing_ok=True)
-            _create_tables(aside)
-            _rename(aside, file)
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+            _create_tables(temporary)
+            _rename(temporary, file)
+            temporary.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{file}: cannot be written: {error.strerror}") from None
 
@@ -48,12 +48,12 @@ def _create_tables(file: Path) -> None:
     SqlAlchemyStore(f"sqlite:///{quote(str(file))}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
 
 
-def _rename(aside: Path, file: Path) -> None:
-    """Give `aside` the name `file`, unless that exists."""
+def _rename(temporary: Path, file: Path) -> None:
+    """Give `temporary` the name `file`, unless that exists."""
     try:
-        os.link(aside, file)
+        os.link(temporary, file)
     except FileExistsError:
         pass
     except OSError:  # a file system without links, where two clones at once may replace each other's file
         if not file.exists():
-            aside.rename(file)
+            temporary.rename(file)

@@ -1,4 +1,4 @@
-"""What MLflow is told of a run at its beginning: tags, parameters, data, and what leads to its numbers again."""
+"""What MLflow gets of a run at its beginning: tags, parameters, data, and what leads to its numbers again."""
 
 from __future__ import annotations
 

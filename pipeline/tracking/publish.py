@@ -97,7 +97,7 @@ class Publisher:
         self._tags, self._params = dict(run.data.tags), set(run.data.params)
         self._artifacts = str(run.info.artifact_uri)
         self.run_id = str(run.info.run_id)
-        faults.reached("run-created")
+        faults.crash_point("run-created")
         return True
 
     def _results_run(self, header: Header) -> Run | None:
@@ -127,7 +127,7 @@ class Publisher:
         own.sort(key=lambda run: run.info.run_id != self.run_id)  # the one that this process logs to stays
         for double in own[1:]:  # MLflow had created it and could not say so
             self.server.client.delete_run(double.info.run_id)
-        if own or self.folder.is_aside:
+        if own or self.folder.is_replaced:
             return own[0] if own else None
         return next((run for run in runs if header.reuse_finished or run.info.status != "FINISHED"), None)
 
@@ -238,7 +238,7 @@ class Publisher:
             self.server.client.log_batch(self.run_id, metrics=metrics, params=some_params[:TAGS], tags=sent)
             some_params, some_tags = some_params[TAGS:], some_tags[TAGS:]
             if metrics:
-                faults.reached("rows-sent")
+                faults.crash_point("rows-sent")
 
     def _repository(self) -> Any:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -269,7 +269,7 @@ class Publisher:
         if self._status == "RUNNING" or status not in ("KILLED", self._status):
             self.server.client.set_terminated(self.run_id, status, end["time"])
             self._status = status
-        faults.reached("end-sent")
+        faults.crash_point("end-sent")
 
 
 def _rows(metrics: Mapping[str, Any], timestamp: int, step: int) -> list[Metric]:

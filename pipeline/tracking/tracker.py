@@ -41,10 +41,10 @@ UNIQUE = ("trial", "sweep")  # stages whose key is of one run only; a final mode
 
 @dataclass
 class Published:
-    """How many folders were published, are left, belong to work that is going on, or to other addresses."""
+    """How many folders were published, remain, belong to work that is going on, or to other addresses."""
 
     done: int = 0
-    left: int = 0
+    remaining: int = 0
     refused: int = 0  # of those left: MLflow takes them at no time
     busy: int = 0
     failed: bool = False
@@ -53,7 +53,7 @@ class Published:
     @property
     def waiting(self) -> int:
         """How many are left that MLflow will take."""
-        return self.left - self.refused
+        return self.remaining - self.refused
 
 
 class Tracker:
@@ -136,7 +136,7 @@ class Tracker:
                     files=list(about_run.files),
                 )
                 folder.begin(header, about_run.files, start)
-            faults.reached("run-opened")
+            faults.crash_point("run-opened")
             run = Run(self, folder)
             run.publish(forced=spec.stage != "trial")  # a short trial's rows may as well go with its beginning
             released.pop_all()  # the run has it from here on
@@ -211,15 +211,15 @@ class Tracker:
                 elif folder.address != self.server.identity:
                     result.elsewhere[folder.address] = result.elsewhere.get(folder.address, 0) + 1
                 elif path in self._refused and not everything:
-                    result.left, result.refused = result.left + 1, result.refused + 1
+                    result.remaining, result.refused = result.remaining + 1, result.refused + 1
                 elif everything or folder.header.experiment == self.name:
                     late = deadline is not None and time.monotonic() > deadline
                     enough = most is not None and result.done >= most
                     if result.failed or late or enough or not self._publish(folder, result):
-                        result.left += 1
+                        result.remaining += 1
             except DamagedError as error:  # which is no reason to stop the work of the caller
                 print(error, file=sys.stderr, flush=True)
-                result.failed, result.left, result.refused = False, result.left + 1, result.refused + 1
+                result.failed, result.remaining, result.refused = False, result.remaining + 1, result.refused + 1
             finally:
                 folder.release()
             if result.waiting and most is not None:
@@ -270,10 +270,10 @@ class Tracker:
 
     def flush_at_exit(self) -> None:
         """At the end of a stage, publish what is left, for a minute, and print a line if something stays."""
-        left = self.publish_all(seconds=60.0).waiting
-        if left:
-            wait = "waits" if left == 1 else "wait"
+        waiting = self.publish_all(seconds=60.0).waiting
+        if waiting:
+            wait = "waits" if waiting == 1 else "wait"
             print(
-                f"{self.study.name}: {plural(left, 'run')} {wait} for MLflow; `cave sync` sends what is left",
+                f"{self.study.name}: {plural(waiting, 'run')} {wait} for MLflow; `cave sync` sends what is left",
                 flush=True,
             )

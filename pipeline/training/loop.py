@@ -192,7 +192,7 @@ class _Run:
             tensors |= {f"adam.{name}": value for name, value in self.adam.moments.items()}
             counters = [self.epoch, self.step, self.seconds, self.best_epoch, self.best_value]
             write_state(self.folder / STATE, tensors, [*counters, *map(asdict, self.unsynced)])
-            faults.reached("state-written")
+            faults.crash_point("state-written")
             if self.log.append(record.entry, sync=True):
                 self.unsynced = []
         return record
