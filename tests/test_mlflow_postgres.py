@@ -145,7 +145,7 @@ def test_a_postgresql_that_goes_away_costs_a_training_nothing(
     monkeypatch.setattr("pipeline.tracking.server.BACK_OFF", 0.0)
     fetch.run(study)
     prepare.run(study)
-    real, stopped = train.print_progress, list[int]()
+    real, stopped = train_seed.print_progress, list[int]()
 
     def print_progress(*args: Any) -> None:
         real(*args)
