@@ -15,6 +15,7 @@ from pipeline.jobs import final_models as stage
 from pipeline.models import build
 from pipeline.models.checkpoint import load, save_model
 from pipeline.processes.entry import run_main
+from pipeline.stages import train
 from tests.command import assert_one_line, call
 from tests.small import ROOT, covering, model_params, splits
 from tests.workshop import make_study
@@ -72,7 +73,7 @@ def test_a_broken_curve_gets_its_line(tmp_path: Path, content: bytes, monkeypatc
         folder.mkdir(parents=True)
         (folder / "curves.csv").write_bytes(b"epoch,seconds\n1,2\n" if seed == 0 else content)
     monkeypatch.setattr("pipeline.processes.map_in_workers", lambda *_: None)  # both were trained
-    assert_one_line(*call(main=lambda: run_main(lambda: stage.run(study, "vae"))))
+    assert_one_line(*call(main=lambda: run_main(lambda: train.run(study, "vae"))))
 
 
 FEW = [

@@ -315,6 +315,7 @@ def test_what_a_spare_hears_is_not_its_parents(tmp_path: Path) -> None:
     done = _young(
         tmp_path,
         "import signal",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",  # a shell's background job ignores it
         "from pipeline.processes import signals",
         "source, sink = os.pipe()",
         "setsid = os.setsid",

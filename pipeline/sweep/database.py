@@ -50,7 +50,7 @@ class Database:
         address = addresses.address("optuna", study.shared_root)
         wrong = InputError(
             f"CAVE_OPTUNA_URL: '{without_password(address)}' given;"
-            " allowed: sqlite:///FILE and postgresql://USER:PASSWORD@HOST/DATABASE"
+            " allowed: sqlite:///FILE and postgresql://HOST/DATABASE"
         )
         try:
             url = sqlalchemy.make_url(address)
