@@ -19,7 +19,6 @@ from pipeline.errors import InputError
 __all__ = [
     "CRASH",
     "CRASH_SIGNAL",
-    "DATA_MIRROR",
     "MLFLOW_ADDRESS",
     "OPTUNA_ADDRESS",
     "PARENT",

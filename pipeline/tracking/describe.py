@@ -17,7 +17,7 @@ from pipeline.runs import PATCH, SPEC, RunSpec, provenance
 from pipeline.study import Study
 from pipeline.tracking.server import NOTE
 
-__all__ = ["Description", "describe"]
+__all__ = ["describe"]
 
 
 @dataclass(frozen=True)
