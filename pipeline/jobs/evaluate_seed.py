@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.numpy import save
 
 from pipeline import data
 from pipeline.evaluation import Estimate, annealing
 from pipeline.evaluation.decompose import anneal
+from pipeline.evaluation.pictures import compute_pictures
 from pipeline.evaluation.saved_model import measure_saved_model, test_pixels
 from pipeline.figures.model_images import MODEL_IMAGES, draw_model
-from pipeline.files import file_lock, read_json, write_json, write_parquet
+from pipeline.files import file_lock, read_json, write_bytes, write_json, write_parquet
 from pipeline.metric import partial_errors
 from pipeline.models import checkpoint
 from pipeline.params import digest
@@ -76,14 +78,16 @@ def _anneal(study: Study, variant: str, splits: data.Splits, test: torch.Tensor,
 
 
 def _measure(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
-    """Measure a seed's model and its milestones, write the table of images, and draw the first seed's model."""
+    """Measure a seed's model and its milestones, write the table of images, and the first seed's pictures."""
     source, folder, params = study.train(variant) / f"seed-{seed}", study.evaluate(variant), study.params.evaluate
     measured, milestones = measure_saved_model(source, params, splits, test, study.outliers, seed)
     write_parquet(folder / f"seed-{seed}.parquet", _image_table(measured.images, len(test)))
     if seed == study.params.train.seeds[0]:
         model = checkpoint.load(source).to(test.device)
         columns = study.params.report.images
-        draw_model(folder, model, splits, test, name=variant, columns=columns, seed=params.seed)
+        arrays = compute_pictures(model, splits, test, measured.images["nll"], columns=columns, seed=params.seed)
+        write_bytes(folder / "pictures.safetensors", save(arrays))
+        draw_model(folder, arrays, name=variant)
     by_epoch = {
         epoch: {key: asdict(estimate) for key, estimate in results.items()} for epoch, results in milestones.items()
     }

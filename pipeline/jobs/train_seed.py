@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
+
+import torch
 
 from pipeline import data, processes
+from pipeline.addresses import address
 from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
 from pipeline.files import file_lock, write_csv, write_json
 from pipeline.jobs.final_models import describe_source, match_time, settings, state_digest
 from pipeline.models.checkpoint import save_model
 from pipeline.progress import reporting
-from pipeline.redaction import reason
+from pipeline.redaction import reason, without_password
 from pipeline.runs import RunSpec
+from pipeline.runs.provenance import code, machine
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress
 from pipeline.training.matching import match_weights
 
 __all__ = ["train_seed"]
+
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of the largest resident set that the kernel reports
 
 
 def train_seed(study: Study, variant: str, seed: int, resources: Resources) -> None:
@@ -102,4 +112,18 @@ def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Ru
     run.log_result("weights_digest", weights_digest, {0: {"seconds": records[-1].seconds}}, {"model": files})
     run.finish()
     named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key}
-    write_json(folder / "mlflow.json", named)
+    write_json(folder / "mlflow.json", named | _circumstances(study, device))
+
+
+def _circumstances(study: Study, device: torch.device) -> dict[str, Any]:
+    """Return when, where and with which code a model was trained, for the head of the report."""
+    store = address("mlflow", study.shared_root)
+    cuda = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) if cuda else getrusage(RUSAGE_SELF).ru_maxrss * RSS_UNIT
+    return {
+        "store": without_password(store).rstrip("/") if store.lower().startswith("http") else "",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "peak_memory_bytes": peak,
+        **code(study.root).tags,
+        **machine(device),
+    }
