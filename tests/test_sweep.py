@@ -30,9 +30,10 @@ from pipeline.params import SweepParams
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
+from pipeline.sweep.claims import MAX_ATTEMPTS
 from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.database import Database
-from pipeline.sweep.worker import MAX_ATTEMPTS, work
+from pipeline.sweep.worker import work
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows, trial_of
 

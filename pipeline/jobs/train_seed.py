@@ -16,6 +16,7 @@ from pipeline.addresses import address
 from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
 from pipeline.files import file_lock, write_csv, write_json
+from pipeline.jobs.cached_models import stage_digest
 from pipeline.jobs.final_models import describe_source, match_time, settings, state_digest
 from pipeline.models.checkpoint import save_model
 from pipeline.progress import reporting
@@ -42,7 +43,7 @@ def train_seed(study: Study, variant: str, seed: int, resources: Resources) -> N
 def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     splits = data.load(study.data)
     params = match_weights(settings(study, variant, seed), splits)
-    state = state_digest(params, splits)
+    state, stage_code = state_digest(params, splits), stage_digest()  # before anybody edits the code
     params = match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
     widths = params.model.level_widths
@@ -61,7 +62,7 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
         inputs=[study.data, study.sweep(variant) / "best.json"],
     )
     try:
-        _fit(study, variant, spec, splits, run, resources)
+        _fit(study, variant, spec, splits, run, resources, stage_code)
     except RunError as error:
         hint = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
         run.finish("FAILED", str(error))
@@ -77,7 +78,9 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
         raise
 
 
-def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources) -> None:
+def _fit(
+    study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources, stage_code: str
+) -> None:
     """Train, write the model and its curve, and log them to the run."""
     params, seed, widths = spec.params, spec.seed, spec.params.model.level_widths
     model = initial_model(params.model, splits, seed)
@@ -111,7 +114,7 @@ def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Ru
     files = [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"]
     run.log_result("weights_digest", weights_digest, {0: {"seconds": records[-1].seconds}}, {"model": files})
     run.finish()
-    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key}
+    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, "code": stage_code}
     write_json(folder / "mlflow.json", named | _circumstances(study, device))
 
 
