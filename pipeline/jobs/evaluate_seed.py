@@ -19,13 +19,14 @@ from pipeline.evaluation.decompose import anneal
 from pipeline.evaluation.saved_model import measure_saved_model, test_pixels
 from pipeline.figures.model_images import MODEL_IMAGES, draw_model
 from pipeline.files import file_lock, read_json, write_json, write_parquet
+from pipeline.jobs.mlflow_model import mlflow_model_files
 from pipeline.metric import partial_errors
 from pipeline.models import checkpoint
 from pipeline.params import digest
 from pipeline.progress import reporting
 from pipeline.study import Study
 from pipeline.text import describe_bias
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, registered_name
 
 __all__ = ["evaluate_part", "parts", "scratch_folder"]
 
@@ -62,7 +63,8 @@ def evaluate_part(study: Study, variant: str, part: str, device: torch.device) -
         if all(path.exists() for path in paths):
             final = {key: value for path in paths for key, value in read_json(path, "final")["final"].items()}
             seconds = sum(float(read_json(path, "seconds")["seconds"]) for path in paths)
-            _log_seed(study, variant, int(seed), final, read_json(paths[0], "milestones")["milestones"])
+            with mlflow_model_files(study.train(variant) / f"seed-{seed}", splits, test) as model:
+                _log_seed(study, variant, int(seed), final, read_json(paths[0], "milestones")["milestones"], model)
             write_json(study.evaluation_time(variant, int(seed)), round(seconds, 2))
 
 
@@ -100,7 +102,9 @@ def _image_table(values: dict[str, torch.Tensor], images: int) -> dict[str, Any]
     return columns
 
 
-def _log_seed(study: Study, variant: str, seed: int, final: dict[str, Any], by_epoch: dict[str, Any]) -> None:
+def _log_seed(
+    study: Study, variant: str, seed: int, final: dict[str, Any], by_epoch: dict[str, Any], model: list[Path]
+) -> None:
     """Write a seed's results into its file, log them to its run in MLflow, and print them."""
     source, folder = study.train(variant) / f"seed-{seed}", study.evaluate(variant)
     estimates = {key: Estimate(**estimate) for key, estimate in final.items()}
@@ -117,6 +121,7 @@ def _log_seed(study: Study, variant: str, seed: int, final: dict[str, Any], by_e
     run = Tracker(study).reopen(named.get("key") or str(named["run"]), named["run"])
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
     run.log_result("evaluation", digest([results, by_epoch]), metrics, files)
+    run.log_result("model", registered_name(study, variant), {}, {"model": model})
     excess = _describe_excess(estimates)
     reasons = partial_errors(estimates)
     partial = "; ".join(f"{', '.join(terms)}: {held} is held fixed" for held, terms in reasons.items())

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.files import write_bytes, write_csv, write_json, write_text
 from pipeline.metric import Metric
 from pipeline.report import inputs, tables
+from pipeline.report.cards import write_cards
 from pipeline.report.comparison import Comparison, Result, build
 from pipeline.report.families import families, level_term
 from pipeline.report.milestones import Milestones, milestones, tidy
@@ -53,6 +54,7 @@ def write(study: Study) -> None:
     }
     write_json(folder / "summary.json", means)
     write_text(folder / "report.html", html)
+    write_cards(study, comparison)
 
 
 def _draw(study: Study, comparison: Comparison, bounds_by_epoch: Milestones) -> dict[str, bytes]:
