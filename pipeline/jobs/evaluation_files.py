@@ -14,7 +14,7 @@ SHOWN = ("elbo", "reconstruction", "kl", "gap", "nll", "bpd")  # by `dvc metrics
 
 
 def write_evaluation(study: Study, variant: str) -> None:
-    """Write `decomposition.json` with the protocol, `milestones.csv`, the means over seeds as DVC's metrics, and `champion.json`.
+    """Write `decomposition.json` with the protocol, `milestones.csv`, `champion.json`, and the means as DVC's metrics.
 
     Raises:
         InputError: the file of a seed is missing or damaged.

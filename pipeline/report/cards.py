@@ -25,8 +25,9 @@ model = mlflow.pyfunc.load_model("models:/{name}@champion")
 results = model.predict(images, params={{"draws": 100, "seed": 0}})
 ```
 
-`images` is a float32 array [n, {height}, {width}] in [0, 1]. The results are arrays by name: `reconstructions`; the latents {latents};
-`elbo`, `kl`, `nll` and the rates of the levels of each image, in nats. The package `platos-cave` must be installed."""
+`images` is a float32 array [n, {height}, {width}] in [0, 1]. The results are arrays by name: `reconstructions`; the
+latents {latents}; and by image, in nats, `elbo`, `kl`, `nll` and the rates of the levels, as `rate/z1`. The package
+`platos-cave` must be installed."""
 
 
 def write_cards(study: Study, comparison: Comparison) -> None:
@@ -50,15 +51,17 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
         for name, text in TERMS.items()
         if name in result.metrics and f"test/{name}" in tests
     ]
-    rows += [f"| rate/z{t}: rate of level {t} | {_number(tests[f'test/rate/z{t}'])} | {result.metrics[f'rate/z{t}']} |"
-             for t in range(1, len(about["widths"]) + 1)]
+    rows += [
+        f"| rate/z{t}: rate of level {t} | {_number(tests[f'test/rate/z{t}'])} | {result.metrics[f'rate/z{t}']} |"
+        for t in range(1, len(about["widths"]) + 1)
+    ]
     nll = f"The nll of these models is too high {result.too_high}." if result.too_high else "The error of nll is small."
     return f"""# {study.name}.{result.variant}
 
 A hierarchical variational autoencoder with levels {" - ".join(map(str, about["widths"]))} and
 {int(about["parameters"]):,} weights, of the {short_measure(result.measure)} of images of {height} x {width} pixels;
-likelihood {result.likelihood}. A version is the final model of one seed. The champion, seed {seed}, has the best bound on the
-validation set; the test set played no part in that choice.
+likelihood {result.likelihood}. A version is the final model of one seed. The champion, seed {seed}, has the best bound
+on the validation set; the test set played no part in that choice.
 
 ## Use
 

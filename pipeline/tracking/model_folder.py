@@ -37,37 +37,39 @@ class ModelCode:
 def model_files(code: ModelCode, weights: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield the files that make a folder with `weights` an MLflow model, until the block ends."""
     import_mlflow()
-    from mlflow.models import Model, ModelSignature
-    from mlflow.pyfunc import save_model
-    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema
-
-    signature = ModelSignature(
-        Schema([_spec(code.example)]),
-        Schema([_spec(values, name) for name, values in code.results.items()]),
-        ParamSchema([ParamSpec(name, DataType.long, default) for name, default in code.params.items()]),
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        source, folder, model = Path(temporary) / CODE, Path(temporary) / "model", Model()
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as temporary:
+        warnings.simplefilter("ignore")  # of MLflow's own classes, when they are imported
+        source, folder = Path(temporary) / CODE, Path(temporary) / "model"
         source.write_text(code.text, encoding="utf-8")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            save_model(
-                folder,
-                python_model=str(source),
-                artifacts={path.name: str(path) for path in weights},
-                signature=signature,
-                input_example=code.example,
-                pip_requirements=list(code.requirements),
-                mlflow_model=model,
-            )
-        function = model.flavors["python_function"]
-        function["model_code_path"] = CODE
-        function["artifacts"] = {path.name: {"path": path.name, "uri": path.name} for path in weights}
-        model.save(str(folder / "MLmodel"))
+        _save(code, source, weights, folder)
         yield sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def _spec(values: np.ndarray, name: str | None = None) -> object:
-    from mlflow.types import TensorSpec
+def _save(code: ModelCode, source: Path, weights: Sequence[Path], folder: Path) -> None:
+    """Save a model into a new folder, and let its `MLmodel` name code and weights by their places beside it."""
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    return TensorSpec(values.dtype, (-1, *values.shape[1:]), name)
+    def spec(values: np.ndarray, name: str | None = None) -> TensorSpec:
+        return TensorSpec(values.dtype, (-1, *values.shape[1:]), name)
+
+    signature = ModelSignature(
+        Schema([spec(code.example)]),
+        Schema([spec(values, name) for name, values in code.results.items()]),
+        ParamSchema([ParamSpec(name, DataType.long, default) for name, default in code.params.items()]),
+    )
+    model = Model()
+    save_model(
+        folder,
+        python_model=str(source),
+        artifacts={path.name: str(path) for path in weights},
+        signature=signature,
+        input_example=code.example,
+        pip_requirements=list(code.requirements),
+        mlflow_model=model,
+    )
+    function = model.flavors["python_function"]
+    function["model_code_path"] = CODE
+    function["artifacts"] = {path.name: {"path": path.name, "uri": path.name} for path in weights}
+    model.save(str(folder / "MLmodel"))

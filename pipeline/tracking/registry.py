@@ -30,6 +30,7 @@ __all__ = ["ALIAS", "FOLDER", "MODEL", "registered_name", "update_registry"]
 
 FOLDER = "model"  # of a run's artifacts
 MODEL = "model"  # the tag of a run whose folder is a model of MLflow
+ABSENT = ("FEATURE_DISABLED", "NOT_IMPLEMENTED")  # of what a server does not have
 LENGTH = 5000  # characters of a description
 ALIAS = "champion"
 
@@ -58,8 +59,7 @@ def update_registry(study: Study, client: MlflowClient, runs: Mapping[tuple[str,
         try:
             _Registered(client, registered_name(study, variant)).update(models, champion["seed"], card[:LENGTH])
         except MlflowException as error:
-            status = error.get_http_status_code()
-            if status >= 500 and status != 501:
+            if error.get_http_status_code() >= 500 and error.error_code not in ABSENT:
                 raise
             line = f"{study.name}: MLflow registers no models ({reason_of(error)}); they remain in their runs"
             print(one_line(line), file=sys.stderr, flush=True)
