@@ -24,7 +24,7 @@ CODE = "model.py"  # beside `MLmodel`
 
 @dataclass(frozen=True)
 class ModelCode:
-    """What MLflow is told of a model."""
+    """What MLflow needs to know of a model."""
 
     text: str  # a module that calls `mlflow.models.set_model`
     requirements: Sequence[str]  # as pip reads them

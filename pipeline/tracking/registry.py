@@ -106,9 +106,9 @@ class _Registered:
 
     def _versions(self) -> dict[str, ModelVersion]:
         """Return the first version of each run; later ones are removed, which two processes at once have made."""
-        found: Sequence[ModelVersion] = self.client.search_model_versions(f"name = {quoted(self.name)}")
+        every: Sequence[ModelVersion] = self.client.search_model_versions(f"name = {quoted(self.name)}")
         versions: dict[str, ModelVersion] = {}
-        for version in sorted(found, key=lambda version: int(version.version)):
+        for version in sorted(every, key=lambda version: int(version.version)):
             if version.run_id in versions:
                 self.client.delete_model_version(self.name, version.version)
             else:
