@@ -14,6 +14,7 @@ from pipeline.tracking.logged import LoggedRun
 from pipeline.tracking.model_folder import ModelCode, model_files
 from pipeline.tracking.registry import registered_name
 from pipeline.tracking.removal import experiments, has_results, remove_experiments, remove_run_folders
+from pipeline.tracking.report_run import log_report
 from pipeline.tracking.run import Run
 from pipeline.tracking.tracker import Tracker
 
@@ -26,6 +27,7 @@ __all__ = [
     "experiments",
     "has_results",
     "import_mlflow",
+    "log_report",
     "mark_current",
     "model_files",
     "open_database",
