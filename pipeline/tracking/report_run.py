@@ -42,7 +42,7 @@ def log_report(study: Study, tracker: Tracker | None = None) -> None:
                     "study": study.name,
                     "mlflow.source.name": "cave: report",
                     "mlflow.source.type": "LOCAL",
-                    NOTE: f"The comparison of all variants: `report.html` among the artifacts.\n\n{study.how('report')}",
+                    NOTE: f"All variants compared: `report.html` among the artifacts.\n\n{study.how('report')}",
                 },
             )
             folder.begin(header, {}, {"type": "start", "time": now(), "address": header.address, "origin": {}})
