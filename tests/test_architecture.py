@@ -190,8 +190,8 @@ def test_what_a_module_offers_is_used() -> None:
         p: ast.parse(p.read_text()) for d in ("pipeline", "tests", "experiments") for p in (ROOT / d).rglob("*.py")
     }
     users: dict[str, set[Path]] = {}
-    for path, tree in trees.items():
-        for node in ast.walk(tree):
+    for path, module in trees.items():
+        for node in ast.walk(module):
             names = [node.attr] if isinstance(node, ast.Attribute) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             for name in names:

@@ -195,7 +195,7 @@ def test_the_sweeps_keep_their_promises(repositories: list[Path], which: int) ->
 
 
 def test_the_docs_explain_every_logged_metric(repositories: list[Path], tmp_path: Path) -> None:
-    """Every metric key in MLflow is a row of the table in docs/metrics.md, and every row is logged, some of data with factors."""
+    """Every metric key in MLflow is a row in docs/metrics.md, and every row is logged, some of data with factors."""
     one = {"train.seeds": [0], "train.epochs": 1, "model.z_dim": 2, "sweep.space": {}}
     made = make_study(tmp_path, **one, **{"evaluate.decompose": DECOMPOSE})
     for words in (["fetch"], ["prepare"], ["train", "vae"], ["evaluate", "vae"]):

@@ -17,6 +17,7 @@ from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
 from pipeline.files import file_lock, write_csv, write_json
 from pipeline.jobs.cached_models import stage_digest
+from pipeline.jobs.epoch_pictures import is_shown, log_pictures
 from pipeline.jobs.final_models import describe_source, match_time, settings, state_digest
 from pipeline.models.checkpoint import save_model
 from pipeline.progress import reporting
@@ -86,8 +87,12 @@ def _fit(
     model = initial_model(params.model, splits, seed)
     records: list[Record] = []
     device = processes.device(resources.device)
+    first, logged = seed == study.params.train.seeds[0], run.folder.last_epoch
     with reporting(f"{variant} seed {seed}") as reporter:
         for record in fit(model, splits, params.train, seed=seed, device=device, folder=run.folder.path):
+            # Of the epochs before the state that training goes on from, the weights are gone, and pictures are there.
+            if first and record.epoch >= logged and is_shown(record.epoch, params.train.epochs):
+                log_pictures(run, model, splits, record)
             run.publish()
             records.append(record)
             print_progress(reporter, record, params.train.epochs)
