@@ -19,7 +19,7 @@ from pipeline.evaluation.decompose import anneal
 from pipeline.evaluation.saved_model import measure_saved_model, test_pixels
 from pipeline.figures.model_images import MODEL_IMAGES, draw_model
 from pipeline.files import file_lock, read_json, write_json, write_parquet
-from pipeline.metric import partial_errors
+from pipeline.metric import logged_key, partial_errors
 from pipeline.models import checkpoint
 from pipeline.params import digest
 from pipeline.progress import reporting
@@ -111,8 +111,8 @@ def _log_seed(study: Study, variant: str, seed: int, final: dict[str, Any], by_e
     results = {f"test/{key}": estimate for key, estimate in final.items()}
     write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": by_epoch})
     pictures = [folder / f"{name}.png" for name in MODEL_IMAGES if seed == study.params.train.seeds[0]]
-    metrics = {0: _logged("test/", estimates)}
-    metrics |= {epoch: _logged("milestone/", results) for epoch, results in milestones.items()}
+    metrics = {0: _logged("test", estimates)}
+    metrics |= {epoch: _logged("milestone", results) for epoch, results in milestones.items()}
     named = read_json(source / "mlflow.json", "run")
     run = Tracker(study).reopen(named.get("key") or str(named["run"]), named["run"])
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
@@ -148,7 +148,7 @@ def _describe_excess(bounds: dict[str, Estimate]) -> str:
     )
 
 
-def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:
+def _logged(split: str, results: dict[str, Estimate]) -> dict[str, float]:
     """Return values and standard errors under the keys that MLflow gets."""
-    values = {prefix + key: result.value for key, result in results.items()}
-    return values | {f"{prefix}{key}_se": result.se for key, result in results.items() if result.se is not None}
+    values = {logged_key(name, split): result.value for name, result in results.items()}
+    return values | {logged_key(n, split, error=True): r.se for n, r in results.items() if r.se is not None}

@@ -106,27 +106,35 @@ def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: T
 
 
 def _epoch(run: _Run, step: Step | CompiledStep, train: TrainingImages, params: TrainParams) -> dict[str, float]:
-    """Run one epoch of updates and return its mean terms."""
-    model = run.model
+    """Run one epoch of updates and return its mean terms, the norm of the gradient among them where it is clipped."""
+    model, adam = run.model, run.adam
     horizon = params.schedule_epochs or params.epochs
     positions = torch.randperm if params.shuffle else torch.arange
     order = positions(len(train), device=train.device)
     total = torch.zeros(model.depth + 1, device=train.device)
+    norm, rate = torch.zeros((), device=train.device), 0.0
     model.train()
     with step.epoch():
         starts = range(0, len(train), params.batch_size)
         for start in track_progress(starts, f"epoch {run.epoch + 1}", "batches", long=True):
             at = run.epoch + start / len(train)
             x = train.batch(order[start : start + params.batch_size])
-            bound, loss = step(x, at, params.learning_rate * SCHEDULES[params.schedule](at / horizon))
+            rate = params.learning_rate * SCHEDULES[params.schedule](at / horizon)
+            bound, loss = step(x, at, rate)
             run.step += 1
             if not math.isfinite(loss.item()):
                 require_finite(named("train/", terms(bound), model.depth), run.epoch + 1, run.step)
                 raise NonFiniteError(f"epoch {run.epoch + 1}, step {run.step}: the objective is {-loss.item()}")
             run.update_ema()
-            total.add_(mean_parts(bound), alpha=len(x) / len(train))
+            share = len(x) / len(train)
+            total.add_(mean_parts(bound), alpha=share)
+            if adam.norm is not None:
+                norm.add_(adam.norm, alpha=share)
     run.epoch += 1
-    return named("train/", with_sums(total), model.depth)
+    others = {"train/learning_rate": rate}  # of the last step
+    if adam.norm is not None:
+        others["train/gradient_norm"] = norm.item()
+    return named("train/", with_sums(total), model.depth) | others
 
 
 class _Run:
