@@ -205,7 +205,8 @@ def _answer(address: str, method: str, path: str, what: dict[str, Any]) -> dict[
 
 
 def _by_mlflow(study: Study, name: str) -> Experiment | None:
-    from pipeline.tracking.connection import connect, translate_mlflow_errors
+    from pipeline.tracking.connection import connect
+    from pipeline.tracking.failures import translate_mlflow_errors
 
     with translate_mlflow_errors(study):
         client = connect(study, read_only=True)

@@ -123,7 +123,7 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
     except BaseException as error:
         parent.finish(_status(sweep, error))
         if sweep.tracker.server.reachable:
-            sweep.tracker.publish_all(seconds=2.0)  # of workers that did not end by themselves
+            sweep.tracker.backlog.publish_all(seconds=2.0)  # of workers that did not end by themselves
         raise
 
 
@@ -165,7 +165,7 @@ def _join(sweep: Sweep, workers: int) -> None:
                 print(f"{sweep.label}: best trial {best['trial']}{where}")
         except BlockingIOError:
             print(f"{sweep.label}: all trials are finished; {_holder(sweep)} writes the results")
-            sweep.tracker.flush_at_exit()
+            sweep.tracker.backlog.flush_at_exit()
             _clear(sweep)
 
 
@@ -199,7 +199,7 @@ def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
         write(outcome)
     sweep.locks.check()
     parent.finish()
-    sweep.tracker.flush_at_exit()
+    sweep.tracker.backlog.flush_at_exit()
     _clear(sweep)
     return outcome.best
 
@@ -208,7 +208,7 @@ def _clear(sweep: Sweep) -> None:
     """Remove the states of trials that others have finished, unless a trial is unfinished."""
     with sweep.locks.hold(f"{sweep.name}/admission"):
         if all(trial.state != TrialState.RUNNING for trial in sweep.trials()):
-            sweep.tracker.discard_states(*study_folders(sweep.study, f"{sweep.key}/"))
+            sweep.tracker.backlog.discard_states(*study_folders(sweep.study, f"{sweep.key}/"))
             shutil.rmtree(sweep.scratch, ignore_errors=True)
 
 
