@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Metric", "levels_of", "logged_key", "partial_errors"]
+__all__ = ["BEST", "VALUE", "Metric", "levels_of", "logged_key", "partial_errors"]
 
+VALUE, BEST = "search/value", "search/best"  # what a trial has reached, and the best trial so far
 Side = Literal["", "lower", "upper"]
 NAME = re.compile(r"(?P<term>.+?)(?:/(?:z(?P<level>\d+)|(?P<x>x)))?(?:/(?P<side>lower|upper))?")
 

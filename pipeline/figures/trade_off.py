@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pipeline.figures.style import GREY, NAMED, OTHERS, blank, level_colours, line, plain
+from pipeline.colours import NAMED, OTHERS
+from pipeline.figures.style import GREY, blank, level_colours, line, plain
 
 __all__ = ["TradeOff", "trade_off"]
 

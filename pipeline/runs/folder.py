@@ -125,6 +125,12 @@ class RunFolder:
         return max((entry["epoch"] for entry in self.entries if entry["type"] == "epoch"), default=0)
 
     @property
+    def last_time(self) -> int:
+        """The time of the last line that has one, in milliseconds since 1970."""
+        times = (entry.get("timestamp") or entry.get("time") for entry in reversed(self.entries))
+        return next((int(time) for time in times if time), now())
+
+    @property
     def ended(self) -> bool:
         """Whether no process means to add lines."""
         last = next((entry["type"] for entry in reversed(self.entries) if entry["type"] != "published"), None)
@@ -279,6 +285,6 @@ def new_id() -> str:
     return f"{now():013d}-{uuid.uuid4().hex[:12]}"
 
 
-def end(status: str | None, reason: str) -> dict[str, Any]:
-    """Return the line that ends the work on a run."""
-    return {"type": "end", "status": status, "time": now(), "reason": reason}
+def end(status: str | None, reason: str, time: int | None = None) -> dict[str, Any]:
+    """Return the line that ends the work on a run, at a `time` in milliseconds since 1970, or now."""
+    return {"type": "end", "status": status, "time": now() if time is None else time, "reason": reason}

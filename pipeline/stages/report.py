@@ -6,13 +6,15 @@ from pathlib import Path
 
 from pipeline import report
 from pipeline.study import Study
+from pipeline.tracking import mark_current
 
 __all__ = ["main", "run"]
 
 
 def run(study: Study) -> None:
-    """Write the report and print its table."""
+    """Write the report, print its table, and have MLflow show its verdict."""
     report.write(study)
+    mark_current(study)
     print(report.table_text(study))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.log import Entry, Record
 from pipeline.redaction import redacted
 from pipeline.runs import RunFolder, end, now
+from pipeline.tracking.describe import as_param
 from pipeline.tracking.publish import Publisher
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class Run:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
         self._append({"type": "tags", "tags": {name: redacted(value) for name, value in tags.items()}})
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Set parameters; one that the run has already cannot change, and then a tag says so."""
+        self._append({"type": "params", "params": {name: as_param(value) for name, value in params.items()}})
 
     def _append(self, entry: Entry) -> None:
         if not self._closed:

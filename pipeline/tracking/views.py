@@ -15,20 +15,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.metric import levels_of
+from pipeline.addresses import BOUND, FINAL, SEARCH
+from pipeline.metric import VALUE, levels_of
 
-__all__ = ["BOUND", "FINAL", "PREFIX", "SEARCH", "View", "decode", "encode", "study_views"]
+__all__ = ["View", "decode", "encode", "study_views"]
 
-PREFIX = "mlflow.sharedViewState."  # of the tags' names
-FINAL, BOUND, SEARCH = "final-models", "bound-taken-apart", "search"  # keys, which stand in addresses
-NLL, VALUE = "test/nll", "search/value"
+NLL = "test/nll"
 TERMS = ("nll", "elbo", "reconstruction", "kl", "gap")
 FINALS, TRIALS = (f"tags.stage = '{stage}' and tags.current = 'true'" for stage in ("train", "trial"))
 GREATEST = 12  # levels that a view shows
 GROUPINGS = (("variant",), ("variant", "stage"), ("variant", "current"), ("variant", "stage", "current"))
 COLOURS = 29  # of the UI's groups
 LEADING = ["attributes.`Run Name`", "runDateAndNestInfo"]  # columns that every table begins with
-WIDTH = 100  # of the others, in pixels
+LETTER, MARGIN = 8, 40  # pixels of a column of the table
+LARGEST = 5000  # letters of a tag
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class View:
     key: str
     name: str
     state: Mapping[str, Any]
-    charts: bool  # whether the page opens on the charts, or on the table
 
 
 def study_views(variants: Sequence[str], metrics: Collection[str], space: Sequence[str], metric: str) -> list[View]:
@@ -48,15 +47,27 @@ def study_views(variants: Sequence[str], metrics: Collection[str], space: Sequen
     maximizes. A view of what is not there yet is left out.
     """
     levels = levels_of((name.removeprefix("test/") for name in metrics if name.startswith("test/")), "rate")
-    final, search = _final(levels[:GREATEST]), _search(metrics, space, metric)
-    return [final, _bound(variants, metrics, levels[:GREATEST]), search]
+    levels = levels[:GREATEST]
+    finals = [_final(levels), _bound(variants, metrics, levels)] if NLL in metrics else []
+    return finals + ([_search(metrics, space, metric)] if VALUE in metrics else [])
 
 
 def encode(view: View, time: int) -> str:
-    """Return the value of a view's tag; `time`, in milliseconds since 1970, is shown as the time of its creation."""
-    packed = base64.b64encode(zlib.compress(json.dumps(view.state).encode(), 9)).decode()
-    about = {"name": view.name, "createdAt": time, "updatedAt": time, "state": f"deflate;{packed}"}
-    return json.dumps(about)
+    """Return the value of a view's tag; `time`, in milliseconds since 1970, is shown as the time of its creation.
+
+    Where it would be longer than MLflow takes, the names of the closed sections are left out.
+    """
+    state = dict(view.state)
+    tag = _packed(view.name, state, time)
+    if len(tag) > LARGEST:
+        state["compareRunSections"] = [section for section in state["compareRunSections"] if section["display"]]
+        tag = _packed(view.name, state, time)
+    return tag
+
+
+def _packed(name: str, state: Mapping[str, Any], time: int) -> str:
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    return json.dumps({"name": name, "createdAt": time, "updatedAt": time, "state": f"deflate;{packed}"})
 
 
 def decode(tag: str) -> Any:
@@ -68,7 +79,7 @@ def _final(levels: Sequence[int]) -> View:
     """Return the table of the final models, a row a seed, those of the lowest nll first."""
     names = [f"test/{term}" for term in TERMS] + [f"test/rate/z{level}" for level in levels]
     columns = ["tags.`variant`", "tags.`widths`", "tags.`seed`", *(f"metrics.`{name}`" for name in names)]
-    return View(FINAL, "Final models", _page(FINALS, f"metrics.`{NLL}`", True, columns), charts=False)
+    return View(FINAL, "Final models", _page(FINALS, f"metrics.`{NLL}`", True, columns))
 
 
 def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[int]) -> View:
@@ -84,7 +95,7 @@ def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[i
     for name in ("valid/elbo", "valid/kl", "valid/reconstruction", *(f"valid/rate/z{level}" for level in levels)):
         curves.line(name)
     page = _page(FINALS, f"metrics.`{NLL}`", True, ["tags.`variant`"]) | {"groupBy": _grouped(variants)}
-    return View(BOUND, "The bound taken apart", page | _charts([parts, rates, plane, curves], metrics), charts=True)
+    return View(BOUND, "The bound taken apart", page | _charts([parts, rates, plane, curves], metrics))
 
 
 def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View:
@@ -98,7 +109,7 @@ def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View
     plane.scatter(("valid/kl", "METRIC"), ("valid/reconstruction", "METRIC"))
     columns = [f"metrics.`{VALUE}`", "tags.`variant`", "tags.`state`", *(f"params.`{path}`" for path in space)]
     page = _page(TRIALS, f"metrics.`{VALUE}`", False, columns)
-    return View(SEARCH, "The search", page | _charts([lines, points, curves, plane], metrics), charts=True)
+    return View(SEARCH, "The search", page | _charts([lines, points, curves, plane], metrics))
 
 
 def _grouped(variants: Sequence[str]) -> dict[str, Any]:
@@ -156,7 +167,7 @@ def _page(search: str, order: str, ascending: bool, columns: Sequence[str]) -> d
         "modelVersionFilter": "All Runs",
         "selectedColumns": list(columns),
         "columnOrder": [*LEADING, *columns],
-        "columnWidths": dict.fromkeys(columns, WIDTH),
+        "columnWidths": {name: LETTER * len(name.partition("`")[2]) + MARGIN for name in columns},
         "runsHiddenMode": "SHOW_ALL",
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
