@@ -24,7 +24,8 @@ from pipeline.params import digest
 from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
 from pipeline.runs import RunSpec
-from pipeline.runs.provenance import code_digest, machine
+from pipeline.runs.provenance import machine
+from pipeline.runs.source import code_digest
 from pipeline.training import best_record, fit, initial_model, print_progress
 
 __all__ = ["FORMAT"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.params import read_yaml
-from pipeline.runs.provenance import PACKAGE, code_digest, module_files
+from pipeline.runs.source import PACKAGE, code_digest, code_without_texts, module_files
 from tests.rooms import (
     BEGIN,
     COMMANDS,
@@ -108,6 +108,20 @@ def test_module_files_follow_lazy_and_nested_imports() -> None:
 def test_the_code_digest_is_of_the_code_alone() -> None:
     """Two calls give one digest, and another module has another."""
     assert code_digest("pipeline.training") == code_digest("pipeline.training") != code_digest("pipeline.params")
+
+
+def test_a_text_for_readers_is_no_code() -> None:
+    """Comments, docstrings, descriptions and line breaks leave the digest as it is; any other change is another."""
+    plain = 'def f(x):\n    return 2 * x\n\nclass P:\n    n: int = Field(ge=0, description="A number.")'
+    texts = (
+        '"""A module."""\ndef f(x):  # doubles\n    """Double."""\n    return 2 * x\nclass P:\n'
+        '    """P."""\n    n: int = Field(\n        ge=0,\n        description="Another, "\n        "longer.",\n    )'
+    )
+    digest = code_without_texts(ast.parse(plain))
+    assert digest == code_without_texts(ast.parse(texts))
+    changes = {"2 * x": "2 + x", "ge=0": "ge=1", "n: int": "m: int", "    return 2 * x": "    'y'\n    return '2 * x'"}
+    assert all(digest != code_without_texts(ast.parse(plain.replace(*change))) for change in changes.items())
+    assert len({code_without_texts(ast.parse(text)) for text in ("f('a b')", "f('a', 'b')", "f(('a', 'b'))")}) == 3
 
 
 def test_the_command_line_starts_light() -> None:
