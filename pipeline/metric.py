@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["BEST", "VALUE", "Metric", "levels_of", "logged_key", "partial_errors"]
+__all__ = ["BEST", "SECTIONS", "VALUE", "Metric", "levels_of", "logged_key", "partial_errors"]
 
 VALUE, BEST = "search/value", "search/best"  # what a trial has reached, and the best trial so far
 Side = Literal["", "lower", "upper"]
@@ -19,6 +19,10 @@ UNITS = {
     "bias_unmeasured": "terms",
     "bpd": "bits/dim",
     "seconds": "s",
+    "images_per_second": "images / s",
+    "peak_memory": "MiB",
+    "weights": "count",
+    "best_epoch": "epoch",
     "acceptance": "share",
     "high": "share",
     "saturated": "share",

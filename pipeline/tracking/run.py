@@ -12,6 +12,7 @@ from pipeline.redaction import redacted
 from pipeline.runs import RunFolder, end, now
 from pipeline.tracking.describe import as_param
 from pipeline.tracking.publish import Publisher
+from pipeline.tracking.system import monitor
 
 if TYPE_CHECKING:
     from pipeline.tracking.tracker import Tracker
@@ -30,6 +31,7 @@ class Run:
         self._publisher = Publisher(tracker.server, folder)
         self._closed = False
         self._refusals = 0  # one after the other
+        self._monitor: Any = None  # of the machine, once the run has an id
 
     @property
     def run_id(self) -> str | None:
@@ -80,6 +82,8 @@ class Run:
             with self.tracker.server.request():
                 self._publisher.publish()
             self._refusals = self._refusals + 1 if self.tracker.server.refusal else 0
+            if self._monitor is None and self.run_id and self.folder.header.reproducible and not self.folder.ended:
+                self._monitor = monitor(self.run_id, self.tracker.server.client.tracking_uri)
 
     def finish(self, status: str | None = "FINISHED", reason: str = "") -> None:
         """End the work on the run as FINISHED, FAILED or KILLED, with the reason as a tag, or without a status."""
@@ -105,6 +109,8 @@ class Run:
     def close(self) -> None:
         """Release the run's folder without an end, as the death of the process does."""
         self._closed = True
+        if self._monitor is not None:
+            self._monitor.finish()
         self.folder.release()
 
     @contextmanager
