@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 from pipeline.redaction import one_line, without_password
 from pipeline.study import Study
 
-__all__ = ["Experiment", "experiment", "free_port", "report_line", "runs_line"]
+__all__ = ["experiment", "free_port", "report_line", "runs_line"]
 
 PORT, LAST_PORT = 5000, 65535
 HOST = "127.0.0.1"

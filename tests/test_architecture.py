@@ -187,6 +187,28 @@ def test_private_attributes_are_those_of_the_own_class() -> None:
     assert users == []
 
 
+def test_what_a_module_offers_is_used() -> None:
+    """Every name in the `__all__` of a module, packages apart, is used by another module, a test or an experiment."""
+    trees = {
+        p: ast.parse(p.read_text()) for d in ("pipeline", "tests", "experiments") for p in (ROOT / d).rglob("*.py")
+    }
+    users: dict[str, set[Path]] = {}
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            names = [node.attr] if isinstance(node, ast.Attribute) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                users.setdefault(name, set()).add(path)
+    unused = []
+    for path in set(FILES) - set(PACKAGE.rglob("__init__.py")):
+        for node in trees[path].body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                unused += [
+                    f"{path.name}: {n}" for n in ast.literal_eval(node.value) if not users.get(n, set()) - {path}
+                ]
+    assert unused == []
+
+
 def test_no_two_places_share_ten_lines() -> None:
     """Ten lines in a row, but for blanks, comments and imports, stand in one place alone."""
     places: dict[tuple[str, ...], str] = {}

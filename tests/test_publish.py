@@ -485,10 +485,11 @@ def _same(actual: dict[str, Any], expected: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_of_a_run_that_was_made_twice_the_one_that_is_logged_to_stays(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    """Others may have its id by now: the trials of a sweep have that of the sweep's run."""
+    """Others may have its id by now: the trials of a sweep have that of the sweep's run; so after a kill, too."""
 
     def twice(server: Any, header: Header) -> Any:
         return max((create_run(server, header) for _ in range(2)), key=lambda run: str(run.info.run_id))
@@ -497,6 +498,9 @@ def test_of_a_run_that_was_made_twice_the_one_that_is_logged_to_stays(
     monkeypatch.setattr("pipeline.tracking.publish.create_run", twice)
     made = start(study, "twice")
     first = made.run_id
+    if killed:
+        made.close()
+        made = start(study, "twice")
     log(made, RECORDS)
     made.finish()
     assert made.run_id == first

@@ -195,6 +195,7 @@ def _status(sweep: Sweep, error: BaseException) -> str | None:
 
 def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     outcome = publish(sweep, parent)
+    _store_run_id(sweep, parent)  # that MLflow had not assigned when the run was started, say
     if sweep.is_last:
         write(outcome)
     sweep.locks.check()
@@ -274,11 +275,16 @@ def _parent(sweep: Sweep) -> Run:
         inputs=[sweep.study.data],
     )
     with run.closing():
-        if run.run_id is not None:
-            sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
-        elif "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
+        _store_run_id(sweep, run)
+        if "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
             run.finish("KILLED")
             raise InputError(f"MLflow at {sweep.tracker.server.address} cannot be used: it did not make a run")
         if count > 1:
             run.set_tags({"search": str(sweep.search)})
     return run
+
+
+def _store_run_id(sweep: Sweep, run: Run) -> None:
+    """Store the id of the sweep's run, as far as MLflow has assigned it."""
+    if run.run_id is not None and sweep.optuna.user_attrs.get("mlflow_run_id") != run.run_id:
+        sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)

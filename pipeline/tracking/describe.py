@@ -19,7 +19,7 @@ from pipeline.runs import PATCH, SPEC, RunSpec, provenance
 from pipeline.study import Study
 from pipeline.tracking.server import NOTE
 
-__all__ = ["Description", "as_param", "describe"]
+__all__ = ["as_param", "describe"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,17 @@ class Description:
 
 
 def describe(
-    study: Study, spec: RunSpec, splits: Splits, about: str, inputs: Sequence[Path], parent: str | None
+    study: Study,
+    spec: RunSpec,
+    splits: Splits,
+    about: str,
+    inputs: Sequence[Path],
+    parent: str | None,
+    resources: Resources,
 ) -> Description:
     """Return what is known of a run; `about` is its description, `inputs` the DVC outs whose hashes become tags."""
     code = provenance.code(study.root)
-    machine = provenance.machine(processes.device(Resources.read().device))
+    machine = provenance.machine(processes.device(resources.device))
     origin = code.tags | machine | {"data_digest": splits.digest}
     tags = _tags(study, spec, about, inputs, parent) | origin
     searched = study.params.space(spec.variant) if spec.stage == "sweep" else {}  # which it is to find

@@ -45,11 +45,11 @@ def own_run(server: Server, folder: RunFolder, run_id: str | None) -> Run | None
     """Return the run that was created from a folder or, without one, a run of its key that it may take.
 
     Where MLflow has created several from this folder, because its answer was lost, one stays: that with `run_id`,
-    which this process logs to.
+    which this process logs to, else the one that has parameters, which an earlier process has logged to.
     """
     runs = _runs_of_key(server, folder.header)
     own = [run for run in runs if run.data.tags.get(FOLDER_TAG) == folder.header.id]
-    own.sort(key=lambda run: run.info.run_id != run_id)
+    own.sort(key=lambda run: (run.info.run_id != run_id, not run.data.params))
     for double in own[1:]:
         server.client.delete_run(double.info.run_id)
     if own or folder.is_replaced:

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
-from pipeline.environment import mlflow_retries
 from pipeline.runs import Header, RunFolder
 from pipeline.tracking.batches import log_in_batches, metric_rows, shortened
 from pipeline.tracking.lookup import FOLDER_TAG, GONE, create_run, own_run, published_epochs, results_run
@@ -88,9 +87,9 @@ class Publisher:
             if header.type == "results":
                 self.missing = True
                 return False
-            self._doubtful = True  # until the answer is here; and where MLflow's client itself may ask twice
+            self._doubtful = True  # until the answer is here
             run = create_run(self.server, header)
-            self._doubtful = mlflow_retries() > 0
+            self._doubtful = self.server.repeats_requests
         elif not owned and header.type == "run" and run.data.tags.get(FOLDER_TAG, "") > header.id:
             return False
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline import faults
 from pipeline.data import Splits
+from pipeline.environment import Resources
 from pipeline.errors import InputError
 from pipeline.runs import Header, RunFolder, RunSpec, experiment_name, folder_of, new_id, now
 from pipeline.study import Study
@@ -27,8 +28,9 @@ UNIQUE = ("trial", "sweep")  # stages whose key is of one run only; a final mode
 class Tracker:
     """A study's experiment in MLflow."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, resources: Resources | None = None) -> None:
         self.study = study
+        self.resources = resources or Resources()  # that the runs which are started here are worked on with
         self.server = Server(study)
         self.name = experiment_name(study)
         self.note = about(study)
@@ -73,7 +75,7 @@ class Tracker:
             if folder.entries and (replaced or folder.header.type != "run"):
                 folder.set_aside()
                 folder = self._open(key, released)
-            about_run = describe(self.study, spec, splits, about, inputs, parent)
+            about_run = describe(self.study, spec, splits, about, inputs, parent, self.resources)
             start = {"type": "start", "time": now(), "address": self.server.identity, "origin": about_run.origin}
             if folder.entries:
                 folder.log.append(start)
