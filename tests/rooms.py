@@ -43,7 +43,7 @@ TOOLS = [
     "files",
     "log",
 ]
-TOOLS += ["randomness"]
+TOOLS += ["randomness", "colours"]
 SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures", "testing"]
 RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
 MACHINERY = ["processes", "addresses", "runs", "tracking", "links", "sweep", "jobs", "stages"]

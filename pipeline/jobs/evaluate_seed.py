@@ -23,7 +23,7 @@ from pipeline.figures.model_images import MODEL_IMAGES, draw_model
 from pipeline.files import file_lock, read_json, write_bytes, write_json, write_parquet
 from pipeline.jobs.mlflow_model import mlflow_model_files
 from pipeline.jobs.mlflow_tables import IMAGE_TABLE, TERM_TABLE, model_tables
-from pipeline.metric import partial_errors
+from pipeline.metric import logged_key, partial_errors
 from pipeline.models import checkpoint
 from pipeline.params import digest
 from pipeline.progress import reporting
@@ -127,8 +127,8 @@ def _log_seed(
     results = {f"test/{key}": estimate for key, estimate in final.items()}
     write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": by_epoch})
     pictures = [folder / f"{name}.png" for name in MODEL_IMAGES if seed == study.params.train.seeds[0]]
-    metrics = {0: _logged("test/", estimates)}
-    metrics |= {epoch: _logged("milestone/", results) for epoch, results in milestones.items()}
+    metrics = {0: _logged("test", estimates)}
+    metrics |= {epoch: _logged("milestone", results) for epoch, results in milestones.items()}
     named = read_json(source / "mlflow.json", "run")
     run = Tracker(study).reopen(named.get("key") or str(named["run"]), named["run"])
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
@@ -168,7 +168,7 @@ def _describe_excess(bounds: dict[str, Estimate]) -> str:
     )
 
 
-def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:
+def _logged(split: str, results: dict[str, Estimate]) -> dict[str, float]:
     """Return values and standard errors under the keys that MLflow gets."""
-    values = {prefix + key: result.value for key, result in results.items()}
-    return values | {f"{prefix}{key}_se": result.se for key, result in results.items() if result.se is not None}
+    values = {logged_key(name, split): result.value for name, result in results.items()}
+    return values | {logged_key(n, split, error=True): r.se for n, r in results.items() if r.se is not None}

@@ -108,6 +108,7 @@ def _fit(
         "epochs": records[-1].epoch,
         "best_epoch": best.epoch,
         "seconds": round(records[-1].seconds, 2),
+        "peak_memory": round(processes.peak_memory(device)),  # MiB, of the process that has trained it
     }
     weights_digest = save_model(folder, model, params.model, splits, **about)
     for epoch, weights in milestones(run.folder.path).items():
@@ -117,7 +118,14 @@ def _fit(
     rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
     write_csv(folder / "curves.csv", rows)
     files = [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"]
-    run.log_result("weights_digest", weights_digest, {0: {"seconds": records[-1].seconds}}, {"model": files})
+    numbers: dict[str, float] = {
+        "training/seconds": records[-1].seconds,
+        "training/images_per_second": len(splits.train) * records[-1].epoch / max(records[-1].seconds, 1e-9),
+        "training/peak_memory": processes.peak_memory(device),
+        "training/weights": sum(weights.numel() for weights in model.parameters()),
+        "training/best_epoch": best.epoch,
+    }
+    run.log_result("weights_digest", weights_digest, {0: numbers}, {"model": files})
     run.finish()
     named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, "code": stage_code}
     write_json(folder / "mlflow.json", named | _circumstances(study, device))

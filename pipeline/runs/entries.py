@@ -59,6 +59,6 @@ def new_id() -> str:
     return f"{now():013d}-{uuid.uuid4().hex[:12]}"
 
 
-def end(status: str | None, reason: str) -> dict[str, Any]:
-    """Return the line that ends the work on a run."""
-    return {"type": "end", "status": status, "time": now(), "reason": reason}
+def end(status: str | None, reason: str, time: int | None = None) -> dict[str, Any]:
+    """Return the line that ends the work on a run, at a `time` in milliseconds since 1970, or now."""
+    return {"type": "end", "status": status, "time": now() if time is None else time, "reason": reason}

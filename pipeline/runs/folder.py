@@ -81,6 +81,12 @@ class RunFolder:
         return max((entry["epoch"] for entry in self.entries if entry["type"] == "epoch"), default=0)
 
     @property
+    def last_time(self) -> int:
+        """The time of the last line that has one, in milliseconds since 1970."""
+        times = (entry.get("timestamp") or entry.get("time") for entry in reversed(self.entries))
+        return next((int(time) for time in times if time), now())
+
+    @property
     def ended(self) -> bool:
         """Whether no process means to add lines."""
         last = next((entry["type"] for entry in reversed(self.entries) if entry["type"] != "published"), None)

@@ -12,7 +12,7 @@ __all__ = ["main", "run"]
 
 
 def run(study: Study) -> None:
-    """Write the report and print its table."""
+    """Write the report, print its table, and have MLflow show its verdict."""
     report.write(study)
     tracker = Tracker(study)
     log_report(study, tracker)

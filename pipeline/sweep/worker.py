@@ -20,6 +20,7 @@ from pipeline import faults, processes, redaction
 from pipeline.addresses import worker_lock
 from pipeline.errors import DisconnectedError, InputError, external_fault
 from pipeline.log import STATE, Record
+from pipeline.metric import VALUE
 from pipeline.params import digest
 from pipeline.progress import reporting
 from pipeline.runs import RunSpec
@@ -89,10 +90,13 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     else:
         with run.closing():
             sweep.locks.check()
+            value, pruned = end.metrics.get(sweep.metric), end.state == TrialState.PRUNED
+            if value is not None:
+                run.log_result("value", digest(value), {0: {VALUE: value}}, {})
             repeats = {} if end.repeats is None else {"repeats": str(end.repeats)}
-            run.set_tags({"trial_state": end.state.name.lower(), **repeats})
-            run.finish("FINISHED", end.reason)
-            _end_trial(reports, run, end.attributes, end.state, end.metrics.get(sweep.metric))
+            run.set_tags(repeats | ({"state": "pruned"} if pruned else {}))
+            run.finish("KILLED" if pruned else "FINISHED", end.reason)
+            _end_trial(reports, run, end.attributes, end.state, value)
     sweep.tracker.backlog.discard_states(folder)
 
 

@@ -15,6 +15,7 @@ from pipeline.study import Study
 from pipeline.tracking.backlog import Backlog
 from pipeline.tracking.connection import quoted
 from pipeline.tracking.describe import describe
+from pipeline.tracking.experiment import about
 from pipeline.tracking.run import Run
 from pipeline.tracking.server import Server
 
@@ -32,15 +33,7 @@ class Tracker:
         self.resources = resources or Resources()  # that the runs which are started here are worked on with
         self.server = Server(study)
         self.name = experiment_name(study)
-        self.note = (
-            f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
-            "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
-            " `stage = sweep` carries its best trial's settings and holds the trials as children. Runs of the present"
-            " results have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare"
-            " variants, search for `tags.current = 'true'` and group by the tag `variant`."
-            " `rate/z*` are the log-ratio rates of each level: their sum is `kl`, a single one may be negative. All"
-            " bounds are in nats per example."
-        )
+        self.note = about(study)
         self.backlog = Backlog(study, self.server, self.name)
 
     def require(self) -> Tracker:

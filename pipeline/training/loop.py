@@ -103,27 +103,35 @@ def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: T
 def _epoch(
     state: TrainingState, step: Step | CompiledStep, train: TrainingImages, params: TrainParams
 ) -> dict[str, float]:
-    """Run one epoch of updates and return its mean terms."""
-    model = state.model
+    """Run one epoch of updates and return its mean terms, the norm of the gradient among them where it is clipped."""
+    model, adam = state.model, state.adam
     horizon = params.schedule_epochs or params.epochs
     positions = torch.randperm if params.shuffle else torch.arange
     order = positions(len(train), device=train.device)
     total = torch.zeros(model.depth + 1, device=train.device)
+    norm, rate = torch.zeros((), device=train.device), 0.0
     model.train()
     with step.epoch():
         starts = range(0, len(train), params.batch_size)
         for start in track_progress(starts, f"epoch {state.epoch + 1}", "batches", long=True):
             at = state.epoch + start / len(train)
             x = train.batch(order[start : start + params.batch_size])
-            bound, loss = step(x, at, params.learning_rate * SCHEDULES[params.schedule](at / horizon))
+            rate = params.learning_rate * SCHEDULES[params.schedule](at / horizon)
+            bound, loss = step(x, at, rate)
             state.step += 1
             if not math.isfinite(loss.item()):
                 require_finite(named("train/", terms(bound), model.depth), state.epoch + 1, state.step)
                 raise NonFiniteError(f"epoch {state.epoch + 1}, step {state.step}: the objective is {-loss.item()}")
             state.update_ema()
-            total.add_(mean_parts(bound), alpha=len(x) / len(train))
+            share = len(x) / len(train)
+            total.add_(mean_parts(bound), alpha=share)
+            if adam.norm is not None:
+                norm.add_(adam.norm, alpha=share)
     state.epoch += 1
-    return named("train/", with_sums(total), model.depth)
+    others = {"train/learning_rate": rate}  # of the last step
+    if adam.norm is not None:
+        others["train/gradient_norm"] = norm.item()
+    return named("train/", with_sums(total), model.depth) | others
 
 
 def initial_model(params: ModelParams, splits: Splits, seed: int) -> HierarchicalVAE:
