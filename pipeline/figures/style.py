@@ -28,7 +28,6 @@ __all__ = [
     "GREY",
     "HOVER",
     "PARTS",
-    "WIDTH",
     "Drawing",
     "blank",
     "colour",

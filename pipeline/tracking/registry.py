@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-__all__ = ["ALIAS", "FOLDER", "MODEL", "registered_name", "update_registry"]
+__all__ = ["FOLDER", "MODEL", "registered_name", "update_registry"]
 
 FOLDER = "model"  # of a run's artifacts
 MODEL = "model"  # the tag of a run whose folder is a model of MLflow
