@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from pipeline.params import Params, dump_yaml, read_yaml
 from pipeline.study import Study, activate, active
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
+from tests.zygote import run
 
 SHIPPED = ("depth_width", "iwae_table1", "rate_distortion", "rate_distortion_mnist")
 NUMBERS = {"elbo", "reconstruction", "kl", "gap", "nll", "bpd"}
@@ -38,31 +37,21 @@ SMALL = {key: value for key, value in QUICK.items() if not key.startswith("data.
     "train.batch_size": 200,
     "sweep.trials": 2,
     "sweep.epochs": 1,
-    "evaluate.decompose": None,
-}
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "CAVE_WORKERS": "1",
-    "CAVE_THREADS": "1",
-    "PYTHONPATH": str(ROOT),
-    "COLUMNS": "200",
 }
 
 
-def run(folder: Path, *words: str) -> str:
-    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
-    return done.stdout
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def dvc(folder: Path, *words: str) -> str:
-    return run(folder, sys.executable, "-m", "dvc", *words)
+    return run(folder, "dvc", *words, COLUMNS="200").stdout
 
 
 def commit(folder: Path, tag: str) -> None:
-    run(folder, "git", "add", "-A")
-    run(folder, "git", *IDENTITY, "commit", "-qm", tag)
-    run(folder, "git", "tag", tag)
+    git(folder, "add", "-A")
+    git(folder, *IDENTITY, "commit", "-qm", tag)
+    git(folder, "tag", tag)
 
 
 def cave(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
@@ -70,7 +59,7 @@ def cave(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     monkeypatch.chdir(folder)
     capsys.readouterr()
     app(list(words), standalone_mode=False)
-    return capsys.readouterr().out
+    return capsys.readouterr().stdout
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +76,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml", ".dvc/config"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "params.yaml").write_text(dump_yaml(Params.read(ROOT / "params.yaml", SMALL)))
-    run(folder, "git", "init", "-q", "-b", "main")
+    git(folder, "init", "-q", "-b", "main")
     for key in ("user.name", "user.email"):
-        run(folder, "git", "config", key, "t@t")
+        git(folder, "config", key, "t@t")
     dvc(folder, "remote", "add", "--quiet", "--default", "store", str(folder.parent / "remote"))
     commit(folder, "made")
     dvc(folder, "repro")
@@ -101,7 +90,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def number(folder: Path, revision: str, name: str) -> float:
     """Return a number of the committed metrics, read without DVC."""
-    value: float = json.loads(run(folder, "git", "show", f"{revision}:{METRICS}"))[name]
+    value: float = json.loads(git(folder, "show", f"{revision}:{METRICS}"))[name]
     return value
 
 
@@ -160,7 +149,7 @@ def test_studies_that_nobody_has_run_do_not_disturb(project: Path, tmp_path: Pat
     """Status, dag, push, checkout and pull work, also in a clone, though the shipped studies have no outputs."""
     dvc(project, "push")
     clone = tmp_path / "clone"
-    run(project, "git", "clone", "-q", str(project), str(clone))
+    git(project, "clone", "-q", str(project), str(clone))
     dvc(clone, "pull")
     for folder in (project, clone):
         dvc(folder, "checkout")
@@ -169,7 +158,7 @@ def test_studies_that_nobody_has_run_do_not_disturb(project: Path, tmp_path: Pat
         assert max(map(len, dvc(folder, "dag").splitlines())) <= 120
         assert json.loads(dvc(folder, "metrics", "show", "--json"))[""]["data"][METRICS]["data"]["elbo"]
     assert (clone / "experiments" / "default" / "report" / "report.html").exists()
-    run(clone, sys.executable, "-m", "pipeline", "study", "activate", "iwae_table1")
+    run(clone, "pipeline", "study", "activate", "iwae_table1")
     planned = dvc(clone, "repro", "--dry", "experiments/iwae_table1/dvc.yaml:fetch")
     assert "exec python -m pipeline.stages fetch" in planned
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline import report
 from pipeline.study import Study
+from pipeline.tracking import Tracker, log_report, mark_current
 
 __all__ = ["main", "run"]
 
@@ -13,6 +14,9 @@ __all__ = ["main", "run"]
 def run(study: Study) -> None:
     """Write the report and print its table."""
     report.write(study)
+    tracker = Tracker(study)
+    log_report(study, tracker)
+    mark_current(study, tracker)  # whose models are described by the report's cards
     print(report.table_text(study))
 
 

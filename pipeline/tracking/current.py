@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import InputError
 from pipeline.searches import entries
 from pipeline.study import Study
+from pipeline.tracking.registry import update_registry
 from pipeline.tracking.server import NOTE
 from pipeline.tracking.tracker import Tracker
 
@@ -97,6 +98,8 @@ def _mark(study: Study, tracker: Tracker, results: Mapping[Work, Mapping[str, An
             client.log_batch(run_id, tags=new)
         if SUPERSEDED in run.data.tags and SUPERSEDED not in tags:
             client.delete_tag(run_id, SUPERSEDED)
+    trainings = {work[1:]: runs[run_id] for work, run_id in present.items() if work[0] == "train" and run_id in runs}
+    update_registry(study, client, trainings)
 
 
 def _runs(client: Any, experiment: str) -> Iterator[Run]:
