@@ -206,17 +206,30 @@ def test_what_a_module_offers_is_used() -> None:
     assert unused == []
 
 
-def test_no_two_places_share_ten_lines() -> None:
-    """Ten lines in a row, but for blanks, comments and imports, stand in one place alone."""
+WORDS = {
+    r"'[^']*'|\"[^\"]*\"": "S",
+    r"\b(?!(if|for|in|not|def|return|with|else|and|or)\b)[A-Za-z_]\w*": "n",
+    r"\d+": "0",
+}
+
+
+@pytest.mark.parametrize("shape", [False, True])
+def test_no_two_places_share_ten_lines(shape: bool) -> None:
+    """Ten lines in a row, but for blanks, comments and imports, stand in one place alone; with other names, too."""
     places: dict[tuple[str, ...], str] = {}
     shared = []
     for path in FILES:
+        if shape and (path.name == "registry.py" or path.parent.name == "sections"):  # rows of a table have one form
+            continue
         lines = [(n, line.strip()) for n, line in enumerate(path.read_text().splitlines(), start=1)]
         lines = [(n, line) for n, line in lines if line and not line.startswith(("#", "import ", "from "))]
+        for pattern, word in WORDS.items() if shape else ():
+            lines = [(n, re.sub(pattern, word, line)) for n, line in lines]
         for start in range(len(lines) - 9):
             key, where = tuple(line for _, line in lines[start : start + 10]), f"{path.name}:{lines[start][0]}"
-            shared += [f"{where} and {places[key]}"] if key in places else []
-            places.setdefault(key, where)
+            if not shape or len(set(key)) > 4:  # a list of names has the shape of any other
+                shared += [f"{where} and {places[key]}"] if key in places else []
+                places.setdefault(key, where)
     assert shared == []
 
 
