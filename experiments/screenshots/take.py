@@ -23,12 +23,12 @@ from urllib.request import urlopen
 from PIL import Image
 from rich.console import Console
 from rich.text import Text
-from tests.browser import CHROMIUM, Browser
 
 from pipeline.addresses import BOUND, FINAL, SEARCH, run_page, runs_page
 from pipeline.files import read_json
 from pipeline.links import experiment
 from pipeline.study import Study
+from tests.browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"

@@ -30,8 +30,8 @@ def draw_knowledge(path: Path, known: Mapping[str, Sequence[float]], names: Sequ
     """Draw the score of each factor (columns) at each level (rows), 1 being all and 0 nothing."""
     rows = [*list(known)[1:], *list(known)[:1]]
     cells = np.array([known[row] for row in rows])
-    figure = Figure(figsize=(9, 0.48 * len(rows) + 1.15), facecolor="white")
-    axes = figure.add_axes((0.13, 0.06, 0.86, 0.68))
+    figure = Figure(figsize=(9, 0.46 * len(rows) + 0.95), facecolor="white")
+    axes = figure.add_axes((0.13, 0.02, 0.86, 0.76))
     axes.imshow(cells.clip(0, 1), cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(cells):
         text = f"{value:.2f}".replace("-0.00", "0.00")

@@ -25,6 +25,7 @@ from pipeline.files import read_json
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo
 from pipeline.randomness import seeded
+from pipeline.report.tables import verdict
 from pipeline.study import Study
 
 HERE = Path(__file__).parent
@@ -46,6 +47,12 @@ def one_image(study: Study, variant: str, row: int) -> dict[str, float]:
     """Return the terms of one test image under the model of seed 0."""
     values = pd.read_parquet(study.evaluate(variant) / "seed-0.parquet").iloc[row]
     return {str(key): float(value) for key, value in values.items() if not pd.isna(value)}
+
+
+def with_interval(row: dict[str, Any], name: str) -> str:
+    """Return a number of table.csv with its interval, or nothing where the variant has no such number."""
+    value, half = row[f"{name} [nats]"], row[f"{name} half [nats]"]
+    return "" if pd.isna(value) else f"{value:.2f} ± {half:.2f}"
 
 
 @torch.no_grad()
@@ -94,7 +101,8 @@ def main() -> None:
     draw_reconstructions(IMAGES / "reconstructions.png", models, x[:10], splits.shape)
     draw_decisions(IMAGES / "decisions.png", models["mhvae"], splits.shape)
 
-    lines = (study.report / "table.md").read_text(encoding="utf-8").splitlines()
+    intervals = pd.read_csv(study.report / "table.csv").set_index("variant").to_dict("index")
+    images = {variant: one_image(study, variant, SHOWN) for variant in variants}
     factors = dict(zip(names, splits.factors["test"][SHOWN].tolist(), strict=True))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -107,8 +115,11 @@ def main() -> None:
         "splits": splits,
         "variants": variants,
         "means": means,
-        "intervals": pd.read_csv(study.report / "table.csv").set_index("variant").to_dict("index"),
-        "images": {variant: one_image(study, variant, SHOWN) for variant in variants},
+        "images": images,
+        "line": lambda title, cells: "| " + " | ".join([title, *cells]).replace("|  |", "| |") + " |",
+        "one": lambda name: [f"{images[v][name]:.2f}" if name in images[v] else "" for v in variants],
+        "all": lambda name: [with_interval(intervals[v], name) for v in variants],
+        "widths": [intervals[v]["widths"] for v in variants],
         "shown": SHOWN,
         "factors": factors,
         "solid": SOLIDS[int(factors["solid"])],
@@ -117,7 +128,7 @@ def main() -> None:
         "known": known,
         "names": names,
         "levels": levels,
-        "verdict": max(lines, key=lambda line: line.startswith("The lowest mean nll")),
+        "verdict": verdict((study.report / "table.md").read_text(encoding="utf-8")),
         "trials": pd.read_csv(study.sweep("mhvae") / "trials.csv").to_dict("records"),
         "best": read_json(study.sweep("mhvae") / "best.json"),
         "np": np,
