@@ -26,7 +26,7 @@ from pipeline.location import nearest_project
 from pipeline.params import Params, notes
 from pipeline.params.derived import outdated
 
-__all__ = ["HIDDEN", "Study", "activate", "active", "creation_lock", "existing_studies", "find_root", "is_name"]
+__all__ = ["Study", "activate", "active", "creation_lock", "existing_studies", "find_root", "is_name"]
 
 HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 
@@ -127,6 +127,14 @@ class Study:
     def report(self) -> Path:
         """The comparison of all variants."""
         return self.out / "report"
+
+    @property
+    def verdict(self) -> str:
+        """The sentences in which the report compares the variants; empty without a report."""
+        try:
+            return (self.report / "table.md").read_text(encoding="utf-8").split("\n\n")[1]
+        except (OSError, UnicodeDecodeError, IndexError):
+            return ""
 
     def notes(self, variant: str | None = None, stage: str = "") -> list[str]:
         """Say what overrides values of the study's file, for one variant or all of them, in one stage or in all."""

@@ -6,6 +6,7 @@ read the two.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -17,10 +18,11 @@ import pytest
 from pipeline.cli.main import app
 from pipeline.cli.new_study import copy_pipeline, create_study
 from pipeline.doctor import CHECKS, find_target
+from pipeline.environment import Resources
 from pipeline.errors import InputError
-from pipeline.files import read_csv, read_json
+from pipeline.files import read_csv, read_json, write_text
 from pipeline.params import Params, dump_yaml, read_yaml
-from pipeline.study import activate, active
+from pipeline.study import Study, activate, active
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
 from tests.zygote import run
@@ -266,3 +268,48 @@ def test_the_metrics_file_has_the_numbers_that_people_compare(tmp_path: Path, mo
     assert data.load(study.data).binary
     evaluate.run(study, "vae")
     assert read_json(study.metrics("vae")) == dict.fromkeys(NUMBERS - {"bpd"}, 1.5)
+
+
+def test_models_that_dvc_has_removed_come_back_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where settings, data and code are the same, texts apart, a seed is not trained again; else it is."""
+    from pipeline import data
+    from pipeline.jobs.cached_models import restore_models, stage_digest
+    from pipeline.jobs.final_models import state_digest
+    from pipeline.stages import fetch, prepare, train
+
+    overrides = {"variants": {"vae": {"model.depth": 1}}, "sweep.space": {}, "train.seeds": [0, 1]}
+    study = make_study(tmp_path, **overrides)
+    fetch.run(study)
+    prepare.run(study)
+    state = state_digest(study.params.variant("vae"), data.load(study.data))
+    curve = "epoch,valid/elbo\n1,-2.0\n"
+
+    def cache(content: str, ending: str = "") -> str:
+        md5 = hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()
+        path = tmp_path / ".dvc" / "cache" / "files" / "md5" / md5[:2] / f"{md5[2:]}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return md5 + ending
+
+    def keep(key: str, code: str) -> None:
+        files = {"curves.csv": curve, "mlflow.json": json.dumps({"run": "a", "key": key, "code": code})}
+        entries = [{"md5": cache(text), "relpath": f"seed-0/{name}"} for name, text in files.items()]
+        out = {"path": os.path.relpath(study.train("vae"), tmp_path), "md5": cache(json.dumps(entries), ".dir")}
+        (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train@vae": {"outs": [out]}}}))
+
+    def trained(study: Study, variant: str, seed: int, resources: Resources) -> None:
+        write_text(study.train(variant) / f"seed-{seed}" / "curves.csv", curve.replace("2.0", "4.0"))
+
+    monkeypatch.setattr(train, "train_seed", trained)
+    for key, code in (("a/0/other", stage_digest()), (f"a/0/{state}", "other")):
+        keep(key, code)
+        assert restore_models(study, "vae") == []
+    keep(f"a/0/{state}", stage_digest())
+    assert restore_models(make_study(tmp_path, **overrides, **{"train.learning_rate": 0.5}), "vae") == []
+    train.run(make_study(tmp_path, **overrides), "vae", Resources(workers=1))
+    assert [row["valid/elbo"] for row in read_csv(study.curves("vae"))] == ["-3.0"]
+    shutil.rmtree(study.train("vae"))
+    for path in (tmp_path / ".dvc" / "cache").rglob("*"):
+        if path.is_file() and path.read_text() == curve:
+            path.write_text("damaged")
+    assert restore_models(study, "vae") == []

@@ -20,6 +20,7 @@ import pytest
 
 import pipeline
 from pipeline.files import read_csv, read_json
+from pipeline.metric import SECTIONS, logged_key
 from pipeline.params import Params, dump_yaml
 from tests.small import ROOT
 from tests.workshop import DECOMPOSE, check_sweep, make_study, rows
@@ -163,7 +164,9 @@ def test_final_runs_hold_curves_results_models_and_figures(repositories: list[Pa
         )
         assert steps == [(1,), (2,), (3,)]
         keys = {key for (key,) in rows(database, "select distinct key from metrics where run_uuid = ?", run_id)}
-        assert {"test/elbo", "test/elbo_se", "test/nll", "test/rate/z1", "test/active/z1", "seconds"} <= keys
+        assert {"test/elbo", "test_se/elbo", "test/nll", "test/rate/z1", "test_levels/active/z1"} <= keys
+        assert {"training/seconds", "training/weights", "training/best_epoch", "train/gradient_norm"} <= keys
+        assert {key.split("/")[1] for key in keys if key.startswith("test/")} <= set(SECTIONS[""])
         files = {path.name for path in Path(uri.removeprefix("file://")).rglob("*")}
         assert {"model.safetensors", "model.json", "curves.csv"} <= files
 
@@ -194,24 +197,28 @@ def test_the_sweeps_keep_their_promises(repositories: list[Path], which: int) ->
         check_sweep(Study.at(repositories[which]), variant, 2)
 
 
-def test_the_readme_explains_every_logged_metric(repositories: list[Path], tmp_path: Path) -> None:
-    """Every metric key in MLflow is a row of the README's table, and every row is logged, some of data with factors."""
+def test_the_docs_explain_every_logged_metric(repositories: list[Path], tmp_path: Path) -> None:
+    """Every metric key in MLflow is a row in docs/metrics.md, and every row is logged, some of data with factors."""
     one = {"train.seeds": [0], "train.epochs": 1, "model.z_dim": 2, "sweep.space": {}}
     made = make_study(tmp_path, **one, **{"evaluate.decompose": DECOMPOSE})
     for words in (["fetch"], ["prepare"], ["train", "vae"], ["evaluate", "vae"]):
         run(made.folder, "pipeline.stages", *words)
-    table = (ROOT / "README.md").read_text().split("<!-- metrics -->")[1]
-    explained = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")}
+    table = (ROOT / "docs" / "metrics.md").read_text().split("<!-- metrics -->")[1]
+    explained = dict(line.split("`")[1:4:2] for line in table.splitlines() if line.startswith("| `"))
     logged = set()
     databases = [repositories[0] / "mlflow.db", tmp_path / "mlflow.db"]
     for (key,) in chain(*(rows(path, "select distinct key from metrics") for path in databases)):
-        name = key.removesuffix("_se")
-        for split in ("train/", "valid/", "test/", "milestone/"):
-            name = name.removeprefix(split)
+        section, _, name = key.partition("/")
+        if section.startswith(("test_", "milestone_")) and not section.endswith("_se"):
+            family = section.partition("_")[2]
+            name = name if logged_key(name, section.split("_")[0]) == key else f"{family}/{name}"
         name = re.sub(r"/z\d+|/x$", "/z1", re.sub(r"^iwae/\d+$", "iwae/k", name))  # x is level 0
         name = re.sub(r"^generalization/.*", "generalization/elbo", name)
-        logged.add(re.sub(r"^probe/[a-z]+/", "probe/x/", name))
-    assert logged == explained
+        name = re.sub(r"^probe/[a-z]+/", "probe/x/", name)
+        logged.add(name)
+        if not section.endswith("_se") and section not in ("train", "valid"):
+            assert explained[name] == section.replace("milestone", "test")
+    assert logged == set(explained)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["whole", "killed"])

@@ -23,8 +23,9 @@ from pipeline.params import Params, dump_yaml
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep
+from pipeline.sweep.claims import finished
 from pipeline.sweep.coordinator import _parent
-from pipeline.sweep.worker import finished, work
+from pipeline.sweep.worker import work
 from pipeline.training import fit, initial_model
 
 __all__ = ["Bare", "Piped", "measure"]
@@ -76,7 +77,7 @@ class Piped:
             start = time.perf_counter()
             work(more)
             spent = time.perf_counter() - start
-        if not finished(more) or more.tracker.publish_all().remaining:
+        if not finished(more) or more.tracker.backlog.publish_all().remaining:
             raise SystemExit("overhead: the sweep did not finish its trials, or MLflow does not know all of them")
         return 1000 * spent / self.trials
 

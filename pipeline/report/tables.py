@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.metric import Metric, levels_of, partial_errors
@@ -11,7 +11,16 @@ from pipeline.params import DENSITY, INFORMATIVE, PROBABILITY
 from pipeline.report.comparison import Comparison, Result, join
 from pipeline.report.intervals import Interval, fixed
 
-__all__ = ["full", "full_pairs", "markdown", "notes", "pairs", "short", "short_measure", "terms", "verdict"]
+__all__ = [
+    "comparison_rows",
+    "markdown",
+    "notes",
+    "pairs",
+    "short",
+    "short_measure",
+    "table_rows",
+    "terms",
+]
 
 INFORMATION = "mutual_information"
 PROTOCOL = {"data": "data set", "images": "test images", "draws": "draws per image", "digest": "data digest"}
@@ -36,7 +45,7 @@ LIMITLESS = (
 )
 
 
-def full(comparison: Comparison) -> list[dict[str, Any]]:
+def table_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `table.csv`; metrics in the order of the deepest variant, so that levels stand together."""
     names = _names(comparison)
     columns = [f"{name}{part} [{Metric.parse(name).unit}]" for name in names for part in ("", " half")]
@@ -121,7 +130,7 @@ def pairs(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return header, cells
 
 
-def full_pairs(comparison: Comparison) -> list[dict[str, Any]]:
+def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `comparisons.csv`: the same, unrounded."""
     return [
         {
@@ -153,8 +162,10 @@ def short_measure(measure: str) -> str:
     return measure.split(" ")[0]
 
 
-def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[str, str]]]]]:
-    """Return by group the rows of the table of terms: name, unit, and a cell a variant.
+def terms(
+    comparison: Comparison, results: Sequence[Result] | None = None
+) -> dict[str, list[tuple[str, str, list[tuple[str, str]]]]]:
+    """Return by group the rows of the table of terms: name, unit, and a cell a variant, all or those of `results`.
 
     A cell is the mean with its interval over seeds, and the largest Monte Carlo standard error of a seed. Where a
     variant lacks the term both are empty, or the former says that it is not measurable.
@@ -168,7 +179,7 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
                 (result.metrics[name].text(3), _error(errors[result.variant, name]))
                 if name in result.metrics
                 else (_absent(result, name), "")
-                for result in comparison.results
+                for result in results or comparison.results
             ]
             groups.setdefault(group, []).append((name, Metric.parse(name).unit, cells))
     return groups
@@ -311,11 +322,6 @@ def markdown(comparison: Comparison) -> str:
 def _markdown(header: list[str], cells: list[list[str]]) -> str:
     lines = [header, ["---", *("---:" for _ in header[1:])], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def verdict(text: str) -> str:
-    """Return the verdict out of the text of `table.md`."""
-    return text.split("\n\n")[1]
 
 
 def _protocol(protocol: Mapping[str, Any]) -> str:
