@@ -359,7 +359,9 @@ def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
     cluster.until(REPORTS, lambda count: count >= 2)
     os.killpg(coordinator.pid, signal.SIGSTOP)
     helper = second.worker(1)
-    cluster.until("select count(distinct value_json) from trial_user_attributes where key = 'worker'", lambda c: c == 2)
+    cluster.until(
+        "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'", lambda c: c == 2
+    )
     os.killpg(coordinator.pid, signal.SIGCONT)
     second.end(helper)
     first.end(coordinator)
@@ -474,5 +476,5 @@ def test_a_second_terminal_adds_workers_on_sqlite(tmp_path: Path, monkeypatch: p
     host.end(first)
     host.end(second)
     check_sweep(host.study, VARIANT, 4)
-    owners = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
+    owners = "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'"
     assert rows(host.study.shared_root / "optuna.db", owners) == [(2,)]

@@ -207,7 +207,7 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
     first = start(one.folder, *stage, CAVE_FAULT=f"state-written:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(mark.exists)
     processes = [first, start(two.folder, *stage)]
-    workers = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
+    workers = "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'"
     until(lambda: rows(database, workers) == [(2,)])
     os.killpg(first.pid, signal.SIGKILL if killed else signal.SIGCONT)
     output = [process.communicate(timeout=PATIENT)[0] for process in processes]

@@ -25,7 +25,7 @@ __all__ = ["runs", "trials", "unpublished", "worktrees"]
 
 TRIALS = """
 select s.study_name, t.number, w.value_json from trials t join studies s using (study_id)
-left join trial_user_attributes w on w.trial_id = t.trial_id and w.key = 'worker'
+left join trial_system_attributes w on w.trial_id = t.trial_id and w.key = 'cave:worker'
 where t.state = 'RUNNING' order by 1, 2
 """
 RUNS = """

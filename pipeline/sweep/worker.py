@@ -24,9 +24,9 @@ from pipeline.metric import VALUE
 from pipeline.params import digest
 from pipeline.progress import reporting
 from pipeline.runs import RunSpec
-from pipeline.sweep.compat import reopen
+from pipeline.sweep.compat import internal, reopen, set_internal
 from pipeline.sweep.reports import Reports
-from pipeline.sweep.search import BEGUN, FINISHED, IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started
+from pipeline.sweep.search import BEGUN, FINISHED, IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started, terms
 from pipeline.text import plural
 from pipeline.tracking import Run
 from pipeline.training import best_record, fit, initial_model
@@ -66,7 +66,7 @@ def finished(sweep: Sweep) -> bool:
 
 def trials_with_live_worker(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
     """Return the numbers of the trials whose worker holds its lock."""
-    locks = {trial.number: _lock(sweep, trial.user_attrs.get("worker", "none")) for trial in running}
+    locks = {trial.number: _lock(sweep, internal(trial, "worker", "none")) for trial in running}
     living = sweep.locks.held(list(locks.values()))
     return {number for number, lock in locks.items() if lock in living}
 
@@ -87,7 +87,7 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         living = trials_with_live_worker(sweep, running)
         for orphan in (trial for trial in running if trial.number not in living):
-            attempts = orphan.user_attrs.get("attempts", 0)
+            attempts = internal(orphan, "attempts", 0)
             adopted = reopen(sweep.optuna, orphan)
             if attempts < MAX_ATTEMPTS:
                 with sweep.transaction():
@@ -107,8 +107,8 @@ def _claim(sweep: Sweep, token: str) -> Trial | None:
 
 def _assign_worker(trial: Trial, token: str, attempts: int) -> None:
     """Store the owning worker's token and the number of attempts since the last finished epoch."""
-    trial.set_user_attr("attempts", attempts)
-    trial.set_user_attr("worker", token)
+    set_internal(trial, "attempts", attempts)
+    set_internal(trial, "worker", token)
 
 
 def _assigned(trial: Trial) -> Trial:
@@ -180,8 +180,8 @@ class _End:
     @property
     def attributes(self) -> dict[str, Any]:
         """What the trial keeps of it in Optuna."""
-        attributes = {"metrics": self.metrics, "best_epoch": self.epoch, "repeats": self.repeats, "reason": self.reason}
-        return {name: value for name, value in attributes.items() if value not in ({}, None, "")}
+        attributes = {"best_epoch": self.epoch, "repeats": self.repeats, "reason": self.reason}
+        return {**self.metrics, **{name: value for name, value in attributes.items() if value not in (None, "")}}
 
 
 def _stop(reports: Reports, run: Run | None) -> None:
@@ -208,13 +208,13 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
     """
     trial = reports.trial
     while not reports.values:
-        identity = trial.user_attrs[IDENTITY]
+        identity = internal(trial, IDENTITY)
         earlier = [t for t in sweep.trials() if t.number < trial.number]
         for equal in earlier:
-            if equal.state in (TrialState.COMPLETE, TrialState.PRUNED) and equal.user_attrs.get(IDENTITY) == identity:
+            if equal.state in (TrialState.COMPLETE, TrialState.PRUNED) and internal(equal, IDENTITY) == identity:
                 return equal
         # One whose settings are still being drawn may turn out to be equal.
-        pending = [t for t in earlier if t.user_attrs.get(IDENTITY, identity) == identity]
+        pending = [t for t in earlier if internal(t, IDENTITY, identity) == identity]
         if not trials_with_live_worker(sweep, [t for t in pending if t.state == TrialState.RUNNING]):
             break
         reports.flush_once()  # waiting does not count as an attempt
@@ -228,7 +228,7 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
 def _repeat(equal: FrozenTrial, run: Run, reports: Reports) -> _End:
     """Take the record of an earlier trial with the same settings, and log its best epoch."""
     reports.copy(equal.intermediate_values)
-    metrics: dict[str, float] = equal.user_attrs["metrics"]
+    metrics: dict[str, float] = terms(equal)
     epoch = int(equal.user_attrs["best_epoch"])
     assert equal.datetime_complete is not None
     # The same whenever it is logged, so that logging it again after a kill changes nothing.
@@ -277,7 +277,7 @@ def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
         splits=sweep.splits,
         about=f"Trial {trial.number} of Optuna study `{sweep.name}`: **{sweep.variant}** with levels {widths}.",
         inputs=[sweep.study.data],
-        parent=sweep.optuna.user_attrs["mlflow_run_id"],
+        parent=internal(sweep.optuna, "mlflow_run_id"),
     )
     with run.closing():
         if sweep.study.params.sweep.searches > 1:
@@ -288,8 +288,8 @@ def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
 
 def _identify(trial: Trial, run: Run) -> None:
     """Store the id of the trial's run once MLflow has assigned it."""
-    if run.run_id is not None and trial.user_attrs.get("mlflow_run_id") != run.run_id:
-        trial.set_user_attr("mlflow_run_id", run.run_id)
+    if run.run_id is not None and internal(trial, "mlflow_run_id") != run.run_id:
+        set_internal(trial, "mlflow_run_id", run.run_id)
 
 
 def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callable[[], None]) -> _End:
