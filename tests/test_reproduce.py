@@ -300,7 +300,7 @@ def test_a_trial_comes_out_equal_though_its_data_are_gone(
 def test_a_pruned_trial_is_run_as_far_as_it_came(tagged: Path, scratch: Path) -> None:
     """Of a trial that was pruned after an epoch, that epoch is run again and is equal."""
     run_id = trial(tagged)
-    tag(tagged, run_id, "trial_state", "pruned")
+    tag(tagged, run_id, "state", "pruned")
     with sqlite3.connect(tagged / "mlflow.db") as connection:
         later = connection.execute("select * from metrics where run_uuid = ? and step = 2", (run_id,)).fetchall()
         connection.execute("delete from metrics where run_uuid = ? and step = 2", (run_id,))

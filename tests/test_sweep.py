@@ -282,7 +282,8 @@ def test_what_is_wrong_with_the_disk_fails_no_trial(
         run(Sweep(study, "mhvae"), 1)
     states = rows(study.shared_root / "optuna.db", "select number, state from trials order by number")
     assert states == [(0, "COMPLETE"), (1, "RUNNING")]
-    begun = "select number, value_json from trial_system_attributes join trials using (trial_id) where key = 'cave:attempts'"
+    attempts = "trial_system_attributes join trials using (trial_id) where key = 'cave:attempts'"
+    begun = f"select number, value_json from {attempts}"
     assert dict(rows(study.shared_root / "optuna.db", begun))[1] == "0"
     killed = rows(study.shared_root / "mlflow.db", "select name from runs where status = 'KILLED'")
     assert killed == [("mhvae trial 1",)]
