@@ -48,6 +48,7 @@ VARIABLES = {
 LINE = """
 from pathlib import Path
 from pipeline.stages import fetch, prepare, sweep, train
+from pipeline.tracking.tags import mlflow_name, read_tags
 from pipeline.study import Study
 study = Study.at(Path.cwd())
 fetch.run(study)
@@ -230,7 +231,7 @@ def tagged(repository: Path) -> Iterator[Path]:
 def tag(folder: Path, run_id: str, key: str, value: str) -> None:
     with sqlite3.connect(folder / "mlflow.db") as connection:
         assert connection.execute(
-            "update tags set value = ? where key = ? and run_uuid = ?", (value, key, run_id)
+            "update tags set value = ? where key = ? and run_uuid = ?", (value, mlflow_name(key), run_id)
         ).rowcount
     connection.close()
 
@@ -250,7 +251,7 @@ def test_every_run_tells_where_it_comes_from(repository: Path) -> None:
         repository / "mlflow.db",
         "select run_uuid, value, artifact_uri from runs join tags using (run_uuid) where key = 'stage'",
     ):
-        tags = dict(rows(repository / "mlflow.db", "select key, value from tags where run_uuid = ?", run_id))
+        tags = read_tags(dict(rows(repository / "mlflow.db", "select key, value from tags where run_uuid = ?", run_id)))
         assert expected <= set(tags)
         assert (tags["git_dirty"], tags["patch"]) == ("true", "whole")
         assert tags["threads"] == "1" or stage == "sweep"  # whose parent trains nothing

@@ -84,7 +84,7 @@ def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, S
     names = [read_json(study.train("vae") / "seed-0" / "mlflow.json") for study in sides]
     assert names[0]["run"] != names[1]["run"]
     assert names[0]["key"] != names[1]["key"]
-    digest = "select value from tags where key = 'weights_digest' and run_uuid = ?"
+    digest = "select value from tags where key = 'cave.weights_digest' and run_uuid = ?"
     digests = [rows(one.shared_root / "mlflow.db", digest, name["run"]) for name in names]
     assert digests[0] == digests[1]
     assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]

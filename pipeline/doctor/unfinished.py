@@ -30,7 +30,7 @@ where t.state = 'RUNNING' order by 1, 2
 """
 RUNS = """
 select r.name, r.run_uuid, k.value from runs r join experiments e using (experiment_id)
-left join tags k on k.run_uuid = r.run_uuid and k.key = 'key'
+left join tags k on k.run_uuid = r.run_uuid and k.key in ('cave.key', 'key')
 where r.status = 'RUNNING' and r.lifecycle_stage = 'active' and e.name = ?
 """
 SWEEP = re.compile(r"([^/]+/[^/]+-[0-9a-f]{10})/[0-9a-f]{32}(/[0-9]+)?$")  # a key
