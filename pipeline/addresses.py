@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, postgres_default, store_address
+from pipeline.environment import postgres_default, store_address
 from pipeline.errors import InputError
-from pipeline.redaction import without_password
+from pipeline.redaction import MLFLOW_ADDRESS, OPTUNA_ADDRESS, without_password
 
 __all__ = [
     "BOUND",

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
+
+import torch
 
 from pipeline import data, processes
+from pipeline.addresses import address
 from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
 from pipeline.files import file_lock, write_csv, write_json
+from pipeline.jobs.cached_models import stage_digest
+from pipeline.jobs.epoch_pictures import is_shown, log_pictures
 from pipeline.jobs.final_models import describe_source, match_time, settings, state_digest
 from pipeline.models.checkpoint import save_model
 from pipeline.progress import reporting
-from pipeline.redaction import reason
+from pipeline.redaction import reason, without_password
 from pipeline.runs import RunSpec
+from pipeline.runs.provenance import code, machine
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress
 from pipeline.training.matching import match_weights
 
 __all__ = ["train_seed"]
+
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of the largest resident set that the kernel reports
 
 
 def train_seed(study: Study, variant: str, seed: int, resources: Resources) -> None:
@@ -32,7 +44,7 @@ def train_seed(study: Study, variant: str, seed: int, resources: Resources) -> N
 def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     splits = data.load(study.data)
     params = match_weights(settings(study, variant, seed), splits)
-    state = state_digest(params, splits)
+    state, stage_code = state_digest(params, splits), stage_digest()  # before anybody edits the code
     params = match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
     widths = params.model.level_widths
@@ -51,7 +63,7 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
         inputs=[study.data, study.sweep(variant) / "best.json"],
     )
     try:
-        _fit(study, variant, spec, splits, run, resources)
+        _fit(study, variant, spec, splits, run, resources, stage_code)
     except RunError as error:
         hint = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
         run.finish("FAILED", str(error))
@@ -67,14 +79,20 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
         raise
 
 
-def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources) -> None:
+def _fit(
+    study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources, stage_code: str
+) -> None:
     """Train, write the model and its curve, and log them to the run."""
     params, seed, widths = spec.params, spec.seed, spec.params.model.level_widths
     model = initial_model(params.model, splits, seed)
     records: list[Record] = []
     device = processes.device(resources.device)
+    first, logged = seed == study.params.train.seeds[0], run.folder.last_epoch
     with reporting(f"{variant} seed {seed}") as reporter:
         for record in fit(model, splits, params.train, seed=seed, device=device, folder=run.folder.path):
+            # Of the epochs before the state that training goes on from, the weights are gone, and pictures are there.
+            if first and record.epoch >= logged and is_shown(record.epoch, params.train.epochs):
+                log_pictures(run, model, splits, record)
             run.publish()
             records.append(record)
             print_progress(reporter, record, params.train.epochs)
@@ -109,5 +127,19 @@ def _fit(study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Ru
     }
     run.log_result("weights_digest", weights_digest, {0: numbers}, {"model": files})
     run.finish()
-    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key}
-    write_json(folder / "mlflow.json", named)
+    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, "code": stage_code}
+    write_json(folder / "mlflow.json", named | _circumstances(study, device))
+
+
+def _circumstances(study: Study, device: torch.device) -> dict[str, Any]:
+    """Return when, where and with which code a model was trained, for the head of the report."""
+    store = address("mlflow", study.shared_root)
+    cuda = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) if cuda else getrusage(RUSAGE_SELF).ru_maxrss * RSS_UNIT
+    return {
+        "store": without_password(store).rstrip("/") if store.lower().startswith("http") else "",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "peak_memory_bytes": peak,
+        **code(study.root).tags,
+        **machine(device),
+    }

@@ -175,6 +175,30 @@ class Comparison:
         return " ".join([text, *(self._ranked(group, of_all=False) for group in self.groups.values())])
 
     @property
+    def headline(self) -> str:
+        """Say in a sentence or two which variant is best, by how much, and how sure that is."""
+        if not self.comparable:
+            return self.verdict
+        return " ".join(self._best(group) for group in self.groups.values())
+
+    def _best(self, group: list[Result]) -> str:
+        best = _lowest(group)
+        of = "" if len(self.groups) == 1 else f" of {join([result.variant for result in group])}"
+        if len(group) == 1:
+            return f"{best.variant}: -log p(x) is {best.metrics['nll']} nats per image."
+        first = f"{best.variant} describes the test images best{of}: its -log p(x) is {best.metrics['nll']} nats."
+        against = [d for d in self._against(best) if {d.first, d.second} <= {result.variant for result in group}]
+        clear, open_ = ([d for d in against if d.decided is decided] for decided in (True, False))
+        parts = [f"{d.higher} by {d.interval}" for d in clear]
+        sure = [f"It is better by more than chance than {join(parts)} nats."] if parts else []
+        if open_:
+            names = [f"{d.higher if d.lower == best.variant else d.lower} ({d.interval} nats)" for d in open_]
+            few = f" with {join([str(n) for n in sorted({n for d in open_ for n in d.seeds})])} seeds each"
+            words = "It is not shown to be better than" if clear else "But it is not shown to be better than"
+            sure.append(f"{words} {join(names)}: so small a difference may be chance{few}.")
+        return " ".join([first, *sure])
+
+    @property
     def shown(self) -> list[Difference]:
         """The differences that a page has: all, or with many variants those in nll from the lowest of each measure."""
         if len(self.results) <= MANY:

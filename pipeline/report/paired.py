@@ -34,7 +34,7 @@ from pipeline.report.intervals import Interval
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FEWEST_SEEDS", "Difference", "crossed_interval", "differences"]
+__all__ = ["FEWEST_SEEDS", "Difference", "crossed_interval", "differences", "p_text"]
 
 FEWEST_SEEDS = 3  # below this nothing is said to be decided
 MOST_SEEDS = 100  # numbers of seeds above this are not proposed
@@ -88,11 +88,11 @@ class Difference:
     def sentence(self) -> str:
         """Say what was measured, and where nothing is decided, what would decide it."""
         if self.decided:
-            return f"{self.lower} is {self.interval} nats below {self.higher} ({_p(self.adjusted)})."
+            return f"{self.lower} is {self.interval} nats below {self.higher} ({p_text(self.adjusted)})."
         if self.half is None:
             return f"{self.lower} and {self.higher} differ by {self.interval} nats, with one seed no evidence."
         text = f"{self.lower} and {self.higher} differ by {self.interval} nats, which decides nothing"
-        return f"{text} ({_p(self.adjusted)}): {self.needed}."
+        return f"{text} ({p_text(self.adjusted)}): {self.needed}."
 
     @property
     def needed(self) -> str:
@@ -215,6 +215,7 @@ def _quantile(freedom: float, probability: float) -> float:
     return float(ndtri(probability) if math.isinf(freedom) else stdtrit(freedom, probability))
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """Return a p-value as it is written in a sentence."""
     assert value is not None
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"

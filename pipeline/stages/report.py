@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline import report
 from pipeline.study import Study
-from pipeline.tracking import mark_current
+from pipeline.tracking import Tracker, log_report, mark_current
 
 __all__ = ["main", "run"]
 
@@ -14,7 +14,9 @@ __all__ = ["main", "run"]
 def run(study: Study) -> None:
     """Write the report, print its table, and have MLflow show its verdict."""
     report.write(study)
-    mark_current(study)
+    tracker = Tracker(study)
+    log_report(study, tracker)
+    mark_current(study, tracker)  # whose models are described by the report's cards
     print(report.table_text(study))
 
 

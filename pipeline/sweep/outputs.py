@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import figures
@@ -67,7 +68,8 @@ class Outcome:
         sweep, top = self.sweep, self.top
         measure = sweep.study.params.variant(sweep.variant).override(top.params).measure
         best = {"optuna_study": sweep.name, "trial": top.number, "params": top.params}
-        return best | {"metric": sweep.metric, "value": top.value, "measure": measure}
+        best |= {"metric": sweep.metric, "value": top.value, "measure": measure}
+        return best | {"importances": _importances(sweep)}
 
     @property
     def tracked(self) -> dict[str, Any]:
@@ -155,6 +157,16 @@ def write_nothing(sweep: Sweep) -> list[dict[str, Any]]:
     write_json(folder / "mlflow.json", {"searches": [run]})
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     return [best]
+
+
+def _importances(sweep: Sweep) -> dict[str, float]:
+    """Return the share of the trials' differences that each setting explains; nothing of too few trials."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return dict(get_param_importances(sweep.optuna, evaluator=FanovaImportanceEvaluator(seed=0)))
+        except (ValueError, RuntimeError):
+            return {}
 
 
 def _row(trial: FrozenTrial, metric: str, run_id: str | None) -> dict[str, Any]:

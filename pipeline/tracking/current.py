@@ -19,6 +19,7 @@ from pipeline.searches import entries
 from pipeline.study import Study
 from pipeline.tracking.connection import tracking_uri
 from pipeline.tracking.experiment import update_experiment
+from pipeline.tracking.registry import update_registry
 from pipeline.tracking.tags import read_tags
 from pipeline.tracking.tracker import Tracker
 
@@ -112,6 +113,8 @@ def _mark(
             client.log_batch(run_id, tags=new)
         if SUPERSEDED in run.data.tags and SUPERSEDED not in tags:
             client.delete_tag(run_id, SUPERSEDED)
+    trainings = {work[1:]: runs[run_id] for work, run_id in present.items() if work[0] == "train" and run_id in runs}
+    update_registry(study, client, trainings)
     return experiment, metrics
 
 

@@ -49,14 +49,23 @@ class Run:
             self._append(record.entry)
 
     def log_result(
-        self, name: str, digest: str, metrics: Mapping[int, Mapping[str, float]], files: Mapping[str, Sequence[Path]]
+        self,
+        name: str,
+        digest: str,
+        metrics: Mapping[int, Mapping[str, float]],
+        files: Mapping[str, Sequence[Path]],
+        contents: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Log metrics by their step and files by their folder, and then the tag `name`; not if it is this digest."""
+        """Log metrics by their step and files by their folder, and then the tag `name`; not if it is this digest.
+
+        `contents` are further files by artifact.
+        """
         artifacts = [
             self.folder.add_file(f"{folder}/{path.name}".lstrip("/"), path)
             for folder, paths in files.items()
             for path in paths
         ]
+        artifacts += [self.folder.add_file(artifact, content) for artifact, content in (contents or {}).items()]
         steps = {str(step): dict(values) for step, values in metrics.items()}
         entry = {"type": "result", "name": name, "digest": digest, "time": now(), "metrics": steps, "files": artifacts}
         self._append(entry)

@@ -71,11 +71,11 @@ class Tracker:
             InputError: another process works on the run, or the disk cannot be written.
         """
         with ExitStack() as released:
-            folder, reuse = self._open(key, released), spec.stage in UNIQUE
+            folder, reuse = self.open(key, released), spec.stage in UNIQUE
             replaced = folder.status == "FINISHED" and not folder.has_state and not reuse
             if folder.entries and (replaced or folder.header.type != "run"):
                 folder.set_aside()
-                folder = self._open(key, released)
+                folder = self.open(key, released)
             about_run = describe(self.study, spec, splits, about, inputs, parent, self.resources)
             start = {"type": "start", "time": now(), "address": self.server.identity, "origin": about_run.origin}
             if folder.entries:
@@ -108,10 +108,10 @@ class Tracker:
     def reopen(self, key: str, run_id: str | None = None) -> Run:
         """Add results to a run that was ended, that of an id or else the latest of a key; MLflow may lack it."""
         with ExitStack() as released:
-            folder = self._open(key, released)
+            folder = self.open(key, released)
             if folder.entries and folder.header.type == "results" and folder.header.run_id != run_id:
                 folder.set_aside()
-                folder = self._open(key, released)
+                folder = self.open(key, released)
             if not folder.entries:
                 header = Header(
                     type="results",
@@ -130,7 +130,7 @@ class Tracker:
             released.pop_all()
         return run
 
-    def _open(self, key: str, released: ExitStack) -> RunFolder:
+    def open(self, key: str, released: ExitStack) -> RunFolder:
         """Lock the folder of a key, to be released with `released`."""
         try:
             folder = RunFolder.open(self.folder(key), PATIENCE)
