@@ -19,9 +19,7 @@ from pipeline.errors import InputError
 __all__ = [
     "CRASH",
     "CRASH_SIGNAL",
-    "DATA_MIRROR",
     "MLFLOW_ADDRESS",
-    "OPENMP",
     "OPTUNA_ADDRESS",
     "PARENT",
     "WORKER",
@@ -46,7 +44,6 @@ __all__ = [
 MLFLOW_ADDRESS, OPTUNA_ADDRESS, DATA_MIRROR = "MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR"
 WORKER, PARENT = "CAVE_WORKER_OF", "CAVE_WORKER_PARENT"  # set for worker processes: their number, their parent's id
 CRASH, CRASH_SIGNAL = "CAVE_FAULT", "CAVE_FAULT_SIGNAL"
-OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how OpenMP's idle threads wait
 
 
 def _count(name: str, text: str) -> int:
@@ -126,8 +123,7 @@ class Resources:
     def variables(self) -> dict[str, str]:
         """Return the environment variables that `read` makes these resources of."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        texts = {name: f"{value:g}" if isinstance(value, float) else value for name, value in values.items()}
-        return {_variable(name): str(text) for name, text in texts.items() if text is not None}
+        return {_variable(name): str(value) for name, value in values.items() if value is not None}
 
     def changed_variables(self) -> dict[str, str]:
         """Return those variables of these resources that differ from the environment's own."""

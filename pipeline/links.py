@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 from pipeline.redaction import one_line, without_password
 from pipeline.study import Study
 
-__all__ = ["Experiment", "experiment", "free_port", "report_line", "runs_line", "runs_link"]
+__all__ = ["experiment", "free_port", "report_line", "runs_line", "runs_link"]
 
 PORT, LAST_PORT = 5000, 65535
 HOST = "127.0.0.1"
@@ -205,7 +205,8 @@ def _answer(address: str, method: str, path: str, what: dict[str, Any]) -> dict[
 
 
 def _by_mlflow(study: Study, name: str) -> Experiment | None:
-    from pipeline.tracking.connection import connect, translate_mlflow_errors
+    from pipeline.tracking.connection import connect
+    from pipeline.tracking.failures import translate_mlflow_errors
 
     with translate_mlflow_errors(study):
         client = connect(study, read_only=True)

@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.files import exclusive, file_lock
 from pipeline.log import STATE
 from pipeline.runs import study_folders
-from pipeline.runs.provenance import git
+from pipeline.runs.git import git
 from pipeline.study import Study, is_name
 from pipeline.text import plural
 

@@ -24,7 +24,8 @@ from pipeline.params import digest
 from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
 from pipeline.runs import RunSpec
-from pipeline.runs.provenance import code_digest, machine
+from pipeline.runs.provenance import machine
+from pipeline.runs.source import code_digest
 from pipeline.training import best_record, fit, initial_model, print_progress
 
 __all__ = ["FORMAT"]
@@ -32,11 +33,10 @@ __all__ = ["FORMAT"]
 FORMAT = 1
 
 
-def retrain(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: Path, epochs: int) -> Mapping[str, Any]:
+def retrain(spec: RunSpec, splits: data.Splits, out: Path, epochs: int, resources: Resources) -> Mapping[str, Any]:
     """Train what `spec` describes, for so many epochs at most; return what came out, and what it was made with."""
-    splits = _splits(spec, data_digest, out, prepared, cache)
     try:
-        device = processes.device(Resources.read().device)
+        device = processes.device(resources.device)
     except InputError as error:
         print(f"{error}; trained on the processor instead", flush=True)
         device = torch.device("cpu")
@@ -73,9 +73,11 @@ def _splits(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: P
 
 def _main() -> None:
     path, out, prepared, cache, epochs = sys.argv[1:]
-    processes.become_worker(Resources.read())
+    resources = Resources.read()
+    processes.become_worker(resources)
     spec, data_digest = RunSpec.read(Path(path))
-    result = retrain(spec, data_digest, Path(out), Path(prepared), Path(cache), int(epochs))
+    splits = _splits(spec, data_digest, Path(out), Path(prepared), Path(cache))
+    result = retrain(spec, splits, Path(out), int(epochs), resources)
     write_json(Path(out) / "result.json", result)
 
 

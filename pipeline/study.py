@@ -26,7 +26,7 @@ from pipeline.location import nearest_project
 from pipeline.params import Params, notes
 from pipeline.params.derived import outdated
 
-__all__ = ["HIDDEN", "Study", "activate", "active", "creation_lock", "existing_studies", "find_root", "is_name"]
+__all__ = ["Study", "activate", "active", "creation_lock", "existing_studies", "find_root", "is_name"]
 
 HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -202,10 +203,10 @@ def test_the_mean_weight_is_the_evidence(depth: int, parents: str, way: tuple[st
     "depth", [pytest.param(1, marks=pytest.mark.nightly), 2, pytest.param(3, marks=pytest.mark.nightly)]
 )
 def test_the_mean_weight_downwards_is_the_inverse_evidence(depth: int) -> None:
-    """One chain down from each of 20000 exact posterior draws of one x has mean w p(x) equal to 1 within 3 errors."""
+    """One chain down from each of 8000 exact posterior draws of one x has mean w p(x) equal to 1 within 3 errors."""
     exact = linear(depth)
     path = PATHS["prior"](exact.model, x := exact.model.sample(1)[0])
-    z = exact.posterior(x).sample((20_000,)).split(WIDTHS[1 : depth + 1], dim=-1)
+    z = exact.posterior(x).sample((8_000,)).split(WIDTHS[1 : depth + 1], dim=-1)
     p = exact.model.joint([x[None], *z])[1:]
     eps = [
         torch.linalg.solve_triangular(
@@ -214,9 +215,9 @@ def test_the_mean_weight_downwards_is_the_inverse_evidence(depth: int) -> None:
         for p_t, z_t in zip(p[:-1], z[:-1], strict=True)
     ]
     noise = torch.cat([*(eps_t[..., 0] for eps_t in eps), z[-1]], dim=-1)
-    betas = SCHEDULES["sigmoid"](30)
-    steps = tune(path, path.draw(50), betas, 5)
-    log_weight = anneal(path, noise, betas.flip(0), steps.flip(0), 5).log_weight + exact.log_p(x)
+    betas = SCHEDULES["sigmoid"](20)
+    steps = tune(path, path.draw(10), betas, 2)
+    log_weight = anneal(path, noise, betas.flip(0), steps.flip(0), 2).log_weight + exact.log_p(x)
     assert abs(log_weight.exp().mean() - 1) < 3 * error(log_weight.exp()[:, 0])
 
 
@@ -224,7 +225,7 @@ def test_the_mean_weight_downwards_is_the_inverse_evidence(depth: int) -> None:
 def test_chains_from_an_exact_posterior_all_weigh_the_evidence(parents: str) -> None:
     """Where q is the true posterior each chain from it has the weight p(x), in both directions, within 1e-9 nats."""
     exact = linear(3, parents)
-    results = sandwich(exact.model, 5, settings(temperatures=6, chains=4, start="posterior"))
+    results = sandwich(exact.model, 5, settings(temperatures=4, chains=2, leapfrog=2, start="posterior"))
     evidence = exact.log_p(results.x)
     assert (results.up.log_weight - evidence).abs().max() < 1e-9
     assert (results.upper - evidence).abs().max() < 1e-9
@@ -262,10 +263,11 @@ def test_the_sandwich_holds_the_truth(depth: int) -> None:
 
 
 def test_fewer_temperatures_widen_the_sandwich() -> None:
-    """With 5 temperatures in place of 50 the sandwich of single chains is wider by more than 3 standard errors."""
-    exact = linear(3)
+    """With 3 temperatures in place of 20 the sandwich of single chains is wider by more than 3 standard errors."""
+    exact = linear(2)
     few, many = (
-        sandwich(exact.model, 100, settings(temperatures=temperatures, chains=2)).width for temperatures in (5, 50)
+        sandwich(exact.model, 100, settings(temperatures=temperatures, chains=2, leapfrog=2)).width
+        for temperatures in (3, 20)
     )
     assert few.mean() - many.mean() > 3 * (error(few) ** 2 + error(many) ** 2) ** 0.5
 
@@ -273,7 +275,7 @@ def test_fewer_temperatures_widen_the_sandwich() -> None:
 def test_real_examples_have_no_upper_bound() -> None:
     """For examples that were given, not simulated, the upper bound and the width are refused."""
     exact = linear(1)
-    results = sandwich(exact.model, exact.model.sample(2)[0], settings(chains=5))
+    results = sandwich(exact.model, exact.model.sample(2)[0], settings(temperatures=2, chains=2, leapfrog=1))
     assert results.lower.shape == (2,)
     for name in ("upper", "width"):
         with pytest.raises(ValueError, match="simulated"):
@@ -376,7 +378,7 @@ def test_steps_adapted_inside_a_weighted_chain_are_biased_and_frozen_ones_are_no
 def test_the_keys_and_their_identities() -> None:
     """Differences are those of the keys they name, errors are positive, and rates of acceptance lie in (0, 1)."""
     model, test = bent((2, 1)), torch.randint(2, (6, 6), dtype=torch.uint8)
-    results = annealed(model, test.double(), settings(temperatures=8, chains=20), simulated=5, draws=50)
+    results = annealed(model, test.double(), settings(temperatures=4, chains=9, leapfrog=1), simulated=3, draws=50)
     names = ["ais", "ais/elbo", "ais/iwae", "ais/gain", "ais/temperatures", "ais/from_posterior"]
     names += ["ais/acceptance", "bdmc/lower", "bdmc/upper", "bdmc/width", "bdmc/acceptance"]
     assert list(results) == names
@@ -425,8 +427,8 @@ def test_the_start_with_the_higher_bound_is_used() -> None:
 def test_chains_that_are_too_short_get_a_warning() -> None:
     """Chains of two temperatures from the prior lie below L_k: a line says by how much, and what helps."""
     exact = linear(3)
-    x = exact.model.sample(1000)[0]
-    short = annealed(exact.model, x, settings(temperatures=2, chains=10, leapfrog=1), draws=50, starts=["prior"])
+    x, shortest = exact.model.sample(400)[0], settings(temperatures=2, chains=10, leapfrog=1)
+    short = annealed(exact.model, x, shortest, simulated=2, draws=50, starts=["prior"])
     gain = short["ais/gain"]
     assert gain.value < -2 * gain.se
     assert warning(short).startswith(f"annealing with 2 temperatures lies {-gain.value:.3f} nats")
@@ -456,11 +458,12 @@ def test_a_seed_gives_one_result_and_leaves_the_caller_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    first, second = (sandwich(model, 3, settings(chains=20)) for _ in range(2))
+    few = settings(temperatures=4, chains=5, leapfrog=1)
+    first, second = (sandwich(model, 3, few) for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(first.up.log_weight, second.up.log_weight)
     assert torch.equal(first.upper, second.upper)
-    assert not torch.equal(first.lower, sandwich(model, 3, settings(chains=20, seed=4)).lower)
+    assert not torch.equal(first.lower, sandwich(model, 3, replace(few, seed=4)).lower)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -478,8 +481,9 @@ def test_passes_of_few_rows_give_the_same_bounds(monkeypatch: pytest.MonkeyPatch
 def test_single_precision_agrees_with_double() -> None:
     """In float32 the bound of a small model is that in float64 within 0.05 nats; log-weights are summed in float64."""
     model, x = bent((2,)), torch.tensor([[1.0, 0, 1, 0, 0, 1]])
-    double = sandwich(model, x, settings(chains=1000)).lower
-    single = sandwich(model.float(), x.float(), settings(chains=1000))
+    many = settings(temperatures=8, chains=2000, leapfrog=2)
+    double = sandwich(model, x, many).lower
+    single = sandwich(model.float(), x.float(), many)
     assert single.up.log_weight.dtype == torch.float64
     assert single.lower.item() == pytest.approx(double.item(), abs=0.05)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.params import read_yaml
-from pipeline.runs.provenance import PACKAGE, code_digest, module_files
+from pipeline.runs.source import PACKAGE, code_digest, code_without_texts, module_files
 from tests.rooms import (
     BEGIN,
     COMMANDS,
@@ -110,6 +110,20 @@ def test_the_code_digest_is_of_the_code_alone() -> None:
     assert code_digest("pipeline.training") == code_digest("pipeline.training") != code_digest("pipeline.params")
 
 
+def test_a_text_for_readers_is_no_code() -> None:
+    """Comments, docstrings, descriptions and line breaks leave the digest as it is; any other change is another."""
+    plain = 'def f(x):\n    return 2 * x\n\nclass P:\n    n: int = Field(ge=0, description="A number.")'
+    texts = (
+        '"""A module."""\ndef f(x):  # doubles\n    """Double."""\n    return 2 * x\nclass P:\n'
+        '    """P."""\n    n: int = Field(\n        ge=0,\n        description="Another, "\n        "longer.",\n    )'
+    )
+    digest = code_without_texts(ast.parse(plain))
+    assert digest == code_without_texts(ast.parse(texts))
+    changes = {"2 * x": "2 + x", "ge=0": "ge=1", "n: int": "m: int", "    return 2 * x": "    'y'\n    return '2 * x'"}
+    assert all(digest != code_without_texts(ast.parse(plain.replace(*change))) for change in changes.items())
+    assert len({code_without_texts(ast.parse(text)) for text in ("f('a b')", "f('a', 'b')", "f(('a', 'b'))")}) == 3
+
+
 def test_the_command_line_starts_light() -> None:
     """Importing the command line and reading params.yaml loads none of the heavy libraries."""
     code = (
@@ -171,6 +185,28 @@ def test_private_attributes_are_those_of_the_own_class() -> None:
                 if owner not in ("self", "cls", "os", "sys") and node.attr not in own:
                     users.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {ast.unparse(node)}")
     assert users == []
+
+
+def test_what_a_module_offers_is_used() -> None:
+    """Every name in the `__all__` of a module, packages apart, is used by another module, a test or an experiment."""
+    trees = {
+        p: ast.parse(p.read_text()) for d in ("pipeline", "tests", "experiments") for p in (ROOT / d).rglob("*.py")
+    }
+    users: dict[str, set[Path]] = {}
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            names = [node.attr] if isinstance(node, ast.Attribute) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                users.setdefault(name, set()).add(path)
+    unused = []
+    for path in set(FILES) - set(PACKAGE.rglob("__init__.py")):
+        for node in trees[path].body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                unused += [
+                    f"{path.name}: {n}" for n in ast.literal_eval(node.value) if not users.get(n, set()) - {path}
+                ]
+    assert unused == []
 
 
 def test_no_two_places_share_ten_lines() -> None:

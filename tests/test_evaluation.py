@@ -58,12 +58,12 @@ def bernoulli(depth: int = 2) -> tuple[HierarchicalVAE, Tensor]:
 
 @functools.cache
 def truth() -> dict[str, float]:
-    """Return the exact value of each quantity of `linear`, L_50 from 2.4 million draws."""
+    """Return the exact value of each quantity of `linear`, L_50 from 960,000 draws."""
     exact, model, test = linear()
     x = to_unit_interval(test, SCALE)
     gap = kl_divergence(inferred(model, x), exact.posterior(x)).mean().item()
     evidence = exact.log_p(x).mean().item()
-    groups = [importance_bound(many_draws(model, x, 10_000).log_weight, 50)[0].mean() for _ in range(20)]
+    groups = [importance_bound(many_draws(model, x, 10_000).log_weight, 50)[0].mean() for _ in range(8)]
     draws = cubature(model)
     moments = elbo(model, x, draws)
     values = {
@@ -110,7 +110,7 @@ def test_standard_errors_are_the_spread_of_many_seeds(name: str) -> None:
 def test_the_standard_error_of_the_gap_holds_when_k_is_below_the_draws(k: tuple[int, ...]) -> None:
     """Where L_k is a mean over groups, the gap's spread is still 0.6 to 1.6 reported errors, both 0 at k = 1."""
     _, model, test = linear()
-    params = [evaluate_params(draws=200, k=k, seed=seed) for seed in range(40)]
+    params = [evaluate_params(draws=200, k=k, seed=seed) for seed in range(2 if k == (1,) else 40)]
     gaps = [evaluate(model, test, SCALE, each, discrete=False).estimates["gap"] for each in params]
     values, errors = torch.tensor([gap.value for gap in gaps]), torch.tensor([gap.se for gap in gaps])
     if k == (1,):
@@ -198,7 +198,7 @@ def test_generalization_is_training_less_test() -> None:
     assert names == {f"generalization/{n}" for n in ("elbo", "reconstruction", "kl", "rate/z1", "rate/z2", "iwae/50")}
     for name in names:
         assert abs(same[name].value) < 3 * same[name].se
-    more = evaluate_params(milestone_draws=4000, k=(500,))
+    more = evaluate_params(milestone_draws=1000, k=(500,))
     other = evaluate(model, test, 1, more, discrete=True, train=1 - test).estimates
     flipped = evaluate(model, 1 - test, 1, evaluate_params(), discrete=True).estimates
     expected = flipped["elbo"].value - same["elbo"].value
@@ -244,12 +244,12 @@ def test_many_draws_are_as_many_whatever_a_pass_holds(rows: int, monkeypatch: py
     monkeypatch.setattr(pipeline.evaluation.bounds, "DECODED_ROWS", rows)
     _, model, test = linear()
     x = to_unit_interval(test[:4], SCALE)
-    bound = many_draws(model, x, 501)
-    assert bound.reconstruction.shape == (501, 4)
-    assert bound.rate.shape == (2, 501, 4)
-    assert len(bound.log_weight.unique()) == 501 * 4
+    bound = many_draws(model, x, 101)
+    assert bound.reconstruction.shape == (101, 4)
+    assert bound.rate.shape == (2, 101, 4)
+    assert len(bound.log_weight.unique()) == 101 * 4
     exact = elbo(model, x, cubature(model)).elbo
-    assert ((bound.elbo - exact).abs() < 5 * bound.log_weight.std(0) / 501**0.5).all()
+    assert ((bound.elbo - exact).abs() < 5 * bound.log_weight.std(0) / 101**0.5).all()
 
 
 def test_a_pass_never_holds_more_rows_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,5 +162,5 @@ def test_a_postgresql_that_goes_away_costs_a_training_nothing(
     assert output.err.count("cannot be reached") == 1
     assert "Traceback" not in output.err
     assert "1 run waits for MLflow" in output.out
-    assert Tracker(study).require().publish_all().done == 1
+    assert Tracker(study).require().backlog.publish_all().done == 1
     assert rows(url, "select name, status from runs") == [("mhvae seed 0", "FINISHED")]

@@ -223,7 +223,7 @@ def test_what_waits_in_a_moved_project_is_published(study: Study, tmp_path: Path
     waiting.folder.log.append({"type": "tags", "tags": {"later": "yes"}})
     waiting.close()
     moved = Study.at(shutil.move(study.root, tmp_path / "moved"))
-    result = Tracker(moved).require().publish_all(everything=True)
+    result = Tracker(moved).require().backlog.publish_all(everything=True)
     assert (result.done, result.elsewhere) == (1, {})
     assert rows(moved.shared_root / "mlflow.db", "select value from tags where key = 'later'") == [("yes",)]
     assert os.listdir(moved.runs) == []

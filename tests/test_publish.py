@@ -26,7 +26,7 @@ from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.tracking import Run, Tracker
-from pipeline.tracking.publish import Publisher
+from pipeline.tracking.lookup import create_run
 from pipeline.training import fit
 from tests.small import ROOT, splits
 from tests.tracking_server import Proxy, Server, free_port
@@ -302,7 +302,7 @@ def test_what_mlflow_refuses_holds_up_nothing(
     capfd.readouterr()
     tracker = Tracker(study)
     for number in (1, 2):
-        result = tracker.publish_all()
+        result = tracker.backlog.publish_all()
         assert (result.done, result.remaining, result.refused, result.waiting) == (3 if number == 1 else 0, 3, 3, 0)
         lines = capfd.readouterr().err.splitlines()
         assert len(lines) == (3 if number == 1 else 0)  # once a process
@@ -329,9 +329,9 @@ def test_a_living_run_that_is_refused_ends_well(study: Study, capfd: pytest.Capt
     (line,) = capfd.readouterr().err.splitlines()
     assert "refuses what run a has logged" in line
     after = start(study, "c")
-    after.tracker.behind = True
+    after.tracker.backlog.behind = True
     after.finish()
-    assert not after.tracker.behind
+    assert not after.tracker.backlog.behind
     assert len(waiting(study)) == 1
     assert capfd.readouterr().err.count("refuses what run a ") == 1
 
@@ -343,7 +343,7 @@ def test_a_file_that_is_gone_holds_up_nothing(study: Study, capfd: pytest.Captur
         made.log_result("files", "1", {}, {"other": [study.folder / "params.yaml"]})
         made.close()
     (waiting(study)[0] / "files" / "other" / "params.yaml").unlink()
-    result = Tracker(study).publish_all()
+    result = Tracker(study).backlog.publish_all()
     assert (result.done, result.refused) == (2, 1)
     assert "refuses what run" in capfd.readouterr().err
 
@@ -376,7 +376,7 @@ def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study
     log(alive, RECORDS)
     log(dead, RECORDS)
     dead.close()
-    result = Tracker(study).publish_all()
+    result = Tracker(study).backlog.publish_all()
     assert (result.done, result.remaining, result.busy) == (1, 0, 1)
     assert rows(study.shared_root / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
         ("b", "KILLED")
@@ -404,7 +404,7 @@ def test_a_folder_whose_work_went_on_elsewhere_adds_nothing(study: Study, tmp_pa
     second.close()
     study.cache.rename(tmp_path / "second host")
     (tmp_path / "first host").rename(study.cache)
-    assert Tracker(study).publish_all().done == 1
+    assert Tracker(study).backlog.publish_all().done == 1
     assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics") == [(4,)]
     assert rows(study.shared_root / "mlflow.db", "select status from runs") == [("RUNNING",)]
 
@@ -423,7 +423,7 @@ def test_a_finished_run_that_waits_is_not_taken_by_new_work(study: Study, monkey
         (study.shared_root / "mlflow.db").rmdir()
         (study.shared_root / "away").rename(study.shared_root / "mlflow.db")
     assert len(waiting(study)) == 2
-    assert Tracker(study).publish_all().done == 2
+    assert Tracker(study).backlog.publish_all().done == 2
     assert rows(study.shared_root / "mlflow.db", "select status from runs") == [("FINISHED",)] * 2
     assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
 
@@ -485,19 +485,22 @@ def _same(actual: dict[str, Any], expected: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_of_a_run_that_was_made_twice_the_one_that_is_logged_to_stays(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    """Others may have its id by now: the trials of a sweep have that of the sweep's run."""
-    create = Publisher._create
+    """Others may have its id by now: the trials of a sweep have that of the sweep's run; so after a kill, too."""
 
-    def twice(publisher: Publisher, header: Header) -> Any:
-        return max((create(publisher, header) for _ in range(2)), key=lambda run: str(run.info.run_id))
+    def twice(server: Any, header: Header) -> Any:
+        return max((create_run(server, header) for _ in range(2)), key=lambda run: str(run.info.run_id))
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setattr(Publisher, "_create", twice)
+    monkeypatch.setattr("pipeline.tracking.publish.create_run", twice)
     made = start(study, "twice")
     first = made.run_id
+    if killed:
+        made.close()
+        made = start(study, "twice")
     log(made, RECORDS)
     made.finish()
     assert made.run_id == first
@@ -514,7 +517,7 @@ def test_answers_that_are_lost_double_nothing(study: Study, server: Server, prox
         log(made, [record])
     made.finish()
     for _ in range(3):
-        Tracker(study).publish_all()
+        Tracker(study).backlog.publish_all()
     assert proxy.cuts == []
     assert waiting(study) == []
     query = "select run_uuid, status from runs where name = 'lost' and lifecycle_stage = 'active'"
@@ -534,7 +537,7 @@ def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
     made = start(study, "twice", stage="train")
     log(made, RECORDS)
     made.finish()
-    Tracker(study).publish_all()  # what was left for later, the server having been slow to answer
+    Tracker(study).backlog.publish_all()  # what was left for later, the server having been slow to answer
     query = "select lifecycle_stage, status from runs where name = 'twice' order by 1"
     assert rows(server.database, query) == [("active", "FINISHED"), ("deleted", "RUNNING")]
 
@@ -552,5 +555,5 @@ def test_a_slow_server_is_asked_seldom(study: Study, proxy: Proxy) -> None:
         log(made, [record])
     made.finish()
     assert max(quick, len(proxy.requests)) <= 12
-    Tracker(study).require().publish_all()
+    Tracker(study).require().backlog.publish_all()
     assert waiting(study) == []

@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
 from pipeline.reproduce import Comparison, _check_room, _temporary_folder, _worktree, reproduce
-from pipeline.runs import provenance
+from pipeline.runs import provenance, source
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
 
@@ -444,7 +444,7 @@ def make_repository(folder: Path) -> Path:
     (folder / ".gitignore").write_text("*.env\n")
     (folder / "code.py").write_text("x = 1\n")
     (folder / "one.env").write_text("a\n")
-    (folder / "pipeline").symlink_to(provenance.PACKAGE)  # the code that runs, which is the repository's own
+    (folder / "pipeline").symlink_to(source.PACKAGE)  # the code that runs, which is the repository's own
     git(folder, "add", "-f", ".")
     git(folder, *IDENTITY, "commit", "-qm", "all")
     provenance.code.cache_clear()

@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
             self.client.faults = []
             for _ in range(3):
                 tracker = self._tracker()
-                tracker.publish_all(everything=True)
+                tracker.backlog.publish_all(everything=True)
             self._compare()
             shutil.rmtree(self.root)
 
@@ -249,7 +249,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def sync(self) -> None:
         """Publish from another process."""
-        self._tracker().publish_all(everything=True)
+        self._tracker().backlog.publish_all(everything=True)
 
     @precondition(lambda self: self.run is None)
     @rule()
@@ -266,7 +266,7 @@ class Machine(RuleBasedStateMachine):
         self.status = status
         self.run = None
         if status == "FINISHED":
-            self._tracker().discard_states(self.path)
+            self._tracker().backlog.discard_states(self.path)
 
     @invariant()
     def steps_are_unique(self) -> None:

@@ -765,7 +765,7 @@ def test_a_run_publishes_its_own_files_alone(tmp_path: Path, capsys: pytest.Capt
 
     def planted(*entries: object) -> str:
         (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        assert Tracker(study).publish_all().remaining == 1
+        assert Tracker(study).backlog.publish_all().remaining == 1
         (line,) = capsys.readouterr().err.splitlines()
         return str(line)
 

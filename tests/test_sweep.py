@@ -99,12 +99,21 @@ def test_the_table_holds_rate_and_distortion_of_each_trial(study: Study, monkeyp
         assert float(row["valid/reconstruction"]) - float(row["valid/kl"]) == pytest.approx(float(row["value"]))
 
 
-def test_a_finished_sweep_has_nothing_left_to_do(study: Study) -> None:
-    """Run again, a sweep trains nothing, gives the same best trial and starts no run."""
+def test_a_finished_sweep_has_nothing_left_to_do(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run again, a sweep trains nothing, gives the same best trial and starts no run.
+
+    Where Optuna has the id of a run that is gone, and MLflow is away at the start, the files have the present id.
+    """
     first = run(Sweep(study, "mhvae"), 1)
     runs = rows(study.shared_root / "mlflow.db", "select run_uuid from runs")
     assert run(Sweep(study, "mhvae"), 1) == first
     assert rows(study.shared_root / "mlflow.db", "select run_uuid from runs") == runs
+    entries = read_json(study.sweep("mhvae") / "mlflow.json")
+    Sweep(study, "mhvae").optuna.set_user_attr("mlflow_run_id", "gone")
+    answers = iter([False])
+    monkeypatch.setattr("pipeline.tracking.server.Server.can_send", lambda self, forced=False: next(answers, True))
+    run(Sweep(study, "mhvae"), 1)
+    assert read_json(study.sweep("mhvae") / "mlflow.json") == entries
 
 
 def test_more_trials_extend_a_study_and_any_other_change_starts_a_new_one(study: Study) -> None:

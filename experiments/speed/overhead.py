@@ -76,7 +76,7 @@ class Piped:
             start = time.perf_counter()
             work(more)
             spent = time.perf_counter() - start
-        if not finished(more) or more.tracker.publish_all().remaining:
+        if not finished(more) or more.tracker.backlog.publish_all().remaining:
             raise SystemExit("overhead: the sweep did not finish its trials, or MLflow does not know all of them")
         return 1000 * spent / self.trials
 

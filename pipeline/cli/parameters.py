@@ -15,7 +15,7 @@ from pipeline.params.text import format_value
 from pipeline.params.writing import dump_yaml
 from pipeline.text import did_you_mean, terminal_width
 
-__all__ = ["HEADER", "PAGE", "parameter_table", "reference_texts", "write_reference"]
+__all__ = ["parameter_table", "reference_texts", "write_reference"]
 
 HEADER = """The one place where settings have their default values. A dotted path (model.depth) is the only name of a
 parameter: here, on the command line (--set model.depth=3), in study.yaml of a study, in the search space and in MLflow.

@@ -93,7 +93,7 @@ def sync() -> None:
 
     root = find_root(Path.cwd())
     tracker = Tracker(Study.at(root))
-    result = tracker.require().publish_all(everything=True)
+    result = tracker.require().backlog.publish_all(everything=True)
     pending = result.remaining + sum(result.elsewhere.values())
     print(f"sent to MLflow at {tracker.server.address}: {result.done}; left: {pending}")
     for address, count in result.elsewhere.items():

@@ -17,7 +17,7 @@ from pipeline.doctor.project import held
 from pipeline.errors import InputError
 from pipeline.log import LOG, Log
 from pipeline.runs import earlier_version_runs
-from pipeline.runs.provenance import git
+from pipeline.runs.git import git
 from pipeline.study import Study
 from pipeline.text import plural
 

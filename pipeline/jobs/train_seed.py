@@ -47,7 +47,7 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
     widths = params.model.level_widths
     spec = RunSpec(stage="train", variant=variant, seed=seed, params=params, rng_seed=seed)
-    run = Tracker(study).start(
+    run = Tracker(study, resources).start(
         spec,
         key=f"{study.unique_name}/{variant}/{seed}{epochs}/{state}",
         name=f"{variant} seed {seed}",

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.params.sections import published_binary
 from pipeline.params.text import format_value
 
-__all__ = ["CONDITIONS", "Condition", "is_unused_by", "unused"]
+__all__ = ["CONDITIONS", "is_unused_by", "unused"]
 
 
 @dataclass(frozen=True)

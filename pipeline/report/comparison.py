@@ -18,7 +18,7 @@ from pipeline.text import describe_bias
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COMPARED", "Comparison", "Model", "Result", "build", "join"]
+__all__ = ["Comparison", "Result", "build", "join"]
 
 SUMMED = ("rate", "chain_kl", "kl", "gap", "approximation_gap", "amortization_gap")  # over levels, to one number
 COMPARED = ("nll", "elbo", "reconstruction", "kl", "gap")  # what every pair of variants is compared by

@@ -36,8 +36,8 @@ def write(study: Study) -> None:
             write_text(folder / "paper" / f"{name}.tex", text)
     write_csv(folder / "curves.csv", curves)
     write_text(folder / "results.csv", comparison.seeds.to_csv(index=False, lineterminator="\n"))
-    write_csv(folder / "table.csv", tables.full(comparison))
-    write_csv(folder / "comparisons.csv", tables.full_pairs(comparison))
+    write_csv(folder / "table.csv", tables.table_rows(comparison))
+    write_csv(folder / "comparisons.csv", tables.comparison_rows(comparison))
     write_csv(folder / "milestones.csv", tidy(bounds_by_epoch))
     write_text(folder / "table.md", tables.markdown(comparison))
     means = {

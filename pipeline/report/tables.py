@@ -11,7 +11,17 @@ from pipeline.params import DENSITY, INFORMATIVE, PROBABILITY
 from pipeline.report.comparison import Comparison, Result, join
 from pipeline.report.intervals import Interval, fixed
 
-__all__ = ["full", "full_pairs", "markdown", "notes", "pairs", "short", "short_measure", "terms", "verdict"]
+__all__ = [
+    "comparison_rows",
+    "markdown",
+    "notes",
+    "pairs",
+    "short",
+    "short_measure",
+    "table_rows",
+    "terms",
+    "verdict",
+]
 
 INFORMATION = "mutual_information"
 PROTOCOL = {"data": "data set", "images": "test images", "draws": "draws per image", "digest": "data digest"}
@@ -36,7 +46,7 @@ LIMITLESS = (
 )
 
 
-def full(comparison: Comparison) -> list[dict[str, Any]]:
+def table_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `table.csv`; metrics in the order of the deepest variant, so that levels stand together."""
     names = _names(comparison)
     columns = [f"{name}{part} [{Metric.parse(name).unit}]" for name in names for part in ("", " half")]
@@ -121,7 +131,7 @@ def pairs(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return header, cells
 
 
-def full_pairs(comparison: Comparison) -> list[dict[str, Any]]:
+def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `comparisons.csv`: the same, unrounded."""
     return [
         {

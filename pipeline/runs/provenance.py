@@ -1,23 +1,21 @@
-"""Where a number comes from: commit, uncommitted changes, code, DVC's hashes of its inputs, versions and machine."""
+"""Where a number comes from: commit, uncommitted changes, DVC's hashes of its inputs, versions and machine."""
 
 from __future__ import annotations
 
-import ast
 import functools
 import platform
-import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.files import sha256
 from pipeline.location import runs_code_of
 from pipeline.params import read_yaml
 from pipeline.redaction import passwords
+from pipeline.runs.git import git, git_command
+from pipeline.runs.source import PACKAGE, code_digest, module_files
 
 if TYPE_CHECKING:
     import torch
@@ -27,63 +25,17 @@ __all__ = [
     "PATCHES",
     "Code",
     "code",
-    "code_digest",
     "dvc_hashes",
-    "dvc_starts",
-    "git",
-    "git_failure",
     "machine",
-    "module_files",
 ]
 
-PACKAGE = Path(__file__).resolve().parents[1]
 CAP = 2**20  # bytes of a patch that are kept
 PATCHES = {  # states of a patch that do not lead to the code again
     "cut": f"its uncommitted changes were more than {CAP // 2**20} MiB and were cut",
     "withheld": "its uncommitted changes hold a password and were not kept",
     "untracked": "its code had modules that git does not track, which were not kept",
 }
-NO_SCM = re.compile(r"^\s*no_scm\s*=\s*true\s*$", re.MULTILINE | re.IGNORECASE)  # by which DVC does without git
 LIBRARIES = ("torch", "numpy", "mlflow", "optuna")
-
-
-def module_files(module: str) -> set[Path]:
-    """Return the files of `module` and of all that it imports inside the package, directly or not.
-
-    The package's own `__init__.py` is left out: it imports nothing until it is called.
-    """
-    files: set[Path] = set()
-    open_modules = [module]
-    while open_modules:
-        path = _path(open_modules.pop())
-        if path is None or path in files or path == PACKAGE / "__init__.py":
-            continue
-        files.add(path)
-        open_modules += _imports(path)
-    return files
-
-
-def _path(module: str) -> Path | None:
-    parts = module.split(".")[1:]
-    plain, package = PACKAGE.joinpath(*parts).with_suffix(".py"), PACKAGE.joinpath(*parts, "__init__.py")
-    return plain if parts and plain.is_file() else package if package.is_file() else None
-
-
-def _imports(path: Path) -> list[str]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            # `from pipeline.data import Splits` needs pipeline.data; `from pipeline import figures` pipeline.figures
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] == PACKAGE.name]
-
-
-def code_digest(module: str) -> str:
-    """Return a short sha256 over the files of `module` and its imports: the code that its numbers depend on."""
-    files = sorted(module_files(module))
-    return sha256(part for file in files for part in (file.name.encode(), file.read_bytes()))[:12]
 
 
 @dataclass(frozen=True)
@@ -150,54 +102,11 @@ def _patch(root: Path) -> bytes:
     words = ["diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"]
     words += ["--src-prefix=a/", "--dst-prefix=b/", "--", "."]
     words += [f":(exclude,literal){name.decode(errors='surrogateescape')}" for name in sorted(left_out)]
-    with subprocess.Popen(_words(words), cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(git_command(words), cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         patch = process.stdout.read(CAP + 1)
         process.kill()
     return patch
-
-
-def git(root: Path, *words: str) -> bytes | None:
-    """Return what git prints in a folder, or nothing where it fails or is missing."""
-    done = _run_git(root, words)
-    return None if isinstance(done, str) else done
-
-
-def git_failure(root: Path, *words: str) -> str | None:
-    """Run git in a folder, and return its own reason where it fails, or nothing."""
-    done = _run_git(root, words)
-    return done if isinstance(done, str) else None
-
-
-def _run_git(root: Path, words: Sequence[str]) -> bytes | str:
-    """Return what git prints or, where it fails or is missing, the reason as a text."""
-    try:
-        # In a session of its own: Ctrl-C is for this process, which then ends what it began.
-        done = subprocess.run(_words(words), cwd=root, capture_output=True, check=False, start_new_session=True)
-    except OSError as error:
-        return f"git: {error.strerror}"
-    if done.returncode == 0:
-        return done.stdout
-    return (done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-
-
-def dvc_starts(root: Path) -> bool:
-    """Does DVC start in a project? It needs a git repository, though not the program, unless `no_scm` is set."""
-    for folder in [root, *root.parents]:
-        git_folder = folder / ".git"
-        if git_folder.is_file():  # of a worktree or a submodule: it names the folder
-            git_folder = (
-                folder / git_folder.read_text(encoding="utf-8", errors="replace").removeprefix("gitdir:").strip()
-            )
-        if (git_folder / "HEAD").is_file():
-            return True
-    configs = [root / ".dvc" / name for name in ("config", "config.local")]
-    return any(NO_SCM.search(path.read_text(encoding="utf-8")) for path in configs if path.is_file())
-
-
-def _words(words: Sequence[str]) -> list[str]:
-    # No lock on the index, which a user may be working with, and no hook of the user's.
-    return ["git", "--no-optional-locks", "-c", "core.hooksPath=/dev/null", *words]
 
 
 def machine(device: torch.device) -> dict[str, str]:

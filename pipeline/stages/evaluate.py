@@ -30,7 +30,7 @@ def run(study: Study, variant: str, resources: Resources | None = None) -> None:
         processes.map_in_workers("evaluate", study, variant, parts(study), work, resources)
         shutil.rmtree(scratch, ignore_errors=True)
         write_evaluation(study, variant)
-        tracker.flush_at_exit()
+        tracker.backlog.flush_at_exit()
         mark_current(study, tracker)
 
 

@@ -37,9 +37,9 @@ def _run(study: Study, variant: str, resources: Resources) -> None:
     )
     rows = mean_curve(study, variant)
     write_csv(study.curves(variant), rows)
-    tracker.discard_states(*study_folders(study, f"{study.unique_name}/{variant}/"))
+    tracker.backlog.discard_states(*study_folders(study, f"{study.unique_name}/{variant}/"))
     shutil.rmtree(study.cache / "train" / study.unique_name / variant, ignore_errors=True)
-    tracker.flush_at_exit()
+    tracker.backlog.flush_at_exit()
     mark_current(study, tracker)
 
 

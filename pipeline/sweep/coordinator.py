@@ -123,7 +123,7 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
     except BaseException as error:
         parent.finish(_status(sweep, error))
         if sweep.tracker.server.reachable:
-            sweep.tracker.publish_all(seconds=2.0)  # of workers that did not end by themselves
+            sweep.tracker.backlog.publish_all(seconds=2.0)  # of workers that did not end by themselves
         raise
 
 
@@ -165,7 +165,7 @@ def _join(sweep: Sweep, workers: int) -> None:
                 print(f"{sweep.label}: best trial {best['trial']}{where}")
         except BlockingIOError:
             print(f"{sweep.label}: all trials are finished; {_holder(sweep)} writes the results")
-            sweep.tracker.flush_at_exit()
+            sweep.tracker.backlog.flush_at_exit()
             _clear(sweep)
 
 
@@ -195,11 +195,12 @@ def _status(sweep: Sweep, error: BaseException) -> str | None:
 
 def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
     outcome = publish(sweep, parent)
+    _store_run_id(sweep, parent)  # that MLflow had not assigned when the run was started, say
     if sweep.is_last:
         write(outcome)
     sweep.locks.check()
     parent.finish()
-    sweep.tracker.flush_at_exit()
+    sweep.tracker.backlog.flush_at_exit()
     _clear(sweep)
     return outcome.best
 
@@ -208,7 +209,7 @@ def _clear(sweep: Sweep) -> None:
     """Remove the states of trials that others have finished, unless a trial is unfinished."""
     with sweep.locks.hold(f"{sweep.name}/admission"):
         if all(trial.state != TrialState.RUNNING for trial in sweep.trials()):
-            sweep.tracker.discard_states(*study_folders(sweep.study, f"{sweep.key}/"))
+            sweep.tracker.backlog.discard_states(*study_folders(sweep.study, f"{sweep.key}/"))
             shutil.rmtree(sweep.scratch, ignore_errors=True)
 
 
@@ -274,11 +275,16 @@ def _parent(sweep: Sweep) -> Run:
         inputs=[sweep.study.data],
     )
     with run.closing():
-        if run.run_id is not None:
-            sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
-        elif "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
+        _store_run_id(sweep, run)
+        if "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
             run.finish("KILLED")
             raise InputError(f"MLflow at {sweep.tracker.server.address} cannot be used: it did not make a run")
         if count > 1:
             run.set_tags({"search": str(sweep.search)})
     return run
+
+
+def _store_run_id(sweep: Sweep, run: Run) -> None:
+    """Store the id of the sweep's run, as far as MLflow has assigned it."""
+    if run.run_id is not None and sweep.optuna.user_attrs.get("mlflow_run_id") != run.run_id:
+        sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)

@@ -117,7 +117,7 @@ def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
     """Return the MLflow run of every trial; one that was sent to MLflow later is looked up there."""
     run_ids = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
     if None in run_ids.values():
-        reachable = not sweep.tracker.publish_all(seconds=60.0).failed
+        reachable = not sweep.tracker.backlog.publish_all(seconds=60.0).failed
         logged = sweep.tracker.run_ids(f"{sweep.key}/") if reachable else {}
         run_ids = {number: run or logged.get(f"{sweep.key}/{number}") for number, run in run_ids.items()}
     return run_ids

@@ -30,7 +30,7 @@ from pipeline.environment import Resources
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.redaction import reason
-from pipeline.runs.provenance import code_digest
+from pipeline.runs.source import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
 from pipeline.sweep.database import Database, Storage
@@ -89,7 +89,7 @@ class Sweep:
     variant: str
     reconnect_timeout: float = 0.0  # seconds for which a database that is away is waited for
     search: int = 0  # its number, below `sweep.searches`
-    resources: Resources = field(default_factory=Resources.read)  # that trials are run on
+    resources: Resources = field(default_factory=Resources)  # that trials are run on
 
     def searches(self) -> Iterator[Sweep]:
         """Give all searches of the variant, this one among them; each of the others opens its own connections."""
@@ -238,7 +238,7 @@ class Sweep:
     @cached_property
     def tracker(self) -> Tracker:
         """The experiment in MLflow."""
-        return Tracker(self.study)
+        return Tracker(self.study, self.resources)
 
     @contextmanager
     def translate_storage_errors(self) -> Iterator[None]:

@@ -49,8 +49,8 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
             else:
                 _trial(sweep, trial, tick)
             tick()
-    if sweep.tracker.behind:
-        sweep.tracker.publish_all(seconds=BEHIND)
+    if sweep.tracker.backlog.behind:
+        sweep.tracker.backlog.publish_all(seconds=BEHIND)
 
 
 def _lock(sweep: Sweep, token: str) -> str:
@@ -157,7 +157,7 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
             run.set_tags({"trial_state": end.state.name.lower(), **repeats})
             run.finish("FINISHED", end.reason)
             _end_trial(reports, run, end.attributes, end.state, end.metrics.get(sweep.metric))
-    sweep.tracker.discard_states(folder)
+    sweep.tracker.backlog.discard_states(folder)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ of starting a second one. Publishing twice changes nothing: a server that is dow
 nothing but its view of the work until the folder is published.
 """
 
+from pipeline.tracking.backlog import Published
 from pipeline.tracking.connection import import_mlflow, open_database, tracking_uri
 from pipeline.tracking.current import mark_current
 from pipeline.tracking.logged import LoggedRun
 from pipeline.tracking.removal import experiments, has_results, remove_experiments, remove_run_folders
 from pipeline.tracking.run import Run
-from pipeline.tracking.tracker import Published, Tracker
+from pipeline.tracking.tracker import Tracker
 
 __all__ = [
     "LoggedRun",

@@ -1,4 +1,4 @@
-"""The address of MLflow, its import with our settings, and its errors as one line."""
+"""The address of MLflow, its import with our settings, and its client."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import importlib.util
 import logging
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pipeline import addresses
 from pipeline.environment import set_defaults
 from pipeline.errors import InputError
 from pipeline.processes.signals import defer_interrupts
-from pipeline.redaction import redacted, without_password
+from pipeline.redaction import without_password
 from pipeline.study import Study
 from pipeline.tracking.artifacts import own_database, relocate
 from pipeline.tracking.create import create_sqlite
@@ -30,9 +29,7 @@ __all__ = [
     "import_mlflow",
     "open_database",
     "quoted",
-    "reason_of",
     "tracking_uri",
-    "translate_mlflow_errors",
 ]
 
 LIMITS = {  # of a PostgreSQL: three attempts at the start take ten seconds at most
@@ -142,32 +139,6 @@ def open_database(study: Study, *, read_only: bool = False) -> str:
             raise
         print(error, file=sys.stderr, flush=True)
     return uri
-
-
-@contextmanager
-def translate_mlflow_errors(study: Study) -> Iterator[None]:
-    """Turn what MLflow, or the driver of its database, raises into an `InputError` of one line."""
-    import_mlflow()
-    from alembic.util import CommandError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, OSError, SQLAlchemyError, CommandError, ImportError) as error:
-        raise InputError(f"MLflow at {display_address(study)} cannot be used: {reason_of(error)}") from None
-
-
-def reason_of(error: BaseException) -> str:
-    """Return in a line what caused an error; for a failed request, what the system said of it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return f"{cause.filename}: {cause.strerror}" if cause.filename else str(cause.strerror)
-        if isinstance(cause, TimeoutError):
-            return "no answer in time"
-        cause = cause.__cause__ or cause.__context__
-    return redacted(" ".join(str(getattr(error, "orig", None) or error).split()))[:200]
 
 
 def quoted(text: str) -> str:

@@ -22,7 +22,7 @@ from pipeline.tracking.tracker import Tracker
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["CURRENT", "SUPERSEDED", "mark_current"]
+__all__ = ["mark_current"]
 
 CURRENT, SUPERSEDED = "current", "superseded_by"
 PAGE = 1000  # runs in one request

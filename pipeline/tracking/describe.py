@@ -17,7 +17,7 @@ from pipeline.runs import PATCH, SPEC, RunSpec, provenance
 from pipeline.study import Study
 from pipeline.tracking.server import NOTE
 
-__all__ = ["Description", "describe"]
+__all__ = ["describe"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,17 @@ class Description:
 
 
 def describe(
-    study: Study, spec: RunSpec, splits: Splits, about: str, inputs: Sequence[Path], parent: str | None
+    study: Study,
+    spec: RunSpec,
+    splits: Splits,
+    about: str,
+    inputs: Sequence[Path],
+    parent: str | None,
+    resources: Resources,
 ) -> Description:
     """Return what is known of a run; `about` is its description, `inputs` the DVC outs whose hashes become tags."""
     code = provenance.code(study.root)
-    machine = provenance.machine(processes.device(Resources.read().device))
+    machine = provenance.machine(processes.device(resources.device))
     origin = code.tags | machine | {"data_digest": splits.digest}
     tags = _tags(study, spec, about, inputs, parent) | origin
     return Description(

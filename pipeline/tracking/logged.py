@@ -12,7 +12,8 @@ from pipeline.errors import InputError
 from pipeline.runs.provenance import CAP
 from pipeline.study import Study
 from pipeline.tracking.artifacts import local_folder
-from pipeline.tracking.connection import connect, display_address, tracking_uri, translate_mlflow_errors
+from pipeline.tracking.connection import connect, display_address, tracking_uri
+from pipeline.tracking.failures import translate_mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

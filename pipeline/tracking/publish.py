@@ -9,25 +9,19 @@ state was lost goes through it a second time, and the run says `restarted`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
-from pipeline.environment import mlflow_retries
-from pipeline.redaction import redacted
 from pipeline.runs import Header, RunFolder
-from pipeline.tracking.connection import quoted
+from pipeline.tracking.batches import log_in_batches, metric_rows, shortened
+from pipeline.tracking.lookup import FOLDER_TAG, GONE, create_run, own_run, published_epochs, results_run
 from pipeline.tracking.server import NOTE, Server
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Metric
 
-__all__ = ["FOLDER_TAG", "Publisher"]
-
-FOLDER_TAG = "folder"  # the id of the folder that a run is published from
-TAGS, ROWS = 100, 800  # MLflow takes 100 tags, as many parameters, and 1000 of all with rows, at once
-LENGTH = 5000  # letters of a tag
-GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE")  # of a run that was deleted, say
+__all__ = ["Publisher"]
 
 
 class Publisher:
@@ -80,69 +74,29 @@ class Publisher:
 
     def _connect(self, header: Header, owned: bool) -> bool:
         """Find the run or create it; return whether there is one that lacks anything."""
-        run = self._results_run(header) if header.type == "results" else self._own_run(header)
+        run = (
+            results_run(self.server, header)
+            if header.type == "results"
+            else own_run(self.server, self.folder, self.run_id)
+        )
         self._existed = run is not None
         if run is None:
             if header.type == "results":
                 self.missing = True
                 return False
-            self._doubtful = True  # until the answer is here; and where MLflow's client itself may ask twice
-            run = self._create(header)
-            self._doubtful = mlflow_retries() > 0
+            self._doubtful = True  # until the answer is here
+            run = create_run(self.server, header)
+            self._doubtful = self.server.repeats_requests
         elif not owned and header.type == "run" and run.data.tags.get(FOLDER_TAG, "") > header.id:
             return False
         else:
-            self._epochs = self._published_epochs(run)
+            self._epochs = published_epochs(self.server, self.folder, run)
         self._status = str(run.info.status)
         self._tags, self._params = dict(run.data.tags), set(run.data.params)
         self._artifacts = str(run.info.artifact_uri)
         self.run_id = str(run.info.run_id)
         faults.crash_point("run-created")
         return True
-
-    def _results_run(self, header: Header) -> Run | None:
-        """Return the run that results are added to."""
-        from mlflow.exceptions import MlflowException
-
-        if header.run_id is None:
-            return next(iter(self._search(header)), None)
-        try:
-            run = self.server.client.get_run(header.run_id)
-        except MlflowException as error:
-            if error.error_code in GONE:
-                return None
-            raise
-        return run if run.info.lifecycle_stage == "active" else None
-
-    def _search(self, header: Header) -> Sequence[Run]:
-        """Return the runs of the key, the latest first."""
-        experiment = self.server.experiment(header.experiment, header.note)
-        runs: Sequence[Run] = self.server.client.search_runs([experiment], f"tags.key = {quoted(header.key)}")
-        return runs
-
-    def _own_run(self, header: Header) -> Run | None:
-        """Return the run that was created from this folder or, without one, a run of the key that it may take."""
-        runs = self._search(header)
-        own = [run for run in runs if run.data.tags.get(FOLDER_TAG) == header.id]
-        own.sort(key=lambda run: run.info.run_id != self.run_id)  # the one that this process logs to stays
-        for double in own[1:]:  # MLflow had created it and could not say so
-            self.server.client.delete_run(double.info.run_id)
-        if own or self.folder.is_replaced:
-            return own[0] if own else None
-        return next((run for run in runs if header.reuse_finished or run.info.status != "FINISHED"), None)
-
-    def _create(self, header: Header) -> Run:
-        experiment = self.server.experiment(header.experiment, header.note)
-        tags = _shortened(header.tags | {"key": header.key, FOLDER_TAG: header.id})
-        return self.server.client.create_run(experiment, start_time=header.time, tags=tags, run_name=header.name)
-
-    def _published_epochs(self, run: Run) -> dict[int, int]:
-        """Return the time of every epoch that the run has."""
-        names = [name for entry in self.folder.entries if entry["type"] == "epoch" for name in entry["metrics"]]
-        names += [name for name in sorted(run.data.metrics) if name.startswith(("train/", "valid/"))]
-        name = next((name for name in names if name in run.data.metrics), None)
-        history = [] if name is None else self.server.client.get_metric_history(run.info.run_id, name)
-        return {row.step: row.timestamp for row in history}
 
     def _log_dataset(self, header: Header) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -174,23 +128,25 @@ class Publisher:
                     }
                 case "epoch" if entry["epoch"] not in self._epochs:
                     epochs[entry["epoch"]] = entry["timestamp"]
-                    rows.append(_rows(entry["metrics"], entry["timestamp"], entry["epoch"]))
+                    rows.append(metric_rows(entry["metrics"], entry["timestamp"], entry["epoch"]))
                 case "epoch" if self._epochs[entry["epoch"]] != entry["timestamp"]:
                     tags["restarted"] = "true"
                 case "tags":
                     tags |= entry["tags"]
                 case "result" if (result := (entry["name"], entry["digest"], entry["time"])) not in self._results:
                     if (self._tags | marks).get(entry["name"]) != entry["digest"]:
-                        rows += [_rows(metrics, entry["time"], int(step)) for step, metrics in entry["metrics"].items()]
+                        rows += [
+                            metric_rows(metrics, entry["time"], int(step)) for step, metrics in entry["metrics"].items()
+                        ]
                         marks[entry["name"]] = entry["digest"]
                     files += entry["files"]
                     results.add(result)
                 case "end" if entry["reason"]:
                     tags["reason"] = entry["reason"]
         params = {name: value for name, value in header.params.items() if name not in self._params}
-        tags = {name: value for name, value in _shortened(tags).items() if self._tags.get(name) != value}
+        tags = {name: value for name, value in shortened(tags).items() if self._tags.get(name) != value}
         self._log_dataset(header)
-        self._log(params, tags, rows, _shortened(marks))
+        log_in_batches(self.server.client, str(self.run_id), params, tags, rows, shortened(marks))
         self._params |= set(params)
         self._tags |= tags | marks
         self._epochs |= epochs
@@ -216,30 +172,6 @@ class Publisher:
                     self._files |= {str(info.path) for info in self._repository().list_artifacts(folder or None)}
         return [artifact for artifact in paths if artifact not in self._files]
 
-    def _log(
-        self, params: dict[str, str], tags: dict[str, str], rows: list[list[Metric]], marks: dict[str, str]
-    ) -> None:
-        """Send in as few batches as hold it.
-
-        An epoch's rows go in one, so that MLflow has all or none of them; a mark goes after what it stands for.
-        """
-        from mlflow.entities import Param, RunTag
-
-        some_params = [Param(name, value) for name, value in params.items()]
-        some_tags = [RunTag(name, value) for name, value in tags.items()]
-        last = [RunTag(name, value) for name, value in marks.items()]
-        while some_params or some_tags or rows or last:
-            metrics: list[Metric] = []
-            while rows and (not metrics or len(metrics) + len(rows[0]) <= ROWS):
-                metrics += rows.pop(0)
-            sent = some_tags[:TAGS]
-            if not rows and len(some_tags) <= TAGS and len(sent) + len(last) <= TAGS:
-                sent, last = sent + last, []
-            self.server.client.log_batch(self.run_id, metrics=metrics, params=some_params[:TAGS], tags=sent)
-            some_params, some_tags = some_params[TAGS:], some_tags[TAGS:]
-            if metrics:
-                faults.crash_point("rows-sent")
-
     def _repository(self) -> Any:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -261,7 +193,7 @@ class Publisher:
             return
         end = next(entry for entry in reversed(self.folder.entries) if entry.get("status") == status)
         if self._doubtful:
-            self._own_run(header)
+            own_run(self.server, self.folder, self.run_id)
             self._doubtful = False
         if status == "FINISHED" and "reason" in self._tags and not end["reason"]:
             self.server.client.delete_tag(self.run_id, "reason")
@@ -270,13 +202,3 @@ class Publisher:
             self.server.client.set_terminated(self.run_id, status, end["time"])
             self._status = status
         faults.crash_point("end-sent")
-
-
-def _rows(metrics: Mapping[str, Any], timestamp: int, step: int) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    return [Metric(key, value, timestamp, step) for key, value in metrics.items()]
-
-
-def _shortened(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: redacted(value)[:LENGTH] for key, value in tags.items()}

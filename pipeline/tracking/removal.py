@@ -14,7 +14,8 @@ from pipeline.errors import InputError
 from pipeline.log import Log
 from pipeline.runs import RunFolder, experiment_name, study_folders
 from pipeline.study import Study
-from pipeline.tracking.connection import connect, quoted, tracking_uri, translate_mlflow_errors
+from pipeline.tracking.connection import connect, quoted, tracking_uri
+from pipeline.tracking.failures import translate_mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -90,12 +90,12 @@ class Run:
         else:
             self.folder.sync()
             if self._refusals:
-                self.tracker.report_refusal(self.folder)
+                self.tracker.backlog.report_refusal(self.folder)
             else:
-                self.tracker.behind = True
+                self.tracker.backlog.behind = True
         self.close()
-        if self.tracker.behind and published:
-            self.tracker.behind = self.tracker.publish_all(most=OTHERS).waiting > 0
+        if self.tracker.backlog.behind and published:
+            self.tracker.backlog.behind = self.tracker.backlog.publish_all(most=OTHERS).waiting > 0
 
     def close(self) -> None:
         """Release the run's folder without an end, as the death of the process does."""

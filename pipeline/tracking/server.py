@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pipeline import addresses
+from pipeline.environment import mlflow_retries
 from pipeline.errors import InputError
 from pipeline.files import file_lock
 from pipeline.redaction import redacted
@@ -25,10 +26,9 @@ from pipeline.tracking.connection import (
     display_address,
     identity,
     import_mlflow,
-    reason_of,
     tracking_uri,
-    translate_mlflow_errors,
 )
+from pipeline.tracking.failures import reason_of, refusal_of, translate_mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +40,6 @@ PAUSE, FACTOR, SLOW = 1.0, 10.0, 3.0  # seconds, times, and the seconds from whi
 BACK_OFF, LONGEST = 5.0, 60.0  # seconds
 TURN = 5.0  # seconds for which the other processes of a folder are waited for
 TABLES = 60.0  # seconds in which another host has made MLflow's tables
-REFUSED = (400, 404, 405, 409, 410, 411, 413, 414, 415, 422)  # answers that will be the same the next time
 
 
 class Server:
@@ -52,6 +51,7 @@ class Server:
         self.identity = identity(study)
         self.experiments: dict[str, str] = {}  # ids by name
         self.refusal = ""  # why MLflow has refused the last requests
+        self.repeats_requests = mlflow_retries() > 0  # the client itself does, and may so make a second run
         self._client: MlflowClient | None = None
         self._next, self._closed_until, self._took, self._back_off, self._connecting = 0.0, 0.0, 0.0, 0.0, 0.0
 
@@ -114,7 +114,7 @@ class Server:
         except InputError:
             raise
         except BaseException as error:
-            self.refusal = _refusal(error) if isinstance(error, Exception) else ""
+            self.refusal = refusal_of(error) if isinstance(error, Exception) else ""
             if not self.refusal:
                 self._put_off(error, start)
                 return
@@ -194,24 +194,3 @@ class Server:
             raise InputError(f"MLflow keeps this study's artifacts in {folder}, and {fault}")
         self._back_off = self._closed_until = 0.0
         self._report_back(silent=True)
-
-
-def _refusal(error: Exception) -> str:
-    """Return why MLflow will never accept a request; nothing where it may, being down, busy, or closed to us now."""
-    from mlflow.exceptions import MlflowException
-    from requests import HTTPError
-    from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
-
-    if isinstance(error, MlflowException):
-        of_database = isinstance(error.__cause__, SQLAlchemyError)
-        if of_database and not isinstance(error.__cause__, DataError | IntegrityError):
-            return ""
-        refused = error.error_code == "INVALID_STATE" or (
-            error.get_http_status_code() in REFUSED and error.error_code != "ENDPOINT_NOT_FOUND"
-        )
-    elif isinstance(error, HTTPError):
-        refused = error.response is not None and error.response.status_code in REFUSED
-    else:  # what the folder itself lacks
-        lacks = isinstance(error, FileNotFoundError | KeyError | TypeError | ValueError | AttributeError)
-        refused = lacks and (isinstance(error, FileNotFoundError) or not isinstance(error, OSError))
-    return (reason_of(error) or type(error).__name__) if refused else ""

@@ -1,66 +1,35 @@
-"""A study's experiment in MLflow: runs are started and found, and what MLflow lacks of them is published."""
+"""A study's experiment in MLflow: its runs are started, continued and found."""
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import faults
 from pipeline.data import Splits
+from pipeline.environment import Resources
 from pipeline.errors import InputError
-from pipeline.redaction import one_line
-from pipeline.runs import (
-    DamagedError,
-    Header,
-    RunFolder,
-    RunSpec,
-    end,
-    experiment_name,
-    folder_of,
-    new_id,
-    now,
-)
+from pipeline.runs import Header, RunFolder, RunSpec, experiment_name, folder_of, new_id, now
 from pipeline.study import Study
-from pipeline.text import plural
+from pipeline.tracking.backlog import Backlog
 from pipeline.tracking.connection import quoted
 from pipeline.tracking.describe import describe
-from pipeline.tracking.publish import Publisher
 from pipeline.tracking.run import Run
 from pipeline.tracking.server import Server
 
-__all__ = ["Published", "Tracker"]
+__all__ = ["Tracker"]
 
 PATIENCE = 60.0  # seconds that a run's folder is waited for: another process may be publishing it
 UNIQUE = ("trial", "sweep")  # stages whose key is of one run only; a final model may be trained again
 
 
-@dataclass
-class Published:
-    """How many folders were published, remain, belong to work that is going on, or to other addresses."""
-
-    done: int = 0
-    remaining: int = 0
-    refused: int = 0  # of those left: MLflow takes them at no time
-    busy: int = 0
-    failed: bool = False
-    elsewhere: dict[str, int] = field(default_factory=dict)  # by their address
-
-    @property
-    def waiting(self) -> int:
-        """How many are left that MLflow will take."""
-        return self.remaining - self.refused
-
-
 class Tracker:
     """A study's experiment in MLflow."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, resources: Resources | None = None) -> None:
         self.study = study
+        self.resources = resources or Resources()  # that the runs which are started here are worked on with
         self.server = Server(study)
         self.name = experiment_name(study)
         self.note = (
@@ -72,8 +41,7 @@ class Tracker:
             " `rate/z*` are the log-ratio rates of each level: their sum is `kl`, a single one may be negative. All"
             " bounds are in nats per example."
         )
-        self.behind = False  # whether a run of this process has left a folder that MLflow lacks
-        self._refused: set[Path] = set()  # folders that MLflow was found to refuse
+        self.backlog = Backlog(study, self.server, self.name)
 
     def require(self) -> Tracker:
         """Raise `InputError` unless MLflow can be used; the experiment is created with its first run."""
@@ -114,7 +82,7 @@ class Tracker:
             if folder.entries and (replaced or folder.header.type != "run"):
                 folder.set_aside()
                 folder = self._open(key, released)
-            about_run = describe(self.study, spec, splits, about, inputs, parent)
+            about_run = describe(self.study, spec, splits, about, inputs, parent, self.resources)
             start = {"type": "start", "time": now(), "address": self.server.identity, "origin": about_run.origin}
             if folder.entries:
                 folder.log.append(start)
@@ -188,92 +156,3 @@ class Tracker:
                 if not (token := page.token):
                     break
         return ids
-
-    def publish_all(
-        self, *, everything: bool = False, most: int | None = None, seconds: float | None = None
-    ) -> Published:
-        """Publish the folders that have no living owner: of this study, or everything; at most so much.
-
-        It stops where MLflow fails, and passes over a folder that is damaged, or that MLflow refuses, in one line.
-        A run without an end was killed, and ends as such.
-        """
-        result = Published()
-        deadline = None if seconds is None else time.monotonic() + seconds
-        for path in sorted(self.study.runs.glob("*/")):
-            try:
-                folder = RunFolder.open(path)
-            except BlockingIOError:
-                result.busy += 1
-                continue
-            try:
-                if not folder.entries or folder.published:
-                    folder.remove_if_done()
-                elif folder.address != self.server.identity:
-                    result.elsewhere[folder.address] = result.elsewhere.get(folder.address, 0) + 1
-                elif path in self._refused and not everything:
-                    result.remaining, result.refused = result.remaining + 1, result.refused + 1
-                elif everything or folder.header.experiment == self.name:
-                    late = deadline is not None and time.monotonic() > deadline
-                    enough = most is not None and result.done >= most
-                    if result.failed or late or enough or not self._publish(folder, result):
-                        result.remaining += 1
-            except DamagedError as error:  # which is no reason to stop the work of the caller
-                print(error, file=sys.stderr, flush=True)
-                result.failed, result.remaining, result.refused = False, result.remaining + 1, result.refused + 1
-            finally:
-                folder.release()
-            if result.waiting and most is not None:
-                break
-        return result
-
-    def _publish(self, folder: RunFolder, result: Published) -> bool:
-        """Publish a folder without an owner; return whether MLflow has all of it."""
-        if not folder.ended:
-            begun = folder.header.type == "run" and folder.status is None
-            folder.log.append(end("KILLED" if begun else None, ""))
-        result.failed = True
-        with self.server.request():
-            Publisher(self.server, folder).publish(owned=False)
-            result.failed = False
-        if self.server.refusal:
-            result.failed, result.refused = False, result.refused + 1
-            self.report_refusal(folder)
-            return False
-        if result.failed:
-            return False
-        folder.close_published()
-        result.done += 1
-        return True
-
-    def report_refusal(self, folder: RunFolder) -> None:
-        """Print once that MLflow refuses a folder, which stays where it is."""
-        if folder.path in self._refused:
-            return
-        self._refused.add(folder.path)
-        header, where = folder.header, os.path.relpath(folder.path, self.study.root)
-        line = (
-            f"MLflow at {self.server.address} refuses what run {header.name or header.key} has logged"
-            f" ({self.server.refusal}); `cave sync` tries again, and who gives it up removes {where}"
-        )
-        print(one_line(line), file=sys.stderr, flush=True)
-
-    def discard_states(self, *paths: Path) -> None:
-        """Remove the states of runs whose work is done, and the folders that MLflow has all of."""
-        for path in paths:
-            if path.exists():
-                try:
-                    folder = RunFolder.open(path)
-                except BlockingIOError:  # another process publishes it, and removes it
-                    continue
-                folder.discard_state()
-                folder.release()
-
-    def flush_at_exit(self) -> None:
-        """At the end of a stage, publish what is left, for a minute, and print a line if something stays."""
-        waiting = self.publish_all(seconds=60.0).waiting
-        if waiting:
-            wait = "waits" if waiting == 1 else "wait"
-            print(
-                f"{self.study.name}: {plural(waiting, 'run')} {wait} for MLflow; `cave sync` sends what is left",
-                flush=True,
-            )
