@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import figures
+from pipeline.figures import style
 from pipeline.metric import Metric
 
 RNG = np.random.default_rng(0)
@@ -201,7 +202,7 @@ def test_every_figure_has_words_and_saves(name, tmp_path):
     assert len(figure.caption) > 20
     assert figure.alt
     pictures = ("sample", "reconstructions", "levels")
-    assert figure.get_size_inches()[0] <= 5.4 or any(word in name for word in pictures)
+    assert figure.get_size_inches()[0] <= style.WIDTH or any(word in name for word in pictures)
     figures.save(figure, tmp_path / "new" / "figure.png")
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 

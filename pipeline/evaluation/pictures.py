@@ -155,8 +155,8 @@ def _map(splits: Splits, inside: Latents) -> Arrays:
     centred = (inside.top - inside.top.mean(0)).double().cpu()
     if centred.shape[1] == 1:
         centred = torch.cat([centred, torch.zeros_like(centred)], dim=1)
-    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
-    arrays = {"map": (left * values)[:, :2].float().numpy(), "map/share": (values**2 / (values**2).sum())[:2].numpy()}
+    vectors, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    arrays = {"map": (vectors * values)[:, :2].float().numpy(), "map/share": (values**2 / (values**2).sum())[:2].numpy()}
     if "test" in splits.labels:
         arrays["map/labels"] = splits.labels["test"][: len(centred)].astype(np.int64)
     return arrays

@@ -29,7 +29,6 @@ __all__ = [
     "NAMED",
     "OTHERS",
     "PARTS",
-    "WIDTH",
     "Drawing",
     "blank",
     "colour",

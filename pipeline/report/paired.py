@@ -34,7 +34,7 @@ from pipeline.report.intervals import Interval
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FEWEST_SEEDS", "Difference", "crossed_interval", "differences", "p_text", "spread"]
+__all__ = ["FEWEST_SEEDS", "Difference", "crossed_interval", "differences", "p_text"]
 
 FEWEST_SEEDS = 3  # below this nothing is said to be decided
 MOST_SEEDS = 100  # numbers of seeds above this are not proposed

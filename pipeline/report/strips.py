@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["MOST_MODELS", "Group", "Strip", "groups"]
+__all__ = ["MOST_MODELS", "groups"]
 
 COLUMNS = 10  # images of a row
 LEVELS = 6  # levels that are shown, from the top and the bottom
