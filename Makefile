@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test test-nightly test-quick check format docs bench bench-full calibration growth ui env clean
+.PHONY: repro test test-nightly test-quick check format docs tour screenshots bench bench-full calibration growth ui env clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)          ## raw images to the comparison of all variants
@@ -43,6 +43,12 @@ format: $(READY)
 docs: $(READY)           ## the comments of params.yaml, docs/parameters.md, and the figure of docs/architecture.md
 	@cave params --write
 	@python -m tests.rooms
+
+tour: $(READY)           ## docs/tour.md and its pictures, from the results of experiments/shadows
+	@python -m experiments.shadows.tour
+
+screenshots: $(READY)    ## docs/images of MLflow, the report and the terminal, from the finished default study
+	@python -m experiments.screenshots.take
 
 bench: $(READY)          ## speed as ratios, beside the kept ones: 3 minutes on two quiet cores
 	@python experiments/speed/measure.py

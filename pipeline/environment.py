@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.redaction import DATA_MIRROR
 
 __all__ = [
     "CRASH",
     "CRASH_SIGNAL",
-    "MLFLOW_ADDRESS",
-    "OPTUNA_ADDRESS",
     "PARENT",
     "WORKER",
     "Resources",
@@ -41,7 +40,6 @@ __all__ = [
     "visible_gpus",
 ]
 
-MLFLOW_ADDRESS, OPTUNA_ADDRESS, DATA_MIRROR = "MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR"
 WORKER, PARENT = "CAVE_WORKER_OF", "CAVE_WORKER_PARENT"  # set for worker processes: their number, their parent's id
 CRASH, CRASH_SIGNAL = "CAVE_FAULT", "CAVE_FAULT_SIGNAL"
 

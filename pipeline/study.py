@@ -128,6 +128,14 @@ class Study:
         """The comparison of all variants."""
         return self.out / "report"
 
+    @property
+    def verdict(self) -> str:
+        """The sentences in which the report compares the variants; empty without a report."""
+        try:
+            return (self.report / "table.md").read_text(encoding="utf-8").split("\n\n")[1]
+        except (OSError, UnicodeDecodeError, IndexError):
+            return ""
+
     def notes(self, variant: str | None = None, stage: str = "") -> list[str]:
         """Say what overrides values of the study's file, for one variant or all of them, in one stage or in all."""
         return notes(*Params.read_with_file(self.folder / "params.yaml"), variant=variant, command=stage)

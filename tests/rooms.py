@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 from tests.small import ROOT
@@ -21,6 +22,7 @@ __all__ = [
     "drawing",
     "imported",
     "room",
+    "tree",
 ]
 
 PACKAGE = ROOT / "pipeline"
@@ -41,7 +43,7 @@ TOOLS = [
     "files",
     "log",
 ]
-TOOLS += ["randomness"]
+TOOLS += ["randomness", "colours"]
 SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures", "testing"]
 RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
 MACHINERY = ["processes", "addresses", "runs", "tracking", "links", "sweep", "jobs", "stages"]
@@ -55,10 +57,17 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """Return a file's syntax tree."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Return the dotted names that a file imports anywhere, under TYPE_CHECKING too."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -66,6 +75,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+@functools.cache
 def arrows() -> dict[str, set[str]]:
     """Return the rooms that each room imports."""
     imports: dict[str, set[str]] = {name: set() for name in LINE}

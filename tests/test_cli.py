@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.params import Params, dump_yaml
+from tests.command import assert_one_line, call
 from tests.small import ROOT
 from tests.workshop import QUICK, check_sweep, make_study
+from tests.zygote import Program, run
 
 
-def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def cave(folder: Path, *words: str, **variables: str) -> Program:
     """Run the command line in a folder."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_WORKERS": "1", "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *words], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    return run(folder, "pipeline", *words, code=None, NO_COLOR="1", **variables)
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Return a project's root with small settings."""
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project's root with small settings, in which this process works."""
     make_study(tmp_path)
     (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -40,12 +38,10 @@ def test_check_accepts_the_params_that_are_shipped() -> None:
 def test_without_a_repository_check_says_that_dvc_does_not_start(project: Path) -> None:
     """A folder that DVC is to run in and that is no git repository is one line, exit code 2, until it is one."""
     (project / ".dvc").mkdir()
-    done = cave(project, "check")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {project} is not a git repository, without which DVC does not start; run: ")
-    assert done.stderr.count("\n") == 1
+    line = assert_one_line(*call("check"))
+    assert line.startswith(f"error: {project} is not a git repository, without which DVC does not start; run: ")
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
-    assert cave(project, "check").returncode == 0
+    assert call("check")[0] == 0
     assert "no_scm" not in (ROOT / ".dvc" / "config").read_text()  # by which DVC would do without
 
 
@@ -65,46 +61,37 @@ def test_without_a_repository_check_says_that_dvc_does_not_start(project: Path) 
 def test_a_bad_override_gets_one_line(project: Path, command: list[str], word: str, message: str) -> None:
     """A fault in an override ends every command with one line and exit code 2, before anything is written."""
     before = sorted(path for path in project.rglob("*"))
-    done = cave(project, *command, "--set", word)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert message in assert_one_line(*call(*command, "--set", word))
     assert sorted(path for path in project.rglob("*")) == before
 
 
 def test_an_unknown_variant_gets_one_line(project: Path) -> None:
     """A variant that params.yaml does not have is refused with those that it has."""
-    done = cave(project, "sweep", "--variant", "mvae")
-    assert done.returncode == 2
-    assert "'mvae' is not in variants; allowed: vae, hvae, mhvae" in done.stderr
+    line = assert_one_line(*call("sweep", "--variant", "mvae"))
+    assert "'mvae' is not in variants; allowed: vae, hvae, mhvae" in line
 
 
-def test_outside_a_project_there_is_nothing_to_do(tmp_path: Path) -> None:
+def test_outside_a_project_there_is_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder without a project, a command says so."""
-    done = cave(tmp_path, "check")
-    assert done.returncode == 2
-    assert "not inside a platos-cave project" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert "not inside a platos-cave project" in assert_one_line(*call("check"))
 
 
 def test_a_stage_with_bad_params_stops_before_it_works(tmp_path: Path) -> None:
     """The first stage checks all sections, also those it does not use, before it fetches anything."""
     text = dump_yaml(Params.read(ROOT / "params.yaml", QUICK))
     (tmp_path / "params.yaml").write_text(text.replace("confidence: 0.95", "confidence: 95"))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline.stages", "fetch"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
+    done = run(tmp_path, "pipeline.stages", "fetch", code=2)
     assert done.stderr == "error: params.yaml: report.confidence: 95 given; allowed: less than 1\n"
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
-def test_a_worker_count_that_is_none_gets_one_line(project: Path) -> None:
+def test_a_worker_count_that_is_none_gets_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CAVE_WORKERS must be a whole number."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_WORKERS": "many"}
-    command = [sys.executable, "-m", "pipeline", "train", "--variant", "vae"]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.endswith("error: CAVE_WORKERS: 'many' given; allowed: a whole number from 1\n")
+    monkeypatch.setenv("CAVE_WORKERS", "many")
+    code, _, err = call("train", "--variant", "vae")
+    assert code == 2
+    assert err.endswith("error: CAVE_WORKERS: 'many' given; allowed: a whole number from 1\n")
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 import torch
@@ -91,7 +90,7 @@ def check_cave(words: list[str]) -> None:
     """Parse a command line of `cave`, and the parameters that it sets; raise what the command would raise."""
     command = get_command(app)
     context = command.make_context("cave", list(words)) if words else None
-    while isinstance(command, click.Group) or hasattr(command, "commands"):
+    while hasattr(command, "commands"):
         if context is None or not (rest := [*context._protected_args, *context.args]):
             return
         _, command, rest = command.resolve_command(context, rest)

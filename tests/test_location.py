@@ -15,6 +15,8 @@ from tests.small import ROOT
 from tests.test_reproduce import IDENTITY, git
 from tests.workshop import make_study
 
+pytestmark = pytest.mark.slow
+
 CAVE = "import sys; sys.argv[0] = 'cave'; from pipeline.cli import main; main()"  # what the console script does
 FIRST = "from __future__ import annotations\n"
 SAY = 'import sys as _sys; print("code of", __file__, file=_sys.stderr)\n'

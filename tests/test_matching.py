@@ -101,6 +101,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return made
 
 
+@pytest.mark.slow
 def test_trials_and_final_models_have_as_many_weights(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials of other widths of the levels have models of one size, and so have the final models of all variants."""
     sizes: list[int] = []
@@ -129,6 +130,7 @@ def test_trials_and_final_models_have_as_many_weights(study: Study, monkeypatch:
     assert min(sizes) >= 49_500
 
 
+@pytest.mark.slow
 def test_the_epochs_of_a_time_are_measured_once(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """All seeds and what goes on after an end in the middle have the number of epochs that was measured first."""
     measured = iter([0.5, 0.25])

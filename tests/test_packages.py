@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from pipeline.runs.source import PACKAGE
+from tests.rooms import tree
 from tests.small import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,7 +28,7 @@ def distributions(requirements: list[str]) -> set[str]:
 
 def imports(path: Path, *, at_once: bool) -> Iterator[str]:
     """Yield the packages, other than Python's own, that a file imports: anywhere, or when it is imported itself."""
-    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    nodes: list[ast.AST] = [tree(path)]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Import):
@@ -42,9 +44,15 @@ def imports(path: Path, *, at_once: bool) -> Iterator[str]:
             nodes += ast.iter_child_nodes(node)
 
 
+@functools.cache
+def installed_packages() -> Mapping[str, list[str]]:
+    """Return the distributions that each package comes from."""
+    return packages_distributions()
+
+
 def undeclared(paths: list[Path], requirements: list[str], *, at_once: bool) -> dict[str, list[str]]:
     """Return the imported packages that no requirement names, and the files that import them."""
-    declared, installed = distributions(requirements), packages_distributions()
+    declared, installed = distributions(requirements), installed_packages()
     missing: dict[str, list[str]] = {}
     for path in paths:
         for package in imports(path, at_once=at_once):

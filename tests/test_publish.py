@@ -6,8 +6,6 @@ import errno
 import itertools
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,9 +26,11 @@ from pipeline.sweep import Sweep, run
 from pipeline.tracking import Run, Tracker
 from pipeline.tracking.lookup import create_run
 from pipeline.training import fit
-from tests.small import ROOT, splits
+from tests.small import splits
 from tests.tracking_server import Proxy, Server, free_port
 from tests.workshop import make_study, rows, trial_of
+from tests.zygote import Program
+from tests.zygote import run as run_program
 
 pytestmark = pytest.mark.slow
 
@@ -91,10 +91,8 @@ def log(run: Run, records: Sequence[Record]) -> None:
         run.publish()
 
 
-def cave(study: Study, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"} | variables
-    command = [sys.executable, "-m", *words]
-    return subprocess.run(command, cwd=study.folder, env=environment, capture_output=True, text=True)
+def cave(study: Study, *words: str, **variables: str) -> Program:
+    return run_program(study.folder, *words, code=None, NO_COLOR="1", **variables)
 
 
 def waiting(study: Study) -> list[Path]:

@@ -174,6 +174,7 @@ def test_the_table_warns() -> None:
     assert "kept: of another size, images 9" in text
 
 
+@pytest.mark.slow
 def test_a_peer_answers_in_its_own_process() -> None:
     """The naive evaluation measures what it is asked for, and what a library prints is no answer."""
     chain = CHAINS[0]
@@ -183,6 +184,7 @@ def test_a_peer_answers_in_its_own_process() -> None:
         assert naive(widths=chain.widths, hidden=chain.hidden, images=2, draws=3) > 0
 
 
+@pytest.mark.slow
 def test_a_peer_that_breaks_says_why() -> None:
     """Its last line is the reason, so that the others are measured all the same."""
     with pytest.raises(peers.PeerError, match=r"TypeError.*'levels'"), peers.peer("script.py") as naive:

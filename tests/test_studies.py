@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import optuna
@@ -26,15 +28,15 @@ from pipeline.study import Study
 from tests.small import ROOT
 from tests.test_report import fake
 from tests.workshop import make_study, rows
+from tests.zygote import Program, run
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a project with two studies, each with scratch, an experiment of one run, and a search of one trial."""
-    root = tmp_path / "project"
+@functools.cache
+def template() -> Path:
+    """Make a project with two studies, each with scratch, an experiment of one run, and a search of one trial."""
+    root = Path(tempfile.mkdtemp()) / "project"
     make_study(root)
     (root / "pyproject.toml").touch()
-    monkeypatch.chdir(root)
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     for name in ("wide", "wide2"):
         study = create_study(root, name, {"model.z_dim": 5}, pipeline=False)
@@ -44,6 +46,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         client.create_run(client.create_experiment(f"platos-cave/{name}"))
         search = optuna.create_study(storage=f"sqlite:///{root}/optuna.db", study_name=f"{name}/vae-0123456789")
         search.tell(search.ask(), 1.0)
+    return root
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the template, in which this process works."""
+    root = shutil.copytree(template(), tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(root)
     return root
 
 
@@ -112,12 +122,12 @@ def test_of_a_link_the_link_alone_is_removed(project: Path, tmp_path: Path) -> N
     assert (data / "mine").exists()
 
 
-@pytest.mark.parametrize("name", ["default", "notes", "..", ".", "", "wide/..", "../project/experiments/wide"])
-def test_what_is_no_study_of_its_own_is_not_removed(project: Path, name: str) -> None:
+def test_what_is_no_study_of_its_own_is_not_removed(project: Path) -> None:
     """The root's own study, another folder, and a path are refused."""
     (project / "experiments" / "notes").mkdir()
-    with pytest.raises(InputError, match=r"^study: "):
-        Removal.of(project, name)
+    for name in ("default", "notes", "..", ".", "", "wide/..", "../project/experiments/wide"):
+        with pytest.raises(InputError, match=r"^study: "):
+            Removal.of(project, name)
 
 
 def test_a_study_whose_parameters_are_damaged_is_listed_and_removed(project: Path) -> None:
@@ -199,14 +209,12 @@ def test_what_waits_for_mlflow_goes_with_the_study(project: Path) -> None:
     assert path.name.startswith("wide2_")
 
 
-def cave(folder: Path, *words: str, answer: str | None = None) -> subprocess.CompletedProcess[str]:
+def cave(folder: Path, *words: str, answer: str | None = None) -> Program | subprocess.CompletedProcess[str]:
     """Run the command line, on a terminal that gives an answer, or on none."""
+    if answer is None:
+        return run(folder, "pipeline", *words, code=None, NO_COLOR="1")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     command = [sys.executable, "-m", "pipeline", *words]
-    if answer is None:
-        return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
     terminal, stdin = pty.openpty()
     os.write(terminal, f"{answer}\n".encode())
     try:

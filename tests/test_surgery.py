@@ -250,6 +250,7 @@ def test_bounds_lie_within_what_is_possible_or_are_left_out() -> None:
     assert 0 <= low.value < high.value < many["mutual_information"].value < math.log(500)
 
 
+@pytest.mark.slow
 def test_printed_errors_are_those_of_many_seeds() -> None:
     """Over 40 seeds the deviation of every term of a ladder is 0.8 to 1.25 times its printed error.
 

@@ -30,11 +30,14 @@ from pipeline.params import SweepParams
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
+from pipeline.sweep.claims import MAX_ATTEMPTS
 from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.database import Database
-from pipeline.sweep.worker import MAX_ATTEMPTS, work
+from pipeline.sweep.worker import work
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows, trial_of
+from tests.zygote import Program
+from tests.zygote import run as run_program
 
 pytestmark = pytest.mark.slow
 
@@ -466,18 +469,8 @@ def test_a_database_that_cannot_be_used_gets_one_line(study: Study, monkeypatch:
 def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     """SIGINT to the whole process group, as a terminal sends it: every run is ended, and the sweep goes on later."""
     slow = again(study, **{"sweep.epochs": 60})
-    command = [sys.executable, "-u", "-m", "pipeline.stages", "sweep", "mhvae"]
-    environment = os.environ | {"CAVE_WORKERS": "2", "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2])}
-    process = subprocess.Popen(
-        command,
-        cwd=slow.folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip  (a shell starts what runs in the background with SIGINT ignored)
+    words = ("pipeline.stages", "sweep", "mhvae")
+    process = Program(slow.folder, *words, CAVE_WORKERS="2")
     query = "select count(*) from trial_intermediate_values"
     while not (slow.shared_root / "optuna.db").exists():
         time.sleep(0.05)
@@ -492,7 +485,7 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
     assert process.returncode == 130
     assert output == "stopped; run the same command to go on\n"
     assert rows(slow.shared_root / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
-    subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    run_program(slow.folder, *words)
     check_sweep(slow, "mhvae", 4)
 
 
@@ -501,20 +494,16 @@ def test_ctrl_c_on_a_terminal_loses_nothing(study: Study) -> None:
 def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     """Killed with all its workers in the middle of a trial, a sweep run again finishes exactly its trials."""
     slow = again(study, **{"sweep.epochs": 40, "data.cave.images": 120})
-    command = [sys.executable, "-u", "-m", "pipeline.stages", "sweep", "mhvae"]
-    environment = os.environ | {"CAVE_WORKERS": workers, "PYTHONPATH": str(Path(pipeline.sweep.__file__).parents[2])}
-    process = subprocess.Popen(
-        command, cwd=slow.folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        assert "trial" in process.stdout.readline()
-        while rows(slow.shared_root / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]:
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    words = ("pipeline.stages", "sweep", "mhvae")
+    process = Program(slow.folder, *words, CAVE_WORKERS=workers)
+    while "trial" not in process.stdout:
+        time.sleep(0.01)
+    while rows(slow.shared_root / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     done = rows(slow.shared_root / "optuna.db", "select number, state from trials where state = 'COMPLETE'")
-    subprocess.run(command, cwd=slow.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    run_program(slow.folder, *words)
     check_sweep(slow, "mhvae", 4)
     assert set(done) <= set(rows(slow.shared_root / "optuna.db", "select number, state from trials"))
 

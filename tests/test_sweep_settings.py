@@ -22,8 +22,9 @@ from pipeline.reproduce import reproduce
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run, space
+from pipeline.sweep.claims import claim
 from pipeline.sweep.coordinator import _parent
-from pipeline.sweep.worker import _claim, _trial
+from pipeline.sweep.worker import _give_up, _trial
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows, trial_of
 
@@ -206,10 +207,10 @@ def test_a_repeat_waits_for_a_trial_that_runs_as_long_as_its_worker_lives(
     held = first.locks.announce(f"{first.name}/workers/first")
     other = second.locks.announce(f"{second.name}/workers/second")
     with held, other:
-        begun = _claim(first, "first")
+        begun = claim(first, "first", _give_up)
         assert begun is not None
         first.settings(begun)
-        follows = _claim(second, "second")
+        follows = claim(second, "second", _give_up)
         assert follows is not None
         waiting = threading.Thread(target=_trial, args=(second, follows, lambda: None))
         if alive:

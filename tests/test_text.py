@@ -76,6 +76,7 @@ def test_what_an_encoding_cannot_show_is_replaced(environment: dict[str, str], e
     assert (done.returncode, done.stdout, done.stderr) == (0, expected, b"")
 
 
+@pytest.mark.slow
 def test_the_table_is_shown_on_a_terminal_of_ascii(shown: Path) -> None:
     """`cave show` prints its intervals with +/-."""
     done = run("-m", "pipeline", "show", folder=shown, PYTHONIOENCODING="ascii")
@@ -83,6 +84,7 @@ def test_the_table_is_shown_on_a_terminal_of_ascii(shown: Path) -> None:
     assert b" +/- 0.0" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("show",), ("--help",), ("check",), ("study", "list")])
 def test_a_reader_that_has_gone_ends_a_command_without_a_word(shown: Path, words: tuple[str, ...]) -> None:
     """With a closed pipe there is no traceback, and the exit code is that of SIGPIPE."""

@@ -81,16 +81,16 @@ def draw_scene(axes: Any, solid: int, factors: tuple[float, ...]) -> None:
 
 def draw_solids(path: Path) -> None:
     """Write the picture: above, each solid in the light; below, its shadow in 28 x 28 pixels."""
-    figure = Figure(figsize=(10, 4.1), facecolor=DARK)
+    figure = Figure(figsize=(10, 3.6), facecolor=DARK)
     rows = np.array([[number, *factors] for number, factors in enumerate(EXAMPLES)])
     pixels = render(rows, 28, grey=False).reshape(-1, 28, 28)
     assert rows.shape[1] == len(FACTORS)
     for number, factors in enumerate(EXAMPLES):
-        scene = figure.add_axes((0.25 * number - 0.02, 0.2, 0.29, 0.9), projection="3d", computed_zorder=False)
+        scene = figure.add_axes((0.25 * number - 0.02, 0.2, 0.29, 0.95), projection="3d", computed_zorder=False)
         scene.patch.set_alpha(0)
         draw_scene(scene, number, factors)
-        image = figure.add_axes((0.25 * number + 0.06, 0.07, 0.115, 0.27))
+        image = figure.add_axes((0.25 * number + 0.06, 0.09, 0.115, 0.32))
         image.imshow(1 - pixels[number], cmap="gray", vmin=0, vmax=1)
         image.set_axis_off()
-        figure.text(0.25 * number + 0.1175, 0.018, SOLIDS[number], color=WALL, ha="center", fontsize=10)
+        figure.text(0.25 * number + 0.1175, 0.025, SOLIDS[number], color=WALL, ha="center", fontsize=10)
     figure.savefig(path, dpi=110, facecolor=DARK)

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.colours import NAMED, OTHERS
 from pipeline.figures.style import (
     GREY,
-    NAMED,
-    OTHERS,
     Drawing,
     facets,
     hover,

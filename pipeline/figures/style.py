@@ -20,14 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.colours import variant_colour
 from pipeline.files import write_bytes
 
 __all__ = [
     "FIXED",
     "GREY",
     "HOVER",
-    "NAMED",
-    "OTHERS",
     "PARTS",
     "Drawing",
     "blank",
@@ -46,9 +45,6 @@ __all__ = [
     "save",
 ]
 
-# Okabe and Ito, "Color Universal Design" (2008); the last three of OTHERS are of Tol, "Colour Schemes" (2021)
-NAMED = {"vae": "#0072B2", "hvae": "#E69F00", "mhvae": "#009E73"}
-OTHERS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000", "#882255", "#999933", "#332288")
 GREY = "#555555"
 # of the KL's terms, apart from the colours of variants and levels
 PARTS = {
@@ -128,8 +124,7 @@ def coloured(variants: Iterable[str]) -> Iterator[None]:
 
 def colour(variant: str, variants: Iterable[str]) -> str:
     """Return the colour of `variant` among `variants`, or all of `coloured`: its own, or the next free one in order."""
-    others = [name for name in _all_variants.get() or variants if name not in NAMED]
-    return NAMED.get(variant) or OTHERS[others.index(variant) % len(OTHERS)]
+    return variant_colour(variant, _all_variants.get() or variants)
 
 
 def level_colours(depth: int) -> list[Any]:

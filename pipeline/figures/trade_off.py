@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from pipeline.figures.style import GREY, NAMED, OTHERS, Drawing, blank, hover, level_colours, line, listing, plain
+from pipeline.colours import NAMED, OTHERS
+from pipeline.figures.style import GREY, Drawing, blank, hover, level_colours, line, listing, plain
 
 __all__ = ["TradeOff", "trade_off"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
 import warnings
@@ -41,7 +43,7 @@ def read_yaml(path: Path) -> Any:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
-        return _parse(content.decode())
+        return copy.deepcopy(_parse(content.decode()))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run this in the project's root or in a study's folder") from None
     except Exception as error:  # the parser raises whatever a broken tag makes its converters raise
@@ -56,7 +58,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         if not sign or not path:
             raise InputError(f"--set: '{word[:200]}' is not of the form path=value, as in model.depth=3")
         try:
-            value = _parse(text)
+            value = copy.deepcopy(_parse(text))
         except Exception as error:  # as in `read_yaml`
             raise InputError(f"--set: {path}: not readable as YAML: {reason(error, 300)}") from None
         if path in values and values[path] != value:
@@ -69,6 +71,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return values
 
 
+@functools.lru_cache(maxsize=8)  # a command reads its params.yaml several times
 def _parse(text: str) -> Any:
     """Parse a YAML text; raise `ValueError` where it is nested too deeply or its anchors unfold to too many values."""
     from ruamel.yaml import YAML  # noqa: TID251

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pipeline.files import write_bytes, write_csv, write_json, write_text
 from pipeline.report import inputs, latex, tables
+from pipeline.report.cards import write_cards
 from pipeline.report.comparison import build
 from pipeline.report.drawings import draw
 from pipeline.report.milestones import milestones, tidy
@@ -48,3 +49,4 @@ def write(study: Study) -> None:
     }
     write_json(folder / "summary.json", means)
     write_text(folder / "report.html", html)
+    write_cards(study, comparison)

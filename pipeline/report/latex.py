@@ -9,7 +9,7 @@ from pipeline.metric import Metric
 from pipeline.report import tables
 from pipeline.report.comparison import Comparison, Result
 
-__all__ = ["papers", "tabular"]
+__all__ = ["papers"]
 
 BEGIN = "% Needs \\usepackage{booktabs}. "
 SPECIAL = str.maketrans(

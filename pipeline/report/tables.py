@@ -20,7 +20,6 @@ __all__ = [
     "short_measure",
     "table_rows",
     "terms",
-    "verdict",
 ]
 
 INFORMATION = "mutual_information"
@@ -323,11 +322,6 @@ def markdown(comparison: Comparison) -> str:
 def _markdown(header: list[str], cells: list[list[str]]) -> str:
     lines = [header, ["---", *("---:" for _ in header[1:])], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def verdict(text: str) -> str:
-    """Return the verdict out of the text of `table.md`."""
-    return text.split("\n\n")[1]
 
 
 def _protocol(protocol: Mapping[str, Any]) -> str:

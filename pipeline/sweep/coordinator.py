@@ -25,10 +25,11 @@ from pipeline import processes
 from pipeline.addresses import coordinator_lock
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.runs import RunSpec, study_folders
+from pipeline.sweep.claims import MAX_ATTEMPTS, check_failure_limit, finished, trials_with_live_worker
 from pipeline.sweep.outputs import publish, write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
 from pipeline.sweep.search import Sweep, started
-from pipeline.sweep.worker import MAX_ATTEMPTS, check_failure_limit, finished, trials_with_live_worker, work
+from pipeline.sweep.worker import work
 from pipeline.text import plural
 from pipeline.tracking import Run
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from pipeline import figures
 from pipeline.environment import set_defaults
 from pipeline.errors import RunError
 from pipeline.files import write_csv, write_json
+from pipeline.log import Record
+from pipeline.metric import BEST, VALUE
 from pipeline.params import digest
 from pipeline.sweep.search import FINISHED, Sweep, short
 from pipeline.tracking import Run
@@ -83,17 +86,36 @@ def publish(sweep: Sweep, parent: Run) -> Outcome:
     best, top = outcome.best, outcome.top
     write_json(folder / "best.json", {"searches": [best]})
     pictures = _figures(outcome)
-    # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
+    # Tags too: a search that is extended may find a better trial, and parameters cannot change.
     chosen = {
         f"best/{path}": short(value)
         for path, value in {"trial": top.number, "metric": sweep.metric, **top.params}.items()
     }
+    for record in _history(outcome):
+        parent.log_record(record)
+    parent.set_params(top.params)
     widths = sweep.base.override(top.params).model.level_widths
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}
     parent.log_result("best", digest([best, outcome.runs]), {0: top.user_attrs["metrics"]}, files)
     return outcome
+
+
+def _history(outcome: Outcome) -> Iterator[Record]:
+    """Yield what each trial has reached, and the best of all trials so far, with the trial's number as the epoch."""
+    best = -math.inf
+    for trial in outcome.trials:
+        value = trial.user_attrs.get("metrics", {}).get(outcome.sweep.metric)
+        if value is None or trial.datetime_complete is None:
+            continue
+        metrics = {VALUE: value}
+        if trial.state == TrialState.COMPLETE:
+            best = max(best, value)
+        if best > -math.inf:
+            metrics[BEST] = best
+        # Of a time that never changes, so that logging it again changes nothing.
+        yield Record(trial.number, 0, 0.0, int(trial.datetime_complete.timestamp() * 1000), metrics)
 
 
 def write(outcome: Outcome) -> None:

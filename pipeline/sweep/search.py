@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -35,6 +34,7 @@ from pipeline.study import Study
 from pipeline.sweep import space
 from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import Locks, locks
+from pipeline.sweep.samplers import PRUNERS, SAMPLERS, Tpe, suggest
 from pipeline.tracking import Run, Tracker
 from pipeline.training.matching import match_weights
 
@@ -42,8 +42,6 @@ __all__ = [
     "BEGUN",
     "FINISHED",
     "IDENTITY",
-    "PRUNERS",
-    "SAMPLERS",
     "STORAGE_ERRORS",
     "STORAGE_LOST",
     "Sweep",
@@ -56,29 +54,6 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 BEGUN = (*FINISHED, TrialState.RUNNING)
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
 STORAGE_LOST = (DisconnectedError, UpdateFinishedTrialError, *STORAGE_ERRORS)  # of the store, not of a trial
-
-
-class _Tpe(optuna.samplers.TPESampler):
-    """TPE; it may be given what a sampler of an earlier trial has found, and looks at the trials since then alone."""
-
-    common_space: IntersectionSearchSpace | None = None
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return what can be drawn together: what all finished trials have."""
-        if self.common_space is None:
-            return super().infer_relative_search_space(study, trial)
-        common = self.common_space.calculate(study, use_cache=True)
-        return {path: kind for path, kind in common.items() if not kind.single()}
-
-
-SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed, startup: _Tpe(seed=seed, n_startup_trials=startup, constant_liar=True),
-    "random": lambda seed, _: optuna.samplers.RandomSampler(seed=seed),
-}
-PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
-    "median": lambda startup: optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=5),
-    "none": lambda _: optuna.pruners.NopPruner(),
-}
 
 
 @dataclass(frozen=True)
@@ -294,10 +269,10 @@ class Sweep:
             # one was stopped, as far as they do not depend on the results of others.
             stream = int(digest([self.seed, trial.number, path], 8), 16)
             sampler = SAMPLERS[settings.sampler](stream, settings.startup_trials)
-            if isinstance(sampler, _Tpe):
+            if isinstance(sampler, Tpe):
                 sampler.common_space = self._common_space
             self.optuna.sampler = sampler
-            values[path] = _suggest(trial, path, kind)
+            values[path] = suggest(trial, path, kind)
             faults.crash_point("transaction-open")
         return values
 
@@ -309,14 +284,6 @@ def started(start: Callable[[], Run]) -> Run:
     except KeyboardInterrupt:
         start().finish("KILLED")
         raise
-
-
-def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:
-    if isinstance(kind, Choices):
-        return trial.suggest_categorical(path, kind.choices)
-    if kind.is_integer:
-        return trial.suggest_int(path, int(kind.low), int(kind.high), log=kind.log, step=int(kind.step or 1))
-    return trial.suggest_float(path, kind.low, kind.high, log=kind.log, step=kind.step)
 
 
 def short(value: Any) -> str:

@@ -15,6 +15,7 @@ from pipeline.study import Study
 from pipeline.tracking.backlog import Backlog
 from pipeline.tracking.connection import quoted
 from pipeline.tracking.describe import describe
+from pipeline.tracking.experiment import about
 from pipeline.tracking.run import Run
 from pipeline.tracking.server import Server
 
@@ -32,15 +33,7 @@ class Tracker:
         self.resources = resources or Resources()  # that the runs which are started here are worked on with
         self.server = Server(study)
         self.name = experiment_name(study)
-        self.note = (
-            f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
-            "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
-            " `stage = sweep` carries its best trial's settings and holds the trials as children. Runs of the present"
-            " results have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare"
-            " variants, search for `tags.current = 'true'` and group by the tag `variant`."
-            " `rate/z*` are the log-ratio rates of each level: their sum is `kl`, a single one may be negative. All"
-            " bounds are in nats per example."
-        )
+        self.note = about(study)
         self.backlog = Backlog(study, self.server, self.name)
 
     def require(self) -> Tracker:
@@ -77,11 +70,11 @@ class Tracker:
             InputError: another process works on the run, or the disk cannot be written.
         """
         with ExitStack() as released:
-            folder, reuse = self._open(key, released), spec.stage in UNIQUE
+            folder, reuse = self.open(key, released), spec.stage in UNIQUE
             replaced = folder.status == "FINISHED" and not folder.has_state and not reuse
             if folder.entries and (replaced or folder.header.type != "run"):
                 folder.set_aside()
-                folder = self._open(key, released)
+                folder = self.open(key, released)
             about_run = describe(self.study, spec, splits, about, inputs, parent, self.resources)
             start = {"type": "start", "time": now(), "address": self.server.identity, "origin": about_run.origin}
             if folder.entries:
@@ -113,10 +106,10 @@ class Tracker:
     def reopen(self, key: str, run_id: str | None = None) -> Run:
         """Add results to a run that was ended, that of an id or else the latest of a key; MLflow may lack it."""
         with ExitStack() as released:
-            folder = self._open(key, released)
+            folder = self.open(key, released)
             if folder.entries and folder.header.type == "results" and folder.header.run_id != run_id:
                 folder.set_aside()
-                folder = self._open(key, released)
+                folder = self.open(key, released)
             if not folder.entries:
                 header = Header(
                     type="results",
@@ -134,7 +127,7 @@ class Tracker:
             released.pop_all()
         return run
 
-    def _open(self, key: str, released: ExitStack) -> RunFolder:
+    def open(self, key: str, released: ExitStack) -> RunFolder:
         """Lock the folder of a key, to be released with `released`."""
         try:
             folder = RunFolder.open(self.folder(key), PATIENCE)
