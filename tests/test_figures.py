@@ -163,8 +163,9 @@ def test_lines_of_the_plane_have_slope_minus_one():
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_has_a_title_and_a_caption_and_saves(name, tmp_path):
+def test_every_figure_has_a_title_and_a_caption_and_saves(name, tmp_path, monkeypatch):
     """Every figure says what it shows, and its file is a PNG."""
+    monkeypatch.setattr("pipeline.figures.style.DPI", 30)
     figure = FIGURES[name]()
     assert isinstance(figure, Figure)
     assert figure.get_suptitle()
