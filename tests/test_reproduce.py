@@ -49,6 +49,7 @@ VARIABLES = {
 LINE = """
 from pathlib import Path
 from pipeline.stages import fetch, prepare, sweep, train
+from pipeline.tracking.tags import mlflow_name, read_tags
 from pipeline.study import Study
 study = Study.at(Path.cwd())
 fetch.run(study)
@@ -224,7 +225,7 @@ def tagged(repository: Path) -> Iterator[Path]:
 def tag(folder: Path, run_id: str, key: str, value: str) -> None:
     with sqlite3.connect(folder / "mlflow.db") as connection:
         assert connection.execute(
-            "update tags set value = ? where key = ? and run_uuid = ?", (value, key, run_id)
+            "update tags set value = ? where key = ? and run_uuid = ?", (value, mlflow_name(key), run_id)
         ).rowcount
     connection.close()
 
@@ -244,7 +245,7 @@ def test_every_run_tells_where_it_comes_from(repository: Path) -> None:
         repository / "mlflow.db",
         "select run_uuid, value, artifact_uri from runs join tags using (run_uuid) where key = 'stage'",
     ):
-        tags = dict(rows(repository / "mlflow.db", "select key, value from tags where run_uuid = ?", run_id))
+        tags = read_tags(dict(rows(repository / "mlflow.db", "select key, value from tags where run_uuid = ?", run_id)))
         assert expected <= set(tags)
         assert (tags["git_dirty"], tags["patch"]) == ("true", "whole")
         assert tags["threads"] == "1" or stage == "sweep"  # whose parent trains nothing
@@ -294,7 +295,7 @@ def test_a_trial_comes_out_equal_though_its_data_are_gone(
 def test_a_pruned_trial_is_run_as_far_as_it_came(tagged: Path, scratch: Path) -> None:
     """Of a trial that was pruned after an epoch, that epoch is run again and is equal."""
     run_id = trial(tagged)
-    tag(tagged, run_id, "trial_state", "pruned")
+    tag(tagged, run_id, "state", "pruned")
     with sqlite3.connect(tagged / "mlflow.db") as connection:
         later = connection.execute("select * from metrics where run_uuid = ? and step = 2", (run_id,)).fetchall()
         connection.execute("delete from metrics where run_uuid = ? and step = 2", (run_id,))
