@@ -113,6 +113,7 @@ def test_every_promised_file_is_there(repositories: list[Path]) -> None:
             f"metrics/{variant}.json",
             f"evaluate/{variant}/decomposition.json",
             f"evaluate/{variant}/levels.png",
+            f"evaluate/{variant}/pictures.safetensors",
         ):
             assert (out / name).stat().st_size > 0, name
     assert {"report.html", "table.csv", "table.md"} <= {path.name for path in (out / "report").iterdir()}

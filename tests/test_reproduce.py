@@ -21,6 +21,7 @@ from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
 from pipeline.reproduce import Comparison, _check_room, _temporary_folder, _worktree, reproduce
 from pipeline.runs import provenance, source
+from tests import zygote
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
 
@@ -61,16 +62,9 @@ IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@t")
 
 def run(folder: Path, *words: str, code: int = 0, **variables: str) -> str:
     """Run a module in a folder, and return all that it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=folder,
-        env=os.environ | VARIABLES | {"PYTHONPATH": str(folder)} | variables,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    own = VARIABLES | {"PYTHONPATH": str(folder)} | variables
+    done = zygote.run(folder, *words, code=code, **own)
+    return done.stderr + done.stdout
 
 
 def git(folder: Path, *words: str) -> str:
@@ -388,14 +382,8 @@ def test_on_the_command_line_bad_input_ends_with_2(repository: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(repository: Path, scratch: Path) -> None:
     """Stopped as soon as its worktree is there, `cave reproduce` removes it and ends with 130."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "reproduce", final(repository)],
-        cwd=repository,
-        env=os.environ | {"PYTHONPATH": str(repository), "TMPDIR": str(scratch)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-    )
+    variables = {"PYTHONPATH": str(repository), "TMPDIR": str(scratch)}
+    process = zygote.Program(repository, "pipeline", "reproduce", final(repository), **variables)
     while worktrees(repository) == 1 and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

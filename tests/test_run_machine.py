@@ -303,6 +303,7 @@ class Machine(RuleBasedStateMachine):
             assert (path.parent / STATE).exists()
 
 
+@pytest.mark.slow
 def test_mlflow_has_in_the_end_what_the_log_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """Append, publish, crash, tear, resume, lose the state, end, and a server that is away, in any order."""
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
