@@ -101,7 +101,7 @@ def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[i
 
 def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View:
     """Return the charts of the trials; `VALUE` is what a trial has reached of `metric`."""
-    lines, points = _Section("A line is a trial", SEARCH, 1), _Section(f"A point is a trial: {metric}", SEARCH)
+    lines, points = _Section("A line is a trial", SEARCH, 1), _Section(f"A point is a trial: {metric}", SEARCH, 2)
     curves, plane = _Section("Through the trials' training", SEARCH, 1), _Section("Rate against distortion", SEARCH, 2)
     lines.parallel(space, [VALUE])
     for path in space:
