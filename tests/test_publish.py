@@ -488,6 +488,7 @@ def _same(actual: dict[str, Any], expected: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("killed", [False, True])
 def test_of_a_run_that_was_made_twice_the_one_that_is_logged_to_stays(
     study: Study, monkeypatch: pytest.MonkeyPatch, killed: bool
