@@ -25,6 +25,7 @@ from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.tracking import Run, Tracker
 from pipeline.tracking.lookup import create_run
+from pipeline.tracking.tags import mlflow_name
 from pipeline.training import fit
 from tests.small import splits
 from tests.tracking_server import Proxy, Server, free_port
@@ -38,7 +39,7 @@ RECORDS = [
     Record(epoch, epoch * 4, 0.1 * epoch, 1_700_000_000_000 + epoch, {"train/elbo": -2.0, "valid/elbo": -1.5 * epoch})
     for epoch in range(1, 41)
 ]
-VOLATILE = ("folder", "key", "mlflow.note.content", "mlflow.parentRunId", "best", "weights_digest")
+VOLATILE = ("mlflow.note.content", "mlflow.parentRunId", *map(mlflow_name, ("folder", "key", "best", "weights_digest")))
 GONE = "cannot be reached (Connection refused); what is logged waits in .cache/runs\n"
 
 

@@ -85,7 +85,7 @@ def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, S
     names = [read_json(study.train("vae") / "seed-0" / "mlflow.json") for study in sides]
     assert names[0]["run"] != names[1]["run"]
     assert names[0]["key"] != names[1]["key"]
-    digest = "select value from tags where key = 'weights_digest' and run_uuid = ?"
+    digest = "select value from tags where key = 'cave.weights_digest' and run_uuid = ?"
     digests = [rows(one.shared_root / "mlflow.db", digest, name["run"]) for name in names]
     assert digests[0] == digests[1]
     assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
@@ -190,7 +190,7 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
     first = Program(one.folder, *stage, CAVE_FAULT=f"state-written:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(mark.exists)
     processes = [first, Program(two.folder, *stage)]
-    workers = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
+    workers = "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'"
     until(lambda: rows(database, workers) == [(2,)])
     os.killpg(first.pid, signal.SIGKILL if killed else signal.SIGCONT)
     output = ["".join(process.communicate(timeout=PATIENT)) for process in processes]

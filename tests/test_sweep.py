@@ -285,7 +285,8 @@ def test_what_is_wrong_with_the_disk_fails_no_trial(
         run(Sweep(study, "mhvae"), 1)
     states = rows(study.shared_root / "optuna.db", "select number, state from trials order by number")
     assert states == [(0, "COMPLETE"), (1, "RUNNING")]
-    begun = "select number, value_json from trial_user_attributes join trials using (trial_id) where key = 'attempts'"
+    attempts = "trial_system_attributes join trials using (trial_id) where key = 'cave:attempts'"
+    begun = f"select number, value_json from {attempts}"
     assert dict(rows(study.shared_root / "optuna.db", begun))[1] == "0"
     killed = rows(study.shared_root / "mlflow.db", "select name from runs where status = 'KILLED'")
     assert killed == [("mhvae trial 1",)]
@@ -310,7 +311,7 @@ def test_a_database_that_fails_in_a_trial_fails_no_trial(study: Study, monkeypat
         run(Sweep(study, "mhvae"), 1)
     assert rows(study.shared_root / "optuna.db", "select state from trials") == [("RUNNING",)]
     assert rows(
-        study.shared_root / "optuna.db", "select value_json from trial_user_attributes where key = 'attempts'"
+        study.shared_root / "optuna.db", "select value_json from trial_system_attributes where key = 'cave:attempts'"
     ) == [("0",)]
     assert rows(study.shared_root / "mlflow.db", "select count(*) from runs where status = 'RUNNING'") == [(0,)]
     run(Sweep(study, "mhvae"), 1)
@@ -405,7 +406,7 @@ def test_the_first_epoch_is_reported_at_once_and_all_by_the_end(study: Study) ->
     sweep, seen = Sweep(again(study, **{"sweep.epochs": 4, "sweep.trials": 1, "sweep.pruner": "none"}), "mhvae"), []
     sweep.tracker.require()
     _parent(sweep).finish(None)
-    query = "select count(*), (select value_json from trial_user_attributes where key = 'attempts')"
+    query = "select count(*), (select value_json from trial_system_attributes where key = 'cave:attempts')"
     work(
         sweep, lambda: seen.append(rows(study.shared_root / "optuna.db", f"{query} from trial_intermediate_values")[0])
     )

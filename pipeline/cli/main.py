@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from pipeline.cli import results, study_commands, work
+from pipeline.cli import results, serve, study_commands, work
 from pipeline.processes.signals import raise_if_interrupted
 
 __all__ = ["app", "run"]
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(work.app)
 app.add_typer(results.app)
+app.add_typer(serve.app)
 app.add_typer(study_commands.app, name="study")
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import StudyArgument, StudyOption, existing_study, print_links, print_results, print_runs
-from pipeline.environment import child_variables
+from pipeline.cli.common import StudyArgument, StudyOption, existing_study, print_links, print_results
 from pipeline.study import Study, existing_studies, find_root
 from pipeline.text import plural
 
@@ -48,41 +46,6 @@ def link(study: StudyArgument = None) -> None:
     """Print where a study's report lies and the address at which its runs are shown, as far as they are there."""
     chosen = existing_study(study)
     print_links(chosen)
-
-
-@app.command()
-def ui(
-    study: StudyArgument = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: 5000, or the next that is free.")] = None,
-) -> None:
-    """Serve the MLflow UI on this machine alone, until Ctrl-C."""
-    from pipeline.links import free_port
-    from pipeline.tracking import mark_current, open_database, tracking_uri
-
-    chosen = existing_study(study)
-    uri = tracking_uri(chosen)
-    if uri.startswith("http"):
-        mark_current(chosen)
-        print_runs(chosen)
-        print("MLFLOW_TRACKING_URI names a server: it shows the runs itself")
-        return
-    port, notice = free_port(port)
-    open_database(chosen, read_only=True)
-    mark_current(chosen)
-    if notice:
-        print(notice)
-    print_runs(chosen, port)
-    server = {
-        "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, where others would see its password
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    # Said outright, as MLFLOW_HOST and options for servers in the environment would say otherwise.
-    server |= {"MLFLOW_GUNICORN_OPTS": "", "MLFLOW_UVICORN_OPTS": ""}
-    words = ["ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.chdir(chosen.shared_root)
-    sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *words], child_variables(server))
 
 
 @app.command()

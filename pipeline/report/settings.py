@@ -27,12 +27,16 @@ def differing(study: Study, comparison: Comparison) -> Table:
         for seed in result.seeds:
             trained = {**own, "model": inputs.model(study, result.variant, seed)["model"]}
             for path, value in _flat(trained):
-                values.setdefault(path, []).append(json.dumps(value).strip('"'))
+                values.setdefault(path, []).append(_short(value))
         columns[result.variant] = {path: " or ".join(dict.fromkeys(texts)) for path, texts in values.items()}
     paths = list(dict.fromkeys(path for values in columns.values() for path in values))
     unlike = [path for path in paths if len({values.get(path, "") for values in columns.values()}) > 1]
     rows = [[path, *(values.get(path, "") for values in columns.values())] for path in unlike]
     return ["setting", *columns], rows
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -43,15 +47,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def costs(study: Study, comparison: Comparison) -> Table:
+def costs(study: Study, comparison: Comparison, runs: inputs.Circumstances) -> Table:
     """Return what each variant's models cost, means over seeds: weights, epochs, time, memory."""
     header = ["variant", "weights", "weights (MB)", "epochs", "training (s)", "ms per epoch", "peak memory (MB)"]
     rows = []
     for result in comparison.results:
         models = [inputs.model(study, result.variant, seed) for seed in result.seeds]
-        runs = [inputs.circumstances(study, result.variant, seed) for seed in result.seeds]
         epochs = [len(rows) for rows in inputs.curves(study, result.variant).values()]
-        seconds, peaks = sum(float(model["seconds"]) for model in models), [r.get("peak_memory_bytes") for r in runs]
+        seconds, peaks = (
+            sum(float(model["seconds"]) for model in models),
+            [run.get("peak_memory_bytes") for run in runs[result.variant].values()],
+        )
         weights = sum(float(model["parameters"]) for model in models) / len(models)
         rows.append(
             [

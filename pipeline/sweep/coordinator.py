@@ -26,6 +26,7 @@ from pipeline.addresses import coordinator_lock
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.runs import RunSpec, study_folders
 from pipeline.sweep.claims import MAX_ATTEMPTS, check_failure_limit, finished, trials_with_live_worker
+from pipeline.sweep.compat import internal, set_internal
 from pipeline.sweep.outputs import publish, write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
 from pipeline.sweep.search import Sweep, started
@@ -181,7 +182,7 @@ def _abandoning(sweep: Sweep) -> Iterator[None]:
         with suppress(Exception, KeyboardInterrupt):
             fresh = replace(sweep)  # on a connection of its own
             with _held(fresh):
-                run = fresh.tracker.reopen(fresh.key, fresh.optuna.user_attrs["mlflow_run_id"])
+                run = fresh.tracker.reopen(fresh.key, internal(fresh.optuna, "mlflow_run_id"))
                 run.finish(_status(fresh, error))
         raise
 
@@ -241,18 +242,18 @@ def _retries(sweep: Sweep) -> int:
 def _held(sweep: Sweep, wait: bool = False) -> Iterator[None]:
     """Be the coordinator, and let others read who that is."""
     with sweep.locks.hold(coordinator_lock(sweep.name), wait):
-        sweep.optuna.set_user_attr("coordinator", f"process {os.getpid()} on host {platform.node()}")
+        set_internal(sweep.optuna, "coordinator", f"process {os.getpid()} on host {platform.node()}")
         yield
 
 
 def _holder(sweep: Sweep) -> str:
-    return str(sweep.optuna.user_attrs.get("coordinator", "another process"))
+    return str(internal(sweep.optuna, "coordinator", "another process"))
 
 
 def _make_parent(sweep: Sweep) -> None:
     """Make the sweep's run in MLflow unless it is there; nobody holds it afterwards."""
     with sweep.locks.hold(f"{sweep.name}/parent"):
-        if "mlflow_run_id" not in sweep.optuna.user_attrs:
+        if internal(sweep.optuna, "mlflow_run_id") is None:
             _parent(sweep).finish(None)
 
 
@@ -277,7 +278,7 @@ def _parent(sweep: Sweep) -> Run:
     )
     with run.closing():
         _store_run_id(sweep, run)
-        if "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
+        if internal(sweep.optuna, "mlflow_run_id") is None:  # its trials need it
             run.finish("KILLED")
             raise InputError(f"MLflow at {sweep.tracker.server.address} cannot be used: it did not make a run")
         if count > 1:
@@ -287,5 +288,5 @@ def _parent(sweep: Sweep) -> Run:
 
 def _store_run_id(sweep: Sweep, run: Run) -> None:
     """Store the id of the sweep's run, as far as MLflow has assigned it."""
-    if run.run_id is not None and sweep.optuna.user_attrs.get("mlflow_run_id") != run.run_id:
-        sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
+    if run.run_id is not None and internal(sweep.optuna, "mlflow_run_id") != run.run_id:
+        set_internal(sweep.optuna, "mlflow_run_id", run.run_id)

@@ -18,6 +18,7 @@ from pipeline.tracking.describe import describe
 from pipeline.tracking.experiment import about
 from pipeline.tracking.run import Run
 from pipeline.tracking.server import Server
+from pipeline.tracking.tags import mlflow_name, read_tags
 
 __all__ = ["Tracker"]
 
@@ -82,6 +83,7 @@ class Tracker:
             else:
                 header = Header(
                     type="run",
+                    version=2,
                     id=new_id(),
                     time=now(),
                     address=self.server.identity,
@@ -113,6 +115,7 @@ class Tracker:
             if not folder.entries:
                 header = Header(
                     type="results",
+                    version=2,
                     id=new_id(),
                     time=now(),
                     address=self.server.identity,
@@ -141,11 +144,11 @@ class Tracker:
         ids: dict[str, str] = {}
         with self.server.request():
             experiment, token = self.server.experiment(self.name, self.note), None
-            query = f"tags.key LIKE {quoted(f'{prefix}%')}"
+            query = f"tags.`{mlflow_name('key')}` LIKE {quoted(f'{prefix}%')}"
             while True:
                 page = self.server.client.search_runs([experiment], query, page_token=token)
                 for run in page:  # the latest first
-                    ids.setdefault(str(run.data.tags["key"]), str(run.info.run_id))
+                    ids.setdefault(read_tags(run.data.tags)["key"], str(run.info.run_id))
                 if not (token := page.token):
                     break
         return ids

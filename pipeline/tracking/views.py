@@ -78,7 +78,7 @@ def decode(tag: str) -> Any:
 def _final(levels: Sequence[int]) -> View:
     """Return the table of the final models, a row a seed, those of the lowest nll first."""
     names = [f"test/{term}" for term in TERMS] + [f"test/rate/z{level}" for level in levels]
-    columns = ["tags.`variant`", "tags.`widths`", "tags.`seed`", *(f"metrics.`{name}`" for name in names)]
+    columns = ["tags.`variant`", "tags.`widths`", *(f"metrics.`{name}`" for name in names)]
     return View(FINAL, "Final models", _page(FINALS, f"metrics.`{NLL}`", True, columns))
 
 
