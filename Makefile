@@ -1,4 +1,4 @@
-# make repro | test | check | bench | growth | ui | clean. PYTHON names the interpreter the environment is made from (3.11 or newer).
+# `make help` lists the targets. PYTHON names the interpreter the environment is made from (3.11 or newer).
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -14,8 +14,11 @@ export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test test-nightly test-quick check format docs bench bench-full calibration growth ui env clean
+.PHONY: help repro test test-nightly test-quick check format docs tour screenshots bench bench-full calibration growth ui env clean
 .DEFAULT_GOAL := repro
+
+help:                    ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 repro: $(READY)          ## raw images to the comparison of all variants
 	@cave check
@@ -36,13 +39,19 @@ check: $(READY)          ## linter, formatter, type checker
 	@ruff format --check .
 	@mypy
 
-format: $(READY)
+format: $(READY)         ## what the linter and the formatter can correct by themselves
 	@ruff check --fix .
 	@ruff format .
 
 docs: $(READY)           ## the comments of params.yaml, docs/parameters.md, and the figure of docs/architecture.md
 	@cave params --write
 	@python -m tests.rooms
+
+tour: $(READY)           ## docs/tour.md and its pictures, from the results of experiments/shadows
+	@python -m experiments.shadows.tour
+
+screenshots: $(READY)    ## docs/images of MLflow, the report and the terminal, from the finished default study
+	@python -m experiments.screenshots.take
 
 bench: $(READY)          ## speed as ratios, beside the kept ones: 3 minutes on two quiet cores
 	@python experiments/speed/measure.py
@@ -60,7 +69,7 @@ growth: $(READY)         ## how time and memory grow with images, depth, width, 
 ui: $(READY)             ## the MLflow UI, on this machine alone
 	@cave ui
 
-env: $(READY)
+env: $(READY)            ## the environment in .venv, which every target makes where it is missing
 
 # torch first and by its pin: another package would bring a build of its own choice.
 $(READY): pyproject.toml constraints.txt

@@ -1,5 +1,7 @@
 """The databases that the environment names: MLFLOW_TRACKING_URI and CAVE_OPTUNA_URL, or a file each at the root.
 
+Also the addresses of pages of MLflow's UI (`runs_page`), after that of its server.
+
 A relative SQLite path starts at the root, wherever a command is called. The two need a database each: both keep the
 number of their last migration in a table of one name, and would take the other's for their own.
 """
@@ -9,17 +11,23 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, postgres_default, store_address
+from pipeline.environment import postgres_default, store_address
 from pipeline.errors import InputError
-from pipeline.redaction import without_password
+from pipeline.redaction import MLFLOW_ADDRESS, OPTUNA_ADDRESS, without_password
 
 __all__ = [
+    "BOUND",
     "DRIVER",
+    "FINAL",
+    "SEARCH",
     "VARIABLES",
+    "VIEW_TAG",
     "address",
     "coordinator_lock",
     "lock_folder",
     "require_separate",
+    "run_page",
+    "runs_page",
     "shared_database",
     "sqlite_file",
     "worker_lock",
@@ -27,6 +35,8 @@ __all__ = [
 
 VARIABLES = {"mlflow": MLFLOW_ADDRESS, "optuna": OPTUNA_ADDRESS}
 DRIVER = "{} names a PostgreSQL, and its driver is missing: pip install 'platos-cave[postgres]'"
+FINAL, BOUND, SEARCH = "final-models", "bound-taken-apart", "search"  # keys of a study's views
+VIEW_TAG = "mlflow.sharedViewState."  # what the tags of views begin with, their keys following
 HERE = ("", "localhost", "127.0.0.1", "::1")
 
 
@@ -71,6 +81,21 @@ def require_separate(root: Path) -> None:
             f"MLflow and Optuna share the database {address}, and would spoil each other's tables;"
             f" give {' or '.join(VARIABLES.values())} another"
         )
+
+
+def runs_page(experiment_id: str, view: str = "", search: str = "") -> str:
+    """Return the page of an experiment's runs: as a named view shows them, or those that a search finds, or all.
+
+    Without `workflowType` the UI opens on another page.
+    """
+    chosen = f"&viewStateShareKey={view}" if view else f"&searchFilter={quote(search)}" if search else ""
+    charts = "&compareRunsMode=CHART" if view in (BOUND, SEARCH) else ""
+    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning{charts}{chosen}"
+
+
+def run_page(experiment_id: str, run_id: str) -> str:
+    """Return the page of a run."""
+    return f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def _identity(address: str, root: Path) -> tuple[str, ...] | None:

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.redaction import DATA_MIRROR
 
 __all__ = [
     "CRASH",
     "CRASH_SIGNAL",
-    "DATA_MIRROR",
-    "MLFLOW_ADDRESS",
-    "OPENMP",
-    "OPTUNA_ADDRESS",
     "PARENT",
+    "STATUS",
     "WORKER",
     "Resources",
     "TrackingCredentials",
@@ -31,9 +30,12 @@ __all__ = [
     "child_variables",
     "crash_request",
     "data_mirror",
+    "has_screen",
     "mlflow_retries",
+    "plain_output",
     "postgres_default",
     "replace_variables",
+    "sends_status",
     "set_defaults",
     "set_variables",
     "shared_root",
@@ -43,10 +45,9 @@ __all__ = [
     "visible_gpus",
 ]
 
-MLFLOW_ADDRESS, OPTUNA_ADDRESS, DATA_MIRROR = "MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR"
 WORKER, PARENT = "CAVE_WORKER_OF", "CAVE_WORKER_PARENT"  # set for worker processes: their number, their parent's id
+STATUS = "CAVE_WORKER_STATUS"  # set for worker processes whose output a display reads
 CRASH, CRASH_SIGNAL = "CAVE_FAULT", "CAVE_FAULT_SIGNAL"
-OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how OpenMP's idle threads wait
 
 
 def _count(name: str, text: str) -> int:
@@ -126,8 +127,7 @@ class Resources:
     def variables(self) -> dict[str, str]:
         """Return the environment variables that `read` makes these resources of."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        texts = {name: f"{value:g}" if isinstance(value, float) else value for name, value in values.items()}
-        return {_variable(name): str(text) for name, text in texts.items() if text is not None}
+        return {_variable(name): str(value) for name, value in values.items() if value is not None}
 
     def changed_variables(self) -> dict[str, str]:
         """Return those variables of these resources that differ from the environment's own."""
@@ -199,6 +199,21 @@ def postgres_default(name: str) -> str:
 def started_by_dvc() -> bool:
     """Return whether this process is a stage that DVC runs."""
     return "DVC_STAGE" in os.environ
+
+
+def plain_output() -> bool:
+    """Return whether only lines are to be printed, also on a terminal: in a CI job, or where TERM can do no more."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false") or os.environ.get("TERM", "") in ("", "dumb")
+
+
+def has_screen() -> bool:
+    """Return whether a browser could be seen here: on macOS, or where a display server or BROWSER is set."""
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+
+
+def sends_status() -> bool:
+    """Return whether this process is a worker whose output a display reads."""
+    return STATUS in os.environ
 
 
 def visible_gpus() -> list[str] | None:

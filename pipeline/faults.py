@@ -14,10 +14,13 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.environment import CRASH, CRASH_SIGNAL, crash_request
+from pipeline.errors import InputError
+from pipeline.text import did_you_mean
 
-__all__ = ["ANY", "POINTS", "SIGNAL", "VARIABLE", "crash_point"]
+__all__ = ["ANY", "POINTS", "SIGNAL", "VARIABLE", "crash_point", "requested_faults"]
 
 VARIABLE, SIGNAL, ANY = CRASH, CRASH_SIGNAL, "any"
 
@@ -38,20 +41,48 @@ POINTS: dict[str, str] = {
 _passes: Counter[str] = Counter()
 
 
+class Fault(NamedTuple):
+    """A crash that is asked for."""
+
+    point: str
+    passes: int  # of the point, the one that dies among them
+    mark: Path
+
+
+def requested_faults() -> tuple[list[Fault], signal.Signals]:
+    """Return the crashes that CAVE_FAULT asks for, and the signal that they are made by.
+
+    Raises:
+        InputError: a name is not one of `POINTS`, or the form is another.
+    """
+    text, signal_name = crash_request()
+    if signal_name not in signal.Signals.__members__:
+        raise InputError(f"{SIGNAL}: '{signal_name}' given; allowed: the name of a signal, as SIGKILL")
+    faults = []
+    for request in text.split(";") if text else ():
+        point, _, rest = request.partition(":")
+        passes, _, mark = rest.partition(":")
+        if point not in (ANY, *POINTS):
+            hint = did_you_mean(point, [ANY, *POINTS])
+            raise InputError(f"{VARIABLE}: '{point}' given{hint}; allowed: {', '.join([ANY, *POINTS])}")
+        if not passes.isdecimal() or int(passes) < 1 or not mark:
+            raise InputError(f"{VARIABLE}: '{request}' given; allowed: NAME:N:MARK, where N is a whole number from 1")
+        faults.append(Fault(point, int(passes), Path(mark)))
+    return faults, signal.Signals[signal_name]
+
+
 def crash_point(name: str) -> None:
     """Die here, if it is asked for."""
-    asked, signal_name = crash_request()
-    if asked is None:
+    faults, number = requested_faults()
+    if not faults:
         return
     assert name in POINTS
     _passes.update((name, ANY))
-    for fault in asked.split(";"):
-        point, passes, mark = fault.split(":", 2)
-        assert point in (ANY, *POINTS)
-        if point in (ANY, name) and _passes[point] == int(passes):
+    for fault in faults:
+        if fault.point in (ANY, name) and _passes[fault.point] == fault.passes:
             try:
-                Path(mark).touch(exist_ok=False)
+                fault.mark.touch(exist_ok=False)
             except FileExistsError:
                 continue
-            os.kill(os.getpid(), signal.Signals[signal_name])
+            os.kill(os.getpid(), number)
             return

@@ -25,6 +25,7 @@ __all__ = [
     "is_temporary",
     "read_csv",
     "read_json",
+    "read_parquet",
     "sha256",
     "write_bytes",
     "write_csv",
@@ -96,6 +97,17 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: not readable as CSV: {str(error)[:200]}") from None
+
+
+def read_parquet(path: Path) -> dict[str, list[Any]]:
+    """Return the columns of a Parquet file as lists; `InputError` where it is missing or damaged."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        columns: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
+        return columns
+    except (OSError, ArrowException) as error:
+        raise InputError(f"{path}: not readable as Parquet: {str(error)[:200]}") from None
 
 
 def write_parquet(path: Path, columns: Mapping[str, Any]) -> None:

@@ -10,19 +10,20 @@ import errno
 import re
 import socket
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.addresses import address, sqlite_file
+from pipeline.addresses import FINAL, SEARCH, VIEW_TAG, address, runs_page, sqlite_file
 from pipeline.environment import TrackingCredentials
 from pipeline.errors import InputError
 from pipeline.redaction import one_line, without_password
 from pipeline.study import Study
 
-__all__ = ["Experiment", "experiment", "free_port", "report_line", "runs_line", "runs_link"]
+__all__ = ["experiment", "free_port", "report_line", "runs_line"]
 
 PORT, LAST_PORT = 5000, 65535
 HOST = "127.0.0.1"
@@ -30,6 +31,7 @@ FILTER = "tags.current = 'true'"
 PATIENCE = 2.0  # seconds that a server has for each of two answers
 LARGEST = 2**20  # bytes of an answer
 EXPERIMENT = "select experiment_id, lifecycle_stage from experiments where name = ?"
+VIEWS = f"select key from experiment_tags where experiment_id = ? and key like '{VIEW_TAG}%'"
 MARKED = (
     "select 1 from runs join tags using (run_uuid) where experiment_id = ? and key = 'current' and value = 'true'"
     " and lifecycle_stage = 'active' limit 1"
@@ -43,15 +45,15 @@ class Experiment:
     id: str
     deleted: bool
     marked: bool  # does a run say that it belongs to the present results?
+    views: frozenset[str] = frozenset()  # keys of its named views
 
+    def link(self, address: str = f"http://{HOST}:{PORT}") -> str:
+        """Return where the MLflow UI shows the runs of the present results: the final models or, before, the search.
 
-def runs_link(experiment_id: str, address: str = f"http://{HOST}:{PORT}", *, marked: bool = True) -> str:
-    """Return the address at which the MLflow UI shows the runs of the present results; of `marked` runs, only those.
-
-    Without `workflowType` the UI opens on another page.
-    """
-    chosen = f"&searchFilter={quote(FILTER)}" if marked else ""
-    return f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning{chosen}"
+        Of an experiment without named views, these are all `marked` runs or, if there are none, all runs.
+        """
+        view = next((key for key in (FINAL, SEARCH) if key in self.views), "")
+        return address + runs_page(self.id, view, FILTER if self.marked else "")
 
 
 def report_line(study: Study) -> str:
@@ -82,7 +84,7 @@ def runs_line(study: Study, port: int = PORT) -> str:
             f"the experiment of study {study.name} is deleted in MLflow at {shown};"
             " `cave doctor` says how to restore it"
         )
-    link = runs_link(record.id, shown if server else f"http://{HOST}:{port}", marked=record.marked)
+    link = record.link(shown if server else f"http://{HOST}:{port}")
     return f"runs:   {link}" + ("" if server else "  (served by `make ui`)")
 
 
@@ -98,21 +100,21 @@ def experiment(study: Study) -> Experiment | None:
     return _on_server(store.rstrip("/"), name) if _is_server(store) else _by_mlflow(study, name)
 
 
-def free_port(port: int | None) -> tuple[int, str]:
+def free_port(port: int | None, usual: int = PORT) -> tuple[int, str]:
     """Return a port that a server can listen on, and a line where it is not the usual one.
 
     Raises:
         InputError: the port that was given cannot be used.
     """
-    reason = _port_fault(port or PORT)
+    reason = _port_fault(port or usual)
     if not reason:
-        return port or PORT, ""
+        return port or usual, ""
     if port is not None:
         raise InputError(f"--port: {port} given, and it {reason}; choose another, or stop what listens there")
-    for other in range(PORT + 1, LAST_PORT + 1):
+    for other in range(usual + 1, LAST_PORT + 1):
         if not _port_fault(other):
-            return other, f"port {PORT} {reason}; taking {other}"
-    raise InputError(f"no port above {PORT} is free")
+            return other, f"port {usual} {reason}; taking {other}"
+    raise InputError(f"no port above {usual} is free")
 
 
 def _port_fault(port: int) -> str:
@@ -149,7 +151,8 @@ def _in_file(file: Path, name: str) -> Experiment | None:
             if row is None:
                 return None
             marked = connection.execute(MARKED, (row[0],)).fetchone() is not None
-            return Experiment(str(row[0]), row[1] == "deleted", marked)
+            views = _views(key for (key,) in connection.execute(VIEWS, (row[0],)))
+            return Experiment(str(row[0]), row[1] == "deleted", marked, views)
     except sqlite3.Error as error:
         if str(error).startswith("no such table"):
             return None
@@ -166,7 +169,8 @@ def _on_server(address: str, name: str) -> Experiment | None:
     number = str(about["experiment_id"])
     asked = {"experiment_ids": [number], "filter": FILTER, "max_results": 1}
     runs = _answer(address, "post", "runs/search", {"json": asked}) or {}
-    return Experiment(number, about.get("lifecycle_stage") == "deleted", bool(runs.get("runs")))
+    tags = [str(tag.get("key")) for tag in about.get("tags", []) if isinstance(tag, dict)]
+    return Experiment(number, about.get("lifecycle_stage") == "deleted", bool(runs.get("runs")), _views(tags))
 
 
 def _answer(address: str, method: str, path: str, what: dict[str, Any]) -> dict[str, Any] | None:
@@ -214,4 +218,9 @@ def _by_mlflow(study: Study, name: str) -> Experiment | None:
         if record is None:
             return None
         marked = bool(client.search_runs([record.experiment_id], FILTER, max_results=1))
-        return Experiment(str(record.experiment_id), record.lifecycle_stage == "deleted", marked)
+        return Experiment(str(record.experiment_id), record.lifecycle_stage == "deleted", marked, _views(record.tags))
+
+
+def _views(tags: Iterable[str]) -> frozenset[str]:
+    """Return the keys of the views among an experiment's tags."""
+    return frozenset(tag.removeprefix(VIEW_TAG) for tag in tags if tag.startswith(VIEW_TAG))

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["RESTARTED", "has_own_code", "nearest_project", "replaced_package", "runs_code_of", "use_project_code"]
+__all__ = ["has_own_code", "nearest_project", "replaced_package", "runs_code_of", "use_project_code"]
 
 PACKAGE = Path(__file__).resolve().parent
 RESTARTED = "CAVE_RESTARTED_IN"  # set by a restart: the project's root and the package that ran before

@@ -1,4 +1,4 @@
-"""The names of metrics, written and read by `Metric` alone."""
+"""The names of metrics, written and read by `Metric` alone, and the keys that MLflow gets them under (`logged_key`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Metric", "levels_of", "partial_errors"]
+__all__ = ["BEST", "SECTIONS", "VALUE", "Metric", "levels_of", "logged_key", "partial_errors"]
 
+VALUE, BEST = "search/value", "search/best"  # what a trial has reached, and the best trial so far
 Side = Literal["", "lower", "upper"]
 NAME = re.compile(r"(?P<term>.+?)(?:/(?:z(?P<level>\d+)|(?P<x>x)))?(?:/(?P<side>lower|upper))?")
 
@@ -18,6 +19,10 @@ UNITS = {
     "bias_unmeasured": "terms",
     "bpd": "bits/dim",
     "seconds": "s",
+    "images_per_second": "images / s",
+    "peak_memory": "MiB",
+    "weights": "count",
+    "best_epoch": "epoch",
     "acceptance": "share",
     "high": "share",
     "saturated": "share",
@@ -29,6 +34,23 @@ UNITS = {
     "temperatures": "count",
 } | dict.fromkeys(("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"), "score")
 """By the first or the last part of a term; all other metrics are in nats."""
+
+SECTIONS = {
+    "": ("elbo", "reconstruction", "kl", "rate", "nll", "gap", "bpd", "informative"),  # the numbers that people compare
+    "iwae": ("iwae",),
+    "weights": ("ess", "khat", "nll/last_doubling", "nll/reliable"),
+    "bias": ("nll/bias", "chain_kl_bias", "gap_bias", "bias_unmeasured", "rounding"),
+    "generalization": ("generalization",),
+    "levels": ("levels", "kl/z", "chain_kl", "gap/z", "log_marginal", "bound_width", "information", "active"),
+    "annealing": ("ais", "bdmc"),
+    "surgery": ("mutual_information", "marginal_kl", "total_correlation", "dimension_kl"),
+    "inference": ("gaps", "inference_gap", "approximation_gap", "amortization_gap", "gap_unconverged"),
+    "outliers": ("outlier_auroc",),
+    "factors": ("probe", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness"),
+}
+"""By section the terms, or their first parts, that belong to it; `/z` stands for those of a single level."""
+
+SECTION_OF = {term: section for section, terms in SECTIONS.items() for term in terms}
 
 HELD_FIXED = {
     "approximation_gap": "the optimized posterior",
@@ -87,6 +109,29 @@ class Metric:
         ['nats', 'bits/dim', 'share', 'draws']
         """
         return UNITS.get(self.term.rpartition("/")[2]) or UNITS.get(self.family, "nats")
+
+    @property
+    def section(self) -> str:
+        """The section of the metrics that it belongs to; empty for those that people compare.
+
+        >>> [Metric.parse(name).section for name in ("rate/z1", "gap", "gap/z1", "bdmc/width", "nll/bias")]
+        ['', '', 'levels', 'annealing', 'bias']
+        """
+        names = ([f"{self.term}/z"] if self.level else []) + [self.term, self.family]
+        return next((SECTION_OF[name] for name in names if name in SECTION_OF), "other")
+
+
+def logged_key(name: str, split: str = "test", *, error: bool = False) -> str:
+    """Return the key under which MLflow gets a metric, or its standard error, of a data split.
+
+    MLflow makes a section of charts of all that stands before the last slash, in alphabetical order: those of the other
+    sections follow on those that people compare.
+
+    >>> logged_key("rate/z1"), logged_key("nll", error=True), logged_key("ais/gain"), logged_key("levels/elbo")
+    ('test/rate/z1', 'test_se/nll', 'test_annealing/ais/gain', 'test_levels/elbo')
+    """
+    section = "se" if error else Metric.parse(name).section
+    return f"{split}_{section}/{name.removeprefix(f'{section}/')}" if section else f"{split}/{name}"
 
 
 def levels_of(names: Iterable[str], term: str) -> list[int]:

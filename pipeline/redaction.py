@@ -8,9 +8,20 @@ import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
-__all__ = ["SECRETS", "one_line", "passwords", "reason", "redacted", "without_password"]
+__all__ = [
+    "DATA_MIRROR",
+    "MLFLOW_ADDRESS",
+    "OPTUNA_ADDRESS",
+    "SECRETS",
+    "one_line",
+    "passwords",
+    "reason",
+    "redacted",
+    "without_password",
+]
 
-ADDRESSES = ("MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR")  # that may hold a password
+MLFLOW_ADDRESS, OPTUNA_ADDRESS, DATA_MIRROR = "MLFLOW_TRACKING_URI", "CAVE_OPTUNA_URL", "CAVE_DATA_MIRROR"
+ADDRESSES = (MLFLOW_ADDRESS, OPTUNA_ADDRESS, DATA_MIRROR)  # that may hold a password
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 SHORTEST = 4  # letters of a password that is looked for outside addresses
 LONGEST = 2000  # characters of a line

@@ -69,7 +69,8 @@ def reproduce(root: Path, run_id: str, *, keep: bool = False) -> Comparison:
             prefix = git(study.root, "rev-parse", "--show-prefix") or b""
             project = tree / prefix.decode().strip()
             out, data_folder = scratch / "out", study.root / str(content["out"]) / "data"
-            ended = then.status == "FINISHED" and tags.get("trial_state", "complete") == "complete"
+            state = tags.get("state", tags.get("trial_state", "complete"))  # the second of earlier versions
+            ended = then.status == "FINISHED" and state == "complete"
             epochs = 0 if ended else max(then.epochs)
             words = [str(word) for word in (spec, out, data_folder, study.cache, epochs)]
             module = "pipeline.retrain" if (project / "pipeline" / "retrain.py").exists() else "pipeline.work"

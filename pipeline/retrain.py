@@ -33,11 +33,10 @@ __all__ = ["FORMAT"]
 FORMAT = 1
 
 
-def retrain(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: Path, epochs: int) -> Mapping[str, Any]:
+def retrain(spec: RunSpec, splits: data.Splits, out: Path, epochs: int, resources: Resources) -> Mapping[str, Any]:
     """Train what `spec` describes, for so many epochs at most; return what came out, and what it was made with."""
-    splits = _splits(spec, data_digest, out, prepared, cache)
     try:
-        device = processes.device(Resources.read().device)
+        device = processes.device(resources.device)
     except InputError as error:
         print(f"{error}; trained on the processor instead", flush=True)
         device = torch.device("cpu")
@@ -48,7 +47,7 @@ def retrain(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: P
     ended = True
     with reporting("again") as reporter:
         for record in fit(model, splits, params, seed=seed, device=device):
-            print_progress(reporter, record, params.epochs)
+            print_progress(reporter, record, params.epochs, len(splits.train))
             records.append(record)
             if record.epoch == epochs < params.epochs:
                 ended = False  # as the run did; the weights are not those that a whole training keeps
@@ -74,9 +73,11 @@ def _splits(spec: RunSpec, data_digest: str, out: Path, prepared: Path, cache: P
 
 def _main() -> None:
     path, out, prepared, cache, epochs = sys.argv[1:]
-    processes.become_worker(Resources.read())
+    resources = Resources.read()
+    processes.become_worker(resources)
     spec, data_digest = RunSpec.read(Path(path))
-    result = retrain(spec, data_digest, Path(out), Path(prepared), Path(cache), int(epochs))
+    splits = _splits(spec, data_digest, Path(out), Path(prepared), Path(cache))
+    result = retrain(spec, splits, Path(out), int(epochs), resources)
     write_json(Path(out) / "result.json", result)
 
 

@@ -7,7 +7,9 @@ import os
 
 from pipeline.location import use_project_code
 
-__all__ = ["prepare_process", "set_thread_policy"]
+__all__ = ["OPENMP", "prepare_process", "set_thread_policy"]
+
+OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how OpenMP's idle threads wait
 
 
 def prepare_process() -> None:
@@ -26,5 +28,5 @@ def set_thread_policy() -> None:
 
     By default they spin, and keep the core from a thread that has work.
     """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+    if not set(OPENMP) & os.environ.keys():
+        os.environ[OPENMP[0]] = "passive"

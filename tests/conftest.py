@@ -10,6 +10,10 @@ import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
+from tests.postgres import postgres
+
+__all__ = ["postgres"]
+
 CHECKED = (
     "pipeline.data",
     "pipeline.distributions",

@@ -102,8 +102,8 @@ def serving() -> Iterator[Postgres]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """Return a server for the tests of a module."""
+    """Return a server for all tests of a process."""
     with serving() as server:
         yield server

@@ -36,14 +36,15 @@ TOOLS = [
     "redaction",
     "errors",
     "environment",
+    "text",
     "faults",
     "metric",
-    "text",
     "progress",
+    "display",
     "files",
     "log",
 ]
-TOOLS += ["randomness"]
+TOOLS += ["randomness", "colours"]
 SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures", "testing"]
 RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
 MACHINERY = ["processes", "addresses", "runs", "tracking", "links", "sweep", "jobs", "stages"]

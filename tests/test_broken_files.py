@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from pipeline.stages import train
 from tests.command import assert_one_line, call
 from tests.small import ROOT, covering, model_params, splits
 from tests.workshop import make_study
+from tests.zygote import run
 
 TEXT = (ROOT / "params.yaml").read_bytes()
 
@@ -97,8 +95,6 @@ def test_a_process_of_its_own_tells_the_same(tmp_path: Path, content: bytes, wor
     """A broken file ends a real command with its line and exit code 2, and nothing is written."""
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "params.yaml").write_bytes(content)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert_one_line(done.returncode, done.stdout, done.stderr)
+    done = run(tmp_path, "pipeline", *words, code=2)
+    assert_one_line(2, done.stdout, done.stderr)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "pyproject.toml"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,12 @@ from pipeline.params import Params, dump_yaml
 from tests.command import assert_one_line, call
 from tests.small import ROOT
 from tests.workshop import QUICK, check_sweep, make_study
+from tests.zygote import Program, run
 
 
-def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def cave(folder: Path, *words: str, **variables: str) -> Program:
     """Run the command line in a folder."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_WORKERS": "1", "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", *words], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    return run(folder, "pipeline", *words, code=None, NO_COLOR="1", **variables)
 
 
 @pytest.fixture
@@ -85,10 +81,7 @@ def test_a_stage_with_bad_params_stops_before_it_works(tmp_path: Path) -> None:
     """The first stage checks all sections, also those it does not use, before it fetches anything."""
     text = dump_yaml(Params.read(ROOT / "params.yaml", QUICK))
     (tmp_path / "params.yaml").write_text(text.replace("confidence: 0.95", "confidence: 95"))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline.stages", "fetch"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
+    done = run(tmp_path, "pipeline.stages", "fetch", code=2)
     assert done.stderr == "error: params.yaml: report.confidence: 95 given; allowed: less than 1\n"
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
@@ -114,7 +107,7 @@ def test_a_sweep_by_hand_is_a_study_of_its_own(project: Path) -> None:
     (line,) = [row for row in cave(project, "study", "list").stdout.splitlines() if row.startswith(folder.name)]
     assert line.split()[1:5] == ["by", "hand", "cave", "searched"]
     assert "3 trials (" in second.stdout
-    assert f"cave train --variant vae --study {folder.name}" in second.stdout
+    assert f"cave train vae --study {folder.name}" in second.stdout
     assert (folder / "report" / "report.html").exists()
     from pipeline.study import Study
 

@@ -6,8 +6,6 @@ import gc
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,13 +22,12 @@ from pipeline.sweep import Sweep, run
 from pipeline.sweep.coordinator import _held
 from pipeline.sweep.database import Database
 from pipeline.sweep.locks import SERVER, PostgresLocks, locks
-from tests.postgres import PASSWORD, Postgres, postgres
+from tests.postgres import PASSWORD, Postgres
 from tests.small import ROOT
 from tests.test_interrupts import until
 from tests.tracking_server import Server
 from tests.workshop import _migrated, check_sweep, make_study, rows
-
-__all__ = ["postgres"]
+from tests.zygote import Program
 
 pytestmark = pytest.mark.slow
 
@@ -46,38 +43,31 @@ class Host:
     def __init__(self, folder: Path, environment: dict[str, str], **overrides: Any) -> None:
         self.study = make_study(folder / "work", **overrides)
         shutil.copy(ROOT / "pyproject.toml", self.study.folder)
-        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_THREADS": "1"} | environment
-        self.output = folder / "output"
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.environment = environment
+        self.processes: list[Program] = []
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+    @property
+    def output(self) -> str:
+        """All that this host has printed."""
+        return "".join(process.stdout + process.stderr for process in self.processes)
+
+    def start(self, *words: str, **environment: str) -> Program:
         """Start a command in a process group of its own."""
-        with self.output.open("a") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-u", "-m", *words],
-                cwd=self.study.folder,
-                env=self.environment | environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
-        self.processes.append(process)
-        return process
+        self.processes.append(Program(self.study.folder, *words, **self.environment | environment))
+        return self.processes[-1]
 
-    def worker(self, count: int = 1, **environment: str) -> subprocess.Popen[bytes]:
+    def worker(self, count: int = 1, **environment: str) -> Program:
         """Start `cave worker`."""
         return self.start("pipeline", "worker", "--variant", VARIANT, "--workers", str(count), **environment)
 
-    def sweep(self, count: int = 1, **environment: str) -> subprocess.Popen[bytes]:
+    def sweep(self, count: int = 1, **environment: str) -> Program:
         """Start the coordinator."""
         return self.start("pipeline.stages", "sweep", VARIANT, CAVE_WORKERS=str(count), **environment)
 
-    def end(self, process: subprocess.Popen[bytes], code: int = 0) -> str:
+    def end(self, process: Program, code: int = 0) -> str:
         """Wait for a command's end, and return all that this host has printed."""
-        process.wait(timeout=PATIENT)
-        assert process.returncode == code, self.output.read_text()
-        return self.output.read_text()
+        assert process.wait(PATIENT) == code, self.output
+        return self.output
 
 
 class Cluster:
@@ -113,7 +103,7 @@ class Cluster:
                 if answer and condition(answer[0][0]):
                     return answer[0][0]
             time.sleep(0.05)
-        raise AssertionError("\n".join([query, *(host.output.read_text() for host in self.hosts)]))
+        raise AssertionError("\n".join([query, *(host.output for host in self.hosts)]))
 
     def check(self, trials: int = 4) -> None:
         """Hold the stores to all promises; the password is in nothing that any host has printed or logged."""
@@ -126,7 +116,7 @@ class Cluster:
         )
         check_sweep(seen, VARIANT, trials, self.url)
         for host in self.hosts:
-            assert PASSWORD not in (output := host.output.read_text() if host.output.exists() else "")
+            assert PASSWORD not in (output := host.output)
             assert PASSWORD.replace("/", "%2F") not in output
             assert "Traceback" not in output
         store = (self.shared / "mlflow.db").read_bytes()
@@ -359,7 +349,8 @@ def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
     cluster.until(REPORTS, lambda count: count >= 2)
     os.killpg(coordinator.pid, signal.SIGSTOP)
     helper = second.worker(1)
-    cluster.until("select count(distinct value_json) from trial_user_attributes where key = 'worker'", lambda c: c == 2)
+    workers = "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'"
+    cluster.until(workers, lambda count: count == 2)
     os.killpg(coordinator.pid, signal.SIGCONT)
     second.end(helper)
     first.end(coordinator)
@@ -382,8 +373,8 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     os.killpg(doomed.pid, signal.SIGKILL)
     doomed.wait()
     runs = (
-        "select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id"
-        " and a.key = 'mlflow_run_id' order by t.number"
+        "select t.number, a.value_json from trials t join trial_system_attributes a on a.trial_id = t.trial_id"
+        " and a.key = 'cave:mlflow_run_id' order by t.number"
     )
     before = cluster.ask(runs)
     # It dies at this pass if it trains all of the trial once more, and is never there if it goes on.
@@ -426,7 +417,7 @@ def test_a_database_that_crashes_and_returns_loses_nothing(
     cluster.until(REPORTS, lambda count: count >= 10)
     postgres.stop()
     deadline = time.monotonic() + PATIENT
-    while "lost" not in host.output.read_text() and time.monotonic() < deadline:
+    while "lost" not in host.output and time.monotonic() < deadline:
         time.sleep(0.1)
     postgres.start()
     host.end(process)
@@ -474,5 +465,5 @@ def test_a_second_terminal_adds_workers_on_sqlite(tmp_path: Path, monkeypatch: p
     host.end(first)
     host.end(second)
     check_sweep(host.study, VARIANT, 4)
-    owners = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
+    owners = "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'"
     assert rows(host.study.shared_root / "optuna.db", owners) == [(2,)]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli.new_study import create_study
-from pipeline.cli.parameters import parameter_table, reference_texts
+from pipeline.cli.parameters import parameter_rows, parameter_table, reference_texts
 from pipeline.cli.refresh import refresh_params
 from pipeline.errors import InputError
 from pipeline.params import Params, read_yaml
@@ -24,6 +22,7 @@ from pipeline.params.reference import entries
 from pipeline.study import Study
 from tests.command import assert_one_line, call
 from tests.small import ROOT
+from tests.zygote import run
 
 DEFAULTS = Params.read_values(ROOT / "params.yaml")
 STUDIES = sorted(path.parent for path in (ROOT / "experiments").glob("*/params.yaml"))
@@ -75,7 +74,7 @@ def test_every_parameter_is_explained() -> None:
 )
 def test_the_table_has_value_and_meaning(path: str, lines: int, words: list[str]) -> None:
     """`cave params PATH` shows a parameter, or the parameters of a section, with their values here."""
-    table = parameter_table(DEFAULTS, path)
+    table = parameter_table(parameter_rows(DEFAULTS, DEFAULTS, path))
     assert len(table.splitlines()) >= lines
     for word in words:
         assert word in " ".join(table.split())
@@ -317,17 +316,12 @@ def test_a_changed_default_makes_the_right_stages_stale(root: Path) -> None:
     """After a refresh DVC finds stale what depends on the changed value, and nothing else."""
     study = create_study(root, "wide", {"model.z_dim": 64, "variants": {"vae": {"model.depth": 1}}})
     shutil.copytree(ROOT / "pipeline", root / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
 
     def dvc(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", *words], cwd=study.folder, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return run(study.folder, "dvc", *words, DVC_NO_ANALYTICS="1").stdout
 
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, env=environment, check=True)
+    run(root, "dvc", "init", "-q")
     for stage in read_yaml(root / "dvc.yaml")["stages"].values():
         for out in [*stage.get("do", stage)["outs"], *stage.get("do", stage).get("metrics", [])]:
             path = study.folder / (out if isinstance(out, str) else next(iter(out))).replace("${out}/", "").replace(

@@ -32,6 +32,7 @@ from pipeline.sweep import database as sweep_database
 from pipeline.tracking import Tracker, tracking_uri
 from tests.small import ROOT
 from tests.workshop import make_study
+from tests.zygote import Program, run
 
 pytestmark = pytest.mark.slow
 
@@ -96,11 +97,9 @@ def apply_fix(finding: Finding, folder: Path | None = None) -> None:
     subprocess.run(finding.fix, shell=True, check=True, capture_output=True, env=os.environ | own, cwd=folder)
 
 
-def cave(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def cave(folder: Path, *words: str) -> Program:
     """Run the command line in a folder."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CAVE_WORKERS": "1"}
-    command = [sys.executable, "-m", "pipeline", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return run(folder, "pipeline", *words, code=None)
 
 
 # --- All of it

@@ -6,11 +6,10 @@ read the two.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ import pytest
 from pipeline.cli.main import app
 from pipeline.cli.new_study import copy_pipeline, create_study
 from pipeline.doctor import CHECKS, find_target
+from pipeline.environment import Resources
 from pipeline.errors import InputError
-from pipeline.files import read_csv, read_json
+from pipeline.files import read_csv, read_json, write_text
 from pipeline.params import Params, dump_yaml, read_yaml
-from pipeline.study import activate, active
+from pipeline.study import Study, activate, active
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
+from tests.zygote import run
 
 SHIPPED = ("depth_width", "iwae_table1", "rate_distortion", "rate_distortion_mnist")
 NUMBERS = {"elbo", "reconstruction", "kl", "gap", "nll", "bpd"}
@@ -36,31 +37,21 @@ SMALL = {key: value for key, value in QUICK.items() if not key.startswith("data.
     "train.batch_size": 200,
     "sweep.trials": 2,
     "sweep.epochs": 1,
-    "evaluate.decompose": None,
-}
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "CAVE_WORKERS": "1",
-    "CAVE_THREADS": "1",
-    "PYTHONPATH": str(ROOT),
-    "COLUMNS": "200",
 }
 
 
-def run(folder: Path, *words: str) -> str:
-    done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
-    return done.stdout
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def dvc(folder: Path, *words: str) -> str:
-    return run(folder, sys.executable, "-m", "dvc", *words)
+    return run(folder, "dvc", *words, COLUMNS="200").stdout
 
 
 def commit(folder: Path, tag: str) -> None:
-    run(folder, "git", "add", "-A")
-    run(folder, "git", *IDENTITY, "commit", "-qm", tag)
-    run(folder, "git", "tag", tag)
+    git(folder, "add", "-A")
+    git(folder, *IDENTITY, "commit", "-qm", tag)
+    git(folder, "tag", tag)
 
 
 def cave(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
@@ -85,9 +76,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml", ".dvc/config"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "params.yaml").write_text(dump_yaml(Params.read(ROOT / "params.yaml", SMALL)))
-    run(folder, "git", "init", "-q", "-b", "main")
+    git(folder, "init", "-q", "-b", "main")
     for key in ("user.name", "user.email"):
-        run(folder, "git", "config", key, "t@t")
+        git(folder, "config", key, "t@t")
     dvc(folder, "remote", "add", "--quiet", "--default", "store", str(folder.parent / "remote"))
     commit(folder, "made")
     dvc(folder, "repro")
@@ -99,7 +90,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def number(folder: Path, revision: str, name: str) -> float:
     """Return a number of the committed metrics, read without DVC."""
-    value: float = json.loads(run(folder, "git", "show", f"{revision}:{METRICS}"))[name]
+    value: float = json.loads(git(folder, "show", f"{revision}:{METRICS}"))[name]
     return value
 
 
@@ -158,7 +149,7 @@ def test_studies_that_nobody_has_run_do_not_disturb(project: Path, tmp_path: Pat
     """Status, dag, push, checkout and pull work, also in a clone, though the shipped studies have no outputs."""
     dvc(project, "push")
     clone = tmp_path / "clone"
-    run(project, "git", "clone", "-q", str(project), str(clone))
+    git(project, "clone", "-q", str(project), str(clone))
     dvc(clone, "pull")
     for folder in (project, clone):
         dvc(folder, "checkout")
@@ -167,7 +158,7 @@ def test_studies_that_nobody_has_run_do_not_disturb(project: Path, tmp_path: Pat
         assert max(map(len, dvc(folder, "dag").splitlines())) <= 120
         assert json.loads(dvc(folder, "metrics", "show", "--json"))[""]["data"][METRICS]["data"]["elbo"]
     assert (clone / "experiments" / "default" / "report" / "report.html").exists()
-    run(clone, sys.executable, "-m", "pipeline", "study", "activate", "iwae_table1")
+    run(clone, "pipeline", "study", "activate", "iwae_table1")
     planned = dvc(clone, "repro", "--dry", "experiments/iwae_table1/dvc.yaml:fetch")
     assert "exec python -m pipeline.stages fetch" in planned
 
@@ -277,3 +268,48 @@ def test_the_metrics_file_has_the_numbers_that_people_compare(tmp_path: Path, mo
     assert data.load(study.data).binary
     evaluate.run(study, "vae")
     assert read_json(study.metrics("vae")) == dict.fromkeys(NUMBERS - {"bpd"}, 1.5)
+
+
+def test_models_that_dvc_has_removed_come_back_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where settings, data and code are the same, texts apart, a seed is not trained again; else it is."""
+    from pipeline import data
+    from pipeline.jobs.cached_models import restore_models, stage_digest
+    from pipeline.jobs.final_models import state_digest
+    from pipeline.stages import fetch, prepare, train
+
+    overrides = {"variants": {"vae": {"model.depth": 1}}, "sweep.space": {}, "train.seeds": [0, 1]}
+    study = make_study(tmp_path, **overrides)
+    fetch.run(study)
+    prepare.run(study)
+    state = state_digest(study.params.variant("vae"), data.load(study.data))
+    curve = "epoch,valid/elbo\n1,-2.0\n"
+
+    def cache(content: str, ending: str = "") -> str:
+        md5 = hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()
+        path = tmp_path / ".dvc" / "cache" / "files" / "md5" / md5[:2] / f"{md5[2:]}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return md5 + ending
+
+    def keep(key: str, code: str) -> None:
+        files = {"curves.csv": curve, "mlflow.json": json.dumps({"run": "a", "key": key, "code": code})}
+        entries = [{"md5": cache(text), "relpath": f"seed-0/{name}"} for name, text in files.items()]
+        out = {"path": os.path.relpath(study.train("vae"), tmp_path), "md5": cache(json.dumps(entries), ".dir")}
+        (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train@vae": {"outs": [out]}}}))
+
+    def trained(study: Study, variant: str, seed: int, resources: Resources) -> None:
+        write_text(study.train(variant) / f"seed-{seed}" / "curves.csv", curve.replace("2.0", "4.0"))
+
+    monkeypatch.setattr(train, "train_seed", trained)
+    for key, code in (("a/0/other", stage_digest()), (f"a/0/{state}", "other")):
+        keep(key, code)
+        assert restore_models(study, "vae") == []
+    keep(f"a/0/{state}", stage_digest())
+    assert restore_models(make_study(tmp_path, **overrides, **{"train.learning_rate": 0.5}), "vae") == []
+    train.run(make_study(tmp_path, **overrides), "vae", Resources(workers=1))
+    assert [row["valid/elbo"] for row in read_csv(study.curves("vae"))] == ["-3.0"]
+    shutil.rmtree(study.train("vae"))
+    for path in (tmp_path / ".dvc" / "cache").rglob("*"):
+        if path.is_file() and path.read_text() == curve:
+            path.write_text("damaged")
+    assert restore_models(study, "vae") == []

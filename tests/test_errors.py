@@ -1,6 +1,8 @@
-"""No password is shown: not in a line, not in a traceback, not in a tag."""
+"""An error is one line, and no password is shown: not in a line, not in a traceback, not in a tag."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
@@ -76,3 +78,27 @@ def test_a_traceback_holds_no_password(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "host:5432" in text
     assert SECRET not in text
     assert "hunter" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            "epoch-reportd:1:mark",
+            r"CAVE_FAULT: 'epoch-reportd' given \(did you mean 'epoch-reported'\?\); allowed: any, ",
+        ),
+        ("any:0:mark", "CAVE_FAULT: 'any:0:mark' given; allowed: NAME:N:MARK, where N is a whole number from 1"),
+        ("any:1", "CAVE_FAULT: 'any:1' given"),
+    ],
+)
+def test_an_unknown_fault_stops_a_program(
+    value: str, message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A crash that can never come is one line and exit code 2, before anything is done."""
+    monkeypatch.setenv("CAVE_FAULT", value)
+    with pytest.raises(SystemExit) as end:
+        run_main(lambda: print("worked"))
+    out, err = capfd.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert re.match(f"error: {message}", err)
+    assert len(err.splitlines()) == 1

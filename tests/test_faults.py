@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,16 @@ from pipeline.faults import ANY, POINTS, VARIABLE
 from pipeline.files import read_csv, read_json
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
-from tests.postgres import Postgres, postgres
+from tests.postgres import Postgres
 from tests.workshop import check_sweep, make_study, rows
-from tests.zygote import Zygote
-
-__all__ = ["postgres"]
+from tests.zygote import Program, run
 
 pytestmark = pytest.mark.slow
 
 NIGHTLY = os.environ.get("CAVE_NIGHTLY") == "1"
-SWEEP, TRAIN, VARIANT, TRIALS = "pipeline.stages.sweep", "pipeline.stages.train", "mhvae", 3
+VARIANT, TRIALS = "mhvae", 3
 SETTINGS: dict[str, Any] = {"sweep.trials": TRIALS, "sweep.epochs": 2, "train.epochs": 3, "train.seeds": [0]}
-ALONE = {"CAVE_WORKERS": "1", "CAVE_THREADS": "1", "CAVE_DEVICE": "cpu"}
-SEVERAL = ALONE | {"CAVE_WORKERS": "2"}
+SWEEP, TRAIN = ("pipeline.stages", "sweep", VARIANT), ("pipeline.stages", "train", VARIANT)
 PRUNED: dict[str, Any] = {
     "sweep.pruner": "median",
     "sweep.epochs": 7,
@@ -64,14 +61,6 @@ TRIAL: dict[str, Points] = {  # in the order of a trial's life; the first pass o
 }
 END: Points = [("end-sent", TRIALS + 1), *(("line-appended", number) for number in range(1, 6))]
 """Of the sweep's own run when all trials are finished: each line about the best one, and about the end."""
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    """Return what runs the stages."""
-    made = Zygote()
-    yield made
-    made.close()
 
 
 def study(folder: Path, **overrides: Any) -> Study:
@@ -106,10 +95,10 @@ def numbers(made: Study, url: str | None = None) -> tuple[list[Any], list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[Any]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[Any]]:
     """Return the numbers of a sweep that nothing has disturbed."""
     made = study(tmp_path_factory.mktemp("undisturbed"))
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0
+    run(made.folder, *SWEEP)
     check_sweep(made, VARIANT, TRIALS)
     return numbers(made)
 
@@ -126,24 +115,25 @@ def check(made: Study, expected: tuple[list[Any], list[Any]], url: str | None = 
     assert list(search["trials"].values()) == [row["run_id"] for row in table]
 
 
-def killed(zygote: Zygote, made: Study, point: str, passes: int, **environment: str) -> bool:
+def killed(made: Study, point: str, passes: int, **environment: str) -> bool:
     """Run the sweep with a fault; return whether it was killed by it."""
     mark = made.folder / "mark"
     mark.unlink(missing_ok=True)
     fault = {VARIABLE: f"{point}:{passes}:{mark}"}
-    code = zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE, **environment, **fault)
-    assert code in (0, -signal.SIGKILL), (made.folder / "output").read_text()
+    program = Program(made.folder, *SWEEP, **environment, **fault)
+    code = program.wait()
+    assert code in (0, -signal.SIGKILL), program.stdout + program.stderr
     assert mark.exists() == (code != 0)
     KILLS.extend([point] * (code != 0))
     return code != 0
 
 
-def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(zygote: Zygote, tmp_path: Path) -> None:
+def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(tmp_path: Path) -> None:
     """Killed when one search is finished and another is not, the sweep ends with exactly its trials in each."""
     made = study(tmp_path, **{"sweep.searches": 2, "sweep.trials": 2, "train.seeds": [0, 1]})
-    assert killed(zygote, made, "trial-ended", 3)
+    assert killed(made, "trial-ended", 3)
     assert not (made.sweep(VARIANT) / "best.json").exists()
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **SEVERAL) == 0, (made.folder / "output").read_text()
+    run(made.folder, *SWEEP, CAVE_WORKERS="2")
     check_sweep(made, VARIANT, 2, searches=2)
     table = [(row["search"], row["number"]) for row in read_csv(made.sweep(VARIANT) / "trials.csv")]
     assert table == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
@@ -156,13 +146,13 @@ def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(zygote: Zygote
     ids=["begins", "goes on", "ends"],
 )
 def test_kill_9_at_any_step_of_a_sweep_changes_nothing(
-    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, points: Points
+    undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, points: Points
 ) -> None:
     """Killed at one point after the other, a sweep ends as if nothing had happened."""
     made = study(tmp_path)
     for point, passes in points:
-        assert killed(zygote, made, point, passes), point
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
+        assert killed(made, point, passes), point
+    run(made.folder, *SWEEP)
     check(made, undisturbed)
 
 
@@ -176,21 +166,19 @@ def test_kill_9_at_any_step_of_a_sweep_changes_nothing(
     ids=["goes on", "begins", "ends"],
 )
 def test_kill_9_at_any_step_of_a_sweep_over_postgresql_changes_nothing(
-    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, postgres: Postgres, points: Points
+    undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, postgres: Postgres, points: Points
 ) -> None:
     """The same where Optuna and the locks are in a PostgreSQL."""
     made, url = study(tmp_path), postgres.fresh()
     for point, passes in points:
-        assert killed(zygote, made, point, passes, CAVE_OPTUNA_URL=url), point
-    environment = {**ALONE, "CAVE_OPTUNA_URL": url}
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **environment) == 0, (made.folder / "output").read_text()
+        assert killed(made, point, passes, CAVE_OPTUNA_URL=url), point
+    run(made.folder, *SWEEP, CAVE_OPTUNA_URL=url)
     check(made, undisturbed, url)
 
 
 @pytest.mark.parametrize("group", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in (1, 2))])
 @pytest.mark.parametrize("over", [None, pytest.param("postgresql", marks=pytest.mark.nightly)])
 def test_kill_9_of_workers_side_by_side_changes_nothing(
-    zygote: Zygote,
     undisturbed: tuple[list[Any], list[Any]],
     tmp_path: Path,
     request: pytest.FixtureRequest,
@@ -200,22 +188,23 @@ def test_kill_9_of_workers_side_by_side_changes_nothing(
     """At each point one of two workers dies and is started again, or the coordinator dies: all is done in the end."""
     points = list(POINTS)[group::3]
     made, url = study(tmp_path), request.getfixturevalue("postgres").fresh() if over else None
-    environment = SEVERAL | ({"CAVE_OPTUNA_URL": url} if url else {})
     marks = [made.folder / f"mark-{point}" for point in points]
     faults = ";".join(f"{point}:1:{mark}" for point, mark in zip(points, marks, strict=True))
+    environment = {"CAVE_WORKERS": "2", VARIABLE: faults} | ({"CAVE_OPTUNA_URL": url} if url else {})
     codes = [-signal.SIGKILL]
     while codes[-1] == -signal.SIGKILL and len(codes) <= len(points) + 1:
-        codes.append(zygote.run(SWEEP, VARIANT, folder=made.folder, **environment, **{VARIABLE: faults}))
-    assert codes[-1] == 0, (made.folder / "output").read_text()
+        program = Program(made.folder, *SWEEP, **environment)
+        codes.append(program.wait())
+    assert codes[-1] == 0, program.stdout + program.stderr
     assert all(mark.exists() for mark in marks)
     KILLS.extend(points)
     check(made, undisturbed, url)
 
 
-def test_kill_9_changes_nothing_of_a_pruned_trial(zygote: Zygote, tmp_path: Path) -> None:
+def test_kill_9_changes_nothing_of_a_pruned_trial(tmp_path: Path) -> None:
     """Killed between the report that prunes a trial and its end, a sweep prunes it all the same, at that epoch."""
     whole, made = study(tmp_path / "whole", **PRUNED), study(tmp_path / "made", **PRUNED)
-    assert zygote.run(SWEEP, VARIANT, folder=whole.folder, **ALONE) == 0, (whole.folder / "output").read_text()
+    run(whole.folder, *SWEEP)
     expected = numbers(whole)
     optuna = whole.shared_root / "optuna.db"
     pruned = rows(optuna, "select number from trials where state = 'PRUNED'")
@@ -223,30 +212,30 @@ def test_kill_9_changes_nothing_of_a_pruned_trial(zygote: Zygote, tmp_path: Path
     assert len(pruned) < made.params.sweep.trials
     query = "select count(*) from trial_intermediate_values i join trials t using (trial_id) where t.number <= ?"
     reports = rows(optuna, query, pruned[0][0])[0][0]
-    assert killed(zygote, made, "state-written", reports)  # of the epoch whose report prunes it
+    assert killed(made, "state-written", reports)  # of the epoch whose report prunes it
     for point in ("epoch-reported", "rows-sent", "end-sent", "trial-ended"):
-        assert killed(zygote, made, point, 1), point
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
+        assert killed(made, point, 1), point
+    run(made.folder, *SWEEP)
     check(made, expected)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(12))
 def test_kills_at_random_steps_change_nothing(
-    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int
+    undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int
 ) -> None:
     """Killed again and again at steps drawn at random, a sweep gets to its end, and that is the undisturbed one's."""
     made, draws = study(tmp_path), random.Random(seed)
     for _ in range(6):
-        if not killed(zygote, made, ANY, draws.randint(8, 60)):
+        if not killed(made, ANY, draws.randint(8, 60)):
             break
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
+    run(made.folder, *SWEEP)
     check(made, undisturbed)
 
 
 @pytest.mark.parametrize("seed", range(12 if NIGHTLY else 1))
 def test_kills_at_random_moments_change_nothing(
-    zygote: Zygote, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int
+    undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int
 ) -> None:
     """Killed wherever it was, within a step or between two, a sweep gets to its end, and that is the undisturbed one's.
 
@@ -255,10 +244,14 @@ def test_kills_at_random_moments_change_nothing(
     made, draws = study(tmp_path), random.Random(seed)
     for _ in range(3):
         seconds = draws.uniform(0.05, 1.5)
-        code = zygote.run(SWEEP, VARIANT, folder=made.folder, seconds=seconds, **ALONE)
+        program = Program(made.folder, *SWEEP)
+        with suppress(AssertionError):
+            program.wait(seconds)
+        program.kill()
+        code = program.wait()
         assert code in (0, -signal.SIGKILL)
         KILLS.extend(["at random"] * (code != 0))
-    assert zygote.run(SWEEP, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
+    run(made.folder, *SWEEP)
     given_up = rows(made.shared_root / "optuna.db", "select count(*) from trials where state = 'FAIL'") != [(0,)]
     if given_up:
         check_sweep(made, VARIANT, TRIALS)
@@ -268,7 +261,7 @@ def test_kills_at_random_moments_change_nothing(
 
 def trained(made: Study) -> tuple[str, list[Any]]:
     """Return the digest of a final training's weights, and every row of its run."""
-    digest = "select value from tags where key = 'weights_digest'"
+    digest = "select value from tags where key = 'cave.weights_digest'"
     logged = "select key, step, value from metrics where key != 'seconds' order by key, step"
     assert rows(made.shared_root / "mlflow.db", "select status from runs where lifecycle_stage = 'active'") == [
         ("FINISHED",)
@@ -276,18 +269,18 @@ def trained(made: Study) -> tuple[str, list[Any]]:
     return rows(made.shared_root / "mlflow.db", digest)[0][0], rows(made.shared_root / "mlflow.db", logged)
 
 
-def test_kill_9_at_any_step_of_a_training_changes_nothing(zygote: Zygote, tmp_path: Path) -> None:
+def test_kill_9_at_any_step_of_a_training_changes_nothing(tmp_path: Path) -> None:
     """Killed at every point that it comes by, one after the other, a final training has the same curve and weights."""
     whole, made = study(tmp_path / "whole"), study(tmp_path / "made")
-    assert zygote.run(TRAIN, VARIANT, folder=whole.folder, **ALONE) == 0
+    run(whole.folder, *TRAIN)
     points = [("run-opened", 1), ("run-created", 1), ("state-written", 1), ("line-appended", 2), ("rows-sent", 1)]
     points += [("line-appended", 3), ("end-sent", 1), ("line-appended", 2), ("line-appended", 3), ("line-appended", 4)]
     for number, (point, passes) in enumerate(points):
         mark = made.folder / f"mark-{number}"
-        code = zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE, **{VARIABLE: f"{point}:{passes}:{mark}"})
+        code = Program(made.folder, *TRAIN, **{VARIABLE: f"{point}:{passes}:{mark}"}).wait()
         assert (code, mark.exists()) == (-signal.SIGKILL, True), (number, point)
         KILLS.append(point)
-    assert zygote.run(TRAIN, VARIANT, folder=made.folder, **ALONE) == 0, (made.folder / "output").read_text()
+    run(made.folder, *TRAIN)
     assert trained(made) == trained(whole)
 
 

@@ -25,6 +25,7 @@ from pipeline.study import Study
 from pipeline.tracking.artifacts import relocate
 from tests.small import ROOT
 from tests.workshop import check_sweep, make_study, rows
+from tests.zygote import ENVIRONMENT, Program
 
 pytestmark = pytest.mark.slow
 
@@ -43,27 +44,11 @@ def until(condition: Callable[[], object], limit: float = 120) -> None:
         time.sleep(0.02)
 
 
-def reset_signals() -> None:
-    """Handle all signals in a new process, as one started by a terminal's shell."""
-    for number in CODES:
-        signal.signal(number, signal.SIG_DFL)
+def start(folder: Path, *words: str, workers: int = 1, **variables: str) -> Program:
+    return Program(folder, *words, CAVE_WORKERS=str(workers), **variables)
 
 
-def start(folder: Path, *words: str, workers: int = 1, **variables: str) -> subprocess.Popen[str]:
-    own = {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "CAVE_WORKERS": str(workers), "CAVE_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", *words],
-        cwd=folder,
-        env=os.environ | own | variables,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=reset_signals,  # a shell starts what runs in the background with SIGINT ignored
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def ended(process: Program | subprocess.Popen[str]) -> tuple[int | None, str]:
     """Return the exit code, and what was written to stderr."""
     _, stderr = process.communicate(timeout=300)
     return process.returncode, stderr
@@ -75,7 +60,7 @@ def holds(folder: Path, point: str, passes: int, count: int = 1) -> dict[str, st
     return {faults.VARIABLE: marks, faults.SIGNAL: "SIGSTOP"}
 
 
-def held(process: subprocess.Popen[str], count: int = 1) -> list[psutil.Process]:
+def held(process: Program | subprocess.Popen[str], count: int = 1) -> list[psutil.Process]:
     """Wait until so many of a process and those below it stand still, and return them."""
     root, stopped = psutil.Process(process.pid), list[psutil.Process]()
 
@@ -249,7 +234,16 @@ def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
     stage = f"stages:\n  train:\n    cmd: exec {sys.executable} -m {' '.join(TRAIN)}\n"
     (study.folder / "dvc.yaml").write_text(stage)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=study.folder, check=True)
-    process = start(study.folder, "dvc", "repro", SHELL="/bin/sh", **holds(study.folder, "line-appended", 3))
+    environment = os.environ | ENVIRONMENT | {"SHELL": "/bin/sh"} | holds(study.folder, "line-appended", 3)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=study.folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     (holder,) = held(process)
     second = start(study.folder, *TRAIN)
     waits = psutil.Process(second.pid)

@@ -43,6 +43,14 @@ def test_an_unknown_device_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
         processes.device(Resources.read().device)
 
 
+def test_a_worker_gets_a_fraction_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six workers share a GPU, each with 0.16666666 of it, in whatever process that is read."""
+    resources = Resources.read(gpus_per_worker=0.16666666)
+    for name, text in resources.variables().items():
+        monkeypatch.setenv(name, text)
+    assert Resources.read() == resources
+
+
 def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
     """A worker that a signal kills runs again and finishes its work."""
     code = """

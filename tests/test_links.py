@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import links
+from pipeline.addresses import BOUND, FINAL, SEARCH, VIEW_TAG, run_page, runs_page
 from pipeline.errors import InputError
 from pipeline.files import write_json, write_text
-from pipeline.links import free_port, report_line, runs_line, runs_link
+from pipeline.links import Experiment, free_port, report_line, runs_line
 from pipeline.study import Study
 from pipeline.tracking import Tracker
 from tests.test_cli import cave
@@ -85,8 +86,12 @@ def server() -> Iterator[Server]:
 def test_the_link_opens_the_runs_of_the_present_results() -> None:
     """The address names the experiment, the view in which MLflow shows training runs, and which of them."""
     link = "http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning"
-    assert runs_link("7") == link + FILTER
-    assert runs_link("7", marked=False) == link
+    assert Experiment("7", deleted=False, marked=True).link() == link + FILTER
+    assert Experiment("7", deleted=False, marked=False).link() == link
+    assert Experiment("7", False, True, frozenset({BOUND, FINAL, SEARCH})).link() == f"{link}&viewStateShareKey={FINAL}"
+    charts = "&compareRunsMode=CHART"
+    assert Experiment("7", False, True, frozenset({SEARCH})).link() == f"{link}{charts}&viewStateShareKey={SEARCH}"
+    assert run_page("7", "abc") == "/#/experiments/7/runs/abc?workflowType=machine_learning"
 
 
 def test_the_present_store_says_where_the_runs_are(study: Study) -> None:
@@ -98,7 +103,10 @@ def test_the_present_store_says_where_the_runs_are(study: Study) -> None:
     assert "/#/experiments/2/runs?" in runs_line(study)
     assert FILTER not in runs_line(study)  # no run says that it is current: all are shown
     tracker.server.client.create_run("2", tags={"current": "true"})
-    assert runs_line(study, 5003) == f"runs:   {runs_link('2', 'http://127.0.0.1:5003')}  (served by `make ui`)"
+    link = Experiment("2", deleted=False, marked=True).link("http://127.0.0.1:5003")
+    assert runs_line(study, 5003) == f"runs:   {link}  (served by `make ui`)"
+    tracker.server.client.set_experiment_tag("2", VIEW_TAG + FINAL, "{}")
+    assert runs_page("2", FINAL) in runs_line(study)
 
 
 def test_without_runs_there_is_no_link(study: Study) -> None:
@@ -119,7 +127,8 @@ def test_a_server_is_asked_and_shown(study: Study, server: Server, monkeypatch: 
     """With a server, the link begins with its address and holds no password."""
     address = f"127.0.0.1:{server.server_port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:correct-horse@{address}/")
-    assert runs_line(study) == f"runs:   {runs_link('77', f'http://{address}')}"
+    link = Experiment("77", deleted=False, marked=True).link(f"http://{address}")
+    assert runs_line(study) == f"runs:   {link}"
     server.answer = (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST"}')
     assert runs_line(study).startswith(f"study default has no runs yet in MLflow at http://{address}; ")
 

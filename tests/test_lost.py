@@ -22,10 +22,8 @@ from pipeline.sweep import Sweep, join, run
 from pipeline.sweep.coordinator import _join
 from pipeline.sweep.database import Database
 from pipeline.sweep.locks import locks
-from tests.postgres import Postgres, postgres
+from tests.postgres import Postgres
 from tests.workshop import check_sweep, make_study, rows
-
-__all__ = ["postgres"]
 
 pytestmark = pytest.mark.slow
 

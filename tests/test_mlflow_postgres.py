@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +11,24 @@ import pytest
 
 from pipeline.doctor import CHECKS, examine, find_target
 from pipeline.errors import InputError
+from pipeline.files import read_json
 from pipeline.jobs import train_seed
 from pipeline.stages import fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.tracking import LoggedRun, Tracker, tracking_uri
-from tests.postgres import PASSWORD, Postgres, postgres
-from tests.small import ROOT
+from tests.postgres import PASSWORD, Postgres
 from tests.workshop import make_study, rows
-
-__all__ = ["postgres"]
+from tests.zygote import Program
 
 SECRET = "correct-horse"
 LIMIT = 60.0  # seconds, for what takes ten and the importing of libraries on a busy machine
+
+
+@pytest.fixture(scope="module")
+def url(postgres: Postgres) -> str:
+    """Return a database for MLflow, which gets its tables from the first test that uses it."""
+    return postgres.fresh()
 
 
 @pytest.fixture
@@ -40,10 +42,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 @pytest.mark.slow
 def test_a_study_runs_with_mlflow_on_postgresql(
-    study: Study, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    study: Study, url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A fresh database gets its tables; a sweep and a training are in it whole, and nothing shows the password."""
-    url = postgres.fresh()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     fetch.run(study)
     prepare.run(study)
@@ -107,15 +108,8 @@ def test_a_postgresql_out_of_reach_is_one_line(how: str, study: Study, postgres:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = {"closed": 9, "silent": silent.getsockname()[1], "wrong password": postgres.port}[how]
         url = f"postgresql://cave:{SECRET}@127.0.0.1:{port}/postgres"
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline", "sync"],
-            cwd=study.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": url},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
-    assert done.returncode == 2, done.stderr
+        done = Program(study.folder, "pipeline", "sync", MLFLOW_TRACKING_URI=url)
+        assert done.wait(LIMIT) == 2, done.stderr
     assert done.stderr.startswith(f"error: MLflow at postgresql://127.0.0.1:{port}/postgres cannot be used: ")
     assert done.stderr.count("\n") == 1
     assert SECRET not in done.stdout + done.stderr
@@ -125,22 +119,17 @@ def test_a_postgresql_out_of_reach_is_one_line(how: str, study: Study, postgres:
 @pytest.mark.nightly
 def test_hosts_that_start_at_once_make_one_set_of_tables(study: Study, postgres: Postgres) -> None:
     """Of three commands that find a fresh PostgreSQL at the same time, each gets to its end."""
-    command = [sys.executable, "-m", "pipeline", "sync"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": postgres.fresh()}
-    started = [
-        subprocess.Popen(command, cwd=study.folder, env=environment, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
+    url = postgres.fresh()
+    started = [Program(study.folder, "pipeline", "sync", MLFLOW_TRACKING_URI=url) for _ in range(3)]
     ends = [(process.communicate()[1], process.returncode) for process in started]
     assert {code for _, code in ends} == {0}, ends
 
 
 @pytest.mark.slow
 def test_a_postgresql_that_goes_away_costs_a_training_nothing(
-    study: Study, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    study: Study, url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Training goes on, one line says so, and what waited is sent when the server is back."""
-    url = postgres.fresh()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     monkeypatch.setattr("pipeline.tracking.server.BACK_OFF", 0.0)
     fetch.run(study)
@@ -163,4 +152,5 @@ def test_a_postgresql_that_goes_away_costs_a_training_nothing(
     assert "Traceback" not in output.err
     assert "1 run waits for MLflow" in output.out
     assert Tracker(study).require().backlog.publish_all().done == 1
-    assert rows(url, "select name, status from runs") == [("mhvae seed 0", "FINISHED")]
+    run_id = read_json(study.train("mhvae") / "seed-0" / "mlflow.json")["run"]
+    assert rows(url, "select name, status from runs where run_uuid = ?", run_id) == [("mhvae seed 0", "FINISHED")]

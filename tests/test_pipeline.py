@@ -5,15 +5,15 @@ In the second, which has one of the three variants, it is killed in the middle o
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
 import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -21,9 +21,14 @@ import pytest
 
 import pipeline
 from pipeline.files import read_csv, read_json
+from pipeline.metric import SECTIONS, logged_key
 from pipeline.params import Params, dump_yaml
+from pipeline.tracking.tags import read_tags
+from tests.browser import CHROMIUM
+from tests.report_page import check_report
 from tests.small import ROOT
-from tests.workshop import QUICK, check_sweep, rows
+from tests.workshop import DECOMPOSE, check_sweep, make_study, rows
+from tests.zygote import Program, run
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +37,6 @@ OF = (VARIANTS, ("mhvae",))
 """The variants of either repository."""
 ONE = {"variants": {"mhvae": {"model.parents": "nearest"}}}
 SMALL = {
-    "data.name": "cave",
-    "data.cave.images": 300,
     "model.hidden": [[16]],
     "train.epochs": 3,
     "train.milestones": [1, 2],
@@ -45,34 +48,10 @@ SMALL = {
     "evaluate.k": [1, 50, 100],
     "evaluate.active_draws": 20,
     "evaluate.milestone_draws": 50,
-    "evaluate.decompose": QUICK["evaluate.decompose"],
+    "evaluate.decompose": DECOMPOSE,
     "evaluate.outliers": {"data": "shuffled", "images": 10, "draws": 4},
     "report.images": 3,
 }
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "CAVE_WORKERS": "1",
-    "CAVE_THREADS": "1",
-    "PYTHONPATH": str(ROOT),
-}
-
-
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *words],
-        cwd=folder,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def run(folder: Path, *words: str) -> str:
-    process = start(folder, *words)
-    out, _ = process.communicate()
-    assert process.returncode == 0, out
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +72,14 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "all"],
         ):
             subprocess.run(["git", *words], cwd=folder, check=True)
-    whole, torn = (start(folder, "dvc", "repro") for folder in folders)
+    whole, torn = (Program(folder, "dvc", "repro") for folder in folders)
     kill_in_a_trial(torn, folders[1])
-    for process in (whole, start(folders[1], "dvc", "repro")):
-        out, _ = process.communicate()
-        assert process.returncode == 0, out
+    run(folders[1], "dvc", "repro")
+    assert whole.wait() == 0, whole.stdout + whole.stderr
     return folders
 
 
-def kill_in_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
+def kill_in_a_trial(process: Program, folder: Path) -> None:
     """Kill `dvc repro` alone, with SIGKILL, when its sweep has reported an epoch; its stage ends by itself."""
     running = "select 1 from trials join trial_intermediate_values using (trial_id) where state = 'RUNNING'"
     deadline = time.monotonic() + 300
@@ -109,18 +87,24 @@ def kill_in_a_trial(process: subprocess.Popen[str], folder: Path) -> None:
         with suppress(sqlite3.OperationalError):  # no tables yet
             if (folder / "optuna.db").exists() and rows(folder / "optuna.db", running):
                 break
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.stdout + process.stderr
         assert time.monotonic() < deadline
         time.sleep(0.005)
     stages = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.communicate()
+    process.wait()
     assert psutil.wait_procs(stages, timeout=60)[1] == []
     assert rows(folder / "optuna.db", "select count(*) from trials")[0][0] < 2
 
 
 def outputs(folder: Path) -> Path:
     return folder / "experiments" / "default"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_reader_of_the_report_misses_nothing(repositories: list[Path]) -> None:
+    """In a browser, light and dark, on a telephone and on paper, no section is missing, no figure empty or cut."""
+    asyncio.run(check_report(outputs(repositories[0]) / "report" / "report.html"))
 
 
 def test_every_promised_file_is_there(repositories: list[Path]) -> None:
@@ -138,6 +122,7 @@ def test_every_promised_file_is_there(repositories: list[Path]) -> None:
             f"metrics/{variant}.json",
             f"evaluate/{variant}/decomposition.json",
             f"evaluate/{variant}/levels.png",
+            f"evaluate/{variant}/pictures.safetensors",
         ):
             assert (out / name).stat().st_size > 0, name
     assert {"report.html", "table.csv", "table.md"} <= {path.name for path in (out / "report").iterdir()}
@@ -172,7 +157,7 @@ def test_mlflow_holds_every_run_with_its_place(repositories: list[Path], which: 
     }  # fmt: skip
     for (run_id,) in rows(database, "select run_uuid from runs"):
         tags = {key for (key,) in rows(database, "select key from tags where run_uuid = ?", run_id)}
-        assert expected <= tags
+        assert expected <= set(read_tags(dict.fromkeys(tags, "")))
         assert rows(database, "select count(*) from inputs where destination_id = ?", run_id) == [(1,)]
     query = "select r.artifact_uri, t.value from runs r join tags t using (run_uuid) where t.key = 'stage'"
     for uri, stage in rows(database, query):
@@ -190,7 +175,9 @@ def test_final_runs_hold_curves_results_models_and_figures(repositories: list[Pa
         )
         assert steps == [(1,), (2,), (3,)]
         keys = {key for (key,) in rows(database, "select distinct key from metrics where run_uuid = ?", run_id)}
-        assert {"test/elbo", "test/elbo_se", "test/nll", "test/rate/z1", "test/active/z1", "seconds"} <= keys
+        assert {"test/elbo", "test_se/elbo", "test/nll", "test/rate/z1", "test_levels/active/z1"} <= keys
+        assert {"training/seconds", "training/weights", "training/best_epoch", "train/gradient_norm"} <= keys
+        assert {key.split("/")[1] for key in keys if key.startswith("test/")} <= set(SECTIONS[""])
         files = {path.name for path in Path(uri.removeprefix("file://")).rglob("*")}
         assert {"model.safetensors", "model.json", "curves.csv"} <= files
 
@@ -221,19 +208,28 @@ def test_the_sweeps_keep_their_promises(repositories: list[Path], which: int) ->
         check_sweep(Study.at(repositories[which]), variant, 2)
 
 
-def test_the_readme_explains_every_logged_metric(repositories: list[Path]) -> None:
-    """Every metric key in MLflow is a row of the README's table, and every row is logged."""
-    table = (ROOT / "README.md").read_text().split("<!-- metrics -->")[1]
-    explained = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")}
+def test_the_docs_explain_every_logged_metric(repositories: list[Path], tmp_path: Path) -> None:
+    """Every metric key in MLflow is a row in docs/metrics.md, and every row is logged, some of data with factors."""
+    one = {"train.seeds": [0], "train.epochs": 1, "model.z_dim": 2, "sweep.space": {}}
+    made = make_study(tmp_path, **one, **{"evaluate.decompose": DECOMPOSE})
+    for words in (["fetch"], ["prepare"], ["train", "vae"], ["evaluate", "vae"]):
+        run(made.folder, "pipeline.stages", *words)
+    table = (ROOT / "docs" / "metrics.md").read_text().split("<!-- metrics -->")[1]
+    explained = dict(line.split("`")[1:4:2] for line in table.splitlines() if line.startswith("| `"))
     logged = set()
-    for (key,) in rows(repositories[0] / "mlflow.db", "select distinct key from metrics"):
-        name = key.removesuffix("_se")
-        for split in ("train/", "valid/", "test/", "milestone/"):
-            name = name.removeprefix(split)
+    databases = [repositories[0] / "mlflow.db", tmp_path / "mlflow.db"]
+    for (key,) in chain(*(rows(path, "select distinct key from metrics") for path in databases)):
+        section, _, name = key.partition("/")
+        if section.startswith(("test_", "milestone_")) and not section.endswith("_se"):
+            family = section.partition("_")[2]
+            name = name if logged_key(name, section.split("_")[0]) == key else f"{family}/{name}"
         name = re.sub(r"/z\d+|/x$", "/z1", re.sub(r"^iwae/\d+$", "iwae/k", name))  # x is level 0
         name = re.sub(r"^generalization/.*", "generalization/elbo", name)
-        logged.add(re.sub(r"^probe/[a-z]+/", "probe/x/", name))
-    assert logged == explained
+        name = re.sub(r"^probe/[a-z]+/", "probe/x/", name)
+        logged.add(name)
+        if not section.endswith("_se") and section not in ("train", "valid"):
+            assert explained[name] == section.replace("milestone", "test")
+    assert logged == set(explained)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["whole", "killed"])
@@ -241,7 +237,7 @@ def test_a_repro_of_what_is_done_does_nothing(repositories: list[Path], which: i
     """Run again, after a kill a third time, `dvc repro` runs no stage, and leaves every run and trial as it was."""
     queries = {"mlflow.db": "select run_uuid, end_time from runs", "optuna.db": "select * from trials"}
     before = {name: rows(repositories[which] / name, query) for name, query in queries.items()}
-    out = run(repositories[which], "dvc", "repro")
+    out = run(repositories[which], "dvc", "repro").stdout
     assert "up to date" in out
     assert "Running stage" not in out
     assert {name: rows(repositories[which] / name, query) for name, query in queries.items()} == before
@@ -259,7 +255,7 @@ def test_a_cached_stage_still_leads_to_its_runs(repositories: list[Path]) -> Non
     lock = folder / "dvc.lock"
     content = lock.read_bytes()
     lock.unlink()
-    out = run(folder, "dvc", "repro", "train@vae")
+    out = run(folder, "dvc", "repro", "train@vae").stdout
     lock.write_bytes(content)
     assert {f"Stage '{stage}@vae' is cached" in out for stage in ("sweep", "train")} == {True}
     assert [read_json(outputs(folder) / name) for name in names] == addresses
@@ -274,7 +270,7 @@ def test_a_cached_stage_still_leads_to_its_runs(repositories: list[Path]) -> Non
 def test_dvc_shows_metrics_plots_and_params(repositories: list[Path]) -> None:
     """`dvc metrics show`, `metrics diff`, `plots show` and `params diff` work on the outputs."""
     folder = repositories[0]
-    shown = json.loads(run(folder, "dvc", "metrics", "show", "--json"))[""]["data"]
+    shown = json.loads(run(folder, "dvc", "metrics", "show", "--json").stdout)[""]["data"]
     assert set(shown) == {f"experiments/default/metrics/{variant}.json" for variant in VARIANTS}
     run(folder, "dvc", "metrics", "diff", "--json")
     run(folder, "dvc", "plots", "show", "-o", "shown")
@@ -289,7 +285,7 @@ def test_evaluation_settings_leave_training_alone(repositories: list[Path]) -> N
     path = repositories[1] / "params.yaml"
     text = path.read_text()
     path.write_text(dump_yaml(Params.read(path, {"evaluate.draws": 120, "evaluate.k": [1, 120]})))
-    stale = set(json.loads(run(repositories[1], "dvc", "status", "--json")))
+    stale = set(json.loads(run(repositories[1], "dvc", "status", "--json").stdout))
     path.write_text(text)
     assert stale == {"report", *(f"evaluate@{variant}" for variant in OF[1])}
 
@@ -299,7 +295,7 @@ def test_a_study_of_its_own_runs_beside_the_default_one(repositories: list[Path]
     folder = repositories[1]
     before = (folder / "dvc.lock").read_bytes()
     run(folder, "pipeline", "study", "new", "wide", "--set", "variants={vae: {model.depth: 1}}")
-    out = run(folder, "dvc", "repro", "experiments/wide/dvc.yaml:report")
+    out = run(folder, "dvc", "repro", "experiments/wide/dvc.yaml:report").stdout
     assert "study wide" in out
     assert (folder / "experiments" / "wide" / "report" / "report.html").exists()
     assert (folder / "dvc.lock").read_bytes() == before

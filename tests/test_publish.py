@@ -6,8 +6,7 @@ import errno
 import itertools
 import os
 import shutil
-import subprocess
-import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,10 +26,13 @@ from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.tracking import Run, Tracker
 from pipeline.tracking.lookup import create_run
+from pipeline.tracking.tags import mlflow_name
 from pipeline.training import fit
-from tests.small import ROOT, splits
+from tests.small import splits
 from tests.tracking_server import Proxy, Server, free_port
 from tests.workshop import make_study, rows, trial_of
+from tests.zygote import Program
+from tests.zygote import run as run_program
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +40,7 @@ RECORDS = [
     Record(epoch, epoch * 4, 0.1 * epoch, 1_700_000_000_000 + epoch, {"train/elbo": -2.0, "valid/elbo": -1.5 * epoch})
     for epoch in range(1, 41)
 ]
-VOLATILE = ("folder", "key", "mlflow.note.content", "mlflow.parentRunId", "best", "weights_digest")
+VOLATILE = ("mlflow.note.content", "mlflow.parentRunId", *map(mlflow_name, ("folder", "key", "best", "weights_digest")))
 GONE = "cannot be reached (Connection refused); what is logged waits in .cache/runs\n"
 
 
@@ -91,10 +93,8 @@ def log(run: Run, records: Sequence[Record]) -> None:
         run.publish()
 
 
-def cave(study: Study, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"} | variables
-    command = [sys.executable, "-m", *words]
-    return subprocess.run(command, cwd=study.folder, env=environment, capture_output=True, text=True)
+def cave(study: Study, *words: str, **variables: str) -> Program:
+    return run_program(study.folder, *words, code=None, NO_COLOR="1", **variables)
 
 
 def waiting(study: Study) -> list[Path]:
@@ -376,7 +376,10 @@ def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study
     log(alive, RECORDS)
     log(dead, RECORDS)
     dead.close()
+    last = dead.folder.last_time
+    time.sleep(0.01)
     result = Tracker(study).backlog.publish_all()
+    assert rows(study.shared_root / "mlflow.db", "select end_time from runs where name = 'b'") == [(last,)]
     assert (result.done, result.remaining, result.busy) == (1, 0, 1)
     assert rows(study.shared_root / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
         ("b", "KILLED")
@@ -485,10 +488,12 @@ def _same(actual: dict[str, Any], expected: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("killed", [False, True])
 def test_of_a_run_that_was_made_twice_the_one_that_is_logged_to_stays(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    """Others may have its id by now: the trials of a sweep have that of the sweep's run."""
+    """Others may have its id by now: the trials of a sweep have that of the sweep's run; so after a kill, too."""
 
     def twice(server: Any, header: Header) -> Any:
         return max((create_run(server, header) for _ in range(2)), key=lambda run: str(run.info.run_id))
@@ -497,6 +502,9 @@ def test_of_a_run_that_was_made_twice_the_one_that_is_logged_to_stays(
     monkeypatch.setattr("pipeline.tracking.publish.create_run", twice)
     made = start(study, "twice")
     first = made.run_id
+    if killed:
+        made.close()
+        made = start(study, "twice")
     log(made, RECORDS)
     made.finish()
     assert made.run_id == first

@@ -65,7 +65,7 @@ from tests.small import ROOT, covering, model_params, splits, train_params
 from tests.test_checkpoint import Planted
 from tests.tracking_server import free_port
 from tests.workshop import make_study
-from tests.zygote import Zygote
+from tests.zygote import run
 
 pytestmark = pytest.mark.slow
 
@@ -903,32 +903,33 @@ def test_no_sweep_writes_a_password(tmp_path: Path) -> None:
     small = {"sweep.trials": 1, "sweep.epochs": 1, "data.cave.images": 100, "train.seeds": [0]}
     study = prepared(folder, **small)
     store = f"sqlite:///file:{folder / 'mlflow.db'}?uri=true"
-    common = {"CAVE_WORKERS": "1", "CAVE_THREADS": "1"}
-    zygote = Zygote()
-    sweep = partial(zygote.run, "pipeline.stages.sweep", "vae", folder=folder)
-    try:
-        for number, word in enumerate(PASSWORDS):
-            if number not in (1, 6) and os.environ.get("CAVE_NIGHTLY") != "1":
-                continue  # each of them is in the test above
-            code = quote(word, safe="")
-            secrets = common | {"MLFLOW_TRACKING_PASSWORD": word, "PGPASSWORD": word, "MLFLOW_TRACKING_TOKEN": word}
-            own = {
-                "MLFLOW_TRACKING_URI": f"{store}&password={code}",
-                "CAVE_DATA_MIRROR": f"http://me:{code}@127.0.0.1:9",
-            }
-            for address in addresses(word).values() if number < 2 else [addresses(word)["whole"]]:
-                assert sweep(**secrets, **own, CAVE_OPTUNA_URL=address) == 2
-            assert sweep(**secrets, **own, CAVE_OPTUNA_URL=f"mysql://me:{code}@127.0.0.1:9/db") == 2
-            gone = f"http://me:{code}@127.0.0.1:9/"
-            assert sweep(**secrets, MLFLOW_TRACKING_URI=gone, CAVE_OPTUNA_URL=f"sqlite:///optuna-{number}.db") == 2
-            if number in (1, 6):
-                assert sweep(**secrets, **own, CAVE_OPTUNA_URL=f"sqlite:///optuna-{number}.db") == 0
-    finally:
-        zygote.close()
+    printed: list[str] = []
+
+    def sweep(code: int, **variables: str) -> None:
+        program = run(folder, "pipeline.stages", "sweep", "vae", code=code, **variables)
+        printed.append(program.stdout + program.stderr)
+
+    for number, word in enumerate(PASSWORDS):
+        if number not in (1, 6) and os.environ.get("CAVE_NIGHTLY") != "1":
+            continue  # each of them is in the test above
+        code = quote(word, safe="")
+        secrets = {"MLFLOW_TRACKING_PASSWORD": word, "PGPASSWORD": word, "MLFLOW_TRACKING_TOKEN": word}
+        own = {
+            "MLFLOW_TRACKING_URI": f"{store}&password={code}",
+            "CAVE_DATA_MIRROR": f"http://me:{code}@127.0.0.1:9",
+        }
+        for address in addresses(word).values() if number < 2 else [addresses(word)["whole"]]:
+            sweep(2, **secrets, **own, CAVE_OPTUNA_URL=address)
+        sweep(2, **secrets, **own, CAVE_OPTUNA_URL=f"mysql://me:{code}@127.0.0.1:9/db")
+        gone = f"http://me:{code}@127.0.0.1:9/"
+        sweep(2, **secrets, MLFLOW_TRACKING_URI=gone, CAVE_OPTUNA_URL=f"sqlite:///optuna-{number}.db")
+        if number in (1, 6):
+            sweep(0, **secrets, **own, CAVE_OPTUNA_URL=f"sqlite:///optuna-{number}.db")
     files = [path for path in folder.rglob("*") if path.is_file()]
-    for name in ("output", "mlflow.db", "optuna-1.db", "optuna-6.db", "experiments/default/sweep/vae/best.json"):
+    for name in ("mlflow.db", "optuna-1.db", "optuna-6.db", "experiments/default/sweep/vae/best.json"):
         assert folder / name in files
     assert any("mlartifacts" in str(path) for path in files)
     texts = {path: path.read_bytes().decode("utf-8", errors="replace") for path in files}
+    texts[folder / "printed"] = "\n".join(printed)
     assert [(path, leak) for path, text in texts.items() for word in PASSWORDS for leak in leaks(text, word)] == []
     assert study.shared_root == folder

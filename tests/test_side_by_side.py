@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +27,8 @@ from pipeline.sweep.coordinator import _clear, _held
 from pipeline.training import fit
 from tests.small import ROOT, splits
 from tests.workshop import QUICK, check_sweep, make_study, rows
+from tests.zygote import Program
+from tests.zygote import run as run_program
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +85,7 @@ def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, S
     names = [read_json(study.train("vae") / "seed-0" / "mlflow.json") for study in sides]
     assert names[0]["run"] != names[1]["run"]
     assert names[0]["key"] != names[1]["key"]
-    digest = "select value from tags where key = 'weights_digest' and run_uuid = ?"
+    digest = "select value from tags where key = 'cave.weights_digest' and run_uuid = ?"
     digests = [rows(one.shared_root / "mlflow.db", digest, name["run"]) for name in names]
     assert digests[0] == digests[1]
     assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
@@ -179,24 +180,6 @@ def test_states_of_trials_stay_as_long_as_a_trial_runs(sides: tuple[Study, Study
     assert not run.folder.path.exists()
 
 
-def start(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
-    own = {
-        "PYTHONPATH": str(ROOT),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "CAVE_WORKERS": "1",
-        "CAVE_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", *words],
-        cwd=folder,
-        env=os.environ | own | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 @pytest.mark.parametrize(
     "killed", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["both end", "coordinator is killed"]
 )
@@ -204,20 +187,18 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
     """Two stages that are started for the same sweep both end well; of a killed one, the other takes the part."""
     one, two = sides
     stage, database, mark = ["pipeline.stages", "sweep", VARIANT], one.shared_root / "optuna.db", one.folder / "held"
-    first = start(one.folder, *stage, CAVE_FAULT=f"state-written:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
+    first = Program(one.folder, *stage, CAVE_FAULT=f"state-written:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(mark.exists)
-    processes = [first, start(two.folder, *stage)]
-    workers = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
+    processes = [first, Program(two.folder, *stage)]
+    workers = "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'"
     until(lambda: rows(database, workers) == [(2,)])
     os.killpg(first.pid, signal.SIGKILL if killed else signal.SIGCONT)
-    output = [process.communicate(timeout=PATIENT)[0] for process in processes]
+    output = ["".join(process.communicate(timeout=PATIENT)) for process in processes]
     assert [process.returncode for process in processes] == [-signal.SIGKILL if killed else 0, 0], output
     assert shares(first.pid) in output[1]
     check_sweep(two, VARIANT, 4)
     if killed:
-        again = start(one.folder, *stage)
-        assert "Traceback" not in again.communicate()[0]
-        assert again.returncode == 0
+        assert "Traceback" not in run_program(one.folder, *stage).stderr
     same(one, two)
     assert not list(one.runs.glob("*/"))
 
@@ -236,10 +217,7 @@ def test_two_queued_experiments_run_at_once(tmp_path: Path) -> None:
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
 
     def dvc(*words: str) -> str:
-        process = start(tmp_path, "dvc", *words)
-        out = process.communicate()[0]
-        assert process.returncode == 0, out
-        return out
+        return run_program(tmp_path, "dvc", *words).stdout
 
     settings = {
         "fewer": ["--set-param", "evaluate.draws=120", "-S", "evaluate.k=[1,5,120]"],

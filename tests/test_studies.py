@@ -28,6 +28,7 @@ from pipeline.study import Study
 from tests.small import ROOT
 from tests.test_report import fake
 from tests.workshop import make_study, rows
+from tests.zygote import Program, run
 
 
 @functools.cache
@@ -208,14 +209,12 @@ def test_what_waits_for_mlflow_goes_with_the_study(project: Path) -> None:
     assert path.name.startswith("wide2_")
 
 
-def cave(folder: Path, *words: str, answer: str | None = None) -> subprocess.CompletedProcess[str]:
+def cave(folder: Path, *words: str, answer: str | None = None) -> Program | subprocess.CompletedProcess[str]:
     """Run the command line, on a terminal that gives an answer, or on none."""
+    if answer is None:
+        return run(folder, "pipeline", *words, code=None, NO_COLOR="1")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     command = [sys.executable, "-m", "pipeline", *words]
-    if answer is None:
-        return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
     terminal, stdin = pty.openpty()
     os.write(terminal, f"{answer}\n".encode())
     try:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import pipeline.objectives
 import pipeline.training.loop
+import pipeline.training.state
 import pipeline.training.step
 from pipeline.data import Splits
 from pipeline.data.images import to_unit_interval
@@ -81,7 +82,7 @@ def clean(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) ->
 
 def before_the_state(folder: Path, params: TrainParams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop in the fourth epoch, neither its state nor its line in the log written."""
-    write = pipeline.training.loop.write_state
+    write = pipeline.training.state.write_state
 
     def stop(path: Path, tensors: dict[str, Tensor], counters: list[Any]) -> None:
         if counters[0] == 4:
@@ -90,7 +91,7 @@ def before_the_state(folder: Path, params: TrainParams, monkeypatch: pytest.Monk
 
     data = splits()
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.training.loop, "write_state", stop)
+        patch.setattr(pipeline.training.state, "write_state", stop)
         with pytest.raises(KeyboardInterrupt):
             list(fit(model(data), data, params, seed=0, folder=folder))
     assert len((folder / "log.jsonl").read_text().splitlines()) == 3

@@ -14,7 +14,7 @@ from pipeline.models import HierarchicalVAE, build
 from pipeline.objectives import elbo
 from pipeline.randomness import seeded
 from pipeline.training import Record, best_record, fit, milestones, terms
-from pipeline.training.loop import _Run
+from pipeline.training.state import TrainingState
 from tests.small import model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -86,14 +86,14 @@ def test_averaged_weights_are_the_moving_average_of_the_steps() -> None:
     with seeded(0, "weights"):
         model = build(model_params(), torch.tensor(data.mean).double())
     steps.append(flat(model))
-    update_ema = _Run.update_ema
+    update_ema = TrainingState.update_ema
 
     def spy(run: Any) -> None:
         steps.append(flat(run.model))
         update_ema(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Run, "update_ema", spy)
+        patch.setattr(TrainingState, "update_ema", spy)
         list(fit(model, data, train_params(**settings, ema=0.7), seed=0))
     average = steps[0]
     for weights in steps[1:]:

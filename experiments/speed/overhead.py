@@ -23,8 +23,9 @@ from pipeline.params import Params, dump_yaml
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep
+from pipeline.sweep.claims import finished
 from pipeline.sweep.coordinator import _parent
-from pipeline.sweep.worker import finished, work
+from pipeline.sweep.worker import work
 from pipeline.training import fit, initial_model
 
 __all__ = ["Bare", "Piped", "measure"]

@@ -15,8 +15,9 @@ from experiments.speed.models import BATCHES, CHAINS, Chain, pixels
 from experiments.speed.ratio import Row, alternate, row
 from pipeline.data.images import TrainingImages
 from pipeline.models.precision import Precision
-from pipeline.training.loop import _epoch, _Run, make_step
+from pipeline.training.loop import _epoch, make_step
 from pipeline.training.loss import Loss
+from pipeline.training.state import TrainingState
 from pipeline.training.step import Adam, AutogradGradient
 
 __all__ = ["Training", "against_peers", "measure"]
@@ -43,7 +44,7 @@ class Training:
         self.params = chain.params(batch, precision, compile).train
         model = chain.model()
         self.data = TrainingImages(data, 255, binarize=True)
-        self.run = _Run(model, Adam(model, self.params), None, None)
+        self.run = TrainingState(model, Adam(model, self.params), None, None)
         self.step = make_step(model, self.run.adam, self.params)
         if plain:
             self.step.gradient = AutogradGradient(model, Loss(self.params))

@@ -14,7 +14,7 @@ from pipeline.files import read_json
 from pipeline.study import Study, active
 from pipeline.text import align_columns, plural, terminal_width
 
-__all__ = ["Row", "names", "rows", "table"]
+__all__ = ["names", "rows", "table"]
 
 HEADER = ("study", "run by", "data", "state", "best nll (nats)", "date", "settings")
 SHOWN = 4  # variants by their names, settings that differ

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.doctor.finding import Finding, Target, fault, ok
-from pipeline.environment import MLFLOW_ADDRESS, OPTUNA_ADDRESS, data_mirror, store_address
-from pipeline.redaction import reason, without_password
+from pipeline.environment import data_mirror, store_address
+from pipeline.redaction import MLFLOW_ADDRESS, OPTUNA_ADDRESS, reason, without_password
 
 __all__ = ["mirror", "optuna", "tracking"]
 

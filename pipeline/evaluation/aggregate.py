@@ -18,7 +18,7 @@ from pipeline.evaluation.passes import LATENT_ROWS
 from pipeline.models import HierarchicalVAE
 from pipeline.progress import track_progress
 
-__all__ = ["GROUPS", "Bounds", "LevelDensities", "level_densities", "log_probs"]
+__all__ = ["GROUPS", "Bounds", "level_densities", "log_probs"]
 
 GROUPS = 20  # of queries, each with draws of its own of the levels drawn before
 

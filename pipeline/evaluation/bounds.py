@@ -68,7 +68,7 @@ def evaluate(
     train: Shaped[Tensor, "m units"] | None = None,
     stream: str = "",
 ) -> Measured:
-    """Measure every test bound of `model` on the frozen test set; the keys are those of the README's table.
+    """Measure every test bound of `model` on the frozen test set; docs/metrics.md explains the keys.
 
     With `train`, training images as they are presented, the terms' `generalization/...` are measured on them, with
     `params.milestone_draws` draws. Models measured on different streams have independent Monte Carlo errors.

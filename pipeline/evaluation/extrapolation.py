@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pipeline.evaluation.jackknife import BLOCKS, variance
 
-__all__ = ["DOUBLINGS", "Extrapolation", "extrapolate", "halved_bounds"]
+__all__ = ["Extrapolation", "extrapolate", "halved_bounds"]
 
 DOUBLINGS = 4  # J: of k, up to k itself
 LARGEST_RATIO = 0.9  # of two successive rises, beyond which no limit is extrapolated

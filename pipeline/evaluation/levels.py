@@ -52,7 +52,6 @@ from pipeline.models import HierarchicalVAE
 from pipeline.progress import print_note, track_progress
 
 __all__ = [
-    "LogMarginal",
     "is_chain",
     "level_terms",
     "log_marginals",

@@ -34,7 +34,7 @@ from pipeline.objectives import elbo, pathwise_terms
 from pipeline.progress import track_progress
 from pipeline.training.schedules import SCHEDULES
 
-__all__ = ["Search", "refine"]
+__all__ = ["refine"]
 
 FEWEST = 30  # steps of the first round, at least, where the others allow it
 CONVERGED = 0.01  # nats: the search ends after a doubling that gains less

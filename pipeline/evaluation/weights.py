@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.extrapolation import extrapolate
 
-__all__ = ["FEWEST_DRAWS", "LARGEST_KHAT", "effective_draws", "nll_bias", "pareto_khat", "weight_diagnostics"]
+__all__ = ["FEWEST_DRAWS", "effective_draws", "nll_bias", "pareto_khat", "weight_diagnostics"]
 
 FEWEST_DRAWS = 25  # that have a tail of 5 weights to fit
 LARGEST_KHAT = 0.7

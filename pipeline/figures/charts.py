@@ -3,46 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from pipeline.figures.style import GREY, blank, colour, facets, level_colours, line, plain
+from pipeline.figures.style import (
+    GREY,
+    Drawing,
+    blank,
+    colour,
+    facets,
+    hover,
+    indexed,
+    label_of,
+    legend,
+    level_colours,
+    line,
+    listing,
+    plain,
+)
 from pipeline.metric import Metric
 
-__all__ = ["bounds", "curves", "rates_by_epoch", "rates_by_level"]
+__all__ = ["bounds", "curves", "log_likelihoods", "rates_by_epoch"]
 
 Row = Mapping[str, float]
 Curves = Mapping[str, Mapping[int, Sequence[Row]]]  # variant: seed: a row an epoch
 Depths = Mapping[str, Mapping[int, int]]  # variant: seed: latent levels
 Interval = tuple[float, float | None]  # mean over seeds and half width; None where there is one seed
+POINTS = 250  # of a line
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def curves(runs: Curves) -> Figure:
+def curves(runs: Curves) -> Drawing:
     """Show the bound by epoch, training left and validation right; a line is a seed."""
     caption = "Higher is better; a line is a seed. The first tenth of the epochs may lie below the frame."
-    figure = blank(9, 4.2, "Evidence lower bound (ELBO) while training", caption)
+    figure = blank(3.3, "Evidence lower bound (ELBO) while training", caption)
     panels = figure.subplots(1, 2, sharey=True)
     low, high = np.inf, -np.inf
     for axes, split, name in zip(panels, ("train", "valid"), ("training images", "validation images"), strict=True):
         for variant, seeds in runs.items():
             for rows in seeds.values():
                 bound = [row[f"{split}/elbo"] for row in rows]
-                axes.plot(_epochs(rows), bound, color=colour(variant, runs), lw=1.2, alpha=0.8)
+                thinned = _thinned(rows)
+                shown = [row[f"{split}/elbo"] for row in thinned]
+                (drawn,) = axes.plot(_epochs(thinned), shown, color=colour(variant, runs), lw=1.2, alpha=0.8)
+                hover(drawn, f"{variant}, a seed: ELBO {bound[-1]:.2f} at epoch {rows[-1]['epoch']:g}")
                 settled = bound[len(bound) // 10 :]
                 low, high = min(low, *settled, bound[-1]), max(high, *bound, bound[-1])
         plain(axes, name, "epoch", "ELBO (nats per example)" if split == "train" else "")
     margin = 0.04 * (high - low) or 1.0
     panels[0].set_ylim(low - margin, high + margin)
-    handles = [line(variant, colour(variant, runs)) for variant in runs]
-    panels[1].legend(handles=handles, fontsize=10, loc="lower right")
+    legend(figure, [line(variant, colour(variant, runs)) for variant in runs])
+    last = {
+        variant: {f"{split} images": _range([rows[-1][f"{key}/elbo"] for rows in seeds.values()])}
+        for variant, seeds in runs.items()
+        for split, key in (("validation", "valid"),)
+    }
+    figure.alt = f"ELBO by epoch; at the last epoch, by seed, {listing(last)}"
     return figure
 
 
-def rates_by_epoch(runs: Curves, depths: Depths) -> Figure:
+def rates_by_epoch(runs: Curves, depths: Depths) -> Drawing:
     """Show the validation rate of each level, and their sum, by epoch; a panel is a variant, a line a seed.
 
     `depths` holds the number of latent levels by variant and seed.
@@ -54,70 +76,32 @@ def rates_by_epoch(runs: Curves, depths: Depths) -> Figure:
     figure, panels = facets(len(runs), "What each level costs while training", caption)
     palette = level_colours(_deepest(depths, runs))
     for axes, (variant, seeds) in zip(panels.flat, runs.items(), strict=False):
-        for seed, rows in seeds.items():
-            depth = depths[variant][seed]
+        for seed, every in seeds.items():
+            rows, depth = _thinned(every), depths[variant][seed]
             if depth > 1:
                 axes.plot(_epochs(rows), [row["valid/kl"] for row in rows], color="black", lw=1.2, ls="--")
             for level in range(depth):
                 rate = [row[str(Metric("valid/rate", level + 1))] for row in rows]
-                axes.plot(_epochs(rows), rate, color=palette[level], lw=1.4)
+                (drawn,) = axes.plot(_epochs(rows), rate, color=palette[level], lw=1.4)
+                hover(drawn, f"{variant} seed {seed}: rate of z{level + 1}, {rate[-1]:.2f} nats at the end")
         axes.axhline(0, color=GREY, lw=0.6)
-        plain(axes, variant, "epoch", "validation rate (nats per example)" if axes in panels[:, 0] else "")
-    handles = [line(f"rate of $z_{{{level}}}$", tone) for level, tone in enumerate(palette, start=1)]
+        plain(axes, label_of(variant, 28), "epoch", "validation rate (nats)" if axes in panels[:, 0] else "")
+    handles = [line(f"rate of {indexed('z', level)}", tone) for level, tone in enumerate(palette, start=1)]
     handles += [line("KL (sum)", "black", ls="--")] if len(palette) > 1 else []
-    figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
-    return figure
-
-
-def rates_by_level(results: Mapping[str, Mapping[int, Row]], depths: Depths) -> Figure:
-    """Show the test bound taken apart: rates stacked by level (means over seeds), distortion, and -log p(x).
-
-    `results` holds by variant and seed the values of `test/rate/z1`.., `test/reconstruction` and `test/nll`, `depths`
-    the number of latent levels by variant and seed.
-    """
-    caption = (
-        "Bars: means over seeds; dots: seeds. Distortion + KL = -ELBO, which lies above the NLL by the bound's gap."
-        " Negative rates are stacked to the left of 0; the diamond marks the sum, the KL."
-    )
-    title = "Where the nats go: rate by level, distortion, and negative log-likelihood on the test set"
-    if any(len(set(depths[variant].values())) > 1 for variant in results):
-        caption += " Seeds of a variant differ in depth: a level that one lacks adds 0 to the mean."
-    figure = blank(9.6, 0.62 * len(results) + 2.4, title, caption)
-    bars, distortion, nll = figure.subplots(1, 3, sharey=True, width_ratios=[2.2, 1, 1])
-    palette = level_colours(_deepest(depths, results))
-    positions = np.arange(len(results))[::-1]
-    for position, (variant, seeds) in zip(positions, results.items(), strict=True):
-        ends = {True: 0.0, False: 0.0}
-        means = [
-            float(np.mean([row.get(str(Metric("test/rate", level)), 0.0) for row in seeds.values()]))
+    legend(figure, handles)
+    last = {
+        variant: {
+            f"z{level}": _range([rows[-1][key] for rows in seeds.values() if key in rows[-1]])
             for level in range(1, max(depths[variant].values()) + 1)
-        ]
-        for rate, tone in zip(means, palette, strict=False):
-            bars.barh(position, rate, left=ends[rate >= 0], height=0.62, color=tone, edgecolor="white", lw=0.8)
-            ends[rate >= 0] += rate
-        bars.plot(sum(means), position, "D", ms=7, color="white", mec="black", zorder=3)
-        for axes, key, sign in ((distortion, "test/reconstruction", -1), (nll, "test/nll", 1)):
-            values = [sign * row[key] for row in seeds.values()]
-            axes.plot(values, [position] * len(values), "o", ms=5, alpha=0.7, color=colour(variant, results))
-            axes.plot(np.mean(values), position, "|", ms=18, mew=2, color="black")
-    bars.axvline(0, color=GREY, lw=0.8)
-    plain(bars, "rate by level", "nats per example")
-    plain(distortion, "distortion", "-log p(x | z$_1$) (nats)")
-    plain(nll, "NLL", "-log p(x) (nats)")
-    bars.set_yticks(positions, list(results), fontsize=11)
-    for axes in (distortion, nll):
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-    handles = [line(f"$z_{{{level}}}$", tone, lw=7) for level, tone in enumerate(palette, start=1)]
-    handles += [
-        Line2D([], [], ls="", marker="D", color="white", mec="black", label="KL (sum)"),
-        Line2D([], [], ls="", marker="o", color=GREY, label="a seed"),
-        Line2D([], [], ls="", marker="|", ms=12, mew=2, color="black", label="mean"),
-    ]
-    figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
+            for key in [str(Metric("valid/rate", level))]
+        }
+        for variant, seeds in runs.items()
+    }
+    figure.alt = f"Validation rate of each level by epoch; at the last epoch, in nats, {listing(last)}"
     return figure
 
 
-def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> Figure:
+def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> Drawing:
     """Show how tight the bound is: the ELBO and L_k by variant, with intervals over seeds.
 
     `results` holds by variant the intervals of `elbo` (in nats) and of `iwae/k` for each k that was measured.
@@ -133,8 +117,9 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
         f"{bars} $L_k$ averages k draws inside the logarithm: it rises with k towards log\N{NO-BREAK SPACE}p(x)."
         " From the ELBO to the largest k is the gap, what the approximate posterior loses."
     )
-    figure = blank(8.5, 0.75 * len(results) + 1.9, "How tight the bound is on the test set", caption)
+    figure = blank(0.6 * len(results) + 1.1, "How tight the bound is on the test set", caption)
     axes = figure.subplots()
+    labels = {name: "ELBO" if name == "elbo" else indexed("L", _k(name)) for name in names}
     positions = np.arange(len(results))[::-1]
     for position, (variant, row) in zip(positions, results.items(), strict=True):
         shown = [name for name in names if name in row]
@@ -144,16 +129,45 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
             # An interval as wide as the gap would hide another that shares its line.
             at = position + 0.32 * (names.index(name) / max(1, len(names) - 1) - 0.5)
             tone, marker = colour(variant, results), MARKERS[names.index(name) % len(MARKERS)]
-            axes.errorbar(mean, at, xerr=row[name][1], fmt=marker, color=tone, ms=7, capsize=3, lw=1.2, mec="white")
-    axes.set_yticks(positions, list(results), fontsize=11)
+            dot = axes.errorbar(
+                mean, at, xerr=row[name][1], fmt=marker, color=tone, ms=7, capsize=3, lw=1.2, mec="white"
+            )
+            hover(dot.lines[0], f"{variant}: {labels[name]} {mean:.3f} nats")
+    axes.set_yticks(positions, [label_of(name) for name in results], fontsize=10)
     axes.set_ylim(-0.5, len(results) - 0.5)
     plain(axes, "", "bound on log p(x) (nats per example); higher is better")
-    labels = {name: "ELBO" if name == "elbo" else f"$L_{{{_k(name)}}}$" for name in names}
     handles = [
         Line2D([], [], ls="", marker=MARKERS[i % len(MARKERS)], color=GREY, ms=7, label=labels[name])
         for i, name in enumerate(names)
     ]
-    figure.legend(handles=handles, loc="outside right center", fontsize=10, frameon=False)
+    legend(figure, handles)
+    rows = {
+        variant: {labels[name]: f"{row[name][0]:.2f}" for name in names if name in row}
+        for variant, row in results.items()
+    }
+    figure.alt = f"Bounds on log p(x), nats per example. {listing(rows)}"
+    return figure
+
+
+def log_likelihoods(values: Mapping[str, np.ndarray]) -> Drawing:
+    """Show how the estimates of log p(x) are spread over the test images; `values` holds by variant [images]."""
+    caption = (
+        "How many test images have an estimate of log p(x) in each interval, means over seeds. The images differ far"
+        " more from each other than the models do: this is why differences are paired by image."
+    )
+    figure = blank(3.0, "log p(x) of the test images", caption)
+    axes: Any = figure.subplots()
+    every = np.concatenate(list(values.values()))
+    edges = np.linspace(every.min(), every.max() + 1e-9, 31)
+    rows = {}
+    for variant, own in values.items():
+        drawn = axes.stairs(np.histogram(own, edges)[0], edges, color=colour(variant, values), lw=1.5)
+        low, middle, high = np.quantile(own, (0.05, 0.5, 0.95))
+        hover(drawn, f"{variant}: median {middle:.2f}, nine in ten from {low:.2f} to {high:.2f} nats")
+        rows[variant] = {"median": f"{middle:.2f}", "5%": f"{low:.2f}", "95%": f"{high:.2f}"}
+    plain(axes, "", "log p(x) (nats per example)", "test images")
+    legend(figure, [line(variant, colour(variant, values)) for variant in values])
+    figure.alt = f"Histogram of log p(x) over test images, in nats. {listing(rows)}"
     return figure
 
 
@@ -163,6 +177,17 @@ def _deepest(depths: Depths, variants: Iterable[str]) -> int:
 
 def _epochs(rows: Sequence[Row]) -> list[float]:
     return [row["epoch"] for row in rows]
+
+
+def _thinned(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return at most `POINTS` rows, evenly spaced, and the last: a line of more has no more to show."""
+    step = -(-len(rows) // POINTS)
+    return [*rows[: len(rows) - 1 : step], rows[-1]] if step > 1 else rows
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (f"{end(values):.2f}" for end in (min, max))
+    return low if low == high else f"{low} to {high}"
 
 
 def _k(name: str) -> int:

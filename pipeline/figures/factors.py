@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
-from pipeline.figures.style import blank
+from pipeline.figures.style import FIXED, Drawing, blank, indexed, listing
 from pipeline.metric import Metric
 
 __all__ = ["factors"]
@@ -24,7 +23,7 @@ SCORES = {
 }
 
 
-def factors(results: Means, error: str) -> Figure:
+def factors(results: Means, error: str) -> Drawing:
     """Show how well each factor is read from each level, and how separately the units hold them; a panel a variant.
 
     `results` holds `probe/<factor>/z1`.., level `x` being the image itself, their means `probe/z1`.., and by level the
@@ -37,24 +36,30 @@ def factors(results: Means, error: str) -> Figure:
     names = [term.removeprefix("probe/") for term in terms if term.startswith("probe/")]
     largest = max(row[str(metric)][1] for row in results.values() for metric in _scores(row))
     caption = (
-        "Left of the gap: how well a linear map reads a factor behind the test images from a level's latents (1:"
-        " exactly, 0: not better than without looking). The bottom row reads it from the raw pixels. Right of it: how"
+        "Above: how well a linear map reads a factor behind the test images from a level's latents (1:"
+        " exactly, 0: not better than without looking). The bottom row reads it from the raw pixels. Below: how"
         " separately the units hold the factors, and how well a forest reads them (informativeness). Means over seeds;"
         f" the largest {error} of a cell is {largest:.2g}."
     )
-    columns = [*names, "mean", None, *SCORES]
-    heights = [len(_levels(row)) for row in results.values()]
+    heights = [len(_levels(row)) + 0.8 for row in results.values()]
     title = "How well the factors behind the images can be read from each level"
-    size = (max(7.5, 0.5 * len(columns) + 1.8), 0.3 * sum(heights) + 0.35 * len(results) + 1.9)
-    figure = blank(*size, title, caption)
-    panels = figure.subplots(len(results), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+    figure = blank(2 * (0.3 * sum(heights) + 1.1), title, caption)
     scale = ScalarMappable(Normalize(0, 1), "viridis")
-    for axes, (variant, row) in zip(panels, results.items(), strict=True):
-        _heat(axes, row, columns, scale)
-        axes.set_title(variant, fontsize=11, loc="left")
-    bar = figure.colorbar(scale, ax=list(panels), fraction=0.03, aspect=25)
-    bar.set_label("score", fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+    parts: Any = figure.subfigures(2, 1)
+    for part, columns in zip(parts, ([*names, "mean"], list(SCORES)), strict=True):
+        panels = part.subplots(len(results), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+        for axes, (variant, row) in zip(panels, results.items(), strict=True):
+            _heat(axes, row, columns, scale)
+            axes.set_title(variant, fontsize=10, loc="left")
+    rows = {
+        variant: {
+            str(metric).replace("probe/", "").replace("probe", "mean"): f"{row[str(metric)][0]:.2f}"
+            for metric in _scores(row)
+            if metric.family == "probe"
+        }
+        for variant, row in results.items()
+    }
+    figure.alt = f"How well a linear map reads each factor from each level, 1 being exactly. {listing(rows)}"
     return figure
 
 
@@ -67,7 +72,7 @@ def _levels(row: Iterable[str]) -> list[int]:
     return sorted({metric.level for metric in _scores(row) if metric.level is not None})
 
 
-def _heat(axes: Any, row: Mapping[str, tuple[float, float]], columns: list[Any], scale: ScalarMappable) -> None:
+def _heat(axes: Any, row: Mapping[str, tuple[float, float]], columns: list[str], scale: ScalarMappable) -> None:
     """Show a row a level, the top level above and the image itself below, each cell with its number."""
     levels = _levels(row)[::-1]
     keys = [_key(column) for column in columns]
@@ -76,11 +81,12 @@ def _heat(axes: Any, row: Mapping[str, tuple[float, float]], columns: list[Any],
     for (i, j), value in np.ndenumerate(cells):
         if not np.isnan(value):
             text = f"{value:.2f}".replace("-0.00", "0.00")
-            axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if value < 0.6 else "black")
-    axes.set_yticks(range(len(levels)), [f"$z_{{{level}}}$" if level else "pixels" for level in levels], fontsize=10)
-    shown = [(position, SCORES.get(name, name)) for position, name in enumerate(columns) if name]
+            axes.text(
+                j, i, text, ha="center", va="center", fontsize=8, color=FIXED["white" if value < 0.6 else "black"]
+            )
+    axes.set_yticks(range(len(levels)), [indexed("z", level) if level else "pixels" for level in levels], fontsize=10)
     axes.set_xticks(
-        [position for position, _ in shown], [name for _, name in shown], rotation=40, ha="right", fontsize=8.5
+        range(len(columns)), [SCORES.get(name, name) for name in columns], rotation=30, ha="right", fontsize=8.5
     )
     axes.set_xticks(np.arange(-0.5, len(columns)), minor=True)
     axes.set_yticks(np.arange(-0.5, len(levels)), minor=True)
@@ -89,7 +95,7 @@ def _heat(axes: Any, row: Mapping[str, tuple[float, float]], columns: list[Any],
     axes.spines[:].set_visible(False)
 
 
-def _key(column: str | None) -> str:
-    if column is None or column in SCORES:
-        return column or "nothing"
+def _key(column: str) -> str:
+    if column in SCORES:
+        return column
     return "probe" if column == "mean" else f"probe/{column}"

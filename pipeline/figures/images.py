@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,32 +10,50 @@ from typing import Any
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
-from pipeline.figures.style import blank
+from pipeline.figures.style import Drawing, blank
 
-__all__ = ["levels", "reconstructions", "samples"]
+__all__ = ["levels", "mosaic", "reconstructions", "samples"]
 
 Array = np.ndarray
 GAP = (0.85, 0.88, 0.91)  # between images
 
 
-def samples(images: Array, title: str, *, ink: bool = True) -> Figure:
+def mosaic(grid: Array, *, ink: bool = True) -> bytes:
+    """Return images [rows, columns, h, w] of bytes side by side as a small PNG; between them one sees through.
+
+    `ink` shows 255 as black. A page enlarges it.
+    """
+    rows, columns, height, width = grid.shape
+    gap = _gap(grid)
+    canvas = np.zeros((rows, height + gap, columns, width + gap, 4), dtype=np.uint8)
+    canvas[:, :height, :, :width, :3] = (255 - grid if ink else grid).transpose(0, 2, 1, 3)[..., None]
+    canvas[:, :height, :, :width, 3] = 255
+    content = io.BytesIO()
+    shown = canvas.reshape(rows * (height + gap), columns * (width + gap), 4)[:-gap, :-gap]
+    nameless: dict[str, Any] = {"Software": None}
+    imsave(content, shown, format="png", metadata=nameless)
+    return content.getvalue()
+
+
+def samples(images: Array, title: str, *, ink: bool = True) -> Drawing:
     """Show draws [n, h, w] from the prior on a grid; `ink` shows 1 as black, else 1 is white."""
     side = math.isqrt(max(1, len(images) - 1)) + 1
     columns = min(range(side, 2 * side + 1), key=lambda n: (-len(images) % n, n))
     filler = np.full((-len(images) % columns, *images.shape[1:]), np.nan)
     grid = np.concatenate([images, filler]).reshape(-1, columns, *images.shape[1:])
     caption = "Each image is the mean of p(x | $z_1$), all latent levels drawn from the model's prior: no data goes in."
-    figure = blank(max(5.0, 0.62 * columns), 0.62 * len(grid) + 0.75, title, caption)
+    figure = blank(0.62 * len(grid) + 0.1, title, caption, width=max(5.0, 0.62 * columns))
     _show(figure.subplots(), _mosaic(grid, _paper(ink)))
     return figure
 
 
-def reconstructions(x: Array, mean: Array, variant: str, *, ink: bool = True) -> Figure:
+def reconstructions(x: Array, mean: Array, variant: str, *, ink: bool = True) -> Drawing:
     """Show test images x [n, h, w] over the means [n, h, w] of p(x | z_1), z_1 drawn from q(z_1 | x)."""
     caption = "Below each test image: the mean of p(x | $z_1$), with $z_1$ drawn from q($z_1$ | x) for the image above."
-    figure = blank(max(5.0, 0.75 * len(x) + 1), 2.25, f"{variant}: test images and their reconstructions", caption)
+    title, width = f"{variant}: test images and their reconstructions", max(5.0, 0.75 * len(x) + 1)
+    figure = blank(1.5, title, caption, width=width)
     axes = figure.subplots()
     _show(axes, _mosaic(np.stack([x, mean]), _paper(ink)))
     height = x.shape[1] + _gap(x)
@@ -42,7 +61,7 @@ def reconstructions(x: Array, mean: Array, variant: str, *, ink: bool = True) ->
     return figure
 
 
-def levels(base: Array, redrawn: Array, variant: str, *, ink: bool = True) -> Figure:
+def levels(base: Array, redrawn: Array, variant: str, *, ink: bool = True) -> Drawing:
     """Show what each level decides: its noise alone is drawn again, that of every other level is held.
 
     Args:
@@ -57,8 +76,8 @@ def levels(base: Array, redrawn: Array, variant: str, *, ink: bool = True) -> Fi
         " only the noise of the named level is drawn again: levels above keep their values, levels below their noise."
         " Where images hardly change, the level decides little."
     )
-    size = (0.62 * (columns + 2) + 2.8, depth * (0.62 * rows + 0.3) + 0.9)
-    figure = blank(*size, f"{variant}: what each level decides", caption)
+    width, height = 0.62 * (columns + 2) + 2.8, depth * (0.62 * rows + 0.3) + 0.2
+    figure = blank(height, f"{variant}: what each level decides", caption, width=width)
     deviation = redrawn.std(axis=2)  # [T, rows, h, w]
     spread = ScalarMappable(Normalize(0, max(float(deviation.max()), 1e-6)), "magma")
     all_axes = figure.subplots(depth, 1, squeeze=False)[:, 0]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pipeline.figures.style import GREY, NAMED, OTHERS, blank, level_colours, line, plain
+from pipeline.colours import NAMED, OTHERS
+from pipeline.figures.style import GREY, Drawing, blank, hover, indexed, level_colours, line, listing, plain
 
 __all__ = ["TradeOff", "trade_off"]
 
@@ -25,16 +25,16 @@ class TradeOff:
     levels: tuple[float, ...]
 
 
-def trade_off(families: Mapping[str, Sequence[TradeOff]], terms: str) -> Figure:
+def trade_off(families: Mapping[str, Sequence[TradeOff]], terms: str) -> Drawing:
     """Draw the curves of all families side by side, and below it each family's nats by level; `terms` names these."""
     caption = (
         "Each dot is a model trained with another beta, the number beside it: a large one makes nats in the latents"
         " expensive. Rate + distortion = -ELBO: along a dotted line the ELBO is equal, towards the bottom left higher."
         f" Below: which level spends the nats ({terms}). All on the test set, means over seeds."
     )
-    width = max(7.5, 3.1 * len(families))
-    figure = blank(width, 7.6, "Rate and distortion by beta, and which level spends the nats", caption)
-    parts: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    down = -(-len(families) // 2)
+    figure = blank(4.0 + 2.4 * down, "Rate and distortion by beta, and which level spends the nats", caption)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(4.0, 2.4 * down))
     above, below = parts
     axes = above.subplots()
     tones = {name: NAMED.get(name, OTHERS[index % len(OTHERS)]) for index, name in enumerate(families)}
@@ -44,24 +44,33 @@ def trade_off(families: Mapping[str, Sequence[TradeOff]], terms: str) -> Figure:
         axes.plot(rate, distortion, "o-", ms=5, color=tones[name], label=name)
         for x, y, beta in points:
             axes.annotate(f"{beta:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=tones[name])
+            (dot,) = axes.plot(x, y, "o", ms=6, color=tones[name])
+            hover(dot, f"{name}, beta {beta:g}: rate {x:.2f}, distortion {y:.2f}")
     _equal_bounds(axes)
     plain(axes, "", "rate: KL (nats per example)", "distortion: -log p(x | z)\n(nats per example)")
     axes.legend(fontsize=9, frameon=False)
-    panels = np.atleast_1d(below.subplots(1, len(families), sharey=True))
-    for panel, (name, models) in zip(panels, families.items(), strict=True):
+    panels = below.subplots(down, min(2, len(families)), sharey=True, squeeze=False)
+    for panel in panels.flat[len(families) :]:
+        panel.set_visible(False)
+    for panel, (name, models) in zip(panels.flat, families.items(), strict=False):
         ordered = sorted(models, key=lambda model: model.beta)
         depth = max(len(model.levels) for model in ordered)
         for level, tone in enumerate(level_colours(depth)):
             deep = [model for model in ordered if len(model.levels) > level]
             panel.plot([m.beta for m in deep], [m.levels[level] for m in deep], "o-", ms=4, color=tone)
-        plain(panel, name, "beta", "nats per example" if panel is panels[0] else "")
+        plain(panel, name, "beta", "nats per example" if panel in panels[:, 0] else "")
         panel.set_xscale("log")
         panel.xaxis.set_minor_locator(NullLocator())
         ticks = [model.beta for model in ordered]
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.axhline(0, color=GREY, lw=0.8)
-        handles = [line(f"$z_{level}$", tone) for level, tone in enumerate(level_colours(depth), start=1)]
+        handles = [line(indexed("z", level), tone) for level, tone in enumerate(level_colours(depth), start=1)]
         panel.legend(handles=handles, fontsize=8, frameon=False)
+    rows = {
+        name: {f"beta {m.beta:g}": f"rate {m.rate:.2f} and distortion {m.distortion:.2f}" for m in models}
+        for name, models in families.items()
+    }
+    figure.alt = f"Rate and distortion in nats per example, by beta. {listing(rows)}"
     return figure
 
 

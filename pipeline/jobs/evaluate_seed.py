@@ -12,20 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.numpy import save
 
 from pipeline import data
 from pipeline.evaluation import Estimate, annealing
 from pipeline.evaluation.decompose import anneal
+from pipeline.evaluation.pictures import compute_pictures
 from pipeline.evaluation.saved_model import measure_saved_model, test_pixels
 from pipeline.figures.model_images import MODEL_IMAGES, draw_model
-from pipeline.files import file_lock, read_json, write_json, write_parquet
-from pipeline.metric import partial_errors
+from pipeline.files import file_lock, read_json, write_bytes, write_json, write_parquet
+from pipeline.jobs.mlflow_model import mlflow_model_files
+from pipeline.jobs.mlflow_tables import IMAGE_TABLE, TERM_TABLE, model_tables
+from pipeline.metric import logged_key, partial_errors
 from pipeline.models import checkpoint
 from pipeline.params import digest
 from pipeline.progress import reporting
 from pipeline.study import Study
 from pipeline.text import describe_bias
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, registered_name
+from pipeline.tracking.media import TABLES, tables_tag
 
 __all__ = ["evaluate_part", "parts", "scratch_folder"]
 
@@ -62,7 +67,8 @@ def evaluate_part(study: Study, variant: str, part: str, device: torch.device) -
         if all(path.exists() for path in paths):
             final = {key: value for path in paths for key, value in read_json(path, "final")["final"].items()}
             seconds = sum(float(read_json(path, "seconds")["seconds"]) for path in paths)
-            _log_seed(study, variant, int(seed), final, read_json(paths[0], "milestones")["milestones"])
+            milestones = read_json(paths[0], "milestones")["milestones"]
+            _log_seed(study, variant, int(seed), final, milestones, splits, test)
             write_json(study.evaluation_time(variant, int(seed)), round(seconds, 2))
 
 
@@ -76,14 +82,16 @@ def _anneal(study: Study, variant: str, splits: data.Splits, test: torch.Tensor,
 
 
 def _measure(study: Study, variant: str, splits: data.Splits, test: torch.Tensor, seed: int) -> dict[str, Any]:
-    """Measure a seed's model and its milestones, write the table of images, and draw the first seed's model."""
+    """Measure a seed's model and its milestones, write the table of images, and the first seed's pictures."""
     source, folder, params = study.train(variant) / f"seed-{seed}", study.evaluate(variant), study.params.evaluate
     measured, milestones = measure_saved_model(source, params, splits, test, study.outliers, seed)
     write_parquet(folder / f"seed-{seed}.parquet", _image_table(measured.images, len(test)))
     if seed == study.params.train.seeds[0]:
         model = checkpoint.load(source).to(test.device)
         columns = study.params.report.images
-        draw_model(folder, model, splits, test, name=variant, columns=columns, seed=params.seed)
+        arrays = compute_pictures(model, splits, test, measured.images["nll"], columns=columns, seed=params.seed)
+        write_bytes(folder / "pictures.safetensors", save(arrays))
+        draw_model(folder, arrays, name=variant)
     by_epoch = {
         epoch: {key: asdict(estimate) for key, estimate in results.items()} for epoch, results in milestones.items()
     }
@@ -100,7 +108,15 @@ def _image_table(values: dict[str, torch.Tensor], images: int) -> dict[str, Any]
     return columns
 
 
-def _log_seed(study: Study, variant: str, seed: int, final: dict[str, Any], by_epoch: dict[str, Any]) -> None:
+def _log_seed(
+    study: Study,
+    variant: str,
+    seed: int,
+    final: dict[str, Any],
+    by_epoch: dict[str, Any],
+    splits: data.Splits,
+    test: torch.Tensor,
+) -> None:
     """Write a seed's results into its file, log them to its run in MLflow, and print them."""
     source, folder = study.train(variant) / f"seed-{seed}", study.evaluate(variant)
     estimates = {key: Estimate(**estimate) for key, estimate in final.items()}
@@ -111,12 +127,16 @@ def _log_seed(study: Study, variant: str, seed: int, final: dict[str, Any], by_e
     results = {f"test/{key}": estimate for key, estimate in final.items()}
     write_json(folder / f"seed-{seed}.json", {"final": results, "milestones": by_epoch})
     pictures = [folder / f"{name}.png" for name in MODEL_IMAGES if seed == study.params.train.seeds[0]]
-    metrics = {0: _logged("test/", estimates)}
-    metrics |= {epoch: _logged("milestone/", results) for epoch, results in milestones.items()}
+    metrics = {0: _logged("test", estimates)}
+    metrics |= {epoch: _logged("milestone", results) for epoch, results in milestones.items()}
     named = read_json(source / "mlflow.json", "run")
     run = Tracker(study).reopen(named.get("key") or str(named["run"]), named["run"])
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
     run.log_result("evaluation", digest([results, by_epoch]), metrics, files)
+    tables = model_tables(source, folder / f"seed-{seed}.parquet", splits, test, final)
+    run.log_result(TABLES, tables_tag([IMAGE_TABLE, TERM_TABLE]), {}, {}, tables)
+    with mlflow_model_files(source, splits, test) as model:
+        run.log_result("model", registered_name(study, variant), {}, {"model": model})
     excess = _describe_excess(estimates)
     reasons = partial_errors(estimates)
     partial = "; ".join(f"{', '.join(terms)}: {held} is held fixed" for held, terms in reasons.items())
@@ -148,7 +168,7 @@ def _describe_excess(bounds: dict[str, Estimate]) -> str:
     )
 
 
-def _logged(prefix: str, results: dict[str, Estimate]) -> dict[str, float]:
+def _logged(split: str, results: dict[str, Estimate]) -> dict[str, float]:
     """Return values and standard errors under the keys that MLflow gets."""
-    values = {prefix + key: result.value for key, result in results.items()}
-    return values | {f"{prefix}{key}_se": result.se for key, result in results.items() if result.se is not None}
+    values = {logged_key(name, split): result.value for name, result in results.items()}
+    return values | {logged_key(n, split, error=True): r.se for n, r in results.items() if r.se is not None}

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from pipeline.params.sections.types import MOST
 
-__all__ = ["Entry", "allowed", "entries", "reference_page"]
+__all__ = ["allowed", "entries", "reference_page"]
 
 OBVIOUS = ("true | false", "text", "mapping", "section or null")  # what a value in the file shows by itself
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from pipeline.environment import WorkerRole, started_by_dvc
 from pipeline.errors import InputError, RunError, external_fault
+from pipeline.faults import requested_faults
 from pipeline.processes import signals
 from pipeline.processes.output import safe_output
 from pipeline.redaction import one_line, redacted
@@ -36,6 +37,7 @@ def run_main(main: Callable[[], None]) -> None:
             signals.die_with_parent(os.getppid(), signal.SIGTERM)
         try:
             try:
+                requested_faults()  # a wrong value of CAVE_FAULT stops the program before it does anything
                 main()
             finally:
                 sys.stdout.flush()  # here, where an error of the output is still reported

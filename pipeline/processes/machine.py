@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import resource
 import shutil
 import subprocess
+import sys
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cores", "device", "slots"]
+__all__ = ["cores", "device", "peak_memory", "slots"]
 
 GPU = re.compile(r"^GPU (\d+): .*\(UUID: (GPU-[^)]+)\)", re.MULTILINE)
 PART = re.compile(r"\(UUID: (MIG-[^)]+)\)")
@@ -48,6 +50,16 @@ def device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"CAVE_DEVICE: '{name}' is not usable here: {str(error).splitlines()[0]}") from None
     return chosen
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory that this process has held so far, in MiB: of a GPU, or of the machine."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / 2**10 if sys.platform != "darwin" else largest / 2**20
 
 
 def slots(resources: Resources) -> list[dict[str, str]]:

@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from pipeline.environment import OPENMP, Resources, child_variables, set_variables
+from pipeline.environment import Resources, child_variables, set_variables
 from pipeline.errors import InputError
 from pipeline.processes.local import Process
 from pipeline.processes.signals import POLL
 from pipeline.redaction import SECRETS, reason, redacted
+from pipeline.startup import OPENMP
 
 __all__ = ["Ray"]
 

@@ -13,13 +13,12 @@ This is the only door to pandas. It, scipy, jinja2 and matplotlib are loaded whe
 
 from pipeline.report.comparison import Comparison, Result, build
 from pipeline.report.folder import write
-from pipeline.report.inputs import PICTURES, results
+from pipeline.report.inputs import results
 from pipeline.report.intervals import Interval, interval
 from pipeline.report.search import search_text, write_search
 from pipeline.report.terminal import overview, table_text
 
 __all__ = [
-    "PICTURES",
     "Comparison",
     "Interval",
     "Result",

@@ -18,7 +18,7 @@ from pipeline.text import describe_bias
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COMPARED", "Comparison", "Model", "Result", "build", "join"]
+__all__ = ["Comparison", "Result", "build", "join"]
 
 SUMMED = ("rate", "chain_kl", "kl", "gap", "approximation_gap", "amortization_gap")  # over levels, to one number
 COMPARED = ("nll", "elbo", "reconstruction", "kl", "gap")  # what every pair of variants is compared by
@@ -173,6 +173,30 @@ class Comparison:
         first = f"The likelihood {kinds[0].removeprefix('that ')}"
         text = f"{', '.join([first, *kinds[1:]])}: nll, elbo and reconstruction cannot be compared between these."
         return " ".join([text, *(self._ranked(group, of_all=False) for group in self.groups.values())])
+
+    @property
+    def headline(self) -> str:
+        """Say in a sentence or two which variant is best, by how much, and how sure that is."""
+        if not self.comparable:
+            return self.verdict
+        return " ".join(self._best(group) for group in self.groups.values())
+
+    def _best(self, group: list[Result]) -> str:
+        best = _lowest(group)
+        of = "" if len(self.groups) == 1 else f" of {join([result.variant for result in group])}"
+        if len(group) == 1:
+            return f"{best.variant}: -log p(x) is {best.metrics['nll']} nats per image."
+        first = f"{best.variant} describes the test images best{of}: its -log p(x) is {best.metrics['nll']} nats."
+        against = [d for d in self._against(best) if {d.first, d.second} <= {result.variant for result in group}]
+        clear, open_ = ([d for d in against if d.decided is decided] for decided in (True, False))
+        parts = [f"{d.higher} by {d.interval}" for d in clear]
+        sure = [f"It is better by more than chance than {join(parts)} nats."] if parts else []
+        if open_:
+            names = [f"{d.higher if d.lower == best.variant else d.lower} ({d.interval} nats)" for d in open_]
+            few = f" with {join([str(n) for n in sorted({n for d in open_ for n in d.seeds})])} seeds each"
+            words = "It is not shown to be better than" if clear else "But it is not shown to be better than"
+            sure.append(f"{words} {join(names)}: so small a difference may be chance{few}.")
+        return " ".join([first, *sure])
 
     @property
     def shown(self) -> list[Difference]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pipeline.figures import TradeOff
 
-__all__ = ["FEWEST", "families", "level_term"]
+__all__ = ["families", "level_term"]
 
 BETA = ("train.beta", "train.objective")
 BOUNDS = ("elbo", "stl", "beta")  # objectives that are the elbo but for the weight of the rate

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "PICTURES",
+    "Circumstances",
     "best",
+    "circumstances",
     "curves",
     "finals",
     "image_values",
@@ -37,7 +38,10 @@ __all__ = [
     "trials",
 ]
 
-PICTURES = ("samples", "reconstructions", "levels")
+PICTURES = "pictures.safetensors"
+Circumstances = dict[str, dict[int, dict[str, Any]]]
+"""By variant and seed."""
+
 COLUMNS = ("variant", "seed", "depth", "metric", "term", "level", "value", "se", "unit")
 
 
@@ -180,10 +184,26 @@ def _searched(study: Study, variant: str) -> bool:
     return not study.is_standalone or study.sweep(variant).exists()
 
 
-def pictures(study: Study, variant: str) -> dict[str, bytes]:
-    """Return by name the PNGs that the evaluation drew of a variant's first seed."""
-    folder = study.evaluate(variant)
-    return {name: needed(study, folder / f"{name}.png", f"evaluate@{variant}").read_bytes() for name in PICTURES}
+def pictures(study: Study, variant: str) -> dict[str, np.ndarray]:
+    """Return the arrays that `pipeline.evaluation.pictures` has computed of a variant's first seed."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    with reading(study, study.evaluate(variant) / PICTURES, f"evaluate@{variant}") as path:
+        try:
+            return dict(load(path.read_bytes()))
+        except SafetensorError as error:
+            raise ValueError(str(error)) from None
+
+
+def circumstances(study: Study) -> Circumstances:
+    """Return by variant and seed when, where and with which code a model was trained, and its run in MLflow."""
+    runs: Circumstances = {}
+    for variant in study.params.variants:
+        for seed in _seeds(study, variant):
+            with reading(study, study.train(variant) / f"seed-{seed}" / "mlflow.json", f"train@{variant}") as path:
+                runs.setdefault(variant, {})[seed] = dict(read_json(path, "experiment", "run"))
+    return runs
 
 
 def needed(study: Study, path: Path, stage: str) -> Path:

@@ -3,40 +3,72 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.params import digest
-from pipeline.report import inputs, tables
-from pipeline.report.comparison import Comparison
+from pipeline.report import inputs, settings, tables
+from pipeline.report.comparison import Comparison, join
 from pipeline.report.milestones import Milestones, table
+from pipeline.report.strips import MOST_MODELS, groups
 from pipeline.study import Study
 
-__all__ = ["image", "page"]
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.figures import Drawing
+
+__all__ = ["image", "page", "render"]
+
+TOGETHER = 4  # variants whose columns stand in one table: what a sheet of paper holds
+LOCAL = "http://127.0.0.1:5000"  # where `cave ui` shows a store that is no server
+MATHEMATICS = re.compile(r"\$?\b([A-Za-z])_\{?(\w+)\}?\$?")
 
 
-def page(study: Study, comparison: Comparison, bounds_by_epoch: Milestones, drawings: Mapping[str, bytes]) -> str:
-    """Return the page; `drawings` are the PNGs that compare variants, by name."""
-    from jinja2 import Environment, StrictUndefined
+def page(
+    study: Study,
+    comparison: Comparison,
+    bounds_by_epoch: Milestones,
+    drawings: Mapping[str, Drawing],
+    pictures: Mapping[str, Mapping[str, np.ndarray]],
+    runs: inputs.Circumstances,
+) -> str:
+    """Return the page; `drawings` compare variants, by name, `pictures` are what each model has drawn."""
+    from pipeline import figures
 
     params = study.params
     default = params.root == "."
     variants = [result.variant for result in comparison.results]
-    header, cells = tables.short(comparison)
-    template = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(template).render(
+    charts = _charts(drawings)
+    light, dark = figures.palette(chart["svg"] for group in charts.values() for chart in group)
+    return render(
+        "page.html.j2",
         name=study.name,
         comparison=comparison,
-        header=header,
-        cells=cells,
+        headline=comparison.headline,
+        results=_columns(*tables.short(comparison)),
         notes=tables.notes(comparison),
         pairs=tables.pairs(comparison),
-        terms=tables.terms(comparison),
+        terms=[
+            ([result.variant for result in part], tables.terms(comparison, part))
+            for part in _parts(list(comparison.results))
+        ],
         milestones=table(study, comparison, bounds_by_epoch) if bounds_by_epoch or params.report.published else None,
-        drawings=_grouped(drawings),
-        pictures={variant: _images(inputs.pictures(study, variant)) for variant in variants},
+        drawings=charts,
+        pictures={
+            result.variant: groups(result.variant, pictures[result.variant], len(result.models[0].widths))
+            for result in comparison.results[:MOST_MODELS]
+        },
         searches=[row for variant in variants for row in _searches(study, variant)],
+        head=_head(runs),
+        runs=_links(runs),
+        differing=settings.differing(study, comparison),
+        costs=settings.costs(study, comparison),
+        light=light,
+        dark=dark,
         k=params.evaluate.k[-1],
         threshold=params.evaluate.active_threshold,
         sweep_epochs=params.sweep.epochs,
@@ -46,6 +78,85 @@ def page(study: Study, comparison: Comparison, bounds_by_epoch: Milestones, draw
         by_hand=study.is_standalone,
         settings="params.yaml" if default else f"experiments/{study.name}/params.yaml",
     )  # fmt: skip
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page made from a template beside this module."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["mathematics"] = _mathematics
+    return environment.get_template(template).render(**values)
+
+
+def _parts(items: list[Any]) -> list[list[Any]]:
+    """Return items in parts of nearly equal length, at most `TOGETHER` each."""
+    count = -(-len(items) // TOGETHER)
+    size = -(-len(items) // count)
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _columns(header: list[str], cells: list[list[str]]) -> list[list[list[str]]]:
+    """Return a table with a row a variant as tables with a column a variant."""
+    return [[list(row) for row in zip(header, *part, strict=True)] for part in _parts(cells)]
+
+
+def _charts(drawings: Mapping[str, Drawing]) -> dict[str, list[dict[str, Any]]]:
+    """Return figures by name, which are drawn once a measure: `bounds-density` is one of `bounds`."""
+    from pipeline import figures
+
+    charts: dict[str, list[dict[str, Any]]] = {}
+    for name, drawing in drawings.items():
+        figure, _, measure = name.partition("-")
+        svg = figures.svg(drawing).replace("<svg ", f'<svg role="img" aria-label="{escape(drawing.alt)}" ', 1)
+        text = {"title": _mathematics(drawing.title), "caption": _mathematics(drawing.caption), "alt": drawing.alt}
+        charts.setdefault(figure, []).append(text | {"name": name, "svg": svg, "measure": measure})
+    return charts
+
+
+def _mathematics(text: str) -> str:
+    """Return a caption as HTML, with its indices set low.
+
+    >>> _mathematics("z_1 of $L_{50}$ < x")
+    'z<sub>1</sub> of L<sub>50</sub> &lt; x'
+    """
+    return MATHEMATICS.sub(r"\1<sub>\2</sub>", escape(text))
+
+
+def _head(runs: inputs.Circumstances) -> list[str]:
+    """Return when, where and with which code the models were trained, a line each."""
+    about = [run for seeds in runs.values() for run in seeds.values()]
+    commits = [f"{a['git_commit'][:12]}{' with changes' if a.get('git_dirty') == 'true' else ''}"
+               for a in about if a.get("git_commit", "none") != "none"]  # fmt: skip
+    versions = {
+        key.removeprefix("version/"): str(value) for a in about for key, value in a.items() if "version/" in key
+    }
+    lines = {
+        "trained": [_span(sorted(a["date"][:16].replace("T", " ") for a in about if "date" in a))],
+        "commit": commits,
+        "versions": [", ".join(f"{name} {value}" for name, value in versions.items())],
+        "machine": [f"{a['cpu']}, {a['device']}" for a in about if "cpu" in a],
+    }
+    joined = {name: join(list(dict.fromkeys(text for text in texts if text)) or [""]) for name, texts in lines.items()}
+    return [f"{name}: {text}" for name, text in joined.items() if text]
+
+
+def _span(dates: list[str]) -> str:
+    ends = list(dict.fromkeys((*dates[:1], *dates[-1:])))
+    return f"{' to '.join(ends)} (UTC)" if ends else ""
+
+
+def _links(runs: inputs.Circumstances) -> dict[str, dict[int, str]]:
+    """Return by variant and seed the addresses at which MLflow shows the runs; empty for a run that it lacks."""
+
+    def link(run: Mapping[str, Any]) -> str:
+        store = str(run.get("store", ""))
+        address = store if re.match(r"https?://", store) else LOCAL
+        return f"{address}/#/experiments/{run['experiment']}/runs/{run['run']}" if run["run"] else ""
+
+    return {variant: {seed: link(run) for seed, run in seeds.items()} for variant, seeds in runs.items()}
 
 
 def _searches(study: Study, variant: str) -> list[dict[str, Any]]:
@@ -59,19 +170,6 @@ def _searches(study: Study, variant: str) -> list[dict[str, Any]]:
         }
         for number, best in enumerate(best_trials)
     ]
-
-
-def _grouped(drawings: Mapping[str, bytes]) -> dict[str, list[dict[str, Any]]]:
-    """Return images by the name of their figure, which is drawn once a measure: `bounds-density` is one of `bounds`."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for name, content in drawings.items():
-        figure, _, measure = name.partition("-")
-        groups.setdefault(figure, []).append(image(content) | {"measure": measure})
-    return groups
-
-
-def _images(pictures: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    return {name: image(content) for name, content in pictures.items()}
 
 
 def image(content: bytes) -> dict[str, Any]:

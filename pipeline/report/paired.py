@@ -34,7 +34,7 @@ from pipeline.report.intervals import Interval
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FEWEST_SEEDS", "MOST_SEEDS", "Difference", "Spread", "crossed_interval", "differences", "spread"]
+__all__ = ["FEWEST_SEEDS", "Difference", "crossed_interval", "differences", "p_text"]
 
 FEWEST_SEEDS = 3  # below this nothing is said to be decided
 MOST_SEEDS = 100  # numbers of seeds above this are not proposed
@@ -88,11 +88,11 @@ class Difference:
     def sentence(self) -> str:
         """Say what was measured, and where nothing is decided, what would decide it."""
         if self.decided:
-            return f"{self.lower} is {self.interval} nats below {self.higher} ({_p(self.adjusted)})."
+            return f"{self.lower} is {self.interval} nats below {self.higher} ({p_text(self.adjusted)})."
         if self.half is None:
             return f"{self.lower} and {self.higher} differ by {self.interval} nats, with one seed no evidence."
         text = f"{self.lower} and {self.higher} differ by {self.interval} nats, which decides nothing"
-        return f"{text} ({_p(self.adjusted)}): {self.needed}."
+        return f"{text} ({p_text(self.adjusted)}): {self.needed}."
 
     @property
     def needed(self) -> str:
@@ -104,7 +104,7 @@ class Difference:
         return f"more than {MOST_SEEDS} seeds each are needed for a difference of this size"
 
 
-def spread(values: np.ndarray) -> Spread:
+def _spread(values: np.ndarray) -> Spread:
     """Return the variances of a matrix [seeds, images] of at least two of each."""
     seeds, images = values.shape
     rows, columns = values.mean(1), values.mean(0)
@@ -118,7 +118,7 @@ def crossed_interval(values: np.ndarray, confidence: float) -> Interval:
     mean = float(values.mean())
     if min(values.shape) < 2:
         return Interval(mean, None)
-    one = spread(values)
+    one = _spread(values)
     columns = float(values.mean(0).var(ddof=1)) / one.images
     variance, freedom = _total([one], columns)
     return Interval(mean, _quantile(freedom, (1 + confidence) / 2) * math.sqrt(variance))
@@ -157,7 +157,7 @@ def _compare(a: np.ndarray, b: np.ndarray) -> tuple[float, tuple[float, float] |
     if min(*a.shape, *b.shape) < 2:
         return mean, None, None
     columns = float((a.mean(0) - b.mean(0)).var(ddof=1)) / a.shape[1]
-    variance, freedom = _total([spread(a), spread(b)], columns)
+    variance, freedom = _total([_spread(a), _spread(b)], columns)
     if variance == 0:
         return mean, (variance, freedom), float(mean == 0)
     return mean, (variance, freedom), 2 * float(stdtr(freedom, -abs(mean) / math.sqrt(variance)))
@@ -177,7 +177,7 @@ def _total(parts: list[Spread], columns: float) -> tuple[float, float]:
 
 def _needed(a: np.ndarray, b: np.ndarray, size: float, level: float) -> tuple[int | None, int | None]:
     """Return how many seeds each, or how many images, decide a difference of this size at this level."""
-    parts, images = [spread(a), spread(b)], a.shape[1]
+    parts, images = [_spread(a), _spread(b)], a.shape[1]
     columns = float((a.mean(0) - b.mean(0)).var(ddof=1))
     by_image = max(0.0, columns - sum(part.interaction / part.seeds for part in parts))
 
@@ -215,6 +215,7 @@ def _quantile(freedom: float, probability: float) -> float:
     return float(ndtri(probability) if math.isinf(freedom) else stdtrit(freedom, probability))
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """Return a p-value as it is written in a sentence."""
     assert value is not None
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"

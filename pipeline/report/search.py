@@ -20,7 +20,7 @@ from pipeline.searches import entries
 from pipeline.study import Study
 from pipeline.text import align_columns, plural, terminal_width
 
-__all__ = ["Search", "search", "search_text", "write_search"]
+__all__ = ["search", "search_text", "write_search"]
 
 SHOWN = 5  # trials
 SEARCHED = ("model.", "train.")  # what the paths in a search space begin with

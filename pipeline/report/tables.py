@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.metric import Metric, levels_of, partial_errors
@@ -20,7 +20,6 @@ __all__ = [
     "short_measure",
     "table_rows",
     "terms",
-    "verdict",
 ]
 
 INFORMATION = "mutual_information"
@@ -163,8 +162,10 @@ def short_measure(measure: str) -> str:
     return measure.split(" ")[0]
 
 
-def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[str, str]]]]]:
-    """Return by group the rows of the table of terms: name, unit, and a cell a variant.
+def terms(
+    comparison: Comparison, results: Sequence[Result] | None = None
+) -> dict[str, list[tuple[str, str, list[tuple[str, str]]]]]:
+    """Return by group the rows of the table of terms: name, unit, and a cell a variant, all or those of `results`.
 
     A cell is the mean with its interval over seeds, and the largest Monte Carlo standard error of a seed. Where a
     variant lacks the term both are empty, or the former says that it is not measurable.
@@ -178,7 +179,7 @@ def terms(comparison: Comparison) -> dict[str, list[tuple[str, str, list[tuple[s
                 (result.metrics[name].text(3), _error(errors[result.variant, name]))
                 if name in result.metrics
                 else (_absent(result, name), "")
-                for result in comparison.results
+                for result in results or comparison.results
             ]
             groups.setdefault(group, []).append((name, Metric.parse(name).unit, cells))
     return groups
@@ -321,11 +322,6 @@ def markdown(comparison: Comparison) -> str:
 def _markdown(header: list[str], cells: list[list[str]]) -> str:
     lines = [header, ["---", *("---:" for _ in header[1:])], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def verdict(text: str) -> str:
-    """Return the verdict out of the text of `table.md`."""
-    return text.split("\n\n")[1]
 
 
 def _protocol(protocol: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pipeline.metric import Metric
 from pipeline.report.inputs import needed, reading
 from pipeline.report.intervals import Interval
 from pipeline.report.search import search_text
-from pipeline.report.tables import short_measure, verdict
+from pipeline.report.tables import short_measure
 from pipeline.study import Study
 from pipeline.text import align_columns, terminal_width
 
@@ -52,7 +52,7 @@ def table_text(study: Study) -> str:
 
 
 def _text(study: Study, rows: list[dict[str, str]]) -> str:
-    notes = needed(study, study.report / "table.md", "report").read_text(encoding="utf-8")
+    needed(study, study.report / "table.md", "report")
     table = [["", *(row["variant"] for row in rows)]]
     table += [[key, *(row[key] for row in rows)] for key in ("depth", "widths", "likelihood")]
     table += [["measure", *(short_measure(row["measure"]) for row in rows)]]
@@ -70,7 +70,7 @@ def _text(study: Study, rows: list[dict[str, str]]) -> str:
     spread = f"mean ± {float(rows[0]['confidence']):.0%} interval over seeds, and over images for what every image has"
     about = [*_about(study.name, rows), *textwrap.wrap(spread, terminal_width())]
     width = terminal_width()
-    return "\n".join([*about, "", *_fitted(table, width), "", *textwrap.wrap(verdict(notes), width)])
+    return "\n".join([*about, "", *_fitted(table, width), "", *textwrap.wrap(study.verdict, width)])
 
 
 def _fitted(table: list[list[str]], width: int) -> list[str]:

@@ -3,20 +3,9 @@
 This package knows nothing of models and nothing of MLflow: `pipeline.tracking` brings MLflow up to date from here.
 """
 
-from pipeline.runs.folder import (
-    PATCH,
-    SPEC,
-    DamagedError,
-    Header,
-    RunFolder,
-    earlier_version_runs,
-    end,
-    experiment_name,
-    folder_of,
-    new_id,
-    now,
-    study_folders,
-)
+from pipeline.runs.entries import DamagedError, Header, end, new_id, now
+from pipeline.runs.folder import PATCH, SPEC, RunFolder
+from pipeline.runs.places import earlier_version_runs, experiment_name, folder_of, study_folders
 from pipeline.runs.spec import RunSpec
 
 __all__ = [

@@ -20,65 +20,21 @@ A lock is held by the process that works on a run, as long as it does: any proce
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError
-from pipeline.files import file_lock, sha256
+from pipeline.files import file_lock
 from pipeline.log import LOG, STATE, Entry, Log
-from pipeline.study import Study
+from pipeline.runs.entries import DamagedError, Header, now, read_header
 
-__all__ = [
-    "PATCH",
-    "SPEC",
-    "DamagedError",
-    "Header",
-    "RunFolder",
-    "earlier_version_runs",
-    "end",
-    "experiment_name",
-    "folder_of",
-    "new_id",
-    "now",
-    "study_folders",
-]
+__all__ = ["PATCH", "SPEC", "RunFolder"]
 
 SPEC, PATCH = "provenance/spec.json", "provenance/changes.patch"  # artifacts
 FILES, LOCK = "files", "lock"
-
-
-class DamagedError(InputError):
-    """A run's folder that this program has not written."""
-
-
-class Header(BaseModel):
-    """The first line of a log: which run it is, and what MLflow gets when the run begins."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["run", "results"]  # `results` are added to a run that MLflow has already
-    id: str  # of this folder; that of a folder that was made later is greater
-    time: int
-    address: str
-    experiment: str
-    note: str  # the experiment's description
-    key: str  # by which work that goes on, wherever it does, finds its run
-    run_id: str | None = None  # of the run that results are added to; without it, the latest of the key
-    reuse_finished: bool = True  # whether a finished run of the key may be taken
-    reproducible: bool = False  # whether `cave reproduce` can train it again
-    name: str = ""
-    tags: dict[str, str] = {}
-    params: dict[str, str] = {}
-    dataset: dict[str, str] = {}
-    files: list[str] = []
 
 
 class RunFolder:
@@ -111,7 +67,7 @@ class RunFolder:
     @property
     def header(self) -> Header:
         """The first line; a `DamagedError` is raised where it is none."""
-        return _header(self.path, self.entries)
+        return read_header(self.path, self.entries)
 
     @property
     def address(self) -> str:
@@ -123,6 +79,11 @@ class RunFolder:
     def last_epoch(self) -> int:
         """The last epoch that is in the log, or 0."""
         return max((entry["epoch"] for entry in self.entries if entry["type"] == "epoch"), default=0)
+
+    @property
+    def last_time(self) -> int:
+        """The latest time of a line, in milliseconds since 1970."""
+        return max((int(entry.get("timestamp") or entry.get("time") or 0) for entry in self.entries), default=now())
 
     @property
     def ended(self) -> bool:
@@ -233,52 +194,3 @@ class RunFolder:
     def release(self) -> None:
         """Let the lock go, as the death of the process does."""
         self._lock.close()
-
-
-def _header(path: Path, entries: list[Entry]) -> Header:
-    try:
-        return Header.model_validate(entries[0])
-    except (IndexError, ValidationError):
-        raise DamagedError(f"{path}: its {LOG} does not say whose run it is; remove the folder") from None
-
-
-def folder_of(runs: Path, key: str) -> Path:
-    """Return where the run of a key lies: a name that can be read, and is no other key's."""
-    readable = re.sub(r"[^\w.-]+", "_", key)[-80:]
-    return runs / f"{readable}-{sha256([key.encode()])[:8]}"
-
-
-def experiment_name(study: Study) -> str:
-    """Return the name of a study's experiment in MLflow."""
-    return f"platos-cave/{study.name}"
-
-
-def study_folders(study: Study, prefix: str = "") -> Iterator[Path]:
-    """Yield the folders of a study's runs, of those whose key begins with `prefix`; damaged ones are left out."""
-    for path in sorted(study.runs.glob(f"*/{LOG}")):
-        try:
-            header = _header(path.parent, Log(path.parent).read())
-        except InputError:
-            continue
-        if header.experiment == experiment_name(study) and header.key.startswith(prefix):
-            yield path.parent
-
-
-def earlier_version_runs(cache: Path) -> int:
-    """Return how many runs an earlier version of this program has left there, which only that version can publish."""
-    return len(list((cache / "outbox").glob("*/ops.jsonl")))
-
-
-def now() -> int:
-    """Return the milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
-def new_id() -> str:
-    """Return an id that is greater than those that were made before."""
-    return f"{now():013d}-{uuid.uuid4().hex[:12]}"
-
-
-def end(status: str | None, reason: str) -> dict[str, Any]:
-    """Return the line that ends the work on a run."""
-    return {"type": "end", "status": status, "time": now(), "reason": reason}

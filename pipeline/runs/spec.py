@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.params import Params
 
-__all__ = ["FORMAT", "RunSpec"]
+__all__ = ["RunSpec"]
 
 FORMAT = 2
 FIELDS = ("stage", "variant", "seed", "rng_seed")

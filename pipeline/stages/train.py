@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 from pipeline import processes, tracking
+from pipeline.display import shown
 from pipeline.environment import Resources
 from pipeline.files import exclusive, write_csv
+from pipeline.jobs.cached_models import restore_models
 from pipeline.jobs.final_models import mean_curve, trained
 from pipeline.jobs.train_seed import train_seed
 from pipeline.runs import study_folders
@@ -26,12 +28,14 @@ def run(study: Study, variant: str, resources: Resources | None = None, *, anew:
         if not anew and trained(study, variant):  # perhaps by a process that was waited for
             print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
             return
-        _run(study, variant, resources or Resources.read())
+        with shown(study.stage_title("train", variant), "seed"):
+            _run(study, variant, resources or Resources.read())
 
 
 def _run(study: Study, variant: str, resources: Resources) -> None:
     tracker = Tracker(study).require()
-    seeds = list(map(str, study.params.train.seeds))
+    restored = restore_models(study, variant)
+    seeds = [str(seed) for seed in study.params.train.seeds if seed not in restored]
     processes.map_in_workers(
         "train", study, variant, seeds, lambda seed: train_seed(study, variant, int(seed), resources), resources
     )

@@ -10,7 +10,8 @@ database, holds its lock (`locks`).
 
 from pipeline.sweep.coordinator import RECONNECT_TIMEOUT, join, run
 from pipeline.sweep.removal import Searches
-from pipeline.sweep.search import PRUNERS, SAMPLERS, Sweep
+from pipeline.sweep.samplers import PRUNERS, SAMPLERS
+from pipeline.sweep.search import Sweep
 from pipeline.sweep.worker import work
 
 __all__ = ["PRUNERS", "RECONNECT_TIMEOUT", "SAMPLERS", "Searches", "Sweep", "join", "run", "work"]

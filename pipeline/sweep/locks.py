@@ -28,7 +28,7 @@ from pipeline.errors import DisconnectedError, InputError
 from pipeline.files import file_lock
 from pipeline.sweep.database import CLIENT, Database
 
-__all__ = ["FileLocks", "Locks", "PostgresLocks", "locks"]
+__all__ = ["Locks", "PostgresLocks", "locks"]
 
 POLL = 1.0  # seconds between two attempts to reach a database that is away
 SERVER = {

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline import figures
 from pipeline.environment import set_defaults
 from pipeline.errors import RunError
 from pipeline.files import write_csv, write_json
+from pipeline.log import Record
+from pipeline.metric import BEST, VALUE
 from pipeline.params import digest
-from pipeline.sweep.search import FINISHED, Sweep, short
+from pipeline.sweep.compat import internal
+from pipeline.sweep.search import FINISHED, Sweep, short, terms
 from pipeline.tracking import Run
 
 __all__ = ["Outcome", "publish", "write", "write_nothing"]
@@ -63,12 +68,13 @@ class Outcome:
         sweep, top = self.sweep, self.top
         measure = sweep.study.params.variant(sweep.variant).override(top.params).measure
         best = {"optuna_study": sweep.name, "trial": top.number, "params": top.params}
-        return best | {"metric": sweep.metric, "value": top.value, "measure": measure}
+        best |= {"metric": sweep.metric, "value": top.value, "measure": measure}
+        return best | {"importances": _importances(sweep)}
 
     @property
     def tracked(self) -> dict[str, Any]:
         """The entry of `mlflow.json`."""
-        run = self.sweep.optuna.user_attrs["mlflow_run_id"]
+        run = internal(self.sweep.optuna, "mlflow_run_id")
         experiment = self.sweep.tracker.experiment_id
         return {"experiment": experiment, "run": run, "key": self.sweep.key, "trials": self.runs}
 
@@ -81,17 +87,36 @@ def publish(sweep: Sweep, parent: Run) -> Outcome:
     best, top = outcome.best, outcome.top
     write_json(folder / "best.json", {"searches": [best]})
     pictures = _figures(outcome)
-    # Tags and not parameters: a study that is extended may find a better trial, and parameters cannot change.
+    # Tags too: a search that is extended may find a better trial, and parameters cannot change.
     chosen = {
         f"best/{path}": short(value)
         for path, value in {"trial": top.number, "metric": sweep.metric, **top.params}.items()
     }
+    for record in _history(outcome):
+        parent.log_record(record)
+    parent.set_params(top.params)
     widths = sweep.base.override(top.params).model.level_widths
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}
-    parent.log_result("best", digest([best, outcome.runs]), {0: top.user_attrs["metrics"]}, files)
+    parent.log_result("best", digest([best, outcome.runs]), {0: terms(top)}, files)
     return outcome
+
+
+def _history(outcome: Outcome) -> Iterator[Record]:
+    """Yield what each trial has reached, and the best of all trials so far, with the trial's number as the epoch."""
+    best = -math.inf
+    for trial in outcome.trials:
+        value = terms(trial).get(outcome.sweep.metric)
+        if value is None or trial.datetime_complete is None:
+            continue
+        metrics = {VALUE: value}
+        if trial.state == TrialState.COMPLETE:
+            best = max(best, value)
+        if best > -math.inf:
+            metrics[BEST] = best
+        # Of a time that never changes, so that logging it again changes nothing.
+        yield Record(trial.number, 0, 0.0, int(trial.datetime_complete.timestamp() * 1000), metrics)
 
 
 def write(outcome: Outcome) -> None:
@@ -113,7 +138,7 @@ def write(outcome: Outcome) -> None:
 
 def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
     """Return the MLflow run of every trial; one that was sent to MLflow later is looked up there."""
-    run_ids = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
+    run_ids = {str(trial.number): internal(trial, "mlflow_run_id") for trial in trials}
     if None in run_ids.values():
         reachable = not sweep.tracker.backlog.publish_all(seconds=60.0).failed
         logged = sweep.tracker.run_ids(f"{sweep.key}/") if reachable else {}
@@ -134,6 +159,16 @@ def write_nothing(sweep: Sweep) -> list[dict[str, Any]]:
     return [best]
 
 
+def _importances(sweep: Sweep) -> dict[str, float]:
+    """Return the share of the trials' differences that each setting explains; nothing of too few trials."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return dict(get_param_importances(sweep.optuna, evaluator=FanovaImportanceEvaluator(seed=0)))
+        except (ValueError, RuntimeError):
+            return {}
+
+
 def _row(trial: FrozenTrial, metric: str, run_id: str | None) -> dict[str, Any]:
     start, end = trial.datetime_start, trial.datetime_complete
     return {
@@ -141,7 +176,7 @@ def _row(trial: FrozenTrial, metric: str, run_id: str | None) -> dict[str, Any]:
         "state": trial.state.name,
         "metric": metric,
         "value": trial.value,
-        **{name: trial.user_attrs.get("metrics", {}).get(name) for name in PLANE},
+        **{name: terms(trial).get(name) for name in PLANE},
         **trial.params,
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": round((end - start).total_seconds(), 2) if start and end else None,

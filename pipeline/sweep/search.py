@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -33,8 +32,10 @@ from pipeline.redaction import reason
 from pipeline.runs.source import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
+from pipeline.sweep.compat import internal, set_internal
 from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import Locks, locks
+from pipeline.sweep.samplers import PRUNERS, SAMPLERS, Tpe, suggest
 from pipeline.tracking import Run, Tracker
 from pipeline.training.matching import match_weights
 
@@ -42,13 +43,12 @@ __all__ = [
     "BEGUN",
     "FINISHED",
     "IDENTITY",
-    "PRUNERS",
-    "SAMPLERS",
     "STORAGE_ERRORS",
     "STORAGE_LOST",
     "Sweep",
     "short",
     "started",
+    "terms",
 ]
 
 IDENTITY = "training"  # the attribute of a trial that is equal where settings lead to the same training
@@ -56,29 +56,6 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 BEGUN = (*FINISHED, TrialState.RUNNING)
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)  # what a database that does not do its work raises
 STORAGE_LOST = (DisconnectedError, UpdateFinishedTrialError, *STORAGE_ERRORS)  # of the store, not of a trial
-
-
-class _Tpe(optuna.samplers.TPESampler):
-    """TPE; it may be given what a sampler of an earlier trial has found, and looks at the trials since then alone."""
-
-    common_space: IntersectionSearchSpace | None = None
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return what can be drawn together: what all finished trials have."""
-        if self.common_space is None:
-            return super().infer_relative_search_space(study, trial)
-        common = self.common_space.calculate(study, use_cache=True)
-        return {path: kind for path, kind in common.items() if not kind.single()}
-
-
-SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed, startup: _Tpe(seed=seed, n_startup_trials=startup, constant_liar=True),
-    "random": lambda seed, _: optuna.samplers.RandomSampler(seed=seed),
-}
-PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
-    "median": lambda startup: optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=5),
-    "none": lambda _: optuna.pruners.NopPruner(),
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +66,7 @@ class Sweep:
     variant: str
     reconnect_timeout: float = 0.0  # seconds for which a database that is away is waited for
     search: int = 0  # its number, below `sweep.searches`
-    resources: Resources = field(default_factory=Resources.read)  # that trials are run on
+    resources: Resources = field(default_factory=Resources)  # that trials are run on
 
     def searches(self) -> Iterator[Sweep]:
         """Give all searches of the variant, this one among them; each of the others opens its own connections."""
@@ -161,16 +138,16 @@ class Sweep:
     @cached_property
     def every(self) -> dict[str, dict[str, Any]] | None:
         """All settings of the space by their identity, or None where there are more than trials."""
-        return space.every(self.base, self.space, self.study.params.sweep.trials)
+        return space.every(self.base, self.space, self.study.params.trials(self.variant))
 
     def untried(self, trials: Sequence[FrozenTrial]) -> dict[str, dict[str, Any]]:
         """Return those of all settings of a small space that no trial has; of a larger one, nothing."""
-        tried = {trial.user_attrs.get(IDENTITY) for trial in trials}
+        tried = {internal(trial, IDENTITY) for trial in trials}
         return {key: values for key, values in (self.every or {}).items() if key not in tried}
 
     def budget(self, trials: Sequence[FrozenTrial]) -> int:
         """Return how many trials the search has: `sweep.trials`, or those that try every setting of a small space."""
-        most = self.study.params.sweep.trials
+        most = self.study.params.trials(self.variant)
         begun = [trial for trial in trials if trial.state in BEGUN]
         return most if self.every is None else min(most, len(begun) + len(self.untried(begun)))
 
@@ -208,8 +185,9 @@ class Sweep:
                     pruner=PRUNERS[sweep.pruner](sweep.startup_trials),
                     load_if_exists=True,
                 )
-                if "id" not in study.user_attrs:
-                    study.set_user_attr("id", uuid.uuid4().hex)
+                if internal(study, "id") is None:
+                    set_internal(study, "id", uuid.uuid4().hex)
+                    study.set_metric_names([self.metric])
             except InputError:
                 raise
             except Exception as error:  # whatever the database's driver raises
@@ -233,12 +211,12 @@ class Sweep:
     @cached_property
     def key(self) -> str:
         """The name with the study's own number: a second study of this name, in another database, has another."""
-        return f"{self.name}/{self.optuna.user_attrs['id']}"
+        return f"{self.name}/{internal(self.optuna, 'id')}"
 
     @cached_property
     def tracker(self) -> Tracker:
         """The experiment in MLflow."""
-        return Tracker(self.study)
+        return Tracker(self.study, self.resources)
 
     @contextmanager
     def translate_storage_errors(self) -> Iterator[None]:
@@ -265,7 +243,7 @@ class Sweep:
             self.optuna.enqueue_trial(values)  # is what `ask` returns
         trial = self.optuna.ask()
         if key is not None:
-            trial.set_user_attr(IDENTITY, key)
+            set_internal(trial, IDENTITY, key)
         return trial
 
     def settings(self, trial: Trial) -> tuple[Params, str]:
@@ -283,8 +261,8 @@ class Sweep:
                 params = match_weights(params, self.splits)
             except InputError as error:
                 params, key, reason = space.closest(self.base, values), digest(values), str(error)
-            if IDENTITY not in trial.user_attrs:
-                trial.set_user_attr(IDENTITY, key)
+            if internal(trial, IDENTITY) is None:
+                set_internal(trial, IDENTITY, key)
         return params, reason
 
     def _draw(self, trial: Trial) -> dict[str, Any]:
@@ -294,12 +272,17 @@ class Sweep:
             # one was stopped, as far as they do not depend on the results of others.
             stream = int(digest([self.seed, trial.number, path], 8), 16)
             sampler = SAMPLERS[settings.sampler](stream, settings.startup_trials)
-            if isinstance(sampler, _Tpe):
+            if isinstance(sampler, Tpe):
                 sampler.common_space = self._common_space
             self.optuna.sampler = sampler
-            values[path] = _suggest(trial, path, kind)
+            values[path] = suggest(trial, path, kind)
             faults.crash_point("transaction-open")
         return values
+
+
+def terms(trial: FrozenTrial) -> dict[str, float]:
+    """Return the metrics of a finished trial's best epoch, each an attribute of its own."""
+    return {name: float(value) for name, value in trial.user_attrs.items() if "/" in name}
 
 
 def started(start: Callable[[], Run]) -> Run:
@@ -309,14 +292,6 @@ def started(start: Callable[[], Run]) -> Run:
     except KeyboardInterrupt:
         start().finish("KILLED")
         raise
-
-
-def _suggest(trial: Trial, path: str, kind: Range | Choices) -> Any:
-    if isinstance(kind, Choices):
-        return trial.suggest_categorical(path, kind.choices)
-    if kind.is_integer:
-        return trial.suggest_int(path, int(kind.low), int(kind.high), log=kind.log, step=int(kind.step or 1))
-    return trial.suggest_float(path, kind.low, kind.high, log=kind.log, step=kind.step)
 
 
 def short(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,21 +18,22 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import faults, processes, redaction
 from pipeline.addresses import worker_lock
-from pipeline.errors import DisconnectedError, InputError, RunError, external_fault
+from pipeline.environment import WorkerRole
+from pipeline.errors import DisconnectedError, InputError, external_fault
 from pipeline.log import STATE, Record
+from pipeline.metric import VALUE
 from pipeline.params import digest
 from pipeline.progress import reporting
 from pipeline.runs import RunSpec
-from pipeline.sweep.compat import reopen
+from pipeline.sweep.claims import claim, finished, trials_with_live_worker
+from pipeline.sweep.compat import internal, set_internal
 from pipeline.sweep.reports import Reports
-from pipeline.sweep.search import BEGUN, FINISHED, IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started
-from pipeline.text import plural
+from pipeline.sweep.search import IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started, terms
 from pipeline.tracking import Run
-from pipeline.training import best_record, fit, initial_model
+from pipeline.training import best_record, fit, initial_model, report_epoch
 
-__all__ = ["MAX_ATTEMPTS", "check_failure_limit", "finished", "trials_with_live_worker", "work"]
+__all__ = ["work"]
 
-MAX_ATTEMPTS = 3  # workers that a trial may kill one after the other without finishing an epoch
 WAIT = 1.0  # seconds between two looks at the trials of others
 BEHIND = 10.0  # seconds to send pending rows to MLflow when all trials are finished
 
@@ -41,8 +42,8 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
     """Run trials until all of the budget are finished, here or elsewhere."""
     token = uuid.uuid4().hex
     sweep.trials()  # Optuna keeps the finished ones: the first look, at thousands, takes seconds, and no lock
-    with sweep.translate_storage_errors(), sweep.locks.announce(_lock(sweep, token)):
-        while (trial := _claim(sweep, token)) is not None or not finished(sweep):
+    with sweep.translate_storage_errors(), sweep.locks.announce(worker_lock(sweep.name, token)):
+        while (trial := claim(sweep, token, _give_up)) is not None or not finished(sweep):
             if trial is None:
                 time.sleep(WAIT)
                 processes.raise_if_interrupted()
@@ -51,68 +52,6 @@ def work(sweep: Sweep, tick: Callable[[], None] = lambda: None) -> None:
             tick()
     if sweep.tracker.backlog.behind:
         sweep.tracker.backlog.publish_all(seconds=BEHIND)
-
-
-def _lock(sweep: Sweep, token: str) -> str:
-    return worker_lock(sweep.name, token)
-
-
-def finished(sweep: Sweep) -> bool:
-    """Return whether all trials of the budget are finished."""
-    trials = sweep.trials()
-    return sum(trial.state in FINISHED for trial in trials) >= sweep.budget(trials)
-
-
-def trials_with_live_worker(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the trials whose worker holds its lock."""
-    locks = {trial.number: _lock(sweep, trial.user_attrs.get("worker", "none")) for trial in running}
-    living = sweep.locks.held(list(locks.values()))
-    return {number for number, lock in locks.items() if lock in living}
-
-
-def check_failure_limit(sweep: Sweep, trials: Sequence[FrozenTrial]) -> None:
-    """Raise `RunError` if more trials have failed than `sweep.max_failures` allows."""
-    failed, most = sum(trial.state == TrialState.FAIL for trial in trials), sweep.study.params.sweep.max_failures
-    if failed > most:
-        count = plural(failed, "trial")
-        raise RunError(f"sweep {sweep.name}: {count} failed (sweep.max_failures is {most}); see their runs")
-
-
-def _claim(sweep: Sweep, token: str) -> Trial | None:
-    """Take over an orphaned trial or ask for a new one, or return nothing where none is left to claim."""
-    with sweep.locks.hold(f"{sweep.name}/admission"):
-        trials = sweep.trials()
-        check_failure_limit(sweep, trials)
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        living = trials_with_live_worker(sweep, running)
-        for orphan in (trial for trial in running if trial.number not in living):
-            attempts = orphan.user_attrs.get("attempts", 0)
-            adopted = reopen(sweep.optuna, orphan)
-            if attempts < MAX_ATTEMPTS:
-                with sweep.transaction():
-                    _assign_worker(adopted, token, attempts + 1)
-                return _assigned(adopted)
-            _give_up(sweep, adopted, f"killed {attempts} workers without finishing an epoch")
-        begun = [trial for trial in trials if trial.state in BEGUN]
-        if len(begun) >= sweep.budget(begun):
-            return None
-        sweep.locks.check()
-        with sweep.transaction():
-            trial = sweep.ask(begun)
-            faults.crash_point("transaction-open")
-            _assign_worker(trial, token, 1)
-        return _assigned(trial)
-
-
-def _assign_worker(trial: Trial, token: str, attempts: int) -> None:
-    """Store the owning worker's token and the number of attempts since the last finished epoch."""
-    trial.set_user_attr("attempts", attempts)
-    trial.set_user_attr("worker", token)
-
-
-def _assigned(trial: Trial) -> Trial:
-    faults.crash_point("trial-admitted")
-    return trial
 
 
 def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
@@ -153,10 +92,13 @@ def _trial(sweep: Sweep, trial: Trial, tick: Callable[[], None]) -> None:
     else:
         with run.closing():
             sweep.locks.check()
+            value, pruned = end.metrics.get(sweep.metric), end.state == TrialState.PRUNED
+            if value is not None:
+                run.log_result("value", digest(value), {0: {VALUE: value}}, {})
             repeats = {} if end.repeats is None else {"repeats": str(end.repeats)}
-            run.set_tags({"trial_state": end.state.name.lower(), **repeats})
-            run.finish("FINISHED", end.reason)
-            _end_trial(reports, run, end.attributes, end.state, end.metrics.get(sweep.metric))
+            run.set_tags(repeats | ({"state": "pruned"} if pruned else {}))
+            run.finish("KILLED" if pruned else "FINISHED", end.reason)
+            _end_trial(reports, run, end.attributes, end.state, value)
     sweep.tracker.backlog.discard_states(folder)
 
 
@@ -176,8 +118,8 @@ class _End:
     @property
     def attributes(self) -> dict[str, Any]:
         """What the trial keeps of it in Optuna."""
-        attributes = {"metrics": self.metrics, "best_epoch": self.epoch, "repeats": self.repeats, "reason": self.reason}
-        return {name: value for name, value in attributes.items() if value not in ({}, None, "")}
+        attributes = {"best_epoch": self.epoch, "repeats": self.repeats, "reason": self.reason}
+        return {**self.metrics, **{name: value for name, value in attributes.items() if value not in (None, "")}}
 
 
 def _stop(reports: Reports, run: Run | None) -> None:
@@ -204,13 +146,13 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
     """
     trial = reports.trial
     while not reports.values:
-        identity = trial.user_attrs[IDENTITY]
+        identity = internal(trial, IDENTITY)
         earlier = [t for t in sweep.trials() if t.number < trial.number]
         for equal in earlier:
-            if equal.state in (TrialState.COMPLETE, TrialState.PRUNED) and equal.user_attrs.get(IDENTITY) == identity:
+            if equal.state in (TrialState.COMPLETE, TrialState.PRUNED) and internal(equal, IDENTITY) == identity:
                 return equal
         # One whose settings are still being drawn may turn out to be equal.
-        pending = [t for t in earlier if t.user_attrs.get(IDENTITY, identity) == identity]
+        pending = [t for t in earlier if internal(t, IDENTITY, identity) == identity]
         if not trials_with_live_worker(sweep, [t for t in pending if t.state == TrialState.RUNNING]):
             break
         reports.flush_once()  # waiting does not count as an attempt
@@ -224,7 +166,7 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
 def _repeat(equal: FrozenTrial, run: Run, reports: Reports) -> _End:
     """Take the record of an earlier trial with the same settings, and log its best epoch."""
     reports.copy(equal.intermediate_values)
-    metrics: dict[str, float] = equal.user_attrs["metrics"]
+    metrics: dict[str, float] = terms(equal)
     epoch = int(equal.user_attrs["best_epoch"])
     assert equal.datetime_complete is not None
     # The same whenever it is logged, so that logging it again after a kill changes nothing.
@@ -273,7 +215,7 @@ def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
         splits=sweep.splits,
         about=f"Trial {trial.number} of Optuna study `{sweep.name}`: **{sweep.variant}** with levels {widths}.",
         inputs=[sweep.study.data],
-        parent=sweep.optuna.user_attrs["mlflow_run_id"],
+        parent=internal(sweep.optuna, "mlflow_run_id"),
     )
     with run.closing():
         if sweep.study.params.sweep.searches > 1:
@@ -284,8 +226,8 @@ def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
 
 def _identify(trial: Trial, run: Run) -> None:
     """Store the id of the trial's run once MLflow has assigned it."""
-    if run.run_id is not None and trial.user_attrs.get("mlflow_run_id") != run.run_id:
-        trial.set_user_attr("mlflow_run_id", run.run_id)
+    if run.run_id is not None and internal(trial, "mlflow_run_id") != run.run_id:
+        set_internal(trial, "mlflow_run_id", run.run_id)
 
 
 def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callable[[], None]) -> _End:
@@ -295,12 +237,14 @@ def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callab
     model = initial_model(spec.params.model, sweep.splits, seed)
     before, pruned = max(run.folder.last_epoch, *reports.values, 0), False
     records: list[Record] = []
+    alone = WorkerRole.read() is None  # no coordinator prints how far its workers are
     device = processes.device(sweep.resources.device)
-    with reporting(f"{sweep.label} trial {reports.trial.number}"):
+    with reporting(f"{sweep.label} trial {reports.trial.number}", counted=False, beats=alone) as reporter:
         for record in fit(model, sweep.splits, train, seed=seed, device=device, folder=folder):
             sweep.locks.check()
             run.publish()
             records.append(record)
+            report_epoch(reporter, record, train.epochs, len(sweep.splits.train), sweep.metric)
             if record.epoch > train.warmup_end(model.depth):
                 # What a training that ended here would have kept: trials are compared by nothing else.
                 reports.add(record.epoch, best_record(records, train, model.depth).metrics[sweep.metric])

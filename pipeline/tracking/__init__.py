@@ -11,20 +11,27 @@ from pipeline.tracking.backlog import Published
 from pipeline.tracking.connection import import_mlflow, open_database, tracking_uri
 from pipeline.tracking.current import mark_current
 from pipeline.tracking.logged import LoggedRun
+from pipeline.tracking.model_folder import ModelCode, model_files
+from pipeline.tracking.registry import registered_name
 from pipeline.tracking.removal import experiments, has_results, remove_experiments, remove_run_folders
+from pipeline.tracking.report_run import log_report
 from pipeline.tracking.run import Run
 from pipeline.tracking.tracker import Tracker
 
 __all__ = [
     "LoggedRun",
+    "ModelCode",
     "Published",
     "Run",
     "Tracker",
     "experiments",
     "has_results",
     "import_mlflow",
+    "log_report",
     "mark_current",
+    "model_files",
     "open_database",
+    "registered_name",
     "remove_experiments",
     "remove_run_folders",
     "tracking_uri",

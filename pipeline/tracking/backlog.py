@@ -84,7 +84,7 @@ class Backlog:
         """Publish a folder without an owner; return whether MLflow has all of it."""
         if not folder.ended:
             begun = folder.header.type == "run" and folder.status is None
-            folder.log.append(end("KILLED" if begun else None, ""))
+            folder.log.append(end("KILLED" if begun else None, "", folder.last_time))  # not of today
         result.failed = True
         with self.server.request():
             Publisher(self.server, folder).publish(owned=False)

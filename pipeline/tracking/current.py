@@ -13,16 +13,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
 from pipeline.searches import entries
 from pipeline.study import Study
-from pipeline.tracking.server import NOTE
+from pipeline.tracking.connection import tracking_uri
+from pipeline.tracking.experiment import update_experiment
+from pipeline.tracking.registry import update_registry
+from pipeline.tracking.tags import read_tags
 from pipeline.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
-__all__ = ["CURRENT", "SUPERSEDED", "mark_current"]
+__all__ = ["mark_current"]
 
 CURRENT, SUPERSEDED = "current", "superseded_by"
 PAGE = 1000  # runs in one request
@@ -31,22 +35,30 @@ Work = tuple[str, str, str]  # stage, variant, and the seed of a training or the
 
 
 def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
-    """Bring the runs' tags, and the experiment's description, up to date with the study's files.
+    """Bring the runs' tags, and the experiment's description and views, up to date with the study's files.
 
-    Returns whether that succeeded.
+    Returns whether that succeeded; of description and views a line alone says where it did not.
 
     Where MLflow cannot be used, one line says so, and the work goes on. An experiment of DVC in a folder of its own
     (`dvc exp run --temp`) changes nothing: the present results are those of the project itself.
     """
     tracker = tracker or Tracker(study)
-    results = _results(study)
-    if not results or study.root != study.shared_root:
+    results, store = _results(study), sqlite_file(tracking_uri(study), study.shared_root)
+    if not results or study.root != study.shared_root or (store is not None and not store.exists()):
         return True
     done, reason = False, ""
     try:
         with tracker.server.request():
-            _mark(study, tracker, results)
+            shown = _mark(study, tracker, results)
             done = True
+        if done and shown is not None:
+            with tracker.server.request():
+                update_experiment(study, tracker.server.client, *shown)
+            if tracker.server.refusal:
+                line = (
+                    f"{study.name}: MLflow refuses the description and the views of its runs ({tracker.server.refusal})"
+                )
+                print(line, file=sys.stderr, flush=True)
         reason = tracker.server.refusal or f"MLflow at {tracker.server.address} cannot be used"
     except InputError as error:
         reason = str(error)
@@ -71,32 +83,39 @@ def _results(study: Study) -> dict[Work, Mapping[str, Any]]:
     return results
 
 
-def _mark(study: Study, tracker: Tracker, results: Mapping[Work, Mapping[str, Any]]) -> None:
+def _mark(
+    study: Study, tracker: Tracker, results: Mapping[Work, Mapping[str, Any]]
+) -> tuple[Experiment, set[str]] | None:
+    """Set the tags of all runs; return the experiment and the metrics of its present runs."""
     from mlflow.entities import RunTag
 
     client = tracker.server.client
     experiment = client.get_experiment_by_name(tracker.name)
     if experiment is None or experiment.lifecycle_stage != "active":
-        return
-    if experiment.tags.get(NOTE) != tracker.note:
-        client.set_experiment_tag(experiment.experiment_id, NOTE, tracker.note)
+        return None
     runs = {str(run.info.run_id): run for run in _runs(client, experiment.experiment_id)}
     by_key: dict[str, str] = {}
     for run_id, run in runs.items():  # the latest first
-        by_key.setdefault(run.data.tags.get("key", ""), run_id)
+        by_key.setdefault(read_tags(run.data.tags).get("key", ""), run_id)
     present = {  # the id of each result's run, as far as MLflow has it
         work: named["run"] if named["run"] in runs else by_key.get(str(named.get("key")))
         for work, named in results.items()
     }
+    metrics: set[str] = set()
     for run_id, run in runs.items():
         tags = _tags(study, run, present)
         if tags is None:
             continue
+        if tags[CURRENT] == "true":
+            metrics |= set(run.data.metrics)
         new = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
         if new:
             client.log_batch(run_id, tags=new)
         if SUPERSEDED in run.data.tags and SUPERSEDED not in tags:
             client.delete_tag(run_id, SUPERSEDED)
+    trainings = {work[1:]: runs[run_id] for work, run_id in present.items() if work[0] == "train" and run_id in runs}
+    update_registry(study, client, trainings)
+    return experiment, metrics
 
 
 def _runs(client: Any, experiment: str) -> Iterator[Run]:

@@ -7,8 +7,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import processes
+from pipeline.colours import variant_colour
 from pipeline.data import Splits
 from pipeline.environment import Resources
 from pipeline.params import digest
@@ -17,7 +19,7 @@ from pipeline.runs import PATCH, SPEC, RunSpec, provenance
 from pipeline.study import Study
 from pipeline.tracking.server import NOTE
 
-__all__ = ["Description", "describe"]
+__all__ = ["as_param", "describe"]
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,32 @@ class Description:
 
 
 def describe(
-    study: Study, spec: RunSpec, splits: Splits, about: str, inputs: Sequence[Path], parent: str | None
+    study: Study,
+    spec: RunSpec,
+    splits: Splits,
+    about: str,
+    inputs: Sequence[Path],
+    parent: str | None,
+    resources: Resources,
 ) -> Description:
     """Return what is known of a run; `about` is its description, `inputs` the DVC outs whose hashes become tags."""
     code = provenance.code(study.root)
-    machine = provenance.machine(processes.device(Resources.read().device))
+    machine = provenance.machine(processes.device(resources.device))
     origin = code.tags | machine | {"data_digest": splits.digest}
     tags = _tags(study, spec, about, inputs, parent) | origin
+    searched = study.params.space(spec.variant) if spec.stage == "sweep" else {}  # which it is to find
     return Description(
         tags={tag: redacted(value) for tag, value in tags.items()},
         origin=origin,
-        params={path: value if isinstance(value, str) else json.dumps(value) for path, value in spec.flat.items()},
+        params={path: as_param(value) for path, value in spec.flat.items() if path not in searched},
         dataset=_dataset(splits),
         files=_files(study, spec, splits, code),
     )
+
+
+def as_param(value: Any) -> str:
+    """Write a parameter's value as MLflow gets it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _tags(study: Study, spec: RunSpec, about: str, inputs: Sequence[Path], parent: str | None) -> dict[str, str]:
@@ -62,6 +76,7 @@ def _tags(study: Study, spec: RunSpec, about: str, inputs: Sequence[Path], paren
         NOTE: about,
         "mlflow.source.name": f"cave: {spec.stage} {spec.variant}",
         "mlflow.source.type": "LOCAL",
+        "mlflow.runColor": variant_colour(spec.variant, study.params.variants),
         **provenance.dvc_hashes(study.folder, *inputs),
     }
     return tags if parent is None else tags | {"mlflow.parentRunId": parent}

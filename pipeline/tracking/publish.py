@@ -13,16 +13,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
-from pipeline.environment import mlflow_retries
 from pipeline.runs import Header, RunFolder
 from pipeline.tracking.batches import log_in_batches, metric_rows, shortened
 from pipeline.tracking.lookup import FOLDER_TAG, GONE, create_run, own_run, published_epochs, results_run
 from pipeline.tracking.server import NOTE, Server
+from pipeline.tracking.tags import read_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 __all__ = ["Publisher"]
+
+# The tag `state`, by a run's status; a trial that was pruned is KILLED too, and says so itself.
+STATES = {None: "running", "FINISHED": "complete", "FAILED": "failed", "KILLED": "interrupted"}
 
 
 class Publisher:
@@ -39,9 +42,9 @@ class Publisher:
         self._sent = (0, -1)  # the part of the log that MLflow has
         self._existed = False  # whether the run was there before
         self._has_dataset = False
-        self._status = "RUNNING"
+        self._status, self._ended = "RUNNING", 0
         self._tags: dict[str, str] = {}
-        self._params: set[str] = set()
+        self._params: dict[str, str] = {}
         self._epochs: dict[int, int] = {}  # their times
         self._files: set[str] | None = None  # of the provenance of a run that was there before
         self._results: set[tuple[str, str, int]] = set()
@@ -85,15 +88,15 @@ class Publisher:
             if header.type == "results":
                 self.missing = True
                 return False
-            self._doubtful = True  # until the answer is here; and where MLflow's client itself may ask twice
+            self._doubtful = True  # until the answer is here
             run = create_run(self.server, header)
-            self._doubtful = mlflow_retries() > 0
-        elif not owned and header.type == "run" and run.data.tags.get(FOLDER_TAG, "") > header.id:
+            self._doubtful = self.server.repeats_requests
+        elif not owned and header.type == "run" and read_tags(run.data.tags).get(FOLDER_TAG, "") > header.id:
             return False
         else:
             self._epochs = published_epochs(self.server, self.folder, run)
-        self._status = str(run.info.status)
-        self._tags, self._params = dict(run.data.tags), set(run.data.params)
+        self._status, self._ended = str(run.info.status), int(run.info.end_time or 0)
+        self._tags, self._params = read_tags(run.data.tags), dict(run.data.params)
         self._artifacts = str(run.info.artifact_uri)
         self.run_id = str(run.info.run_id)
         faults.crash_point("run-created")
@@ -115,6 +118,7 @@ class Publisher:
         epochs: dict[int, int] = {}
         files: list[str] = []
         results: set[tuple[str, str, int]] = set()
+        params = dict(header.params)
         if header.type == "run":
             tags |= self._ownership(header)
             files += self._missing_provenance(header)
@@ -122,6 +126,7 @@ class Publisher:
             match entry["type"]:
                 case "start":
                     tags.pop("reason", None)
+                    tags["state"] = STATES[self.folder.status]
                     # Numbers that were begun elsewhere, or with other versions, cannot be had again by one of them.
                     origin = {name: str(value) for name, value in entry["origin"].items()}
                     tags |= {
@@ -134,6 +139,10 @@ class Publisher:
                     tags["restarted"] = "true"
                 case "tags":
                     tags |= entry["tags"]
+                case "params":
+                    params |= entry["params"]
+                    if any(self._params.get(name, value) != value for name, value in entry["params"].items()):
+                        tags["params_outdated"] = "true"  # see the tags `best/`
                 case "result" if (result := (entry["name"], entry["digest"], entry["time"])) not in self._results:
                     if (self._tags | marks).get(entry["name"]) != entry["digest"]:
                         rows += [
@@ -144,11 +153,11 @@ class Publisher:
                     results.add(result)
                 case "end" if entry["reason"]:
                     tags["reason"] = entry["reason"]
-        params = {name: value for name, value in header.params.items() if name not in self._params}
+        params = {name: value for name, value in params.items() if name not in self._params}
         tags = {name: value for name, value in shortened(tags).items() if self._tags.get(name) != value}
         self._log_dataset(header)
         log_in_batches(self.server.client, str(self.run_id), params, tags, rows, shortened(marks))
-        self._params |= set(params)
+        self._params |= params
         self._tags |= tags | marks
         self._epochs |= epochs
         self._upload(files)
@@ -199,7 +208,8 @@ class Publisher:
         if status == "FINISHED" and "reason" in self._tags and not end["reason"]:
             self.server.client.delete_tag(self.run_id, "reason")
             del self._tags["reason"]
-        if self._status == "RUNNING" or status not in ("KILLED", self._status):
+        later = status == self._status == "KILLED" and end["time"] > self._ended
+        if self._status == "RUNNING" or status not in ("KILLED", self._status) or later:
             self.server.client.set_terminated(self.run_id, status, end["time"])
-            self._status = status
+            self._status, self._ended = status, end["time"]
         faults.crash_point("end-sent")

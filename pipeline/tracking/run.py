@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.log import Entry, Record
 from pipeline.redaction import redacted
 from pipeline.runs import RunFolder, end, now
+from pipeline.tracking.describe import as_param
 from pipeline.tracking.publish import Publisher
+from pipeline.tracking.system import monitor
 
 if TYPE_CHECKING:
     from pipeline.tracking.tracker import Tracker
@@ -29,6 +31,7 @@ class Run:
         self._publisher = Publisher(tracker.server, folder)
         self._closed = False
         self._refusals = 0  # one after the other
+        self._monitor: Any = None  # of the machine, once the run has an id
 
     @property
     def run_id(self) -> str | None:
@@ -46,14 +49,23 @@ class Run:
             self._append(record.entry)
 
     def log_result(
-        self, name: str, digest: str, metrics: Mapping[int, Mapping[str, float]], files: Mapping[str, Sequence[Path]]
+        self,
+        name: str,
+        digest: str,
+        metrics: Mapping[int, Mapping[str, float]],
+        files: Mapping[str, Sequence[Path]],
+        contents: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Log metrics by their step and files by their folder, and then the tag `name`; not if it is this digest."""
+        """Log metrics by their step and files by their folder, and then the tag `name`; not if it is this digest.
+
+        `contents` are further files by artifact.
+        """
         artifacts = [
             self.folder.add_file(f"{folder}/{path.name}".lstrip("/"), path)
             for folder, paths in files.items()
             for path in paths
         ]
+        artifacts += [self.folder.add_file(artifact, content) for artifact, content in (contents or {}).items()]
         steps = {str(step): dict(values) for step, values in metrics.items()}
         entry = {"type": "result", "name": name, "digest": digest, "time": now(), "metrics": steps, "files": artifacts}
         self._append(entry)
@@ -61,6 +73,10 @@ class Run:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
         self._append({"type": "tags", "tags": {name: redacted(value) for name, value in tags.items()}})
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Set parameters; one that the run has already cannot change, and then a tag says so."""
+        self._append({"type": "params", "params": {name: as_param(value) for name, value in params.items()}})
 
     def _append(self, entry: Entry) -> None:
         if not self._closed:
@@ -75,6 +91,8 @@ class Run:
             with self.tracker.server.request():
                 self._publisher.publish()
             self._refusals = self._refusals + 1 if self.tracker.server.refusal else 0
+            if self._monitor is None and self.run_id and self.folder.header.reproducible and not self.folder.ended:
+                self._monitor = monitor(self.run_id, self.tracker.server.client.tracking_uri)
 
     def finish(self, status: str | None = "FINISHED", reason: str = "") -> None:
         """End the work on the run as FINISHED, FAILED or KILLED, with the reason as a tag, or without a status."""
@@ -100,6 +118,8 @@ class Run:
     def close(self) -> None:
         """Release the run's folder without an end, as the death of the process does."""
         self._closed = True
+        if self._monitor is not None:
+            self._monitor.finish()
         self.folder.release()
 
     @contextmanager

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pipeline import addresses
+from pipeline.environment import mlflow_retries
 from pipeline.errors import InputError
 from pipeline.files import file_lock
 from pipeline.redaction import redacted
@@ -50,6 +51,7 @@ class Server:
         self.identity = identity(study)
         self.experiments: dict[str, str] = {}  # ids by name
         self.refusal = ""  # why MLflow has refused the last requests
+        self.repeats_requests = mlflow_retries() > 0  # the client itself does, and may so make a second run
         self._client: MlflowClient | None = None
         self._next, self._closed_until, self._took, self._back_off, self._connecting = 0.0, 0.0, 0.0, 0.0, 0.0
 

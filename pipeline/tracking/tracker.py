@@ -8,14 +8,17 @@ from pathlib import Path
 
 from pipeline import faults
 from pipeline.data import Splits
+from pipeline.environment import Resources
 from pipeline.errors import InputError
 from pipeline.runs import Header, RunFolder, RunSpec, experiment_name, folder_of, new_id, now
 from pipeline.study import Study
 from pipeline.tracking.backlog import Backlog
 from pipeline.tracking.connection import quoted
 from pipeline.tracking.describe import describe
+from pipeline.tracking.experiment import about
 from pipeline.tracking.run import Run
 from pipeline.tracking.server import Server
+from pipeline.tracking.tags import mlflow_name, read_tags
 
 __all__ = ["Tracker"]
 
@@ -26,19 +29,12 @@ UNIQUE = ("trial", "sweep")  # stages whose key is of one run only; a final mode
 class Tracker:
     """A study's experiment in MLflow."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, resources: Resources | None = None) -> None:
         self.study = study
+        self.resources = resources or Resources()  # that the runs which are started here are worked on with
         self.server = Server(study)
         self.name = experiment_name(study)
-        self.note = (
-            f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
-            "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
-            " `stage = sweep` carries its best trial's settings and holds the trials as children. Runs of the present"
-            " results have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare"
-            " variants, search for `tags.current = 'true'` and group by the tag `variant`."
-            " `rate/z*` are the log-ratio rates of each level: their sum is `kl`, a single one may be negative. All"
-            " bounds are in nats per example."
-        )
+        self.note = about(study)
         self.backlog = Backlog(study, self.server, self.name)
 
     def require(self) -> Tracker:
@@ -75,18 +71,19 @@ class Tracker:
             InputError: another process works on the run, or the disk cannot be written.
         """
         with ExitStack() as released:
-            folder, reuse = self._open(key, released), spec.stage in UNIQUE
+            folder, reuse = self.open(key, released), spec.stage in UNIQUE
             replaced = folder.status == "FINISHED" and not folder.has_state and not reuse
             if folder.entries and (replaced or folder.header.type != "run"):
                 folder.set_aside()
-                folder = self._open(key, released)
-            about_run = describe(self.study, spec, splits, about, inputs, parent)
+                folder = self.open(key, released)
+            about_run = describe(self.study, spec, splits, about, inputs, parent, self.resources)
             start = {"type": "start", "time": now(), "address": self.server.identity, "origin": about_run.origin}
             if folder.entries:
                 folder.log.append(start)
             else:
                 header = Header(
                     type="run",
+                    version=2,
                     id=new_id(),
                     time=now(),
                     address=self.server.identity,
@@ -111,13 +108,14 @@ class Tracker:
     def reopen(self, key: str, run_id: str | None = None) -> Run:
         """Add results to a run that was ended, that of an id or else the latest of a key; MLflow may lack it."""
         with ExitStack() as released:
-            folder = self._open(key, released)
+            folder = self.open(key, released)
             if folder.entries and folder.header.type == "results" and folder.header.run_id != run_id:
                 folder.set_aside()
-                folder = self._open(key, released)
+                folder = self.open(key, released)
             if not folder.entries:
                 header = Header(
                     type="results",
+                    version=2,
                     id=new_id(),
                     time=now(),
                     address=self.server.identity,
@@ -132,7 +130,7 @@ class Tracker:
             released.pop_all()
         return run
 
-    def _open(self, key: str, released: ExitStack) -> RunFolder:
+    def open(self, key: str, released: ExitStack) -> RunFolder:
         """Lock the folder of a key, to be released with `released`."""
         try:
             folder = RunFolder.open(self.folder(key), PATIENCE)
@@ -146,11 +144,11 @@ class Tracker:
         ids: dict[str, str] = {}
         with self.server.request():
             experiment, token = self.server.experiment(self.name, self.note), None
-            query = f"tags.key LIKE {quoted(f'{prefix}%')}"
+            query = f"tags.`{mlflow_name('key')}` LIKE {quoted(f'{prefix}%')}"
             while True:
                 page = self.server.client.search_runs([experiment], query, page_token=token)
                 for run in page:  # the latest first
-                    ids.setdefault(str(run.data.tags["key"]), str(run.info.run_id))
+                    ids.setdefault(read_tags(run.data.tags)["key"], str(run.info.run_id))
                 if not (token := page.token):
                     break
         return ids

@@ -87,6 +87,7 @@ class Adam:
             "steps": torch.zeros((), device=self.weights.device),
         }
         self.excess: Tensor | None = None
+        self.norm: Tensor | None = None  # of the last gradient, before it was clipped, if it was to be
 
     def views(self, flat: Float[Tensor, " weights"]) -> list[Tensor]:
         """Return the parts of a tensor like `weights`, in the shapes of the model's parameters."""
@@ -96,7 +97,8 @@ class Adam:
     @torch.no_grad()
     def clip(self, limit: float) -> None:
         """Have the next step scale the gradient down to the norm `limit`, if it is larger, in the step's own pass."""
-        excess = torch.dot(self.gradient, self.gradient).sqrt_().div_(limit)
+        self.norm = torch.dot(self.gradient, self.gradient).sqrt_()
+        excess = self.norm / limit
         self.excess = excess.float() if excess.item() > 1 else None
 
     @torch.no_grad()

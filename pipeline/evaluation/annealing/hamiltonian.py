@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["LogDensity", "Phase", "leapfrog", "transition"]
+__all__ = ["Phase", "leapfrog", "transition"]
 
 LogDensity = Callable[[Tensor], Tensor]
 """log f of positions [chains, batch, units], up to a constant: [chains, batch], in nats."""

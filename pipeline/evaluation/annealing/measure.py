@@ -36,7 +36,7 @@ from pipeline.evaluation.estimates import Estimate
 from pipeline.models import HierarchicalVAE
 from pipeline.randomness import seeded
 
-__all__ = ["Run", "annealed", "doublings", "lengthen", "warning"]
+__all__ = ["annealed", "lengthen", "warning"]
 
 IMAGES = 50  # a batch of importance sampling
 FEWEST = 10  # temperatures of the shortest chains, at most
@@ -97,7 +97,7 @@ def lengthen(
         chains = sandwich(model, x, own, stream=stream)
         return Run(own, chains, Estimate.mean(*importance_bound(chains.up.log_weight, own.chains)))
 
-    first, *longer = doublings(settings.temperatures)
+    first, *longer = _doublings(settings.temperatures)
     last = max((run(start, first) for start in starts), key=lambda run: run.bound.value)
     for temperatures in longer:
         shorter, last = last, run(last.settings.start, temperatures)
@@ -107,10 +107,10 @@ def lengthen(
     return run(last.settings.start, last.settings.temperatures, "final")
 
 
-def doublings(most: int) -> list[int]:
+def _doublings(most: int) -> list[int]:
     """Return numbers of temperatures up to `most`, each half of the next one, rounded up; there are two at least.
 
-    >>> doublings(100), doublings(3)
+    >>> _doublings(100), _doublings(3)
     ([7, 13, 25, 50, 100], [2, 3])
 
     Raises:

@@ -1,0 +1,53 @@
+"""Small pictures of what a model draws, restores and decides level by level: grey values [height, width] in [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pipeline.models.hierarchy import HierarchicalVAE
+from pipeline.randomness import seeded
+
+__all__ = ["mosaics"]
+
+COLUMNS = 8
+
+
+@torch.no_grad()
+def mosaics(
+    model: HierarchicalVAE, x: Float[Tensor, "n units"], shape: tuple[int, int], seed: int = 0
+) -> dict[str, Float[Tensor, "height width"]]:
+    """Return three pictures of a model, whose mode and weights stay as they are; equal seeds have equal noise.
+
+    `samples` holds means of p(x | z) at draws from the prior. `reconstructions` holds the images x and, below them,
+    the means of p(x | z) at a draw of their latents. `levels` has a row for each level, z_1 at the top: means at draws
+    that differ in the noise of that level alone.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with seeded(seed, "mosaics"):
+            nodes, q = model.posterior(x)
+            restored = model.joint(nodes)[0].mean[0]
+            noise = [torch.randn(COLUMNS * COLUMNS // 2, factor.event_shape[0], device=x.device) for factor in q]
+            samples = model.decode(noise)
+            rows = []
+            for level, eps in enumerate(noise):
+                held = [other[:1].expand(COLUMNS, -1) for other in noise]
+                held[level] = eps[:COLUMNS]
+                rows.append(model.decode(held))
+    finally:
+        model.train(training)
+    return {
+        "samples": _mosaic(samples.unflatten(0, (-1, COLUMNS)), shape),
+        "reconstructions": _mosaic(torch.stack([x, restored]), shape),
+        "levels": _mosaic(torch.stack(rows), shape),
+    }
+
+
+def _mosaic(images: Float[Tensor, "rows columns units"], shape: tuple[int, int]) -> Float[Tensor, "height width"]:
+    """Put images side by side, with a grey line of one pixel after each."""
+    framed = pad(images.unflatten(-1, shape).clamp(0, 1), (0, 1, 0, 1), value=0.5)
+    return framed.transpose(1, 2).flatten(2, 3).flatten(0, 1).cpu()

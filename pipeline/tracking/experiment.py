@@ -1,0 +1,70 @@
+"""What the page of a study's experiment shows first: its description, and the named views of its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.addresses import VIEW_TAG, runs_page
+from pipeline.study import Study
+from pipeline.tracking.server import NOTE
+from pipeline.tracking.views import View, encode, study_views
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+__all__ = ["about", "update_experiment"]
+
+
+def about(study: Study) -> str:
+    """Return what is true of a study's experiment from its first run on."""
+    return (
+        f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
+        "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
+        " `stage = sweep` shows what its search found and has the trials as children. Runs of the present results"
+        " have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare variants in a"
+        " view of your own, search for `tags.current = 'true'` and group by the tag `variant`. All bounds are in nats"
+        " per example; `rate/z*` are the log-ratio rates of each level, whose sum is `kl`; one may be negative."
+    )
+
+
+def update_experiment(study: Study, client: MlflowClient, experiment: Experiment, metrics: Collection[str]) -> None:
+    """Set the description and the views of an experiment whose runs have these metrics, as far as they have changed.
+
+    A view that a user has changed and saved in the UI stays as it is.
+    """
+    space = dict.fromkeys(path for variant in study.params.variants for path in study.params.space(variant))
+    views = study_views(tuple(study.params.variants), metrics, tuple(space), study.params.sweep.metric)
+    tags = {NOTE: _description(study, experiment.experiment_id, views)}
+    for view in views:
+        if not _is_edited(experiment.tags.get(VIEW_TAG + view.key)):
+            tags[VIEW_TAG + view.key] = encode(view, experiment.creation_time)
+    for name, value in tags.items():
+        if experiment.tags.get(name) != value:
+            client.set_experiment_tag(experiment.experiment_id, name, value)
+
+
+def _description(study: Study, experiment_id: str, views: Sequence[View]) -> str:
+    """Return the verdict's first sentence, the views and the report, and then the rest.
+
+    The UI shows the first line alone until a reader asks for more.
+    """
+    links = [f"[{view.name}](#{runs_page(experiment_id, view.key).removeprefix('/#')})" for view in views]
+    first, _, rest = study.verdict.partition("nats. ")
+    head = [f"**{first}nats.**" if rest else f"**{first}**"] if first else []
+    report = study.report / "report.html"
+    place = f"Report: `{os.path.relpath(report, study.root)}`, shown by `cave show`" if report.is_file() else ""
+    lines = [*head, " · ".join([*(["Open " + ", ".join(links)] if links else []), *([place] if place else [])]), rest]
+    return "\n\n".join([line for line in lines if line] + [about(study)])
+
+
+def _is_edited(tag: str | None) -> bool:
+    """Return whether a view's tag was written by the UI, which gives it another time than that of its creation."""
+    try:
+        content = json.loads(tag or "{}")
+        return bool(content.get("updatedAt") != content.get("createdAt"))
+    except (ValueError, AttributeError):
+        return False

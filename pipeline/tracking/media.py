@@ -1,0 +1,71 @@
+"""Tables and images as files that MLflow's pages show: what its client writes by `log_table` and `log_image`.
+
+Their names follow from what is shown, so that logging them again replaces them. A tag of the run says that they are
+there: `TABLES`, whose value is that of `tables_tag`, and `IMAGES`, whose value is `True`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.files import sha256
+
+__all__ = ["IMAGES", "TABLES", "step_image", "table", "tables_tag"]
+
+TABLES, IMAGES = "mlflow.loggedArtifacts", "mlflow.loggedImages"
+SMALLEST = 112  # pixels of the shorter side of an image, to which small ones are enlarged
+Files = dict[str, bytes]  # by artifact
+
+
+def table(name: str, columns: Mapping[str, Sequence[Any]]) -> Files:
+    """Return a table of numbers, texts and images, and the files of its images.
+
+    An image is an array [height, width] of brightness in [0, 1].
+    """
+    files: Files = {}
+    for column, cells in columns.items():
+        for row, cell in enumerate(cells):
+            if isinstance(cell, np.ndarray):
+                files[_image_path(name, column, row)] = _encoded(cell, "PNG")
+
+    def shown(column: str, row: int, cell: Any) -> Any:
+        if isinstance(cell, np.ndarray):
+            path = _image_path(name, column, row)
+            return {"type": "image", "filepath": path, "compressed_filepath": path}
+        return cell
+
+    shown_cells = ([shown(column, row, cell) for row, cell in enumerate(cells)] for column, cells in columns.items())
+    rows = zip(*shown_cells, strict=True)
+    content = {"columns": list(columns), "data": [list(row) for row in rows]}
+    return files | {f"{name}.json": json.dumps(content).encode()}
+
+
+def _image_path(name: str, column: str, row: int) -> str:
+    return f"table_images/{name}/{column.replace(' ', '-')}-{row}.png"
+
+
+def tables_tag(names: Iterable[str]) -> str:
+    """Return the value of the tag `TABLES` of a run that has the tables of these names."""
+    return json.dumps([{"path": f"{name}.json", "type": "table"} for name in names])
+
+
+def step_image(key: str, step: int, time: int, image: np.ndarray) -> Files:
+    """Return the files of an image [height, width] in [0, 1] that is one of a series by `step`."""
+    content = _encoded(image, "PNG")
+    path = f"images/{key}+step+{step}+timestamp+{time}+{sha256([content])[:32]}"
+    return {f"{path}.png": content, f"{path}+compressed.webp": _encoded(image, "WEBP")}
+
+
+def _encoded(image: np.ndarray, form: str) -> bytes:
+    from PIL import Image
+
+    times = max(1, -(-SMALLEST // min(image.shape)))
+    pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8).repeat(times, 0).repeat(times, 1)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, form, lossless=True, method=0)
+    return out.getvalue()

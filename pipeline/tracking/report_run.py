@@ -1,0 +1,57 @@
+"""The run of a study's report, whose artifacts are the page and its tables: one run, whose files are replaced."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from pipeline.files import sha256
+from pipeline.runs import Header, new_id, now
+from pipeline.study import Study
+from pipeline.tracking.run import Run
+from pipeline.tracking.server import NOTE
+from pipeline.tracking.tracker import Tracker
+
+__all__ = ["log_report"]
+
+SHOWN = ("report.html", "table.md", "results.csv")
+
+
+def log_report(study: Study, tracker: Tracker | None = None) -> None:
+    """Log the report to the study's run; where MLflow is away, it waits for `cave sync`.
+
+    An experiment of DVC in a folder of its own (`dvc exp run --temp`) logs no report: it is not the project's.
+    """
+    if study.root != study.shared_root:
+        return
+    tracker = tracker or Tracker(study)
+    key = f"{study.unique_name}/report"
+    with ExitStack() as released:
+        folder = tracker.open(key, released)
+        if not folder.entries:
+            header = Header(
+                type="run",
+                version=2,
+                id=new_id(),
+                time=now(),
+                address=tracker.server.identity,
+                experiment=tracker.name,
+                note=tracker.note,
+                key=key,
+                name=f"report of {study.name}",
+                tags={
+                    "stage": "report",
+                    "study": study.name,
+                    "mlflow.source.name": "cave: report",
+                    "mlflow.source.type": "LOCAL",
+                    NOTE: f"All variants compared: `report.html` among the artifacts.\n\n{study.how('report')}",
+                },
+            )
+            folder.begin(header, {}, {"type": "start", "time": now(), "address": header.address, "origin": {}})
+        else:
+            folder.log.append({"type": "start", "time": now(), "address": tracker.server.identity, "origin": {}})
+        run = Run(tracker, folder)
+        released.pop_all()
+    with run.closing():
+        paths = [study.report / name for name in SHOWN]
+        run.log_result("report", sha256(path.read_bytes() for path in paths)[:12], {}, {"": paths})
+        run.finish()
