@@ -11,6 +11,7 @@ number of the search. The first has the name that a single search has, so that m
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -187,7 +188,9 @@ class Sweep:
                 )
                 if internal(study, "id") is None:
                     set_internal(study, "id", uuid.uuid4().hex)
-                    study.set_metric_names([self.metric])
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # Optuna calls it experimental
+                        study.set_metric_names([self.metric])
             except InputError:
                 raise
             except Exception as error:  # whatever the database's driver raises
