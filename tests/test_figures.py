@@ -194,8 +194,9 @@ def test_lines_of_the_plane_have_slope_minus_one():
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_has_words_and_saves(name, tmp_path):
+def test_every_figure_has_words_and_saves(name, tmp_path, monkeypatch):
     """Every figure says what it shows, is no wider than a column unless it is of images, and its file is a PNG."""
+    monkeypatch.setattr("pipeline.figures.style.DPI", 30)
     figure = FIGURES[name]()
     assert isinstance(figure, figures.Drawing)
     assert figure.title

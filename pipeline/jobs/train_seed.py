@@ -91,7 +91,7 @@ def _fit(
                 log_pictures(run, model, splits, record)
             run.publish()
             records.append(record)
-            print_progress(reporter, record, params.train.epochs)
+            print_progress(reporter, record, params.train.epochs, len(splits.train))
             processes.raise_if_interrupted()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Literal
 
 from pipeline import faults
 from pipeline.data import Splits
@@ -18,6 +19,7 @@ from pipeline.tracking.describe import describe
 from pipeline.tracking.experiment import about
 from pipeline.tracking.run import Run
 from pipeline.tracking.server import Server
+from pipeline.tracking.tags import mlflow_name, read_tags
 
 __all__ = ["Tracker"]
 
@@ -80,14 +82,9 @@ class Tracker:
             if folder.entries:
                 folder.log.append(start)
             else:
-                header = Header(
-                    type="run",
-                    id=new_id(),
-                    time=now(),
-                    address=self.server.identity,
-                    experiment=self.name,
-                    note=self.note,
-                    key=key,
+                header = self.header(
+                    "run",
+                    key,
                     reuse_finished=reuse,
                     reproducible=spec.rng_seed is not None,
                     name=name,
@@ -111,21 +108,25 @@ class Tracker:
                 folder.set_aside()
                 folder = self.open(key, released)
             if not folder.entries:
-                header = Header(
-                    type="results",
-                    id=new_id(),
-                    time=now(),
-                    address=self.server.identity,
-                    experiment=self.name,
-                    note=self.note,
-                    key=key,
-                    run_id=run_id,
-                )
-                folder.log.append(header.model_dump())
+                folder.log.append(self.header("results", key, run_id=run_id).model_dump())
             run = Run(self, folder)
             run.publish(forced=True)
             released.pop_all()
         return run
+
+    def header(self, kind: Literal["run", "results"], key: str, **fields: Any) -> Header:
+        """Return the first line of the log of a run that begins now."""
+        return Header(
+            type=kind,
+            version=2,
+            id=new_id(),
+            time=now(),
+            address=self.server.identity,
+            experiment=self.name,
+            note=self.note,
+            key=key,
+            **fields,
+        )
 
     def open(self, key: str, released: ExitStack) -> RunFolder:
         """Lock the folder of a key, to be released with `released`."""
@@ -141,11 +142,11 @@ class Tracker:
         ids: dict[str, str] = {}
         with self.server.request():
             experiment, token = self.server.experiment(self.name, self.note), None
-            query = f"tags.key LIKE {quoted(f'{prefix}%')}"
+            query = f"tags.`{mlflow_name('key')}` LIKE {quoted(f'{prefix}%')}"
             while True:
                 page = self.server.client.search_runs([experiment], query, page_token=token)
                 for run in page:  # the latest first
-                    ids.setdefault(str(run.data.tags["key"]), str(run.info.run_id))
+                    ids.setdefault(read_tags(run.data.tags)["key"], str(run.info.run_id))
                 if not (token := page.token):
                     break
         return ids
