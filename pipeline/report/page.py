@@ -65,7 +65,7 @@ def page(
         searches=[row for variant in variants for row in _searches(study, variant)],
         head=_head(runs),
         runs=_links(runs),
-        differing=settings.differing(study, comparison),
+        differing=_sliced(*settings.differing(study, comparison)),
         costs=settings.costs(study, comparison),
         light=light,
         dark=dark,
@@ -101,6 +101,14 @@ def _parts(items: list[Any]) -> list[list[Any]]:
 def _columns(header: list[str], cells: list[list[str]]) -> list[list[list[str]]]:
     """Return a table with a row a variant as tables with a column a variant."""
     return [[list(row) for row in zip(header, *part, strict=True)] for part in _parts(cells)]
+
+
+def _sliced(header: list[str], rows: list[list[str]]) -> list[tuple[list[str], list[list[str]]]]:
+    """Return a table with a column a variant, after that of the names, as tables of few variants each."""
+    parts = _parts(list(range(1, len(header)))) if rows else []
+    return [
+        ([header[0], *(header[i] for i in part)], [[row[0], *(row[i] for i in part)] for row in rows]) for part in parts
+    ]
 
 
 def _charts(drawings: Mapping[str, Drawing]) -> dict[str, list[dict[str, Any]]]:
