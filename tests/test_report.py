@@ -96,7 +96,12 @@ def fake(
                 }
                 | {"model": {"likelihood": likelihoods.get(variant, "bernoulli"), "depth": depth, "z_dim": widths[0]}},
             )
-            about = {"experiment": "7", "run": f"{variant}{seed}", "store": "", "date": "2026-01-02T03:04:05+00:00"}
+            about = {
+                "experiment": "7",
+                "run": f"{variant}{seed}",
+                "page": f"/#/experiments/7/runs/{variant}{seed}",
+                "date": "2026-01-02T03:04:05+00:00",
+            }
             about |= {"git_commit": "c0ffee" * 6, "version/torch": "2.0", "cpu": "a processor", "device": "cpu"}
             write_json(home / "mlflow.json", about)
             write_csv(home / "curves.csv", [_epoch(e, values, rates) for e in range(1, 21)])

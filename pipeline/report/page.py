@@ -92,7 +92,11 @@ def render(template: str, **values: Any) -> str:
 
 
 def _parts(items: list[Any]) -> list[list[Any]]:
-    """Return items in parts of nearly equal length, at most `TOGETHER` each."""
+    """Return items in parts of nearly equal length, at most `TOGETHER` each.
+
+    >>> _parts([1, 2, 3, 4, 5, 6])
+    [[1, 2, 3], [4, 5, 6]]
+    """
     count = -(-len(items) // TOGETHER)
     size = -(-len(items) // count)
     return [items[start : start + size] for start in range(0, len(items), size)]
@@ -162,7 +166,7 @@ def _links(runs: inputs.Circumstances) -> dict[str, dict[int, str]]:
     def link(run: Mapping[str, Any]) -> str:
         store = str(run.get("store", ""))
         address = store if re.match(r"https?://", store) else LOCAL
-        return f"{address}/#/experiments/{run['experiment']}/runs/{run['run']}" if run["run"] else ""
+        return f"{address}{run['page']}" if run.get("page") else ""
 
     return {variant: {seed: link(run) for seed, run in seeds.items()} for variant, seeds in runs.items()}
 
