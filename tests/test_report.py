@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -959,7 +960,8 @@ def test_the_terminal_table_starts_fast(study):
         "assert not {'matplotlib', 'pandas', 'jinja2', 'scipy', 'numpy', 'torch'} & set(sys.modules)"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(study.folder)]
-    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    environment = dict(os.environ)  # and not what readline has written below it
+    done = subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == report.table_text(study).strip()
 
 
