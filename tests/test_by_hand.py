@@ -222,6 +222,7 @@ def test_a_training_without_a_search_has_a_report(planted: Study) -> None:
     assert "<code>cave train vae --study mine</code>" in page
     assert "nothing was searched" in page
     assert "dvc repro" not in page
+    assert not (planted.report / "paper").exists()
     assert report.overview(planted) == report.table_text(planted)
 
 
