@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "CRASH",
     "CRASH_SIGNAL",
     "PARENT",
+    "STATUS",
     "WORKER",
     "Resources",
     "TrackingCredentials",
@@ -28,9 +30,12 @@ __all__ = [
     "child_variables",
     "crash_request",
     "data_mirror",
+    "has_screen",
     "mlflow_retries",
+    "plain_output",
     "postgres_default",
     "replace_variables",
+    "sends_status",
     "set_defaults",
     "set_variables",
     "shared_root",
@@ -41,6 +46,7 @@ __all__ = [
 ]
 
 WORKER, PARENT = "CAVE_WORKER_OF", "CAVE_WORKER_PARENT"  # set for worker processes: their number, their parent's id
+STATUS = "CAVE_WORKER_STATUS"  # set for worker processes whose output a display reads
 CRASH, CRASH_SIGNAL = "CAVE_FAULT", "CAVE_FAULT_SIGNAL"
 
 
@@ -193,6 +199,21 @@ def postgres_default(name: str) -> str:
 def started_by_dvc() -> bool:
     """Return whether this process is a stage that DVC runs."""
     return "DVC_STAGE" in os.environ
+
+
+def plain_output() -> bool:
+    """Return whether only lines are to be printed, also on a terminal: in a CI job, or where TERM can do no more."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false") or os.environ.get("TERM", "") in ("", "dumb")
+
+
+def has_screen() -> bool:
+    """Return whether a browser could be seen here: on macOS, or where a display server or BROWSER is set."""
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+
+
+def sends_status() -> bool:
+    """Return whether this process is a worker whose output a display reads."""
+    return STATUS in os.environ
 
 
 def visible_gpus() -> list[str] | None:

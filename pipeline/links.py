@@ -100,21 +100,21 @@ def experiment(study: Study) -> Experiment | None:
     return _on_server(store.rstrip("/"), name) if _is_server(store) else _by_mlflow(study, name)
 
 
-def free_port(port: int | None) -> tuple[int, str]:
+def free_port(port: int | None, usual: int = PORT) -> tuple[int, str]:
     """Return a port that a server can listen on, and a line where it is not the usual one.
 
     Raises:
         InputError: the port that was given cannot be used.
     """
-    reason = _port_fault(port or PORT)
+    reason = _port_fault(port or usual)
     if not reason:
-        return port or PORT, ""
+        return port or usual, ""
     if port is not None:
         raise InputError(f"--port: {port} given, and it {reason}; choose another, or stop what listens there")
-    for other in range(PORT + 1, LAST_PORT + 1):
+    for other in range(usual + 1, LAST_PORT + 1):
         if not _port_fault(other):
-            return other, f"port {PORT} {reason}; taking {other}"
-    raise InputError(f"no port above {PORT} is free")
+            return other, f"port {usual} {reason}; taking {other}"
+    raise InputError(f"no port above {usual} is free")
 
 
 def _port_fault(port: int) -> str:

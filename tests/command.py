@@ -25,6 +25,7 @@ def call(*words: str, main: Callable[[], None] = cli.main) -> tuple[int, str, st
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             warnings.simplefilter("default")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
             warnings.showwarning = lambda *parts, **more: print(warnings.formatwarning(*parts[:4]), file=sys.stderr)
             with pytest.raises(SystemExit) as ended:
                 main()

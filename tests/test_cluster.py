@@ -349,7 +349,8 @@ def test_a_worker_helps_a_coordinator(cluster: Cluster) -> None:
     cluster.until(REPORTS, lambda count: count >= 2)
     os.killpg(coordinator.pid, signal.SIGSTOP)
     helper = second.worker(1)
-    cluster.until("select count(distinct value_json) from trial_user_attributes where key = 'worker'", lambda c: c == 2)
+    workers = "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'"
+    cluster.until(workers, lambda count: count == 2)
     os.killpg(coordinator.pid, signal.SIGCONT)
     second.end(helper)
     first.end(coordinator)
@@ -372,8 +373,8 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     os.killpg(doomed.pid, signal.SIGKILL)
     doomed.wait()
     runs = (
-        "select t.number, a.value_json from trials t join trial_user_attributes a on a.trial_id = t.trial_id"
-        " and a.key = 'mlflow_run_id' order by t.number"
+        "select t.number, a.value_json from trials t join trial_system_attributes a on a.trial_id = t.trial_id"
+        " and a.key = 'cave:mlflow_run_id' order by t.number"
     )
     before = cluster.ask(runs)
     # It dies at this pass if it trains all of the trial once more, and is never there if it goes on.
@@ -464,5 +465,5 @@ def test_a_second_terminal_adds_workers_on_sqlite(tmp_path: Path, monkeypatch: p
     host.end(first)
     host.end(second)
     check_sweep(host.study, VARIANT, 4)
-    owners = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
+    owners = "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'"
     assert rows(host.study.shared_root / "optuna.db", owners) == [(2,)]

@@ -52,7 +52,7 @@ def marks(study: Study) -> dict[str, tuple[str | None, str | None]]:
     query = (
         "select k.value, c.value, s.value from tags k"
         " left join tags c on c.run_uuid = k.run_uuid and c.key = 'current'"
-        " left join tags s on s.run_uuid = k.run_uuid and s.key = 'superseded_by' where k.key = 'key'"
+        " left join tags s on s.run_uuid = k.run_uuid and s.key = 'superseded_by' where k.key = 'cave.key'"
     )
     return {key: (current, by) for key, current, by in rows(study.shared_root / "mlflow.db", query)}
 

@@ -14,7 +14,9 @@ import pytest
 import torch
 from typer.main import get_command
 
+from experiments.shadows.solids import EXAMPLES, placed, surface
 from pipeline.cli.main import app
+from pipeline.data.cave import outline
 from pipeline.models import build
 from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, parse_assignments
@@ -177,3 +179,14 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_readme_is_read_in_ten_minutes() -> None:
     """It has at most 180 lines; all else is in docs/."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 180
+
+
+def test_the_opening_pictures_shadows_are_those_of_its_solids() -> None:
+    """Light takes each solid of the picture to the shadow that is drawn on the wall, in every direction of the wall."""
+    angle = np.linspace(0, 2 * np.pi, 40)
+    directions = np.stack([np.cos(angle), np.sin(angle)])
+    for solid, factors in enumerate(EXAMPLES):
+        points = placed(surface(solid, factors[0], factors[1]), factors)
+        cast = points[:, :2] + points[:, 2:] * np.array([np.tan(factors[-1]), 0])
+        shadow = outline(np.array([[solid, *factors]]))[0]
+        assert np.abs((cast @ directions).max(0) - (shadow @ directions).max(0)).max() < 0.01

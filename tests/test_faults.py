@@ -131,7 +131,7 @@ def killed(made: Study, point: str, passes: int, **environment: str) -> bool:
 def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(tmp_path: Path) -> None:
     """Killed when one search is finished and another is not, the sweep ends with exactly its trials in each."""
     made = study(tmp_path, **{"sweep.searches": 2, "sweep.trials": 2, "train.seeds": [0, 1]})
-    assert killed(zygote, made, "trial-ended", 3)
+    assert killed(made, "trial-ended", 3)
     assert not (made.sweep(VARIANT) / "best.json").exists()
     run(made.folder, *SWEEP, CAVE_WORKERS="2")
     check_sweep(made, VARIANT, 2, searches=2)
@@ -151,7 +151,7 @@ def test_kill_9_at_any_step_of_a_sweep_changes_nothing(
     """Killed at one point after the other, a sweep ends as if nothing had happened."""
     made = study(tmp_path)
     for point, passes in points:
-        assert killed(zygote, made, point, passes), point
+        assert killed(made, point, passes), point
     run(made.folder, *SWEEP)
     check(made, undisturbed)
 
@@ -171,7 +171,7 @@ def test_kill_9_at_any_step_of_a_sweep_over_postgresql_changes_nothing(
     """The same where Optuna and the locks are in a PostgreSQL."""
     made, url = study(tmp_path), postgres.fresh()
     for point, passes in points:
-        assert killed(zygote, made, point, passes, CAVE_OPTUNA_URL=url), point
+        assert killed(made, point, passes, CAVE_OPTUNA_URL=url), point
     run(made.folder, *SWEEP, CAVE_OPTUNA_URL=url)
     check(made, undisturbed, url)
 
@@ -212,9 +212,9 @@ def test_kill_9_changes_nothing_of_a_pruned_trial(tmp_path: Path) -> None:
     assert len(pruned) < made.params.sweep.trials
     query = "select count(*) from trial_intermediate_values i join trials t using (trial_id) where t.number <= ?"
     reports = rows(optuna, query, pruned[0][0])[0][0]
-    assert killed(zygote, made, "state-written", reports)  # of the epoch whose report prunes it
+    assert killed(made, "state-written", reports)  # of the epoch whose report prunes it
     for point in ("epoch-reported", "rows-sent", "end-sent", "trial-ended"):
-        assert killed(zygote, made, point, 1), point
+        assert killed(made, point, 1), point
     run(made.folder, *SWEEP)
     check(made, expected)
 
@@ -227,7 +227,7 @@ def test_kills_at_random_steps_change_nothing(
     """Killed again and again at steps drawn at random, a sweep gets to its end, and that is the undisturbed one's."""
     made, draws = study(tmp_path), random.Random(seed)
     for _ in range(6):
-        if not killed(zygote, made, ANY, draws.randint(8, 60)):
+        if not killed(made, ANY, draws.randint(8, 60)):
             break
     run(made.folder, *SWEEP)
     check(made, undisturbed)
@@ -261,7 +261,7 @@ def test_kills_at_random_moments_change_nothing(
 
 def trained(made: Study) -> tuple[str, list[Any]]:
     """Return the digest of a final training's weights, and every row of its run."""
-    digest = "select value from tags where key = 'weights_digest'"
+    digest = "select value from tags where key = 'cave.weights_digest'"
     logged = "select key, step, value from metrics where key != 'seconds' order by key, step"
     assert rows(made.shared_root / "mlflow.db", "select status from runs where lifecycle_stage = 'active'") == [
         ("FINISHED",)

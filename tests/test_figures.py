@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from pipeline import figures
+from pipeline.figures import style
 from pipeline.metric import Metric
 
 RNG = np.random.default_rng(0)
@@ -22,16 +24,29 @@ def rows(depth: int, epochs: int = 12) -> list[dict[str, float]]:
     ]
 
 
-def test_rates_are_stacked_by_sign():
-    """A bar stands for each rate, a negative one to the left of 0, and the diamond for their sum."""
-    row = {f"test/rate/z{t}": rate for t, rate in enumerate((12.0, -1.5, 2.0), start=1)}
-    figure = figures.rates_by_level(
-        {"mhvae": {0: row | {"test/reconstruction": -9.0, "test/nll": 21.0}}}, {"mhvae": {0: 3}}
+def test_both_bars_of_a_variant_end_at_the_same_bound():
+    """Distortion and rates lie end to end, a negative rate leading back, and end where nll and gap do: at -ELBO."""
+    row = {f"rate/z{t}": (rate, 0.0) for t, rate in enumerate((12.0, -1.5, 2.0), start=1)}
+    row |= {"reconstruction": (-9.0, 0.0), "elbo": (-21.5, 0.0), "nll": (21.0, 0.0), "gap": (0.5, 0.0)}
+    figure = figures.bound_in_parts({"mhvae": row})
+    bars = [(bar.get_x(), bar.get_width()) for bar in figure.axes[0].patches]
+    assert bars == [(0.0, 9.0), (9.0, 12.0), (21.0, -1.5), (19.5, 2.0), (0.0, 21.0), (21.0, 0.5)]
+    assert figure.axes[0].lines[0].get_xdata()[0] == 21.5
+    words = (
+        "mhvae: -ELBO 21.50, distortion 9.00, rate of z1 12.00, rate of z2 -1.50, rate of z3 2.00, nll 21.00, gap 0.50"
     )
-    axes = figure.axes[0]
-    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
-    assert bars == [(0.0, 12.0), (0.0, -1.5), (12.0, 2.0)]
-    assert axes.lines[0].get_xdata()[0] == pytest.approx(12.5)
+    assert words in figure.alt
+    assert "Hatched" in figure.caption
+
+
+def test_a_difference_says_how_sure_it_is():
+    """The dot of a decided difference is filled, that of another hollow; the line is the interval."""
+    pairs = [figures.Pair("a", "b", 0.5, 0.2, True, "sure"), figures.Pair("a", "c", 0.1, 0.3, False, "unsure")]
+    axes = figures.differences(pairs, 0.95).axes[0]
+    dots = [drawn for drawn in axes.lines if drawn.get_marker() == "o"]
+    assert [dot.get_markerfacecolor() == dot.get_color() for dot in dots] == [True, False]
+    spans = [part.lines[2][0].get_segments()[0][:, 0] for part in axes.containers]
+    assert np.array(spans) == pytest.approx(np.array([(0.3, 0.7), (-0.2, 0.4)]))
 
 
 def means(depth: int, every: bool = False) -> dict[str, tuple[float, float]]:
@@ -90,6 +105,22 @@ FIGURES = {
     "trade-off": lambda: figures.trade_off(
         {"vae": [figures.TradeOff(beta, 4 / beta, 20 + beta, (4 / beta,)) for beta in (0.5, 1.0, 2.0)]}, "rate/z_t"
     ),
+    "glance": lambda: figures.bound_in_parts(
+        {"a": dict.fromkeys(("elbo", "reconstruction", "rate/z1", "nll", "gap"), (-1.0, 0.1))}
+    ),
+    "differences": lambda: figures.differences([figures.Pair("a", "b", 0.1, None, False, "one seed")], 0.9),
+    "histogram": lambda: figures.log_likelihoods({"vae": RNG.normal(size=30), "hvae": np.zeros(4)}),
+    "units": lambda: figures.unit_nats({"vae": [np.ones(90)], "hvae": [np.ones(2), np.zeros(1)]}),
+    "top level": lambda: figures.top_map(
+        {
+            "a": (RNG.normal(size=(9, 2)), np.array([0.6, 0.2]), np.arange(9) % 3),
+            "b": (np.ones((1, 2)), np.ones(2), None),
+        }
+    ),
+    "history": lambda: figures.history(
+        {"a search 0": [(0, -3.0), (2, -2.0)], "b": []}, "m", {"a search 0": "a", "b": "b"}
+    ),
+    "importances": lambda: figures.importances({"a": {"model.depth": 0.7, "model.z_dim": 0.3}}),
     "map of nothing": lambda: figures.depth_width_map([], "valid/elbo"),
 }
 
@@ -141,15 +172,15 @@ def test_a_heat_map_has_its_top_level_above_and_the_pixels_below():
     row = {"probe/size/x": (0.9, 0), "probe/size/z1": (0.7, 0), "probe/size/z2": (-0.004, 0), "mig/z1": (0.2, 0.03)}
     figure = figures.factors({"mhvae": row, "none": {}}, ERROR)
     axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["$z_{2}$", "$z_{1}$", "pixels"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["z₂", "z₁", "pixels"]
     assert [(text.get_position(), text.get_text()) for text in axes.texts] == [
         ((0, 0), "0.00"),
         ((0, 1), "0.70"),
-        ((3, 1), "0.20"),
         ((0, 2), "0.90"),
     ]
-    assert "0.03" in figure.get_supxlabel()
-    assert len(figure.axes) == 2  # and the scale
+    assert [(text.get_position(), text.get_text()) for text in figure.axes[1].texts] == [((0, 1), "0.20")]
+    assert "0.03" in figure.caption
+    assert len(figure.axes) == 2  # factors, and below them the scores
 
 
 def test_lines_of_the_plane_have_slope_minus_one():
@@ -163,14 +194,60 @@ def test_lines_of_the_plane_have_slope_minus_one():
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_has_a_title_and_a_caption_and_saves(name, tmp_path):
-    """Every figure says what it shows, and its file is a PNG."""
+def test_every_figure_has_words_and_saves(name, tmp_path, monkeypatch):
+    """Every figure says what it shows, is no wider than a column unless it is of images, and its file is a PNG."""
+    monkeypatch.setattr("pipeline.figures.style.DPI", 30)
     figure = FIGURES[name]()
-    assert isinstance(figure, Figure)
-    assert figure.get_suptitle()
-    assert len(figure.get_supxlabel()) > 20
+    assert isinstance(figure, figures.Drawing)
+    assert figure.title
+    assert len(figure.caption) > 20
+    assert figure.alt
+    pictures = ("sample", "reconstructions", "levels")
+    assert figure.get_size_inches()[0] <= style.WIDTH or any(word in name for word in pictures)
     figures.save(figure, tmp_path / "new" / "figure.png")
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_vector_figure_takes_its_colours_from_the_page():
+    """Its bars have colours by name, in both schemes; its numbers are letters, its values titles, its ids are few."""
+    row = {"reconstruction": (-9.125, 0.0), "rate/z1": (12.0, 0.0), "elbo": (-21.125, 0.0)}
+    drawn = figures.svg(figures.bound_in_parts({"<vae>": row | {"nll": (21.0, 0.0), "gap": (0.125, 0.0)}}))
+    root = ElementTree.fromstring(drawn)
+    titles = [node.text for node in root.iter("title")]
+    assert "<vae>: distortion 9.125 nats" in titles
+    assert "-ELBO" in "".join(root.itertext())
+    names = set(re.findall(r"(?:fill|stroke): (#\w{6})", drawn))
+    assert names <= {"#000001", "#fffffe"}
+    light, dark = figures.palette([drawn])
+    assert "--c-9a9a9a: #9a9a9a" in light
+    assert len(re.findall("--c-", light)) == len(re.findall("--c-", dark)) == len(set(re.findall(r"--c-\w{6}", drawn)))
+    assert drawn == figures.svg(figures.bound_in_parts({"<vae>": row | {"nll": (21.0, 0.0), "gap": (0.125, 0.0)}}))
+
+
+def test_every_colour_stands_out_from_a_dark_page():
+    """Colours of variants and levels have a contrast of 3 or more with the dark page; black becomes light."""
+    _, dark = figures.palette(["var(--c-0072b2) var(--c-332288) var(--c-440154) var(--c-000000) var(--c-ffffff)"])
+    tones = dict(re.findall(r"--c-(\w{6}): #(\w{6})", dark))
+    assert tones["000000"] == "e4e8ec"
+    assert tones["ffffff"] == "14181c"
+
+    def luminance(tone):
+        parts = [int(tone[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        return np.dot(
+            [0.2126, 0.7152, 0.0722], [((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in parts]
+        )
+
+    for name in ("0072b2", "332288", "440154"):
+        assert (luminance(tones[name]) + 0.05) / (luminance("14181c") + 0.05) >= 3
+
+
+def test_a_pdf_has_its_fonts_and_no_date():
+    """Fonts are embedded as TrueType, as journals ask for; equal figures give equal bytes."""
+    first, again = (figures.pdf(FIGURES["importances"]()) for _ in range(2))
+    assert first == again
+    assert b"/FontFile2" in first
+    assert b"CreationDate" not in first
+    assert b"/Type3" not in first
 
 
 def test_bytes_are_a_function_of_what_is_shown():
@@ -219,8 +296,7 @@ def test_milestones_are_labelled_by_their_draws() -> None:
     """The axis names the bound that was measured, the legend published numbers by their own names, the caption both."""
     nll = {"a": {4: (30.0, 1.0), 13: (25.0, None)}}
     figure = figures.milestones(nll, {"a": {"paper, -L_5000": 23.0}}, 500)
-    assert figure.axes[0].get_ylabel() == "$-L_{500}$ (nats per example)"
+    assert figure.axes[0].get_ylabel() == "-L₅₀₀ (nats per example)"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "published: paper, -L_5000"]
-    written = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
-    assert "more draws than 500 give a lower number" in written
+    assert "more draws than 500 give a lower number" in figure.caption

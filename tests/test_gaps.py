@@ -50,7 +50,7 @@ def test_the_best_diagonal_posterior_has_a_closed_form_gap(widths: tuple[int, ..
     assert abs(gap.mean().item() - diagonal_gap(exact)) < 4 * se
 
 
-@pytest.mark.parametrize("widths", CHAINS[:2], ids=str)
+@pytest.mark.parametrize("widths", [pytest.param(CHAINS[0], marks=pytest.mark.nightly), CHAINS[1]], ids=str)
 def test_refinement_finds_the_best_posterior_of_the_family(widths: tuple[int, ...]) -> None:
     """From a wrong q the approximation gap is the closed form, and the sum of both gaps log p(x) - elbo.
 

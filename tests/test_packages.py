@@ -64,7 +64,7 @@ def undeclared(paths: list[Path], requirements: list[str], *, at_once: bool) -> 
 
 def test_the_package_imports_what_it_declares() -> None:
     """Whatever `pipeline` imports anywhere is a dependency by name, or belongs to an extra; none comes by chance."""
-    extras = EXTRAS["postgres"] + EXTRAS["ray"]
+    extras = EXTRAS["postgres"] + EXTRAS["ray"] + EXTRAS["dashboard"]
     assert undeclared(sorted(PACKAGE.rglob("*.py")), PROJECT["dependencies"] + extras, at_once=False) == {}
 
 

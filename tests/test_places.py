@@ -54,7 +54,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def run_id(study: Study, key: str) -> str:
-    actual = rows(study.shared_root / "mlflow.db", "select run_uuid from tags where key = 'key' and value = ?", key)
+    actual = rows(
+        study.shared_root / "mlflow.db", "select run_uuid from tags where key = 'cave.key' and value = ?", key
+    )
     return str(actual[0][0])
 
 

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, MixtureSameFamily
 
 from pipeline.data import Splits
 from pipeline.distributions import Mixture, StandardNormal, Vamp, reparameterize
+from pipeline.evaluation.pictures import compute_pictures
 from pipeline.figures.model_images import draw_model
 from pipeline.models import PRIORS, HierarchicalVAE, build
 from pipeline.objectives import elbo
@@ -194,6 +195,8 @@ def test_the_figures_are_drawn_for_every_prior(prior: str, tmp_path: Path) -> No
     """The evaluation's samples, reconstructions and levels are drawn whatever the prior."""
     data = splits()
     built = build(model_params(prior=prior, depth=3), torch.tensor(data.mean).double())
-    paths = draw_model(tmp_path, built, data, torch.tensor(data.test), name="variant", columns=2, seed=0)
+    test = torch.tensor(data.test)
+    arrays = compute_pictures(built, data, test, torch.rand(len(test)), columns=2, seed=0)
+    paths = draw_model(tmp_path, arrays, name="variant")
     assert [path.name for path in paths] == ["samples.png", "reconstructions.png", "levels.png"]
     assert all(path.exists() for path in paths)

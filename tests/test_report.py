@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 from scipy import stats
 
 from pipeline import figures, report
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_bytes, write_csv, write_json, write_parquet
 from pipeline.metric import Metric
+from pipeline.report import drawings, inputs, latex, tables
 from pipeline.report import folder as report_folder
-from pipeline.report import inputs, tables
 from pipeline.report.families import families
 from pipeline.report.milestones import milestones
 from pipeline.report.milestones import table as beside
@@ -85,17 +86,26 @@ def fake(
             home = study.train(variant) / f"seed-{seed}"
             write_json(
                 home / "model.json",
-                {"widths": widths, "parameters": 69008, "seconds": 6.0 + seed, "best_epoch": 15, "seed": seed}
-                | {"model": {"likelihood": likelihoods.get(variant, "bernoulli")}},
+                {
+                    "widths": widths,
+                    "parameters": 69008,
+                    "seconds": 6.0 + seed,
+                    "best_epoch": 15,
+                    "seed": seed,
+                    "peak_memory": 300,
+                }
+                | {"model": {"likelihood": likelihoods.get(variant, "bernoulli"), "depth": depth, "z_dim": widths[0]}},
             )
+            about = {"experiment": "7", "run": f"{variant}{seed}", "store": "", "date": "2026-01-02T03:04:05+00:00"}
+            about |= {"git_commit": "c0ffee" * 6, "version/torch": "2.0", "cpu": "a processor", "device": "cpu"}
+            write_json(home / "mlflow.json", about)
             write_csv(home / "curves.csv", [_epoch(e, values, rates) for e in range(1, 21)])
             write_csv(study.curves(variant), [_epoch(e, values, rates) for e in range(1, 21)])
         write_json(
             study.evaluate(variant) / "decomposition.json", {"variant": variant, "protocol": PROTOCOL, "seeds": tests}
         )
         write_csv(study.evaluate(variant) / "milestones.csv", [])
-        for name in report.PICTURES:
-            write_bytes(study.evaluate(variant) / f"{name}.png", picture(name))
+        write_bytes(study.evaluate(variant) / "pictures.safetensors", pictures(tuple(widths)))
         space = {"model.z_dim": 8} | ({"model.depth": depth} if variant != "vae" else {})
         trials = [
             {
@@ -117,6 +127,7 @@ def fake(
         write_csv(study.sweep(variant) / "trials.csv", trials)
         value = max((row["value"] for row in trials if row["state"] == "COMPLETE"), default=None)
         best = {"trial": 1, "params": space, "metric": "valid/objective", "value": value}
+        best["importances"] = {"model.z_dim": 0.75, "model.depth": 0.25} if variant != "vae" else {}
         write_json(study.sweep(variant) / "best.json", {"searches": [best]})
     return study
 
@@ -177,9 +188,50 @@ def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float
     return values | {f"{score}/z{t}": 0.1 + 0.05 * t for score in SCORES for t in levels}
 
 
+COMPARISON = r"""\begin{tabular}{llrrrrrrrrr}
+\toprule
+ & units & weights & NLL & ELBO & $\log p(x|z_1)$ & KL & gap & rate $z_1$ & rate $z_2$ & rate $z_3$ \\
+\midrule
+vae & 16 & 69008 & 23.40 S & $-$23.80 S & $-$9.80 S & 14.00 S & 0.40 S & 14.00 S & -- & -- \\
+hvae & 16 + 8 & 69008 & 22.90 S & $-$23.30 S & $-$10.55 S & 12.75 S & 0.40 S & 14.00 S & $-$1.25 T & -- \\
+mhvae & 12 + 6 + 3 & 69008 & \textbf{22.80 S} & $-$23.20 S & $-$9.95 S & 13.25 S & 0.40 S & 14.00 S & $-$1.25 T & 0.50 T \\
+\bottomrule
+\end{tabular}
+""".replace(" S", r" $\pm$ 0.58").replace(" T", r" $\pm$ $<$0.01")  # noqa: E501
+
+
+def test_tables_for_a_paper(tmp_path):
+    """LaTeX that needs booktabs alone: a row a variant with its intervals, the best in bold, and a row a pair."""
+    papers = latex.papers(report.build(fake(tmp_path, spread=0.001)))
+    assert papers["comparison"].split("\n", 1)[1] == COMPARISON
+    lines = papers["differences"].splitlines()
+    assert lines[1:5] == [
+        r"\begin{tabular}{llrrrl}",
+        r"\toprule",
+        r"term & pair & difference (nats) & p & p adjusted & decided \\",
+        r"\midrule",
+    ]
+    assert lines[5].startswith(r"nll & vae - hvae & 0.50 $\pm$ $<$0.01 & ")
+    assert papers["comparison"].startswith(r"% Needs \usepackage{booktabs}. Measured on the test set: data set digits")
+    assert latex.tabular(["a_b"], [[r"50% & \x -3"]], "l").splitlines()[2:5:2] == [
+        r"a\_b \\",
+        r"50\% \& \textbackslash{}x $-$3 \\",
+    ]
+
+
 @cache
-def picture(name: str) -> bytes:
-    return figures.png(figures.samples(np.eye(8)[None].repeat(4, 0), name))
+def pictures(widths: tuple[int, ...]) -> bytes:
+    """Return the arrays of a model with these widths, of images of 8 x 8 pixels."""
+    depth, rng = len(widths), np.random.default_rng(1)
+    shapes = {"samples": (50,), "nearest": (50,), "images": (10,), "reconstructions": (10,), "best": (10,)}
+    shapes |= {"worst": (10,), "base": (4,), "redrawn": (depth, 4, 10), "interpolated": (3, 2)}
+    shapes |= {"interpolations": (depth, 3, 9)} | {f"traversals/z{t}": (6, 9) for t in range(1, depth + 1)}
+    arrays = {name: rng.integers(0, 256, (*shape, 8, 8), dtype=np.uint8) for name, shape in shapes.items()}
+    arrays |= {f"{name}/nll": np.linspace(*ends, 10) for name, ends in (("best", (9, 12)), ("worst", (40, 31)))}
+    arrays |= {f"traversals/z{t}/units": np.arange(6) for t in range(1, depth + 1)}
+    arrays |= {f"nats/z{t}": np.linspace(0.9, 0, width) for t, width in enumerate(widths, start=1)}
+    arrays |= {"map": rng.normal(size=(40, 2)), "map/share": np.array([0.5, 0.2]), "map/labels": np.arange(40) % 10}
+    return save(arrays | {"ink": np.array([True])})
 
 
 def _epoch(epoch: int, values: dict[str, float], rates: np.ndarray) -> dict[str, float]:
@@ -191,17 +243,36 @@ def _epoch(epoch: int, values: dict[str, float], rates: np.ndarray) -> dict[str,
     return row
 
 
+DRAWINGS = {"bound_in_parts", "differences", "bounds", "log_likelihoods", "curves", "depth_width", "history"}
+DRAWINGS |= {"rate_distortion"}  # of bounds: once a measure
+OTHERS = {"rates_by_epoch", "unit_nats", "top_map", "importances"}
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Write reports with the tiny pictures of `picture` instead of figures, which take seconds."""
-    names = ("bounds", "rates_by_level", "rate_distortion", "curves", "rates_by_epoch", "depth_width")
-    monkeypatch.setattr(report_folder, "_draw", lambda *_: {name: picture(name) for name in names})
+    """Write reports without figures, which take seconds."""
+    monkeypatch.setattr(report_folder, "draw", lambda *_: {})
+
+
+SVG = figures.svg
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_format():
+    """Let no figure be rendered, which takes long: their formats have tests of their own, and so has a whole page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "png", lambda _: b"a PNG")
+        patch.setattr(figures, "pdf", lambda _: b"a PDF")
+        patch.setattr(figures, "svg", lambda _: "<svg></svg>")
+        yield
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     study = fake(tmp_path_factory.mktemp("study"))
-    report.write(study)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "svg", SVG)
+        report.write(study)
     return study
 
 
@@ -354,7 +425,6 @@ def test_what_is_marked_is_not_shown_to_be_worse(tmp_path):
 
 
 GREY = {"vae": "gaussian", "hvae": "continuous_bernoulli", "mhvae": "discretized_logistic"}
-MEASURED = {"bounds", "rates_by_level", "curves", "depth_width", "rate_distortion"}
 
 
 @pytest.fixture(scope="module")
@@ -382,10 +452,15 @@ def test_a_density_and_a_probability_are_not_ranked(mixed):
 def test_figures_of_bounds_are_drawn_once_a_measure(mixed, study):
     """No axis of bounds has a density and a probability; figures of rates alone have all variants."""
     names = {path.stem for path in mixed.report.glob("figures/*.png")}
-    assert names == {f"{name}-{end}" for name in MEASURED for end in ("density", "probability")} | {"rates_by_epoch"}
-    assert {path.stem for path in study.report.glob("figures/*.png")} == MEASURED | {"rates_by_epoch"}
+    assert (
+        names
+        == {f"{name}-{end}" for name in DRAWINGS for end in ("density", "probability")} - {"differences-probability"}
+        | OTHERS
+    )
+    assert {path.stem for path in study.report.glob("figures/*.png")} == DRAWINGS | OTHERS
     page = (mixed.report / "report.html").read_text()
-    assert page.count("Likelihoods that are a density:") == page.count("Likelihoods that are a probability:") == 5
+    assert page.count("(likelihoods that are a density)") == len(DRAWINGS)
+    assert page.count("(likelihoods that are a probability)") == len(DRAWINGS) - 1  # of one variant no differences
 
 
 def test_only_variants_of_one_measure_share_a_figure(tmp_path, monkeypatch):
@@ -394,17 +469,25 @@ def test_only_variants_of_one_measure_share_a_figure(tmp_path, monkeypatch):
 
     def spy(name):
         def draw(results, *_):
-            variants = sorted({row["variant"] for row in results} if isinstance(results, list) else results)
+            variants = sorted(captured_variants(results))
             captured.setdefault(name, []).append(variants)
             return figures.samples(np.eye(8)[None], "spy")
 
         return draw
 
-    for name in (*MEASURED, "sandwich", "rates_by_epoch", "inference_gaps"):
+    def captured_variants(results):
+        if isinstance(results, dict):
+            return {name.partition(" search")[0] for name in results}
+        return {
+            name for row in results for name in ([row["variant"]] if isinstance(row, dict) else [row.lower, row.higher])
+        }
+
+    for name in (*DRAWINGS, "sandwich", "rates_by_epoch", "inference_gaps"):
         monkeypatch.setattr(figures, {"depth_width": "depth_width_map"}.get(name, name), spy(name))
     report.write(fake(tmp_path / "spied", fine=True, **GREY))
-    for name in (*MEASURED, "sandwich"):
+    for name in {*DRAWINGS, "sandwich"} - {"differences"}:
         assert captured[name] == [["hvae", "vae"], ["mhvae"]]
+    assert captured["differences"] == [["hvae", "vae"]]
     assert captured["rates_by_epoch"] == captured["inference_gaps"] == [["hvae", "mhvae", "vae"]]
 
 
@@ -461,24 +544,34 @@ def test_the_report_says_what_overrides_the_file(tmp_path):
 def test_the_page_loads_nothing(study):
     """The page refers to no address: every image is a data URI, and there is no script, link or style to load."""
     page = (study.report / "report.html").read_text()
-    sources = re.findall(r'(?:src|href|srcset|data|action)\s*=\s*"([^"]*)"', page)
-    assert len(sources) == 6 + 3 * len(WIDTHS)
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert not re.search(r"https?://|<script|<link|<iframe|@import|url\(", page)
-    assert page.count("<img") == page.count('alt="') == len(sources)
+    links = re.findall(r'<a href="([^"]*)"', page)
+    runs = [f"http://127.0.0.1:5000/#/experiments/7/runs/{name}{seed}" for name in WIDTHS for seed in range(3)]
+    assert [link for link in links if not link.startswith("#")] == runs
+    for anchor in {link for link in links if link.startswith("#")}:
+        assert f'<section id="{anchor[1:]}">' in page
+    rest = re.sub(r'<a href="[^"]*"', "", page)
+    sources = re.findall(r'(?:src|href|srcset|data|action)\s*=\s*"([^"]*)"', rest)
+    assert all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    assert not re.search(r"https?://|<script|<link|<iframe|@import|url\((?!#)", rest)
+    assert page.count("<img") == page.count('alt="') > 3 * 10
+    assert page.count("<svg") == page.count('aria-label="') - 1 == len(DRAWINGS | OTHERS)  # and the contents
     assert "may be negative" in page
     assert "<code>dvc repro</code>" in page
     assert str(study.root) not in page
 
 
-def test_all_outputs_are_written_and_the_same_each_time(tmp_path, study):
+def test_all_outputs_are_written_and_the_same_each_time(tmp_path, study, monkeypatch):
     """Equal inputs give equal bytes, in another folder too, so that DVC sees no change where there is none."""
     names = {str(path.relative_to(study.report)) for path in study.report.rglob("*") if path.is_file()}
-    drawn = ("bounds", "rates_by_level", "curves", "rates_by_epoch", "depth_width", "rate_distortion")
-    pictures = {f"figures/{name}.png" for name in drawn}
+    pictures = {
+        f"{folder}/{name}.{kind}"
+        for folder, kind in (("figures", "png"), ("paper", "pdf"))
+        for name in DRAWINGS | OTHERS
+    }
     tables = {"results.csv", "comparisons.csv", "curves.csv", "table.csv", "table.md", "milestones.csv", "summary.json"}
-    assert names == {"report.html"} | tables | pictures
+    assert names == {"report.html", "paper/comparison.tex", "paper/differences.tex"} | tables | pictures
     again = fake(tmp_path / "again")
+    monkeypatch.setattr(figures, "svg", SVG)
     report.write(again)
     for name in names:
         assert (again.report / name).read_bytes() == (study.report / name).read_bytes()
@@ -539,7 +632,8 @@ def test_different_protocols_are_not_compared(tmp_path):
         ("curves/hvae.csv", "train@hvae"),
         ("train/hvae/seed-1/model.json", "train@hvae"),
         ("evaluate/mhvae/decomposition.json", "evaluate@mhvae"),
-        ("evaluate/mhvae/levels.png", "evaluate@mhvae"),
+        ("evaluate/mhvae/pictures.safetensors", "evaluate@mhvae"),
+        ("train/vae/seed-1/mlflow.json", "train@vae"),
         ("evaluate/mhvae/seed-1.parquet", "evaluate@mhvae"),
         ("sweep/vae/trials.csv", "sweep@vae"),
         ("sweep/vae/best.json", "sweep@vae"),
@@ -571,14 +665,12 @@ def fine(tmp_path_factory):
     return study
 
 
-def test_a_figure_is_drawn_where_its_numbers_are(tmp_path, study, fine, monkeypatch):
+def test_a_figure_is_drawn_where_its_numbers_are(tmp_path, study, fine):
     """With all terms measured all figures are there, on the page too; without its terms a figure alone is missing."""
     plain = {path.name for path in (study.report / "figures").iterdir()}
     assert {path.name for path in (fine.report / "figures").iterdir()} - plain == {f"{name}.png" for name in DRAWN}
     page = (fine.report / "report.html").read_text()
-    assert page.count("<img") == 6 + len(DRAWN) + 3 * len(WIDTHS)
-    quick = picture("samples")
-    monkeypatch.setattr(figures, "png", lambda figure: quick)
+    assert page.count("<svg") == len(DRAWINGS | OTHERS) + len(DRAWN)
     for number, (name, starts) in enumerate(DRAWN.items()):
         less = fake(tmp_path / str(number), seeds=(0, 1), fine=True)
         for variant in WIDTHS:
@@ -761,7 +853,7 @@ def test_parts_by_level_sum_to_the_whole_where_seeds_differ_in_depth(tmp_path):
     made = fake(tmp_path, fine=True)
     make_shallow(made, "mhvae", 1)
     comparison = report.build(made)
-    means, error = report_folder._means(comparison)
+    means, error = drawings._means(comparison)
     values = comparison.seeds.query("variant == 'mhvae'")
     for term in ("chain_kl", "gap", "rate"):
         total = values[(values["term"] == term) & (values["level"] != "")].groupby("seed")["value"].sum()

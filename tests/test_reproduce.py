@@ -21,6 +21,7 @@ from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
 from pipeline.reproduce import Comparison, _check_room, _temporary_folder, _worktree, reproduce
 from pipeline.runs import provenance, source
+from tests import zygote
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
 
@@ -48,6 +49,7 @@ VARIABLES = {
 LINE = """
 from pathlib import Path
 from pipeline.stages import fetch, prepare, sweep, train
+from pipeline.tracking.tags import mlflow_name, read_tags
 from pipeline.study import Study
 study = Study.at(Path.cwd())
 fetch.run(study)
@@ -60,16 +62,9 @@ IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@t")
 
 def run(folder: Path, *words: str, code: int = 0, **variables: str) -> str:
     """Run a module in a folder, and return all that it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=folder,
-        env=os.environ | VARIABLES | {"PYTHONPATH": str(folder)} | variables,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    own = VARIABLES | {"PYTHONPATH": str(folder)} | variables
+    done = zygote.run(folder, *words, code=code, **own)
+    return done.stderr + done.stdout
 
 
 def git(folder: Path, *words: str) -> str:
@@ -230,7 +225,7 @@ def tagged(repository: Path) -> Iterator[Path]:
 def tag(folder: Path, run_id: str, key: str, value: str) -> None:
     with sqlite3.connect(folder / "mlflow.db") as connection:
         assert connection.execute(
-            "update tags set value = ? where key = ? and run_uuid = ?", (value, key, run_id)
+            "update tags set value = ? where key = ? and run_uuid = ?", (value, mlflow_name(key), run_id)
         ).rowcount
     connection.close()
 
@@ -250,7 +245,7 @@ def test_every_run_tells_where_it_comes_from(repository: Path) -> None:
         repository / "mlflow.db",
         "select run_uuid, value, artifact_uri from runs join tags using (run_uuid) where key = 'stage'",
     ):
-        tags = dict(rows(repository / "mlflow.db", "select key, value from tags where run_uuid = ?", run_id))
+        tags = read_tags(dict(rows(repository / "mlflow.db", "select key, value from tags where run_uuid = ?", run_id)))
         assert expected <= set(tags)
         assert (tags["git_dirty"], tags["patch"]) == ("true", "whole")
         assert tags["threads"] == "1" or stage == "sweep"  # whose parent trains nothing
@@ -300,7 +295,7 @@ def test_a_trial_comes_out_equal_though_its_data_are_gone(
 def test_a_pruned_trial_is_run_as_far_as_it_came(tagged: Path, scratch: Path) -> None:
     """Of a trial that was pruned after an epoch, that epoch is run again and is equal."""
     run_id = trial(tagged)
-    tag(tagged, run_id, "trial_state", "pruned")
+    tag(tagged, run_id, "state", "pruned")
     with sqlite3.connect(tagged / "mlflow.db") as connection:
         later = connection.execute("select * from metrics where run_uuid = ? and step = 2", (run_id,)).fetchall()
         connection.execute("delete from metrics where run_uuid = ? and step = 2", (run_id,))
@@ -387,14 +382,8 @@ def test_on_the_command_line_bad_input_ends_with_2(repository: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(repository: Path, scratch: Path) -> None:
     """Stopped as soon as its worktree is there, `cave reproduce` removes it and ends with 130."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "reproduce", final(repository)],
-        cwd=repository,
-        env=os.environ | {"PYTHONPATH": str(repository), "TMPDIR": str(scratch)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-    )
+    variables = {"PYTHONPATH": str(repository), "TMPDIR": str(scratch)}
+    process = zygote.Program(repository, "pipeline", "reproduce", final(repository), **variables)
     while worktrees(repository) == 1 and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

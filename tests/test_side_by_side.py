@@ -85,7 +85,7 @@ def test_an_experiment_trains_and_evaluates_beside_another(sides: tuple[Study, S
     names = [read_json(study.train("vae") / "seed-0" / "mlflow.json") for study in sides]
     assert names[0]["run"] != names[1]["run"]
     assert names[0]["key"] != names[1]["key"]
-    digest = "select value from tags where key = 'weights_digest' and run_uuid = ?"
+    digest = "select value from tags where key = 'cave.weights_digest' and run_uuid = ?"
     digests = [rows(one.shared_root / "mlflow.db", digest, name["run"]) for name in names]
     assert digests[0] == digests[1]
     assert rows(one.shared_root / "mlflow.db", "select distinct status from runs") == [("FINISHED",)]
@@ -128,7 +128,7 @@ def test_a_second_command_in_one_folder_waits(sides: tuple[Study, Study], capsys
     output = (
         f"vae: training: process {os.getpid()} on {os.uname().nodename} is at work in this folder; waits for its end"
     )
-    assert output in capsys.readouterr().stdout
+    assert output in capsys.readouterr().out
 
 
 def test_a_second_process_shares_a_sweep(
@@ -146,7 +146,7 @@ def test_a_second_process_shares_a_sweep(
         assert not (two.sweep(VARIANT) / "best.json").exists()
     helping.join()
     check_sweep(two, VARIANT, 4)
-    output = capsys.readouterr().stdout
+    output = capsys.readouterr().out
     assert f"{VARIANT}: {shares(os.getpid())}" in output
     run(Sweep(one, VARIANT), 1)
     same(one, two)
@@ -190,7 +190,7 @@ def test_two_coordinators_of_one_sweep(sides: tuple[Study, Study], killed: bool)
     first = Program(one.folder, *stage, CAVE_FAULT=f"state-written:2:{mark}", CAVE_FAULT_SIGNAL="SIGSTOP")
     until(mark.exists)
     processes = [first, Program(two.folder, *stage)]
-    workers = "select count(distinct value_json) from trial_user_attributes where key = 'worker'"
+    workers = "select count(distinct value_json) from trial_system_attributes where key = 'cave:worker'"
     until(lambda: rows(database, workers) == [(2,)])
     os.killpg(first.pid, signal.SIGKILL if killed else signal.SIGCONT)
     output = ["".join(process.communicate(timeout=PATIENT)) for process in processes]

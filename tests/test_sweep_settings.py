@@ -23,6 +23,7 @@ from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run, space
 from pipeline.sweep.claims import claim
+from pipeline.sweep.compat import internal
 from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.worker import _give_up, _trial
 from pipeline.training import NonFiniteError, Record, fit
@@ -100,7 +101,7 @@ def test_a_first_trial_is_known_as_tried_from_the_beginning(study: Study) -> Non
         sweep.ask([])
     with sweep.transaction():
         sweep.ask(sweep.trials())
-    keys = [trial.user_attrs["training"] for trial in sweep.trials()]
+    keys = [internal(trial, "training") for trial in sweep.trials()]
     assert len(set(keys)) == 2
 
 
@@ -295,7 +296,7 @@ def test_settings_that_do_not_go_together_are_pruned_with_their_reason(
     number = int(pruned[0]["number"])
     assert trained == [n for n in range(6) if n != number]
     assert tags(six, "reason") == {f"{VARIANT} trial {number}": reason}
-    assert tags(six, "trial_state")[f"{VARIANT} trial {number}"] == "pruned"
+    assert tags(six, "state")[f"{VARIANT} trial {number}"] == "pruned"
     attribute = "select value_json from trial_user_attributes where key = 'reason'"
     assert [json.loads(value) for (value,) in rows(six.shared_root / "optuna.db", attribute)] == [reason]
     assert [trial["number"] for trial in inputs.trials(six, VARIANT)] == trained

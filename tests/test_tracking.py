@@ -145,7 +145,7 @@ def test_work_that_goes_on_elsewhere_says_so(study: Study, monkeypatch: pytest.M
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     start(study).close()
     actual = query(study, "select key, value from tags where run_uuid = ? and key like '%threads'", str(first.run_id))
-    assert set(actual) == {("threads", "1"), ("continued/threads", "7")}
+    assert set(actual) == {("cave.threads", "1"), ("cave.continued/threads", "7")}
 
 
 @pytest.mark.parametrize("folder", ["gone", "there"])

@@ -122,23 +122,22 @@ def test_a_step_is_compiled_where_the_table_says_so(changes: dict[str, Any]) -> 
     assert (unused("train.compile", flat, {}) == "") is compiled
 
 
-@pytest.mark.parametrize("name", ["inner_draws", "path_draws", "pair_queries"])
 @pytest.mark.parametrize("model", [{"depth": 1}, {}, {"parents": "every"}, {"inference": "top_down"}], ids=str)
-def test_decompositions_use_what_the_table_says(name: str, model: dict[str, Any]) -> None:
+def test_decompositions_use_what_the_table_says(model: dict[str, Any]) -> None:
     """Another number of these draws changes a decomposition exactly where the table says that they are used."""
     params, data = Params.read(ROOT / "params.yaml", QUICK).evaluate, splits()
-    settings = params.decompose
-    assert settings is not None
+    names = ("inner_draws", "path_draws", "pair_queries")
+    settings = params.decompose.model_copy(update=dict.fromkeys(names, 2))
     built = build(model_params(**model), torch.full((16,), 0.5))
     test = torch.as_tensor(data.test)
-    results = []
-    for count in (2, 5):
-        some = settings.model_copy(update={name: count})
-        results.append(
-            {key: asdict(value) for key, value in decompose(built, test, 255, params, some).estimates.items()}
-        )
-    flat = {f"model.{n}": v for n, v in dict(model_params(**model)).items()}
-    assert (results[0] == results[1]) is bool(unused(f"evaluate.decompose.{name}", flat, {}))
+
+    def results(**changes: int) -> dict[str, Any]:
+        some = settings.model_copy(update=changes)
+        return {key: asdict(value) for key, value in decompose(built, test, 255, params, some).estimates.items()}
+
+    flat, before = {f"model.{n}": v for n, v in dict(model_params(**model)).items()}, results()
+    for name in names:
+        assert (results(**{name: 5}) == before) is bool(unused(f"evaluate.decompose.{name}", flat, {})), name
 
 
 @pytest.mark.parametrize(("at", "epochs", "used"), [((2,), 3, True), ((4,), 3, False), ((2, 9), 3, True)])

@@ -109,7 +109,7 @@ def test_mlflow_shows_the_views(tmp_path: Path) -> None:
     server.start()
 
     async def look() -> None:
-        async with Browser() as browser:
+        async with Browser(2600) as browser:  # the table has no text of columns beyond the edge
             address = f"http://127.0.0.1:{server.port}"
             await browser.open(address + runs_page(experiment, FINAL))
             for text in ("Final models", "vae seed 0", "mhvae seed 1", "test/nll", "test/rate/z1", "widths"):

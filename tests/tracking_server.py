@@ -7,14 +7,13 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
 from pathlib import Path
 
 from tests.workshop import _migrated
+from tests.zygote import Program
 
 
 def free_port() -> int:
@@ -30,30 +29,29 @@ class Server:
         self.folder, self.port = folder, free_port()
         self.database = folder / "mlflow.db"
         shutil.copy(_migrated(), self.database)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Program | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
-        words = ["server", "--backend-store-uri", f"sqlite:///{self.database}", "--host", "127.0.0.1"]
-        words += ["--port", str(self.port), "--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
-        variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        own = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        with (self.folder / "log.txt").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", *words],
-                env=own | variables,
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        """Start it as `mlflow server` does, with one worker, and wait until it answers."""
+        words = ["mlflow.server.fastapi_app:app", "--host", "127.0.0.1", "--port", str(self.port)]
+        variables = {
+            "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{self.database}",
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(self.folder / "artifacts"),
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+            "_MLFLOW_SGI_NAME": "uvicorn",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_TRACKING_URI": "",
+        }
+        self._process = Program(self.folder, "uvicorn", *words, **variables)
         deadline = time.monotonic() + 120
         while True:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
                     return
             except OSError:
-                assert self._process.poll() is None, (self.folder / "log.txt").read_text()
+                assert self._process.poll() is None, self._process.stderr
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
 

@@ -123,7 +123,7 @@ def check_sweep(study: Study, variant: str, trials: int, url: str | None = None,
     mlflow = study.shared_root / "mlflow.db"
     runs = rows(
         mlflow,
-        "select r.run_uuid, r.status, k.value from runs r join tags k on k.run_uuid = r.run_uuid and k.key = 'key'"
+        "select r.run_uuid, r.status, k.value from runs r join tags k on k.run_uuid = r.run_uuid and k.key = 'cave.key'"
         " join tags g on g.run_uuid = r.run_uuid and g.key = 'stage' and g.value = 'trial'"
         " where k.value like ? and r.lifecycle_stage = 'active'",
         name,

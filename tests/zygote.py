@@ -58,9 +58,9 @@ def _outputs() -> Path:
 
 
 class Program:
-    """A running `python -m words`, by default in a session of its own; its methods are those of `subprocess.Popen`."""
+    """A running `python -m words` in a session of its own; its methods are those of `subprocess.Popen`."""
 
-    def __init__(self, folder: Path, *words: str, session: bool = True, **variables: str) -> None:
+    def __init__(self, folder: Path, *words: str, **variables: str) -> None:
         before = os.environ.copy()
         os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "MPLBACKEND": "Agg"})
         with contextlib.chdir(ROOT):
@@ -69,7 +69,7 @@ class Program:
         os.environ.update(before)
         number = next(_numbers)
         self._files = [_outputs() / f"{number}-{name}" for name in ("out", "err")]
-        arguments = (words, folder, before | ENVIRONMENT | variables, self._files, session)
+        arguments = (words, folder, before | ENVIRONMENT | variables, self._files)
         self._process = _context.Process(target=_become, args=arguments)
         self._process.start()
         assert self._process.pid is not None
@@ -118,14 +118,9 @@ def run(folder: Path, *words: str, code: int | None = 0, **variables: str) -> Pr
     return program
 
 
-def _become(
-    words: Sequence[str], folder: Path, variables: Mapping[str, str], files: Sequence[Path], session: bool
-) -> None:
+def _become(words: Sequence[str], folder: Path, variables: Mapping[str, str], files: Sequence[Path]) -> None:
     """Be the program, to its end."""
-    if session:
-        os.setsid()
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    os.setsid()
     for number, path in enumerate(files, start=1):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, number)
@@ -135,20 +130,28 @@ def _become(
 
 def _run(words: Sequence[str], folder: Path, variables: Mapping[str, str]) -> None:
     gc.freeze()
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.stdin = open(os.devnull)  # noqa: SIM115
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
     sys.argv = list(words)
     sys.path.insert(0, str(folder))
-    from pipeline import location
-
-    if (folder / "pipeline").is_dir():  # a copy of this code
-        location.PACKAGE = (folder / "pipeline").resolve()
+    if variables["PYTHONPATH"] != str(ROOT):  # other code than this
+        for name in [name for name in sys.modules if name.partition(".")[0] == "pipeline"]:
+            del sys.modules[name]
+        sys.path[1:1] = variables["PYTHONPATH"].split(os.pathsep)
+    elif (folder / "pipeline").is_dir():  # a copy of this code
+        sys.modules["pipeline.location"].PACKAGE = (folder / "pipeline").resolve()  # type: ignore[attr-defined]
     if words[0] == "dvc":
         import dvc.stage.run
 
-        dvc.stage.run.subprocess = _Stages  # type: ignore[attr-defined]
+        dvc.stage.run.subprocess = _Forking  # type: ignore[attr-defined]
+    if "reproduce" in words:
+        import pipeline.processes.local
+
+        pipeline.processes.local.subprocess = _Forking  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of a module that was imported before it is run
@@ -158,24 +161,38 @@ def _run(words: Sequence[str], folder: Path, variables: Mapping[str, str]) -> No
         atexit._run_exitfuncs()
 
 
-class _Stages:
-    """What DVC uses of `subprocess`: a stage's command is a fork."""
+class _Forking:
+    """What takes the place of `subprocess` in a program that starts others of this kind."""
 
     class Popen:
-        def __init__(self, command: Sequence[str], cwd: str, env: Mapping[str, str], **_: Any) -> None:
-            exec_, python, minus, *words = shlex.split(command[-1])
-            assert (exec_, python, minus) == ("exec", "python", "-m"), command
+        """The part of `subprocess.Popen` that DVC and a launcher use, of `python -m words`, in a shell or not."""
+
+        def __init__(self, command: Sequence[str], cwd: str | Path, env: Mapping[str, str], **_: Any) -> None:
+            words = shlex.split(command[-1]) if "-c" in command else list(command)
+            self.returncode: int | None = None
             sys.stdout.flush()
             self.pid = os.fork()
             if self.pid == 0:
                 code: Any = 1
                 try:
-                    _run(words, Path(cwd), env)
+                    _run(words[words.index("-m") + 1 :], Path(cwd), env)
                     code = 0
                 except SystemExit as end:
                     code = end.code
                 finally:
                     os._exit(code if isinstance(code, int) else int(code is not None))
 
+        def poll(self, options: int = os.WNOHANG) -> int | None:
+            if self.returncode is None:
+                ended, status = os.waitpid(self.pid, options)
+                self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+            return self.returncode
+
         def communicate(self) -> None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self.poll(0)
+
+        def send_signal(self, number: int) -> None:
+            os.kill(self.pid, number)
+
+        def kill(self) -> None:
+            os.kill(self.pid, signal.SIGKILL)

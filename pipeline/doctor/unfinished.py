@@ -25,12 +25,12 @@ __all__ = ["runs", "trials", "unpublished", "worktrees"]
 
 TRIALS = """
 select s.study_name, t.number, w.value_json from trials t join studies s using (study_id)
-left join trial_user_attributes w on w.trial_id = t.trial_id and w.key = 'worker'
+left join trial_system_attributes w on w.trial_id = t.trial_id and w.key = 'cave:worker'
 where t.state = 'RUNNING' order by 1, 2
 """
 RUNS = """
 select r.name, r.run_uuid, k.value from runs r join experiments e using (experiment_id)
-left join tags k on k.run_uuid = r.run_uuid and k.key = 'key'
+left join tags k on k.run_uuid = r.run_uuid and k.key in ('cave.key', 'key')
 where r.status = 'RUNNING' and r.lifecycle_stage = 'active' and e.name = ?
 """
 SWEEP = re.compile(r"([^/]+/[^/]+-[0-9a-f]{10})/[0-9a-f]{32}(/[0-9]+)?$")  # a key

@@ -27,7 +27,7 @@ MOST_IMAGES = 1000
 class Latents:
     """Nats of each unit by level, z_1 first, and the posterior means of the top level of each image."""
 
-    nats: list[Float[Tensor, " units"]]
+    nats: list[Float[Tensor, " _"]]
     top: Float[Tensor, "images units"]
 
 

@@ -141,13 +141,13 @@ def _interpolations(model: HierarchicalVAE, splits: Splits, x: Tensor) -> Arrays
     widths = [factor.event_shape[0] for factor in model.posterior(pairs[:1])[1]]
     nodes, _ = model.posterior(pairs, noise=[torch.zeros(1, len(pairs), width, device=x.device) for width in widths])
     step = torch.linspace(0, 1, STEPS, device=x.device)[:, None]
-    paths = [torch.lerp(node[0, ::2, None], node[0, 1::2, None], step).flatten(0, 1) for node in nodes]
+    paths = [torch.lerp(node[0, ::2, None], node[0, 1::2, None], step).flatten(0, 1)[None] for node in nodes]
     images = []
     for level in range(1, model.depth + 1):
         path = list(paths)
         for below in range(level - 1, -1, -1):
             path[below] = model.joint(path)[below].mean  # of which only the levels above are used
-        images.append(_stored(path[0].unflatten(0, (count, STEPS)), splits))
+        images.append(_stored(path[0][0].unflatten(0, (count, STEPS)), splits))
     return {"interpolated": _stored(pairs.unflatten(0, (count, 2)), splits), "interpolations": np.stack(images)}
 
 
@@ -155,8 +155,11 @@ def _map(splits: Splits, inside: Latents) -> Arrays:
     centred = (inside.top - inside.top.mean(0)).double().cpu()
     if centred.shape[1] == 1:
         centred = torch.cat([centred, torch.zeros_like(centred)], dim=1)
-    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
-    arrays = {"map": (left * values)[:, :2].float().numpy(), "map/share": (values**2 / (values**2).sum())[:2].numpy()}
+    vectors, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    arrays = {
+        "map": (vectors * values)[:, :2].float().numpy(),
+        "map/share": (values**2 / (values**2).sum())[:2].numpy(),
+    }
     if "test" in splits.labels:
         arrays["map/labels"] = splits.labels["test"][: len(centred)].astype(np.int64)
     return arrays

@@ -1,7 +1,7 @@
 """The report's folder: tables, figures and the page. All are made before the first is written.
 
 DVC plots `curves.csv` and everything in `figures/`, so that folder holds nothing but PNGs. `paper/` has every figure as
-PDF and the tables as LaTeX.
+PDF and the tables as LaTeX, but for a study that `cave train` has made.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ def write(study: Study) -> None:
 
     comparison, bounds_by_epoch = build(study), milestones(study)
     pictures = {variant: inputs.pictures(study, variant) for variant in study.params.variants}
-    drawings = draw(study, comparison, bounds_by_epoch, pictures)
-    html = page(study, comparison, bounds_by_epoch, drawings, pictures)
+    runs = inputs.circumstances(study)
     curves, folder = inputs.mean_curves(study), study.report
+    drawings = draw(study, comparison, bounds_by_epoch, pictures)
+    html = page(study, comparison, bounds_by_epoch, drawings, pictures, runs)
     for name, drawing in drawings.items():
         write_bytes(folder / "figures" / f"{name}.png", figures.png(drawing))
-        write_bytes(folder / "paper" / f"{name}.pdf", figures.pdf(drawing))
-    for name, text in latex.papers(comparison).items():
-        write_text(folder / "paper" / f"{name}.tex", text)
+    if not study.is_standalone:  # `cave train` is for a quick look, and fonts in a PDF take half a second a figure
+        for name, drawing in drawings.items():
+            write_bytes(folder / "paper" / f"{name}.pdf", figures.pdf(drawing))
+        for name, text in latex.papers(comparison).items():
+            write_text(folder / "paper" / f"{name}.tex", text)
     write_csv(folder / "curves.csv", curves)
     write_text(folder / "results.csv", comparison.seeds.to_csv(index=False, lineterminator="\n"))
     write_csv(folder / "table.csv", tables.table_rows(comparison))

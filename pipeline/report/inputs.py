@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "Circumstances",
     "best",
     "circumstances",
     "curves",
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 PICTURES = "pictures.safetensors"
+Circumstances = dict[str, dict[int, dict[str, Any]]]
+"""By variant and seed."""
+
 COLUMNS = ("variant", "seed", "depth", "metric", "term", "level", "value", "se", "unit")
 
 
@@ -192,10 +196,14 @@ def pictures(study: Study, variant: str) -> dict[str, np.ndarray]:
             raise ValueError(str(error)) from None
 
 
-def circumstances(study: Study, variant: str, seed: int) -> dict[str, Any]:
-    """Return when, where and with which code a model was trained, and its run in MLflow."""
-    with reading(study, study.train(variant) / f"seed-{seed}" / "mlflow.json", f"train@{variant}") as path:
-        return dict(read_json(path, "experiment", "run"))
+def circumstances(study: Study) -> Circumstances:
+    """Return by variant and seed when, where and with which code a model was trained, and its run in MLflow."""
+    runs: Circumstances = {}
+    for variant in study.params.variants:
+        for seed in _seeds(study, variant):
+            with reading(study, study.train(variant) / f"seed-{seed}" / "mlflow.json", f"train@{variant}") as path:
+                runs.setdefault(variant, {})[seed] = dict(read_json(path, "experiment", "run"))
+    return runs
 
 
 def needed(study: Study, path: Path, stage: str) -> Path:

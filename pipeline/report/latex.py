@@ -17,7 +17,7 @@ SPECIAL = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
     | {"<": r"$<$", ">": r"$>$", "−": "--", "∞": r"$\infty$", "…": r"\dots"}
 )
-NAMES = {"nll": r"$-\log p(x)$", "elbo": "ELBO", "gap": "gap", "kl": "KL", "reconstruction": r"$\log p(x|z_1)$"}
+NAMES = {"nll": "NLL", "elbo": "ELBO", "gap": "gap", "kl": "KL", "reconstruction": r"$\log p(x|z_1)$"}
 
 
 def papers(comparison: Comparison) -> dict[str, str]:
@@ -54,8 +54,7 @@ def _cell(result: Result, name: str, *, bold: bool = False) -> str:
     if name not in result.metrics:
         return "--"
     text = escape(str(result.metrics[name]))
-    number = re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
-    return rf"\textbf{{{number}}}" if bold else number
+    return rf"\textbf{{{text}}}" if bold else text
 
 
 def tabular(header: Sequence[str], rows: Sequence[Sequence[str]], columns: str) -> str:
@@ -75,7 +74,7 @@ def tabular(header: Sequence[str], rows: Sequence[Sequence[str]], columns: str) 
 
 def escape(text: str) -> str:
     """Return a text with the signs that LaTeX would read as commands made letters."""
-    return text.translate(SPECIAL)
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text.translate(SPECIAL))
 
 
 def _tabular(header: Sequence[str], rows: Sequence[Sequence[str]], columns: str) -> str:

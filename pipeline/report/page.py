@@ -34,8 +34,9 @@ def page(
     bounds_by_epoch: Milestones,
     drawings: Mapping[str, Drawing],
     pictures: Mapping[str, Mapping[str, np.ndarray]],
+    runs: inputs.Circumstances,
 ) -> str:
-    """Return the page; `drawings` compare variants, by name, and `pictures` are what each model has drawn."""
+    """Return the page; `drawings` compare variants, by name, `pictures` are what each model has drawn."""
     from pipeline import figures
 
     params = study.params
@@ -62,8 +63,8 @@ def page(
             for result in comparison.results[:MOST_MODELS]
         },
         searches=[row for variant in variants for row in _searches(study, variant)],
-        head=_head(study, comparison),
-        runs=_runs(study, comparison),
+        head=_head(runs),
+        runs=_links(runs),
         differing=settings.differing(study, comparison),
         costs=settings.costs(study, comparison),
         light=light,
@@ -124,11 +125,9 @@ def _mathematics(text: str) -> str:
     return MATHEMATICS.sub(r"\1<sub>\2</sub>", escape(text))
 
 
-def _head(study: Study, comparison: Comparison) -> list[str]:
+def _head(runs: inputs.Circumstances) -> list[str]:
     """Return when, where and with which code the models were trained, a line each."""
-    about = [
-        inputs.circumstances(study, result.variant, seed) for result in comparison.results for seed in result.seeds
-    ]
+    about = [run for seeds in runs.values() for run in seeds.values()]
     commits = [f"{a['git_commit'][:12]}{' with changes' if a.get('git_dirty') == 'true' else ''}"
                for a in about if a.get("git_commit", "none") != "none"]  # fmt: skip
     versions = {
@@ -149,19 +148,15 @@ def _span(dates: list[str]) -> str:
     return f"{' to '.join(ends)} (UTC)" if ends else ""
 
 
-def _runs(study: Study, comparison: Comparison) -> list[dict[str, Any]]:
-    """Return by variant the runs of its models with the addresses at which MLflow shows them."""
-    rows = []
-    for result in comparison.results:
-        runs = []
-        for seed in result.seeds:
-            about = inputs.circumstances(study, result.variant, seed)
-            store = str(about.get("store", ""))
-            address = store if re.match(r"https?://", store) else LOCAL
-            link = f"{address}/#/experiments/{about['experiment']}/runs/{about['run']}"
-            runs.append({"seed": seed, "link": link if about["run"] else ""})
-        rows.append({"variant": result.variant, "runs": runs})
-    return rows
+def _links(runs: inputs.Circumstances) -> dict[str, dict[int, str]]:
+    """Return by variant and seed the addresses at which MLflow shows the runs; empty for a run that it lacks."""
+
+    def link(run: Mapping[str, Any]) -> str:
+        store = str(run.get("store", ""))
+        address = store if re.match(r"https?://", store) else LOCAL
+        return f"{address}/#/experiments/{run['experiment']}/runs/{run['run']}" if run["run"] else ""
+
+    return {variant: {seed: link(run) for seed, run in seeds.items()} for variant, seeds in runs.items()}
 
 
 def _searches(study: Study, variant: str) -> list[dict[str, Any]]:

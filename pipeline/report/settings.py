@@ -27,12 +27,16 @@ def differing(study: Study, comparison: Comparison) -> Table:
         for seed in result.seeds:
             trained = {**own, "model": inputs.model(study, result.variant, seed)["model"]}
             for path, value in _flat(trained):
-                values.setdefault(path, []).append(json.dumps(value).strip('"'))
+                values.setdefault(path, []).append(_short(value))
         columns[result.variant] = {path: " or ".join(dict.fromkeys(texts)) for path, texts in values.items()}
     paths = list(dict.fromkeys(path for values in columns.values() for path in values))
     unlike = [path for path in paths if len({values.get(path, "") for values in columns.values()}) > 1]
     rows = [[path, *(values.get(path, "") for values in columns.values())] for path in unlike]
     return ["setting", *columns], rows
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -45,13 +49,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def costs(study: Study, comparison: Comparison) -> Table:
     """Return what each variant's models cost, means over seeds: weights, epochs, time, memory."""
-    header = ["variant", "weights", "weights (MB)", "epochs", "training (s)", "ms per epoch", "peak memory (MB)"]
+    header = ["variant", "weights", "weights (MB)", "epochs", "training (s)", "ms per epoch", "peak memory (MiB)"]
     rows = []
     for result in comparison.results:
         models = [inputs.model(study, result.variant, seed) for seed in result.seeds]
-        runs = [inputs.circumstances(study, result.variant, seed) for seed in result.seeds]
         epochs = [len(rows) for rows in inputs.curves(study, result.variant).values()]
-        seconds, peaks = sum(float(model["seconds"]) for model in models), [r.get("peak_memory_bytes") for r in runs]
+        seconds, peaks = (
+            sum(float(model["seconds"]) for model in models),
+            [model.get("peak_memory") for model in models],
+        )
         weights = sum(float(model["parameters"]) for model in models) / len(models)
         rows.append(
             [
@@ -61,7 +67,7 @@ def costs(study: Study, comparison: Comparison) -> Table:
                 " to ".join(dict.fromkeys(str(end(epochs)) for end in (min, max))),
                 f"{seconds / len(models):.3g}",
                 f"{1000 * seconds / sum(epochs):.3g}",
-                "" if None in peaks else f"{max(map(float, peaks)) / 1e6:.0f}",  # type: ignore[arg-type]
+                "" if None in peaks else f"{max(map(float, peaks)):.0f}",  # type: ignore[arg-type]
             ]
         )
     return header, rows

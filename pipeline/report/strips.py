@@ -61,7 +61,7 @@ def groups(variant: str, arrays: Mapping[str, np.ndarray], depth: int) -> list[G
     for level in shown:
         units, nats = arrays[f"traversals/z{level}/units"], arrays[f"nats/z{level}"]
         for unit, nat, images in zip(units, nats, arrays[f"traversals/z{level}"], strict=False):
-            label = f"{names[level]}, unit {unit + 1}: {nat:.2f} nats"
+            label = f"z{level}, unit {unit + 1}: {nat:.2f} nats"
             traversals.append(strip(label, images, f"{len(images)} images along unit {unit + 1} of z{level}"))
     between = [
         strip(

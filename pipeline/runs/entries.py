@@ -25,6 +25,7 @@ class Header(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["run", "results"]  # `results` are added to a run that MLflow has already
+    version: int = 1  # 2: the run's own tags have the prefix `cave.` in MLflow
     id: str  # of this folder; that of a folder that was made later is greater
     time: int
     address: str

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from pipeline import processes, tracking
+from pipeline.display import shown
 from pipeline.environment import Resources
 from pipeline.files import exclusive, write_csv
 from pipeline.jobs.cached_models import restore_models
@@ -13,7 +15,6 @@ from pipeline.jobs.final_models import mean_curve, trained
 from pipeline.jobs.train_seed import train_seed
 from pipeline.runs import study_folders
 from pipeline.study import Study
-from pipeline.tracking import Tracker, mark_current
 
 __all__ = ["main", "run"]
 
@@ -27,22 +28,21 @@ def run(study: Study, variant: str, resources: Resources | None = None, *, anew:
         if not anew and trained(study, variant):  # perhaps by a process that was waited for
             print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
             return
-        _run(study, variant, resources or Resources.read())
+        with shown(study.stage_title("train", variant), "seed"):
+            _run(study, variant, resources or Resources.read())
 
 
 def _run(study: Study, variant: str, resources: Resources) -> None:
-    tracker = Tracker(study).require()
+    tracker = tracking.Tracker(study).require()
     restored = restore_models(study, variant)
     seeds = [str(seed) for seed in study.params.train.seeds if seed not in restored]
-    processes.map_in_workers(
-        "train", study, variant, seeds, lambda seed: train_seed(study, variant, int(seed), resources), resources
-    )
-    rows = mean_curve(study, variant)
-    write_csv(study.curves(variant), rows)
+    work = partial(train_seed, study, variant, resources=resources)
+    processes.map_in_workers("train", study, variant, seeds, lambda seed: work(int(seed)), resources)
+    write_csv(study.curves(variant), mean_curve(study, variant))
     tracker.backlog.discard_states(*study_folders(study, f"{study.unique_name}/{variant}/"))
     shutil.rmtree(study.cache / "train" / study.unique_name / variant, ignore_errors=True)
     tracker.backlog.flush_at_exit()
-    mark_current(study, tracker)
+    tracking.mark_current(study, tracker)
 
 
 def main(variant: str, *seeds: str) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pipeline import faults
 from pipeline.addresses import worker_lock
 from pipeline.errors import RunError
-from pipeline.sweep.compat import reopen
+from pipeline.sweep.compat import internal, reopen, set_internal
 from pipeline.sweep.search import BEGUN, FINISHED, Sweep
 from pipeline.text import plural
 
@@ -30,7 +30,7 @@ def finished(sweep: Sweep) -> bool:
 
 def trials_with_live_worker(sweep: Sweep, running: Sequence[FrozenTrial]) -> set[int]:
     """Return the numbers of the trials whose worker holds its lock."""
-    locks = {trial.number: worker_lock(sweep.name, trial.user_attrs.get("worker", "none")) for trial in running}
+    locks = {trial.number: worker_lock(sweep.name, internal(trial, "worker", "none")) for trial in running}
     living = sweep.locks.held(list(locks.values()))
     return {number for number, lock in locks.items() if lock in living}
 
@@ -54,7 +54,7 @@ def claim(sweep: Sweep, token: str, give_up: Callable[[Sweep, Trial, str], None]
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         living = trials_with_live_worker(sweep, running)
         for orphan in (trial for trial in running if trial.number not in living):
-            attempts = orphan.user_attrs.get("attempts", 0)
+            attempts = internal(orphan, "attempts", 0)
             adopted = reopen(sweep.optuna, orphan)
             if attempts < MAX_ATTEMPTS:
                 with sweep.transaction():
@@ -74,8 +74,8 @@ def claim(sweep: Sweep, token: str, give_up: Callable[[Sweep, Trial, str], None]
 
 def _assign_worker(trial: Trial, token: str, attempts: int) -> None:
     """Store the owning worker's token and the number of attempts since the last finished epoch."""
-    trial.set_user_attr("attempts", attempts)
-    trial.set_user_attr("worker", token)
+    set_internal(trial, "attempts", attempts)
+    set_internal(trial, "worker", token)
 
 
 def _assigned(trial: Trial) -> Trial:

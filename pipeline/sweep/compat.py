@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import optuna
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["FrozenStudy", "reopen", "reported_values", "storage_trial_id", "study_id"]
+__all__ = ["FrozenStudy", "internal", "reopen", "reported_values", "set_internal", "storage_trial_id", "study_id"]
+
+PREFIX = "cave:"  # of attributes that are for this program alone, and that Optuna's dashboard does not show
 
 
 def reopen(study: optuna.Study, trial: FrozenTrial) -> Trial:
@@ -27,3 +31,21 @@ def study_id(study: FrozenStudy) -> int:
 def reported_values(trial: Trial) -> dict[int, float]:
     """Return the values by epoch that the pruner sees; a change of them is seen too."""
     return trial._cached_frozen_trial.intermediate_values
+
+
+def internal(owner: optuna.Study | FrozenTrial | Trial, name: str, default: Any = None) -> Any:
+    """Return an attribute that `set_internal` has set; earlier versions kept it among the user's."""
+    if isinstance(owner, optuna.Study):
+        attributes = owner._storage.get_study_system_attrs(owner._study_id)
+    else:
+        attributes = (owner._cached_frozen_trial if isinstance(owner, Trial) else owner).system_attrs
+    return attributes[PREFIX + name] if PREFIX + name in attributes else owner.user_attrs.get(name, default)
+
+
+def set_internal(owner: optuna.Study | Trial, name: str, value: Any) -> None:
+    """Set an attribute that is for this program alone."""
+    if isinstance(owner, optuna.Study):
+        owner._storage.set_study_system_attr(owner._study_id, PREFIX + name, value)
+    else:
+        owner.storage.set_trial_system_attr(owner._trial_id, PREFIX + name, value)
+        owner._cached_frozen_trial.system_attrs[PREFIX + name] = value

@@ -24,8 +24,10 @@ from optuna.trial import TrialState
 from pipeline import processes
 from pipeline.addresses import coordinator_lock
 from pipeline.errors import DisconnectedError, InputError
+from pipeline.progress import reporting
 from pipeline.runs import RunSpec, study_folders
 from pipeline.sweep.claims import MAX_ATTEMPTS, check_failure_limit, finished, trials_with_live_worker
+from pipeline.sweep.compat import internal, set_internal
 from pipeline.sweep.outputs import publish, write, write_nothing
 from pipeline.sweep.progress import LOOK, Progress
 from pipeline.sweep.search import Sweep, started
@@ -113,10 +115,12 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
                 _search(sweep, workers, Progress(sweep))
             trials = sweep.trials()
             check_failure_limit(sweep, trials)
-            most = sweep.study.params.sweep.trials
+            most = sweep.study.params.trials(sweep.variant)
             if sweep.every is not None and sweep.budget(trials) < most:
                 count = plural(len(sweep.every), "setting")
-                print(f"{sweep.label}: the space has {count}: all were tried; sweep.trials is {most}", flush=True)
+                grid = sweep.study.params.sweep.sampler == "grid"
+                rest = f"the grid has {plural(most, 'combination')}" if grid else f"sweep.trials is {most}"
+                print(f"{sweep.label}: the space has {count}: all were tried; {rest}", flush=True)
             return _write(sweep, parent)
     except DisconnectedError:
         parent.close()
@@ -137,7 +141,7 @@ def join(sweep: Sweep, workers: int) -> None:
     if not sweep.space:
         print(f"{sweep.variant}: its space is empty, so that there is nothing to join")
         return
-    trials, count = plural(sweep.study.params.sweep.trials, "trial"), plural(workers, "worker")
+    trials, count = plural(sweep.study.params.trials(sweep.variant), "trial"), plural(workers, "worker")
     for search in sweep.searches():
         print(f"{search.label}: joins sweep {search.name} of {trials} at {search.database} with {count}", flush=True)
         _retry_on_disconnect(search, lambda search: _join(search, workers))
@@ -181,7 +185,7 @@ def _abandoning(sweep: Sweep) -> Iterator[None]:
         with suppress(Exception, KeyboardInterrupt):
             fresh = replace(sweep)  # on a connection of its own
             with _held(fresh):
-                run = fresh.tracker.reopen(fresh.key, fresh.optuna.user_attrs["mlflow_run_id"])
+                run = fresh.tracker.reopen(fresh.key, internal(fresh.optuna, "mlflow_run_id"))
                 run.finish(_status(fresh, error))
         raise
 
@@ -195,10 +199,11 @@ def _status(sweep: Sweep, error: BaseException) -> str | None:
 
 
 def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
-    outcome = publish(sweep, parent)
-    _store_run_id(sweep, parent)  # that MLflow had not assigned when the run was started, say
-    if sweep.is_last:
-        write(outcome)
+    with reporting(f"{sweep.label} results", counted=False):
+        outcome = publish(sweep, parent)
+        _store_run_id(sweep, parent)  # that MLflow had not assigned when the run was started, say
+        if sweep.is_last:
+            write(outcome)
     sweep.locks.check()
     parent.finish()
     sweep.tracker.backlog.flush_at_exit()
@@ -234,25 +239,25 @@ def _start_workers(sweep: Sweep, count: int, tick: Callable[[], None]) -> None:
 
 
 def _retries(sweep: Sweep) -> int:
-    return MAX_ATTEMPTS * sweep.study.params.sweep.trials
+    return MAX_ATTEMPTS * sweep.study.params.trials(sweep.variant)
 
 
 @contextmanager
 def _held(sweep: Sweep, wait: bool = False) -> Iterator[None]:
     """Be the coordinator, and let others read who that is."""
     with sweep.locks.hold(coordinator_lock(sweep.name), wait):
-        sweep.optuna.set_user_attr("coordinator", f"process {os.getpid()} on host {platform.node()}")
+        set_internal(sweep.optuna, "coordinator", f"process {os.getpid()} on host {platform.node()}")
         yield
 
 
 def _holder(sweep: Sweep) -> str:
-    return str(sweep.optuna.user_attrs.get("coordinator", "another process"))
+    return str(internal(sweep.optuna, "coordinator", "another process"))
 
 
 def _make_parent(sweep: Sweep) -> None:
     """Make the sweep's run in MLflow unless it is there; nobody holds it afterwards."""
     with sweep.locks.hold(f"{sweep.name}/parent"):
-        if "mlflow_run_id" not in sweep.optuna.user_attrs:
+        if internal(sweep.optuna, "mlflow_run_id") is None:
             _parent(sweep).finish(None)
 
 
@@ -260,9 +265,10 @@ def _parent(sweep: Sweep) -> Run:
     params = sweep.study.params.variant(sweep.variant)
     count = params.sweep.searches
     several = f" {sweep.search} (of {count}, from 0 on)" if count > 1 else ""
+    trials = plural(params.trials(sweep.variant), "trial")
     about = (
         f"Search{several} of **{sweep.variant}** over {', '.join(sweep.space)}, by {params.sweep.sampler}:"
-        f" {plural(params.sweep.trials, 'trial')} of at most {plural(params.sweep.epochs, 'epoch')}, of which the"
+        f" {trials} of at most {plural(params.sweep.epochs, 'epoch')}, of which the"
         f" highest `{sweep.metric}` is the best."
         " Its metrics and its tags `best/*` are the best trial's; the trials are its children."
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"
@@ -277,7 +283,7 @@ def _parent(sweep: Sweep) -> Run:
     )
     with run.closing():
         _store_run_id(sweep, run)
-        if "mlflow_run_id" not in sweep.optuna.user_attrs:  # its trials need it
+        if internal(sweep.optuna, "mlflow_run_id") is None:  # its trials need it
             run.finish("KILLED")
             raise InputError(f"MLflow at {sweep.tracker.server.address} cannot be used: it did not make a run")
         if count > 1:
@@ -287,5 +293,5 @@ def _parent(sweep: Sweep) -> Run:
 
 def _store_run_id(sweep: Sweep, run: Run) -> None:
     """Store the id of the sweep's run, as far as MLflow has assigned it."""
-    if run.run_id is not None and sweep.optuna.user_attrs.get("mlflow_run_id") != run.run_id:
-        sweep.optuna.set_user_attr("mlflow_run_id", run.run_id)
+    if run.run_id is not None and internal(sweep.optuna, "mlflow_run_id") != run.run_id:
+        set_internal(sweep.optuna, "mlflow_run_id", run.run_id)

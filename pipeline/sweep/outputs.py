@@ -19,7 +19,8 @@ from pipeline.files import write_csv, write_json
 from pipeline.log import Record
 from pipeline.metric import BEST, VALUE
 from pipeline.params import digest
-from pipeline.sweep.search import FINISHED, Sweep, short
+from pipeline.sweep.compat import internal
+from pipeline.sweep.search import FINISHED, Sweep, short, terms
 from pipeline.tracking import Run
 
 __all__ = ["Outcome", "publish", "write", "write_nothing"]
@@ -73,7 +74,7 @@ class Outcome:
     @property
     def tracked(self) -> dict[str, Any]:
         """The entry of `mlflow.json`."""
-        run = self.sweep.optuna.user_attrs["mlflow_run_id"]
+        run = internal(self.sweep.optuna, "mlflow_run_id")
         experiment = self.sweep.tracker.experiment_id
         return {"experiment": experiment, "run": run, "key": self.sweep.key, "trials": self.runs}
 
@@ -98,7 +99,7 @@ def publish(sweep: Sweep, parent: Run) -> Outcome:
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}
-    parent.log_result("best", digest([best, outcome.runs]), {0: top.user_attrs["metrics"]}, files)
+    parent.log_result("best", digest([best, outcome.runs]), {0: terms(top)}, files)
     return outcome
 
 
@@ -106,7 +107,7 @@ def _history(outcome: Outcome) -> Iterator[Record]:
     """Yield what each trial has reached, and the best of all trials so far, with the trial's number as the epoch."""
     best = -math.inf
     for trial in outcome.trials:
-        value = trial.user_attrs.get("metrics", {}).get(outcome.sweep.metric)
+        value = terms(trial).get(outcome.sweep.metric)
         if value is None or trial.datetime_complete is None:
             continue
         metrics = {VALUE: value}
@@ -137,7 +138,7 @@ def write(outcome: Outcome) -> None:
 
 def _runs(sweep: Sweep, trials: list[FrozenTrial]) -> dict[str, str | None]:
     """Return the MLflow run of every trial; one that was sent to MLflow later is looked up there."""
-    run_ids = {str(trial.number): trial.user_attrs.get("mlflow_run_id") for trial in trials}
+    run_ids = {str(trial.number): internal(trial, "mlflow_run_id") for trial in trials}
     if None in run_ids.values():
         reachable = not sweep.tracker.backlog.publish_all(seconds=60.0).failed
         logged = sweep.tracker.run_ids(f"{sweep.key}/") if reachable else {}
@@ -175,7 +176,7 @@ def _row(trial: FrozenTrial, metric: str, run_id: str | None) -> dict[str, Any]:
         "state": trial.state.name,
         "metric": metric,
         "value": trial.value,
-        **{name: trial.user_attrs.get("metrics", {}).get(name) for name in PLANE},
+        **{name: terms(trial).get(name) for name in PLANE},
         **trial.params,
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": round((end - start).total_seconds(), 2) if start and end else None,

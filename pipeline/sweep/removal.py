@@ -14,7 +14,7 @@ from pipeline.addresses import coordinator_lock, lock_folder, worker_lock
 from pipeline.errors import InputError
 from pipeline.redaction import reason
 from pipeline.study import Study
-from pipeline.sweep.compat import FrozenStudy, study_id
+from pipeline.sweep.compat import FrozenStudy, internal, study_id
 from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import locks
 
@@ -58,7 +58,7 @@ class Searches:
                 assert held is not None
                 assert self._storage is not None
                 running = self._storage.get_all_trials(study_id(study), deepcopy=False, states=(TrialState.RUNNING,))
-                owners = [str(trial.user_attrs.get("worker", "none")) for trial in running]
+                owners = [str(internal(trial, "worker", "none")) for trial in running]
                 names = [
                     coordinator_lock(study.study_name),
                     *(worker_lock(study.study_name, owner) for owner in owners),

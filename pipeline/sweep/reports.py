@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from optuna.trial import Trial
 
 from pipeline import faults
-from pipeline.sweep.compat import reported_values, storage_trial_id
+from pipeline.sweep.compat import reported_values, set_internal, storage_trial_id
 from pipeline.sweep.search import Sweep
 
 __all__ = ["Reports"]
@@ -51,7 +51,7 @@ class Reports:
     def flush(self) -> None:
         """Write the pending reports and reset the count of attempts, in one transaction."""
         with self.sweep.transaction():
-            self.trial.set_user_attr("attempts", 0)
+            set_internal(self.trial, "attempts", 0)
             self.write()
         self._flushed = True
         faults.crash_point("epoch-reported")

@@ -32,6 +32,7 @@ from pipeline.redaction import reason
 from pipeline.runs.source import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
+from pipeline.sweep.compat import internal, set_internal
 from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import Locks, locks
 from pipeline.sweep.samplers import PRUNERS, SAMPLERS, Tpe, suggest
@@ -47,6 +48,7 @@ __all__ = [
     "Sweep",
     "short",
     "started",
+    "terms",
 ]
 
 IDENTITY = "training"  # the attribute of a trial that is equal where settings lead to the same training
@@ -136,16 +138,16 @@ class Sweep:
     @cached_property
     def every(self) -> dict[str, dict[str, Any]] | None:
         """All settings of the space by their identity, or None where there are more than trials."""
-        return space.every(self.base, self.space, self.study.params.sweep.trials)
+        return space.every(self.base, self.space, self.study.params.trials(self.variant))
 
     def untried(self, trials: Sequence[FrozenTrial]) -> dict[str, dict[str, Any]]:
         """Return those of all settings of a small space that no trial has; of a larger one, nothing."""
-        tried = {trial.user_attrs.get(IDENTITY) for trial in trials}
+        tried = {internal(trial, IDENTITY) for trial in trials}
         return {key: values for key, values in (self.every or {}).items() if key not in tried}
 
     def budget(self, trials: Sequence[FrozenTrial]) -> int:
         """Return how many trials the search has: `sweep.trials`, or those that try every setting of a small space."""
-        most = self.study.params.sweep.trials
+        most = self.study.params.trials(self.variant)
         begun = [trial for trial in trials if trial.state in BEGUN]
         return most if self.every is None else min(most, len(begun) + len(self.untried(begun)))
 
@@ -183,8 +185,9 @@ class Sweep:
                     pruner=PRUNERS[sweep.pruner](sweep.startup_trials),
                     load_if_exists=True,
                 )
-                if "id" not in study.user_attrs:
-                    study.set_user_attr("id", uuid.uuid4().hex)
+                if internal(study, "id") is None:
+                    set_internal(study, "id", uuid.uuid4().hex)
+                    study.set_metric_names([self.metric])
             except InputError:
                 raise
             except Exception as error:  # whatever the database's driver raises
@@ -208,7 +211,7 @@ class Sweep:
     @cached_property
     def key(self) -> str:
         """The name with the study's own number: a second study of this name, in another database, has another."""
-        return f"{self.name}/{self.optuna.user_attrs['id']}"
+        return f"{self.name}/{internal(self.optuna, 'id')}"
 
     @cached_property
     def tracker(self) -> Tracker:
@@ -240,7 +243,7 @@ class Sweep:
             self.optuna.enqueue_trial(values)  # is what `ask` returns
         trial = self.optuna.ask()
         if key is not None:
-            trial.set_user_attr(IDENTITY, key)
+            set_internal(trial, IDENTITY, key)
         return trial
 
     def settings(self, trial: Trial) -> tuple[Params, str]:
@@ -258,8 +261,8 @@ class Sweep:
                 params = match_weights(params, self.splits)
             except InputError as error:
                 params, key, reason = space.closest(self.base, values), digest(values), str(error)
-            if IDENTITY not in trial.user_attrs:
-                trial.set_user_attr(IDENTITY, key)
+            if internal(trial, IDENTITY) is None:
+                set_internal(trial, IDENTITY, key)
         return params, reason
 
     def _draw(self, trial: Trial) -> dict[str, Any]:
@@ -275,6 +278,11 @@ class Sweep:
             values[path] = suggest(trial, path, kind)
             faults.crash_point("transaction-open")
         return values
+
+
+def terms(trial: FrozenTrial) -> dict[str, float]:
+    """Return the metrics of a finished trial's best epoch, each an attribute of its own."""
+    return {name: float(value) for name, value in trial.user_attrs.items() if "/" in name}
 
 
 def started(start: Callable[[], Run]) -> Run:

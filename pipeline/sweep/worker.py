@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import faults, processes, redaction
 from pipeline.addresses import worker_lock
+from pipeline.environment import WorkerRole
 from pipeline.errors import DisconnectedError, InputError, external_fault
 from pipeline.log import STATE, Record
 from pipeline.metric import VALUE
@@ -25,10 +26,11 @@ from pipeline.params import digest
 from pipeline.progress import reporting
 from pipeline.runs import RunSpec
 from pipeline.sweep.claims import claim, finished, trials_with_live_worker
+from pipeline.sweep.compat import internal, set_internal
 from pipeline.sweep.reports import Reports
-from pipeline.sweep.search import IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started
+from pipeline.sweep.search import IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started, terms
 from pipeline.tracking import Run
-from pipeline.training import best_record, fit, initial_model
+from pipeline.training import best_record, fit, initial_model, report_epoch
 
 __all__ = ["work"]
 
@@ -116,8 +118,8 @@ class _End:
     @property
     def attributes(self) -> dict[str, Any]:
         """What the trial keeps of it in Optuna."""
-        attributes = {"metrics": self.metrics, "best_epoch": self.epoch, "repeats": self.repeats, "reason": self.reason}
-        return {name: value for name, value in attributes.items() if value not in ({}, None, "")}
+        attributes = {"best_epoch": self.epoch, "repeats": self.repeats, "reason": self.reason}
+        return {**self.metrics, **{name: value for name, value in attributes.items() if value not in (None, "")}}
 
 
 def _stop(reports: Reports, run: Run | None) -> None:
@@ -144,13 +146,13 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
     """
     trial = reports.trial
     while not reports.values:
-        identity = trial.user_attrs[IDENTITY]
+        identity = internal(trial, IDENTITY)
         earlier = [t for t in sweep.trials() if t.number < trial.number]
         for equal in earlier:
-            if equal.state in (TrialState.COMPLETE, TrialState.PRUNED) and equal.user_attrs.get(IDENTITY) == identity:
+            if equal.state in (TrialState.COMPLETE, TrialState.PRUNED) and internal(equal, IDENTITY) == identity:
                 return equal
         # One whose settings are still being drawn may turn out to be equal.
-        pending = [t for t in earlier if t.user_attrs.get(IDENTITY, identity) == identity]
+        pending = [t for t in earlier if internal(t, IDENTITY, identity) == identity]
         if not trials_with_live_worker(sweep, [t for t in pending if t.state == TrialState.RUNNING]):
             break
         reports.flush_once()  # waiting does not count as an attempt
@@ -164,7 +166,7 @@ def _equal(sweep: Sweep, reports: Reports, tick: Callable[[], None]) -> FrozenTr
 def _repeat(equal: FrozenTrial, run: Run, reports: Reports) -> _End:
     """Take the record of an earlier trial with the same settings, and log its best epoch."""
     reports.copy(equal.intermediate_values)
-    metrics: dict[str, float] = equal.user_attrs["metrics"]
+    metrics: dict[str, float] = terms(equal)
     epoch = int(equal.user_attrs["best_epoch"])
     assert equal.datetime_complete is not None
     # The same whenever it is logged, so that logging it again after a kill changes nothing.
@@ -213,7 +215,7 @@ def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
         splits=sweep.splits,
         about=f"Trial {trial.number} of Optuna study `{sweep.name}`: **{sweep.variant}** with levels {widths}.",
         inputs=[sweep.study.data],
-        parent=sweep.optuna.user_attrs["mlflow_run_id"],
+        parent=internal(sweep.optuna, "mlflow_run_id"),
     )
     with run.closing():
         if sweep.study.params.sweep.searches > 1:
@@ -224,8 +226,8 @@ def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
 
 def _identify(trial: Trial, run: Run) -> None:
     """Store the id of the trial's run once MLflow has assigned it."""
-    if run.run_id is not None and trial.user_attrs.get("mlflow_run_id") != run.run_id:
-        trial.set_user_attr("mlflow_run_id", run.run_id)
+    if run.run_id is not None and internal(trial, "mlflow_run_id") != run.run_id:
+        set_internal(trial, "mlflow_run_id", run.run_id)
 
 
 def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callable[[], None]) -> _End:
@@ -235,12 +237,14 @@ def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callab
     model = initial_model(spec.params.model, sweep.splits, seed)
     before, pruned = max(run.folder.last_epoch, *reports.values, 0), False
     records: list[Record] = []
+    alone = WorkerRole.read() is None  # no coordinator prints how far its workers are
     device = processes.device(sweep.resources.device)
-    with reporting(f"{sweep.label} trial {reports.trial.number}"):
+    with reporting(f"{sweep.label} trial {reports.trial.number}", counted=False, beats=alone) as reporter:
         for record in fit(model, sweep.splits, train, seed=seed, device=device, folder=folder):
             sweep.locks.check()
             run.publish()
             records.append(record)
+            report_epoch(reporter, record, train.epochs, len(sweep.splits.train), sweep.metric)
             if record.epoch > train.warmup_end(model.depth):
                 # What a training that ended here would have kept: trials are compared by nothing else.
                 reports.add(record.epoch, best_record(records, train, model.depth).metrics[sweep.metric])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
 from pipeline.redaction import redacted
+from pipeline.tracking.tags import mlflow_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +27,7 @@ def metric_rows(metrics: Mapping[str, Any], timestamp: int, step: int) -> list[M
 
 
 def shortened(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags as MLflow takes them: without passwords, and cut at its limit."""
+    """Return the values of tags as MLflow takes them: without passwords, and cut at its limit."""
     return {key: redacted(value)[:LENGTH] for key, value in tags.items()}
 
 
@@ -46,8 +47,8 @@ def log_in_batches(
     from mlflow.entities import Param, RunTag
 
     some_params = [Param(name, value) for name, value in params.items()]
-    some_tags = [RunTag(name, value) for name, value in tags.items()]
-    last = [RunTag(name, value) for name, value in marks.items()]
+    some_tags = [RunTag(mlflow_name(name), value) for name, value in tags.items()]
+    last = [RunTag(mlflow_name(name), value) for name, value in marks.items()]
     rows = list(rows)
     while some_params or some_tags or rows or last:
         metrics: list[Metric] = []

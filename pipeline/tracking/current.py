@@ -20,6 +20,7 @@ from pipeline.study import Study
 from pipeline.tracking.connection import tracking_uri
 from pipeline.tracking.experiment import update_experiment
 from pipeline.tracking.registry import update_registry
+from pipeline.tracking.tags import read_tags
 from pipeline.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _mark(study: Study, tracker: Tracker, results: Mapping[Work, Mapping[str, An
     runs = {str(run.info.run_id): run for run in _runs(client, experiment.experiment_id)}
     by_key: dict[str, str] = {}
     for run_id, run in runs.items():  # the latest first
-        by_key.setdefault(run.data.tags.get("key", ""), run_id)
+        by_key.setdefault(read_tags(run.data.tags).get("key", ""), run_id)
     present = {  # the id of each result's run, as far as MLflow has it
         work: named["run"] if named["run"] in runs else by_key.get(str(named.get("key")))
         for work, named in results.items()

@@ -14,6 +14,7 @@ from pipeline.study import Study
 from pipeline.tracking.artifacts import local_folder
 from pipeline.tracking.connection import connect, display_address, tracking_uri
 from pipeline.tracking.failures import translate_mlflow_errors
+from pipeline.tracking.tags import read_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +63,7 @@ class LoggedRun:
                 if key.startswith(("train/", "valid/")):
                     for row in client.get_metric_history(run_id, key):
                         epochs.setdefault(row.step, {})[key] = row.value
-        tags, artifacts = dict(run.data.tags), local_folder(str(run.info.artifact_uri))
+        tags, artifacts = read_tags(run.data.tags), local_folder(str(run.info.artifact_uri))
         return cls(client, run_id, run.info.status, tags, dict(sorted(epochs.items())), artifacts)
 
     def download(self, folder: Path, *artifacts: str) -> Path:

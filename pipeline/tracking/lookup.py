@@ -9,6 +9,7 @@ from pipeline.runs import Header, RunFolder
 from pipeline.tracking.batches import shortened
 from pipeline.tracking.connection import quoted
 from pipeline.tracking.server import Server
+from pipeline.tracking.tags import mlflow_name, read_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -23,7 +24,8 @@ def create_run(server: Server, header: Header) -> Run:
     """Create the run of a folder."""
     experiment = server.experiment(header.experiment, header.note)
     tags = shortened(header.tags | {"key": header.key, FOLDER_TAG: header.id})
-    return server.client.create_run(experiment, start_time=header.time, tags=tags, run_name=header.name)
+    named = {mlflow_name(name): value for name, value in tags.items()}
+    return server.client.create_run(experiment, start_time=header.time, tags=named, run_name=header.name)
 
 
 def results_run(server: Server, header: Header) -> Run | None:
@@ -48,7 +50,7 @@ def own_run(server: Server, folder: RunFolder, run_id: str | None) -> Run | None
     which this process logs to, else the one that has parameters, which an earlier process has logged to.
     """
     runs = _runs_of_key(server, folder.header)
-    own = [run for run in runs if run.data.tags.get(FOLDER_TAG) == folder.header.id]
+    own = [run for run in runs if read_tags(run.data.tags).get(FOLDER_TAG) == folder.header.id]
     own.sort(key=lambda run: (run.info.run_id != run_id, not run.data.params))
     for double in own[1:]:
         server.client.delete_run(double.info.run_id)
@@ -69,5 +71,6 @@ def published_epochs(server: Server, folder: RunFolder, run: Run) -> dict[int, i
 def _runs_of_key(server: Server, header: Header) -> Sequence[Run]:
     """Return the runs of a folder's key, the latest first."""
     experiment = server.experiment(header.experiment, header.note)
-    runs: Sequence[Run] = server.client.search_runs([experiment], f"tags.key = {quoted(header.key)}")
-    return runs
+    names = [mlflow_name("key"), *(["key"] if header.version == 1 else [])]  # whose run may have been created before
+    found = [server.client.search_runs([experiment], f"tags.`{name}` = {quoted(header.key)}") for name in names]
+    return [run for runs in found for run in runs]

@@ -17,6 +17,7 @@ from pipeline.runs import Header, RunFolder
 from pipeline.tracking.batches import log_in_batches, metric_rows, shortened
 from pipeline.tracking.lookup import FOLDER_TAG, GONE, create_run, own_run, published_epochs, results_run
 from pipeline.tracking.server import NOTE, Server
+from pipeline.tracking.tags import read_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -90,12 +91,12 @@ class Publisher:
             self._doubtful = True  # until the answer is here
             run = create_run(self.server, header)
             self._doubtful = self.server.repeats_requests
-        elif not owned and header.type == "run" and run.data.tags.get(FOLDER_TAG, "") > header.id:
+        elif not owned and header.type == "run" and read_tags(run.data.tags).get(FOLDER_TAG, "") > header.id:
             return False
         else:
             self._epochs = published_epochs(self.server, self.folder, run)
         self._status, self._ended = str(run.info.status), int(run.info.end_time or 0)
-        self._tags, self._params = dict(run.data.tags), dict(run.data.params)
+        self._tags, self._params = read_tags(run.data.tags), dict(run.data.params)
         self._artifacts = str(run.info.artifact_uri)
         self.run_id = str(run.info.run_id)
         faults.crash_point("run-created")

@@ -19,6 +19,7 @@ from pipeline.tracking.describe import describe
 from pipeline.tracking.experiment import about
 from pipeline.tracking.run import Run
 from pipeline.tracking.server import Server
+from pipeline.tracking.tags import mlflow_name, read_tags
 
 __all__ = ["Tracker"]
 
@@ -113,17 +114,18 @@ class Tracker:
             released.pop_all()
         return run
 
-    def header(self, kind: Literal["run", "results"], key: str, **more: Any) -> Header:
-        """Return the first line of a new folder's log."""
+    def header(self, kind: Literal["run", "results"], key: str, **fields: Any) -> Header:
+        """Return the first line of the log of a run that begins now."""
         return Header(
             type=kind,
+            version=2,
             id=new_id(),
             time=now(),
             address=self.server.identity,
             experiment=self.name,
             note=self.note,
             key=key,
-            **more,
+            **fields,
         )
 
     def open(self, key: str, released: ExitStack) -> RunFolder:
@@ -140,11 +142,11 @@ class Tracker:
         ids: dict[str, str] = {}
         with self.server.request():
             experiment, token = self.server.experiment(self.name, self.note), None
-            query = f"tags.key LIKE {quoted(f'{prefix}%')}"
+            query = f"tags.`{mlflow_name('key')}` LIKE {quoted(f'{prefix}%')}"
             while True:
                 page = self.server.client.search_runs([experiment], query, page_token=token)
                 for run in page:  # the latest first
-                    ids.setdefault(str(run.data.tags["key"]), str(run.info.run_id))
+                    ids.setdefault(read_tags(run.data.tags)["key"], str(run.info.run_id))
                 if not (token := page.token):
                     break
         return ids
