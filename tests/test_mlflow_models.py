@@ -25,7 +25,7 @@ from pipeline.randomness import seeded
 from pipeline.runs import RunSpec
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
-from pipeline.tracking import Tracker, log_report, mark_current, registered_name
+from pipeline.tracking import Tracker, log_report, mark_current, registered_name, remove_experiments
 from pipeline.tracking.media import TABLES, tables_tag
 from tests.small import model_params
 from tests.workshop import make_study, rows
@@ -230,3 +230,13 @@ def test_the_report_is_an_artifact_of_one_run(study: Study) -> None:
     assert status == "FINISHED"
     page = study.shared_root / "mlartifacts" / study.name / run / "artifacts" / "report.html"
     assert page.read_text() == "second"
+
+
+def test_a_removed_study_leaves_its_name_to_a_later_one(study: Study) -> None:
+    """Its models get other names, once, as its experiment does."""
+    mark_current(study)
+    assert remove_experiments(study) == 1
+    assert remove_experiments(study) == 0
+    [(name,)] = rows(study.shared_root / "mlflow.db", "select name from registered_models")
+    assert name.startswith("default.vae (removed ")
+    assert name.count("(") == 1
