@@ -84,11 +84,13 @@ def _fit(
     records: list[Record] = []
     device = processes.device(resources.device)
     first, logged = seed == study.params.train.seeds[0], run.folder.last_epoch
+    if first and logged == 0:
+        log_pictures(run, model, splits, 0, run.folder.header.time)
     with reporting(f"{variant} seed {seed}") as reporter:
         for record in fit(model, splits, params.train, seed=seed, device=device, folder=run.folder.path):
             # Of the epochs before the state that training goes on from, the weights are gone, and pictures are there.
             if first and record.epoch >= logged and is_shown(record.epoch, params.train.epochs):
-                log_pictures(run, model, splits, record)
+                log_pictures(run, model, splits, record.epoch, record.timestamp)
             run.publish()
             records.append(record)
             print_progress(reporter, record, params.train.epochs, len(splits.train))
