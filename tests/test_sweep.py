@@ -145,7 +145,7 @@ def test_more_trials_extend_a_study_and_any_other_change_starts_a_new_one(study:
 
 
 def check_parent(study: Study) -> None:
-    """Assert that the sweep's run has a point a trial, once, the best so far, and what was found as its parameters."""
+    """Assert that the sweep's run has a point a trial, once, the best so far, and the best settings as parameters."""
     database, parent = study.shared_root / "mlflow.db", "join runs using (run_uuid) where name = 'sweep mhvae'"
     values = [float(row["value"]) for row in trials(study)]
     history = f"select step, value from metrics {parent} and key = ? order by step"
@@ -153,8 +153,8 @@ def check_parent(study: Study) -> None:
     assert rows(database, history, "search/best") == list(enumerate(itertools.accumulate(values, max)))
     params = dict(rows(database, f"select key, value from params {parent}"))
     outdated = rows(database, f"select value from tags {parent} and key = 'params_outdated'")
-    found = read_json(study.sweep("mhvae") / "best.json")["searches"][0]["params"]
-    assert ({key: str(value) for key, value in found.items()}.items() <= params.items()) != (outdated == [("true",)])
+    best = read_json(study.sweep("mhvae") / "best.json")["searches"][0]["params"]
+    assert ({key: str(value) for key, value in best.items()}.items() <= params.items()) != (outdated == [("true",)])
 
 
 def test_the_numbers_depend_on_the_seed_alone(tmp_path: Path, study: Study) -> None:

@@ -85,8 +85,8 @@ def _results(study: Study) -> dict[Work, Mapping[str, Any]]:
 
 def _mark(
     study: Study, tracker: Tracker, results: Mapping[Work, Mapping[str, Any]]
-) -> tuple[Experiment, set[str]] | None:
-    """Set the tags of all runs; return the experiment and the metrics of its present runs."""
+) -> tuple[Experiment, set[str], str] | None:
+    """Set the tags of all runs; return the experiment, the metrics of its present runs, and the id of its report's."""
     from mlflow.entities import RunTag
 
     client = tracker.server.client
@@ -115,7 +115,8 @@ def _mark(
             client.delete_tag(run_id, SUPERSEDED)
     trainings = {work[1:]: runs[run_id] for work, run_id in present.items() if work[0] == "train" and run_id in runs}
     update_registry(study, client, trainings)
-    return experiment, metrics
+    reports = [run_id for run_id, run in runs.items() if run.data.tags.get("stage") == "report"]
+    return experiment, metrics, next(iter(reports), "")
 
 
 def _runs(client: Any, experiment: str) -> Iterator[Run]:
