@@ -95,8 +95,8 @@ def runs_page(experiment_id: str, view: str = "", search: str = "") -> str:
 
 def run_page(experiment_id: str, run_id: str, artifact: str = "") -> str:
     """Return the page of a run, or of one of its artifacts."""
-    place = f"/artifacts/{artifact}" if artifact else ""
-    return f"/#/experiments/{experiment_id}/runs/{run_id}{place}?workflowType=machine_learning"
+    tail = f"/artifacts/{artifact}" if artifact else ""
+    return f"/#/experiments/{experiment_id}/runs/{run_id}{tail}?workflowType=machine_learning"
 
 
 def _identity(address: str, root: Path) -> tuple[str, ...] | None:

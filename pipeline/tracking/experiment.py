@@ -36,8 +36,8 @@ def update_experiment(
 ) -> None:
     """Set the description and the views of an experiment whose runs have these metrics, as far as they have changed.
 
-    `report` is the id of the run whose artifact the report is, if there is one. A view that a user has changed and saved
-    in the UI stays as it is.
+    `report` is the id of the run whose artifact the report is, if there is one. A view that a user has changed and
+    saved in the UI stays as it is.
     """
     space = dict.fromkeys(path for variant in study.params.variants for path in study.params.space(variant))
     views = study_views(tuple(study.params.variants), metrics, tuple(space), study.params.sweep.metric)
@@ -62,8 +62,8 @@ def _description(study: Study, experiment_id: str, views: Sequence[View], report
     first, _, rest = study.verdict.partition("nats. ")
     head = [f"**{first}nats.**" if rest else f"**{first}**"] if first else []
     file = study.report / "report.html"
-    place = f"The report is also `{os.path.relpath(file, study.root)}`." if file.is_file() else ""
-    lines = [*head, f"Open {links}. {place}".strip() if links else place, rest, about(study)]
+    also = f"The report is also `{os.path.relpath(file, study.root)}`." if file.is_file() else ""
+    lines = [*head, f"Open {links}. {also}".strip() if links else also, rest, about(study)]
     return "\n\n".join(line for line in lines if line)
 
 
