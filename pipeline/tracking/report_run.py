@@ -30,13 +30,13 @@ def log_report(study: Study, tracker: Tracker | None = None) -> None:
         if not folder.entries:
             header = Header(
                 type="run",
-                version=2,
                 id=new_id(),
                 time=now(),
                 address=tracker.server.identity,
                 experiment=tracker.name,
                 note=tracker.note,
                 key=key,
+                version=2,
                 name=f"report of {study.name}",
                 tags={
                     "stage": "report",
