@@ -25,7 +25,7 @@ def about(study: Study) -> str:
         f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
         "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
         " `stage = sweep` shows what its search found and has the trials as children. Runs of the present results"
-        " have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare variants in a"
+        " have the tag `current = true`, earlier ones `superseded_by`, the run in their where. To compare variants in a"
         " view of your own, search for `tags.current = 'true'` and group by the tag `variant`. All bounds are in nats"
         " per example; `rate/z*` are the log-ratio rates of each level, whose sum is `kl`; one may be negative."
     )

@@ -73,4 +73,4 @@ def _runs_of_key(server: Server, header: Header) -> Sequence[Run]:
     experiment = server.experiment(header.experiment, header.note)
     names = [mlflow_name("key"), *(["key"] if header.version == 1 else [])]  # whose run may have been created before
     pages = [server.client.search_runs([experiment], f"tags.`{name}` = {quoted(header.key)}") for name in names]
-    return [run for page in pages for run in page]
+    return [run for runs in pages for run in runs]
