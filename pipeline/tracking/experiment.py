@@ -51,19 +51,16 @@ def update_experiment(
 
 
 def _description(study: Study, experiment_id: str, views: Sequence[View], report: str) -> str:
-    """Return the verdict's first sentence, the views and the report, and then the rest.
-
-    The UI shows the first line alone until a reader asks for more.
-    """
+    """Return the verdict, then the views and the report; the UI shows the first line alone until a reader opens it."""
     pages = {view.name: runs_page(experiment_id, view.key) for view in views}
     if report:
         pages["Report"] = run_page(experiment_id, report, "report.html")
     links = ", ".join(f"[{name}]({page.removeprefix('/')})" for name, page in pages.items())
-    first, _, rest = study.verdict.partition("nats. ")
-    head = [f"**{first}nats.**" if rest else f"**{first}**"] if first else []
+    first, end, rest = study.verdict.partition("nats. ")  # what is lowest, and then what that decides
+    verdict = f"**{first}{end.strip()}** {rest}".strip() if first else ""
     file = study.report / "report.html"
-    also = f"The report is also `{os.path.relpath(file, study.root)}`." if file.is_file() else ""
-    lines = [*head, f"Open {links}. {also}".strip() if links else also, rest, about(study)]
+    where = f"The report is `{os.path.relpath(file, study.root)}`." if file.is_file() else ""
+    lines = [verdict, f"Open {links}. {where}".strip() if links else where, about(study)]
     return "\n\n".join(line for line in lines if line)
 
 
