@@ -6,11 +6,26 @@ from typing import Any
 
 import optuna
 from optuna.study._frozen import FrozenStudy
+from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["FrozenStudy", "internal", "reopen", "reported_values", "set_internal", "storage_trial_id", "study_id"]
+__all__ = [
+    "FrozenStudy",
+    "internal",
+    "name_metric",
+    "reopen",
+    "reported_values",
+    "set_internal",
+    "storage_trial_id",
+    "study_id",
+]
 
 PREFIX = "cave:"  # of attributes that are for this program alone, and that Optuna's dashboard does not show
+
+
+def name_metric(study: optuna.Study, name: str) -> None:
+    """Name what a study maximizes, for Optuna's dashboard; the method itself is experimental, and warns."""
+    study._storage.set_study_system_attr(study._study_id, _SYSTEM_ATTR_METRIC_NAMES, [name])
 
 
 def reopen(study: optuna.Study, trial: FrozenTrial) -> Trial:

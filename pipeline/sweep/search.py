@@ -11,7 +11,6 @@ number of the search. The first has the name that a single search has, so that m
 from __future__ import annotations
 
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,7 @@ from pipeline.redaction import reason
 from pipeline.runs.source import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
-from pipeline.sweep.compat import internal, set_internal
+from pipeline.sweep.compat import internal, name_metric, set_internal
 from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import Locks, locks
 from pipeline.sweep.samplers import PRUNERS, SAMPLERS, Tpe, suggest
@@ -188,9 +187,7 @@ class Sweep:
                 )
                 if internal(study, "id") is None:
                     set_internal(study, "id", uuid.uuid4().hex)
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")  # Optuna calls it experimental
-                        study.set_metric_names([self.metric])
+                    name_metric(study, self.metric)
             except InputError:
                 raise
             except Exception as error:  # whatever the database's driver raises
