@@ -1,4 +1,4 @@
-# make repro | test | check | bench | growth | ui | clean. PYTHON names the interpreter the environment is made from (3.11 or newer).
+# `make help` lists the targets. PYTHON names the interpreter the environment is made from (3.11 or newer).
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
@@ -14,8 +14,11 @@ export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: repro test test-nightly test-quick check format docs tour screenshots bench bench-full calibration growth ui env clean
+.PHONY: help repro test test-nightly test-quick check format docs tour screenshots bench bench-full calibration growth ui env clean
 .DEFAULT_GOAL := repro
+
+help:                    ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 repro: $(READY)          ## raw images to the comparison of all variants
 	@cave check
@@ -36,7 +39,7 @@ check: $(READY)          ## linter, formatter, type checker
 	@ruff format --check .
 	@mypy
 
-format: $(READY)
+format: $(READY)         ## what the linter and the formatter can correct by themselves
 	@ruff check --fix .
 	@ruff format .
 
@@ -66,7 +69,7 @@ growth: $(READY)         ## how time and memory grow with images, depth, width, 
 ui: $(READY)             ## the MLflow UI, on this machine alone
 	@cave ui
 
-env: $(READY)
+env: $(READY)            ## the environment in .venv, which every target makes where it is missing
 
 # torch first and by its pin: another package would bring a build of its own choice.
 $(READY): pyproject.toml constraints.txt

@@ -22,6 +22,7 @@ __all__ = [
     "CRASH",
     "CRASH_SIGNAL",
     "PARENT",
+    "STATUS",
     "WORKER",
     "Resources",
     "TrackingCredentials",
@@ -34,6 +35,7 @@ __all__ = [
     "plain_output",
     "postgres_default",
     "replace_variables",
+    "sends_status",
     "set_defaults",
     "set_variables",
     "shared_root",
@@ -44,6 +46,7 @@ __all__ = [
 ]
 
 WORKER, PARENT = "CAVE_WORKER_OF", "CAVE_WORKER_PARENT"  # set for worker processes: their number, their parent's id
+STATUS = "CAVE_WORKER_STATUS"  # set for worker processes whose output a display reads
 CRASH, CRASH_SIGNAL = "CAVE_FAULT", "CAVE_FAULT_SIGNAL"
 
 
@@ -206,6 +209,11 @@ def plain_output() -> bool:
 def has_screen() -> bool:
     """Return whether a browser could be seen here: on macOS, or where a display server or BROWSER is set."""
     return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+
+
+def sends_status() -> bool:
+    """Return whether this process is a worker whose output a display reads."""
+    return STATUS in os.environ
 
 
 def visible_gpus() -> list[str] | None:

@@ -47,7 +47,7 @@ def retrain(spec: RunSpec, splits: data.Splits, out: Path, epochs: int, resource
     ended = True
     with reporting("again") as reporter:
         for record in fit(model, splits, params, seed=seed, device=device):
-            print_progress(reporter, record, params.epochs)
+            print_progress(reporter, record, params.epochs, len(splits.train))
             records.append(record)
             if record.epoch == epochs < params.epochs:
                 ended = False  # as the run did; the weights are not those that a whole training keeps

@@ -28,6 +28,7 @@ from pipeline.params.derived import outdated
 
 __all__ = ["Study", "activate", "active", "creation_lock", "existing_studies", "find_root", "is_name"]
 
+VARIANT_STAGES = ("sweep", "train", "evaluate")
 HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 
 
@@ -152,12 +153,22 @@ class Study:
         """Whether `cave train` or `cave sweep` made this study, so that no `dvc repro` can run it."""
         return self.folder != self.root and not (self.folder / "dvc.yaml").exists()
 
+    def stage_title(self, stage: str, variant: str = "") -> str:
+        """Return what a display calls a stage, of a variant: its name, and its number where DVC runs the study."""
+        name = f"{stage} {variant or self.params.data.name}"
+        if self.is_standalone:
+            return name
+        variants = list(self.params.variants)
+        # DVC runs a stage for all variants before the next one.
+        order = ["fetch", "prepare", *(f"{each} {one}" for each in VARIANT_STAGES for one in variants), "report"]
+        return f"stage {1 + order.index(name if variant else stage)} of {len(order)}: {name}"
+
     def command(self, stage: str) -> str:
         """Return the command that makes the results of a stage, such as `report` or `sweep@vae`."""
         if self.is_standalone:
             name, _, variant = stage.partition("@")
             word = "sweep" if name == "sweep" else "train"
-            return f"cave {word} --variant {variant or next(iter(self.params.variants))} --study {self.name}"
+            return f"cave {word} {variant or next(iter(self.params.variants))} --study {self.name}"
         if self.folder == self.root:
             return "dvc repro"
         first = "" if active(self.folder) else f"cave study activate {self.name} && "

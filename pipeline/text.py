@@ -6,9 +6,10 @@ import difflib
 import shutil
 from collections.abc import Iterable, Sequence
 
-__all__ = ["align_columns", "describe_bias", "did_you_mean", "plural", "terminal_width"]
+__all__ = ["NARROW", "align_columns", "describe_bias", "did_you_mean", "plural", "terminal_width"]
 
 WIDEST = 118  # columns of a text whose reader's width is not known
+NARROW = 60  # columns below which a table leaves out what is not needed
 
 
 def plural(count: int, noun: str) -> str:

@@ -76,6 +76,8 @@ class Browser:
                 text = json.dumps(params["exceptionDetails"])
             elif content["method"] == "Runtime.consoleAPICalled" and params["type"] == "error":
                 text = json.dumps(params["args"])
+            elif content["method"] == "Log.entryAdded" and params["entry"]["level"] == "error":  # after Log.enable
+                text = json.dumps(params["entry"])
             elif content["method"] == "Network.responseReceived" and params["response"]["status"] >= 400:
                 text = f"HTTP {params['response']['status']}: {params['response']['url']}"
             if text and not any(quiet in text for quiet in QUIET):

@@ -40,6 +40,7 @@ TOOLS = [
     "faults",
     "metric",
     "progress",
+    "display",
     "files",
     "log",
 ]

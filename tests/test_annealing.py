@@ -254,7 +254,7 @@ def test_a_single_temperature_from_the_posterior_gives_the_importance_bound(infe
 def test_the_sandwich_holds_the_truth(depth: int) -> None:
     """On linear-Gaussian chains the bounds hold log p(x) of simulated x, within 3 errors, 0.01 nats apart at most."""
     exact = linear(depth)
-    results = sandwich(exact.model, 20, settings(temperatures=300, chains=100))
+    results = sandwich(exact.model, 10, settings(temperatures=300, chains=40))
     evidence = exact.log_p(results.x)
     below, above = results.lower - evidence, results.upper - evidence
     assert below.mean() < 3 * error(below)

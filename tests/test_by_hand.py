@@ -219,7 +219,7 @@ def test_a_training_without_a_search_has_a_report(planted: Study) -> None:
     shutil.rmtree(planted.out / "sweep")
     report.write(planted)
     page = (planted.report / "report.html").read_text()
-    assert "<code>cave train --variant vae --study mine</code>" in page
+    assert "<code>cave train vae --study mine</code>" in page
     assert "nothing was searched" in page
     assert "dvc repro" not in page
     assert report.overview(planted) == report.table_text(planted)
@@ -233,14 +233,14 @@ def test_a_search_shows_its_best_trials_and_what_trains_them(planted: Study) -> 
     assert {row[2] for row in names.cells} == {"8"}
     assert names.about.endswith("4 trials (2 completed, 1 stopped early, 1 failed)")
     shown = report.overview(planted)
-    assert shown.endswith("\n  cave train --variant vae --study mine")
+    assert shown.endswith("\n  cave train vae --study mine")
     assert "best settings: model.z_dim=8" in shown
     (planted.report).mkdir()
     (planted.report / "table.csv").touch()  # of models that were trained before the search went on
     report.write_search(planted)
     assert [path.name for path in planted.report.iterdir()] == ["report.html"]
     page = (planted.report / "report.html").read_text()
-    assert "cave train --variant vae --study mine" in page
+    assert "cave train vae --study mine" in page
     assert page.count("<tr") == 3
 
 
@@ -249,7 +249,7 @@ def test_what_is_missing_names_the_command_that_makes_it(planted: Study) -> None
     shutil.rmtree(planted.out / "sweep")
     shutil.rmtree(planted.out / "evaluate")
     for read in (report.table_text, report.build):
-        with pytest.raises(InputError, match="run `cave train --variant vae --study mine`"):
+        with pytest.raises(InputError, match="run `cave train vae --study mine`"):
             read(planted)
     os.symlink("../../dvc.yaml", planted.folder / "dvc.yaml")
     (planted.root / "dvc.yaml").write_text("stages: {}\n")
@@ -263,7 +263,7 @@ def test_a_search_that_was_stopped_names_the_command_that_goes_on(planted: Study
     for name in ("sweep", "train", "evaluate"):
         shutil.rmtree(planted.out / name)
     (planted.cache / "sweeps" / "mine").mkdir(parents=True)
-    with pytest.raises(InputError, match="no results yet; run `cave sweep --variant vae --study mine`"):
+    with pytest.raises(InputError, match="no results yet; run `cave sweep vae --study mine`"):
         report.overview(planted)
 
 

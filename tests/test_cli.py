@@ -107,7 +107,7 @@ def test_a_sweep_by_hand_is_a_study_of_its_own(project: Path) -> None:
     (line,) = [row for row in cave(project, "study", "list").stdout.splitlines() if row.startswith(folder.name)]
     assert line.split()[1:5] == ["by", "hand", "cave", "searched"]
     assert "3 trials (" in second.stdout
-    assert f"cave train --variant vae --study {folder.name}" in second.stdout
+    assert f"cave train vae --study {folder.name}" in second.stdout
     assert (folder / "report" / "report.html").exists()
     from pipeline.study import Study
 

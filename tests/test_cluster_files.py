@@ -45,9 +45,9 @@ def test_the_pod_has_few_rights_and_no_password_in_it() -> None:
 def test_both_run_the_same_command() -> None:
     """Pods and tasks run `cave worker` with a variant, a study and one worker."""
     (worker,) = pod()["containers"]
-    assert worker["command"] == ["cave", "worker", "--variant", "mhvae", "--study", "my-study", "--workers", "1"]
+    assert worker["command"] == ["cave", "worker", "mhvae", "--study", "my-study", "--workers", "1"]
     script = (FOLDER / "slurm.sh").read_text()
-    assert 'cave worker --variant "$variant" --study "$study" --workers 1' in script
+    assert 'cave worker "$variant" --study "$study" --workers 1' in script
     assert "#SBATCH --signal=TERM@60" in script
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli.new_study import create_study
-from pipeline.cli.parameters import parameter_table, reference_texts
+from pipeline.cli.parameters import parameter_rows, parameter_table, reference_texts
 from pipeline.cli.refresh import refresh_params
 from pipeline.errors import InputError
 from pipeline.params import Params, read_yaml
@@ -74,7 +74,7 @@ def test_every_parameter_is_explained() -> None:
 )
 def test_the_table_has_value_and_meaning(path: str, lines: int, words: list[str]) -> None:
     """`cave params PATH` shows a parameter, or the parameters of a section, with their values here."""
-    table = parameter_table(DEFAULTS, path)
+    table = parameter_table(parameter_rows(DEFAULTS, DEFAULTS, path))
     assert len(table.splitlines()) >= lines
     for word in words:
         assert word in " ".join(table.split())

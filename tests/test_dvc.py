@@ -59,7 +59,7 @@ def cave(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     monkeypatch.chdir(folder)
     capsys.readouterr()
     app(list(words), standalone_mode=False)
-    return capsys.readouterr().stdout
+    return capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -58,8 +58,11 @@ measured = pytest.mark.parametrize(
     "depth", [1, 2, 3, *(pytest.param(depth, marks=pytest.mark.nightly) for depth in (4, 5, 6))]
 )
 """For what takes many draws: the deeper chains are measured by night, and are exact above by day."""
-both = pytest.mark.parametrize("parents", ["nearest", "every"])
 cases = pytest.mark.parametrize("case", [0, 1])
+pairs = pytest.mark.parametrize(
+    ("parents", "case", "scale"), [("nearest", 0, 0.0), ("nearest", 1, 0.3), ("every", 0, 0.3), ("every", 1, 0.0)]
+)
+"""Every pair of values of the three, at every depth."""
 
 
 def random_widths(depth: int, case: int = 0, most: int = 4) -> tuple[int, ...]:
@@ -121,10 +124,8 @@ def divergences(linear: Chain, model: HierarchicalVAE, x: Tensor) -> dict[str, T
     return {name: torch.stack(values) for name, values in terms.items()}
 
 
-@both
+@pairs
 @depths
-@cases
-@pytest.mark.parametrize("scale", [0.0, 0.3])
 def test_every_term_is_the_same_by_two_routes(scale: float, case: int, depth: int, parents: Parents) -> None:
     """Each term of (a)-(d) is the same by both routes to 1e-10, with the exact and with a perturbed q.
 
@@ -167,8 +168,7 @@ def evaluation(**changes: object) -> EvaluateParams:
     )
 
 
-@both
-@depths
+@covering("depth, parents", DEPTHS, ["nearest", "every"])
 def test_the_bound_and_the_rates_are_measured(depth: int, parents: Parents) -> None:
     """`evaluate` gives elbo, kl, reconstruction, each rate and L_4000 = log p(x) within 4 errors below 0.02 nats."""
     linear = chain(random_widths(depth), parents)
@@ -441,10 +441,8 @@ def activity(linear: Chain, model: HierarchicalVAE, x: Tensor) -> list[Tensor]:
     return [mean[:, this].var(0) for this in units]
 
 
-@both
+@pairs
 @depths
-@cases
-@pytest.mark.parametrize("scale", [0.0, 0.3])
 def test_the_activity_of_a_unit_has_a_closed_form(scale: float, case: int, depth: int, parents: Parents) -> None:
     """Var_x E_q[z_t] by going up the rungs at their means, and out of the joint, agree to 1e-10.
 

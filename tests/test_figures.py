@@ -173,7 +173,7 @@ def test_a_heat_map_has_its_top_level_above_and_the_pixels_below():
     row = {"probe/size/x": (0.9, 0), "probe/size/z1": (0.7, 0), "probe/size/z2": (-0.004, 0), "mig/z1": (0.2, 0.03)}
     figure = figures.factors({"mhvae": row, "none": {}}, ERROR)
     axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["$z_{2}$", "$z_{1}$", "pixels"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["z₂", "z₁", "pixels"]
     assert [(text.get_position(), text.get_text()) for text in axes.texts] == [
         ((0, 0), "0.00"),
         ((0, 1), "0.70"),
@@ -297,7 +297,7 @@ def test_milestones_are_labelled_by_their_draws() -> None:
     """The axis names the bound that was measured, the legend published numbers by their own names, the caption both."""
     nll = {"a": {4: (30.0, 1.0), 13: (25.0, None)}}
     figure = figures.milestones(nll, {"a": {"paper, -L_5000": 23.0}}, 500)
-    assert figure.axes[0].get_ylabel() == "$-L_{500}$ (nats per example)"
+    assert figure.axes[0].get_ylabel() == "-L₅₀₀ (nats per example)"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "published: paper, -L_5000"]
     assert "more draws than 500 give a lower number" in figure.caption

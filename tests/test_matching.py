@@ -23,7 +23,7 @@ from pipeline.study import Study
 from pipeline.sweep import Sweep, run
 from pipeline.training import Record, fit
 from pipeline.training.matching import count_weights, match_weights, seconds_per_epoch
-from tests.small import ROOT, splits
+from tests.small import ROOT, covering, splits
 from tests.workshop import make_study, rows
 
 
@@ -43,8 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("weights", [20_000, 100_000])
+@covering("model, weights", list(MODELS), [20_000, 100_000])
 def test_hidden_widths_are_scaled_to_a_number_of_weights(model: str, weights: int) -> None:
     """Every kind of model comes within 1%, by its hidden widths alone; the model that is built has that number."""
     inputs, data = params(weights, **MODELS[model]), splits()

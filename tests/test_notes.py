@@ -110,7 +110,7 @@ def test_what_a_variant_fixes_is_told_or_refused() -> None:
             "--set model.widths: [8, 4] is taken, and model.depth, model.z_dim, model.z_ratio not searched",
         ),
         (["model.parents=every"], "--set model.parents: not used by vae (model.depth is 1); not used by mhvae (the v"),
-        (["sweep.space={}", "sweep.trials=3"], "--set sweep.trials: not used (sweep.space is {})"),
+        (["sweep.space={}", "sweep.trials=3"], "--set sweep.trials: not used (sweep.space is {}, sweep.sampler is t"),
     ],
 )  # fmt: skip
 def test_what_is_set_without_being_used_gets_a_line(words: list[str], line: str) -> None:

@@ -5,6 +5,7 @@ In the second, which has one of the three variants, it is killed in the middle o
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -23,6 +24,8 @@ from pipeline.files import read_csv, read_json
 from pipeline.metric import SECTIONS, logged_key
 from pipeline.params import Params, dump_yaml
 from pipeline.tracking.tags import read_tags
+from tests.browser import CHROMIUM
+from tests.report_page import check_report
 from tests.small import ROOT
 from tests.workshop import DECOMPOSE, check_sweep, make_study, rows
 from tests.zygote import Program, run
@@ -96,6 +99,12 @@ def kill_in_a_trial(process: Program, folder: Path) -> None:
 
 def outputs(folder: Path) -> Path:
     return folder / "experiments" / "default"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_reader_of_the_report_misses_nothing(repositories: list[Path]) -> None:
+    """In a browser, light and dark, on a telephone and on paper, no section is missing, no figure empty or cut."""
+    asyncio.run(check_report(outputs(repositories[0]) / "report" / "report.html"))
 
 
 def test_every_promised_file_is_there(repositories: list[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline import progress
 from pipeline.data import cave
 from pipeline.evaluation.annealing import Settings, annealed
 from pipeline.models import build
-from pipeline.progress import EVERY, Reporter, reporting, time_left, track_progress
+from pipeline.progress import EVERY, Reporter, reporting, time_left, track_progress, work
 from pipeline.report.cost import seed_cost
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.sweep import Sweep
@@ -53,7 +54,7 @@ def test_a_long_training_prints_a_line_every_30_seconds(capsys: pytest.CaptureFi
     clock = Clock()
     reporter = Reporter("vae seed 0", clock)
     for record in epochs(3280, 1.0, clock):
-        print_progress(reporter, record, 3280)
+        print_progress(reporter, record, 3280, 100)
     out = capsys.readouterr().out
     lines = counts(out)
     assert lines[:3] == [1, 31, 61]
@@ -68,7 +69,7 @@ def test_a_short_training_prints_its_first_fifths_and_last(capsys: pytest.Captur
     clock = Clock()
     reporter = Reporter("vae seed 0", clock)
     for record in epochs(11, 0.01, clock):
-        print_progress(reporter, record, 11)
+        print_progress(reporter, record, 11, 100)
     out = capsys.readouterr().out
     assert counts(out) == [1, 2, 4, 6, 8, 10, 11]
     assert "left" not in out
@@ -207,3 +208,28 @@ def test_rendering_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> Non
     with reporting("cave: prepare", lambda: float(next(ticks))):
         cave.render(cave.draw(130, 0), 28, False)
     assert "cave: prepare: rendering, 1 of 3 batches of 64 images" in capsys.readouterr().out
+
+
+def test_silent_work_prints_a_line_every_30_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    """A step that takes minutes, and work without a loop, are reported by the thread that `reporting` starts."""
+    clock = Clock()
+
+    class Ended(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            clock.now += timeout or 0
+            return clock.now > 100
+
+    reporter = Reporter("vae seed 0", clock)
+    work._beat(reporter, Ended())
+    clock.now = 20
+    reporter.epoch(2, 4, 20.0, -20.0)
+    reporter.print("a line")
+    work._beat(reporter, Ended())
+    assert capsys.readouterr().out.splitlines() == [
+        "vae seed 0: at work for 30 s",
+        "vae seed 0: at work for 60 s",
+        "vae seed 0: at work for 90 s",
+        "vae seed 0: a line",
+        "vae seed 0: epoch 2 of 4, about 50 s left",
+        "vae seed 0: epoch 2 of 4, about 80 s left",
+    ]

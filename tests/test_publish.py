@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -375,7 +376,10 @@ def test_work_that_runs_is_not_disturbed_and_work_that_was_killed_is_ended(study
     log(alive, RECORDS)
     log(dead, RECORDS)
     dead.close()
+    last = dead.folder.last_time
+    time.sleep(0.01)
     result = Tracker(study).backlog.publish_all()
+    assert rows(study.shared_root / "mlflow.db", "select end_time from runs where name = 'b'") == [(last,)]
     assert (result.done, result.remaining, result.busy) == (1, 0, 1)
     assert rows(study.shared_root / "mlflow.db", "select name, status from runs where status != 'RUNNING'") == [
         ("b", "KILLED")
@@ -484,6 +488,7 @@ def _same(actual: dict[str, Any], expected: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("killed", [False, True])
 def test_of_a_run_that_was_made_twice_the_one_that_is_logged_to_stays(
     study: Study, monkeypatch: pytest.MonkeyPatch, killed: bool

@@ -20,7 +20,7 @@ from pipeline import figures, report
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_bytes, write_csv, write_json, write_parquet
 from pipeline.metric import Metric
-from pipeline.report import drawings, inputs, tables
+from pipeline.report import drawings, inputs, latex, tables
 from pipeline.report import folder as report_folder
 from pipeline.report.families import families
 from pipeline.report.milestones import milestones
@@ -86,12 +86,19 @@ def fake(
             home = study.train(variant) / f"seed-{seed}"
             write_json(
                 home / "model.json",
-                {"widths": widths, "parameters": 69008, "seconds": 6.0 + seed, "best_epoch": 15, "seed": seed}
+                {
+                    "widths": widths,
+                    "parameters": 69008,
+                    "seconds": 6.0 + seed,
+                    "best_epoch": 15,
+                    "seed": seed,
+                    "peak_memory": 300,
+                }
                 | {"model": {"likelihood": likelihoods.get(variant, "bernoulli"), "depth": depth, "z_dim": widths[0]}},
             )
             about = {"experiment": "7", "run": f"{variant}{seed}", "store": "", "date": "2026-01-02T03:04:05+00:00"}
             about |= {"git_commit": "c0ffee" * 6, "version/torch": "2.0", "cpu": "a processor", "device": "cpu"}
-            write_json(home / "mlflow.json", about | {"peak_memory_bytes": 3e8})
+            write_json(home / "mlflow.json", about)
             write_csv(home / "curves.csv", [_epoch(e, values, rates) for e in range(1, 21)])
             write_csv(study.curves(variant), [_epoch(e, values, rates) for e in range(1, 21)])
         write_json(
@@ -179,6 +186,37 @@ def finer(variant: str, depth: int, rng: np.random.Generator) -> dict[str, float
     }
     values |= {str(Metric("probe", t)): 0.9 - 0.1 * t for t in (0, *levels)}
     return values | {f"{score}/z{t}": 0.1 + 0.05 * t for score in SCORES for t in levels}
+
+
+COMPARISON = r"""\begin{tabular}{llrrrrrrrrr}
+\toprule
+ & units & weights & NLL & ELBO & $\log p(x|z_1)$ & KL & gap & rate $z_1$ & rate $z_2$ & rate $z_3$ \\
+\midrule
+vae & 16 & 69008 & 23.40 S & $-$23.80 S & $-$9.80 S & 14.00 S & 0.40 S & 14.00 S & -- & -- \\
+hvae & 16 + 8 & 69008 & 22.90 S & $-$23.30 S & $-$10.55 S & 12.75 S & 0.40 S & 14.00 S & $-$1.25 T & -- \\
+mhvae & 12 + 6 + 3 & 69008 & \textbf{22.80 S} & $-$23.20 S & $-$9.95 S & 13.25 S & 0.40 S & 14.00 S & $-$1.25 T & 0.50 T \\
+\bottomrule
+\end{tabular}
+""".replace(" S", r" $\pm$ 0.58").replace(" T", r" $\pm$ $<$0.01")
+
+
+def test_tables_for_a_paper(tmp_path):
+    """LaTeX that needs booktabs alone: a row a variant with its intervals, the best in bold, and a row a pair."""
+    papers = latex.papers(report.build(fake(tmp_path, spread=0.001)))
+    assert papers["comparison"].split("\n", 1)[1] == COMPARISON
+    lines = papers["differences"].splitlines()
+    assert lines[1:5] == [
+        r"\begin{tabular}{llrrrl}",
+        r"\toprule",
+        r"term & pair & difference (nats) & p & p adjusted & decided \\",
+        r"\midrule",
+    ]
+    assert lines[5].startswith(r"nll & vae - hvae & 0.50 $\pm$ $<$0.01 & ")
+    assert papers["comparison"].startswith(r"% Needs \usepackage{booktabs}. Measured on the test set: data set digits")
+    assert latex.tabular(["a_b"], [[r"50% & \x -3"]], "l").splitlines()[2:5:2] == [
+        r"a\_b \\",
+        r"50\% \& \textbackslash{}x $-$3 \\",
+    ]
 
 
 @cache

@@ -128,7 +128,7 @@ def test_a_second_command_in_one_folder_waits(sides: tuple[Study, Study], capsys
     output = (
         f"vae: training: process {os.getpid()} on {os.uname().nodename} is at work in this folder; waits for its end"
     )
-    assert output in capsys.readouterr().stdout
+    assert output in capsys.readouterr().out
 
 
 def test_a_second_process_shares_a_sweep(
@@ -146,7 +146,7 @@ def test_a_second_process_shares_a_sweep(
         assert not (two.sweep(VARIANT) / "best.json").exists()
     helping.join()
     check_sweep(two, VARIANT, 4)
-    output = capsys.readouterr().stdout
+    output = capsys.readouterr().out
     assert f"{VARIANT}: {shares(os.getpid())}" in output
     run(Sweep(one, VARIANT), 1)
     same(one, two)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import itertools
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
 from pipeline.sweep.claims import MAX_ATTEMPTS
+from pipeline.sweep.compat import set_internal
 from pipeline.sweep.coordinator import _parent
 from pipeline.sweep.database import Database
 from pipeline.sweep.worker import work
@@ -97,6 +99,9 @@ def test_the_table_holds_rate_and_distortion_of_each_trial(study: Study, monkeyp
     run(Sweep(study, "mhvae"), 1)
     table = trials(study)
     assert {row["state"] for row in table[:3]} == {"COMPLETE", "PRUNED", "FAIL"}
+    states = "select r.status, t.value from runs r join tags t using (run_uuid) where t.key = 'state' and r.name = ?"
+    actual = [rows(study.shared_root / "mlflow.db", states, f"mhvae trial {number}") for number in range(3)]
+    assert actual == [[("FINISHED", "complete")], [("KILLED", "pruned")], [("FAILED", "failed")]]
     assert {table[2][key] for key in ("valid/kl", "valid/reconstruction")} == {""}
     for row in (row for row in table if row["state"] != "FAIL"):
         assert float(row["valid/reconstruction"]) - float(row["valid/kl"]) == pytest.approx(float(row["value"]))
@@ -112,7 +117,7 @@ def test_a_finished_sweep_has_nothing_left_to_do(study: Study, monkeypatch: pyte
     assert run(Sweep(study, "mhvae"), 1) == first
     assert rows(study.shared_root / "mlflow.db", "select run_uuid from runs") == runs
     entries = read_json(study.sweep("mhvae") / "mlflow.json")
-    Sweep(study, "mhvae").optuna.set_user_attr("mlflow_run_id", "gone")
+    set_internal(Sweep(study, "mhvae").optuna, "mlflow_run_id", "gone")
     answers = iter([False])
     monkeypatch.setattr("pipeline.tracking.server.Server.can_send", lambda self, forced=False: next(answers, True))
     run(Sweep(study, "mhvae"), 1)
@@ -136,6 +141,20 @@ def test_more_trials_extend_a_study_and_any_other_change_starts_a_new_one(study:
     run(Sweep(again(study, **{"sweep.trials": 3}), "mhvae"), 1)
     assert [row["value"] for row in trials(study)][:2] == before
     check_sweep(study, "mhvae", 3)
+    check_parent(study)
+
+
+def check_parent(study: Study) -> None:
+    """Assert that the sweep's run has a point a trial, once, the best so far, and what was found as its parameters."""
+    database, parent = study.shared_root / "mlflow.db", "join runs using (run_uuid) where name = 'sweep mhvae'"
+    values = [float(row["value"]) for row in trials(study)]
+    history = f"select step, value from metrics {parent} and key = ? order by step"
+    assert rows(database, history, "search/value") == list(enumerate(values))
+    assert rows(database, history, "search/best") == list(enumerate(itertools.accumulate(values, max)))
+    params = dict(rows(database, f"select key, value from params {parent}"))
+    outdated = rows(database, f"select value from tags {parent} and key = 'params_outdated'")
+    found = read_json(study.sweep("mhvae") / "best.json")["searches"][0]["params"]
+    assert ({key: str(value) for key, value in found.items()}.items() <= params.items()) != (outdated == [("true",)])
 
 
 def test_the_numbers_depend_on_the_seed_alone(tmp_path: Path, study: Study) -> None:

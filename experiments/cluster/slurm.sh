@@ -24,4 +24,4 @@ study=${2:?give a study}
 
 # A task that ends, well or not, leaves the others at work.
 exec srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-2}" \
-  cave worker --variant "$variant" --study "$study" --workers 1
+  cave worker "$variant" --study "$study" --workers 1

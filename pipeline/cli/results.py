@@ -1,87 +1,126 @@
-"""Commands that show results, send them to MLflow, and find what is wrong."""
+"""Commands that show results, settings and runs."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import StudyArgument, StudyOption, existing_study, print_links, print_results
-from pipeline.study import Study, existing_studies, find_root
-from pipeline.text import plural
+from pipeline.cli.common import (
+    Json,
+    StudyArgument,
+    StudyOption,
+    existing_study,
+    print_json,
+    print_links,
+    print_results,
+)
+from pipeline.params import Params
+from pipeline.study import find_root
 
 __all__ = ["app"]
 
 app = typer.Typer()
+LOOK = "Look, as in: cave show"  # a heading of the help
 
 
-@app.command()
-def show(study: StudyArgument = None) -> None:
+@app.command(rich_help_panel=LOOK, epilog="Example: cave show wide")
+def show(study: StudyArgument = None, as_json: Json = False) -> None:
     """Print a study's table, of its comparison or of its search, where its report lies, and the address of its runs."""
-    print_results(existing_study(study))
+    chosen = existing_study(study)
+    if as_json:
+        from pipeline.cli.scripts import study_document
+
+        print_json(study_document(chosen))
+        return
+    print_results(chosen)
 
 
-@app.command()
+@app.command("open", rich_help_panel=LOOK, epilog="Example: cave open wide")
+def open_report(study: StudyArgument = None) -> None:
+    """Open a study's report in the browser, where there is one; print where it lies."""
+    from pipeline.cli.scripts import open_page
+    from pipeline.links import report_line
+
+    chosen = existing_study(study)
+    print(report_line(chosen), flush=True)
+    page = chosen.report / "report.html"
+    if not page.is_file():
+        sys.exit(1)
+    open_page(page)
+
+
+@app.command("runs", rich_help_panel=LOOK, epilog="Example: cave runs --best")
+def list_runs(
+    study: StudyArgument = None,
+    best: Annotated[bool, typer.Option("--best", help="Only the best of each variant, the very best first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List a study's runs: of its final models with their nll, or of the trials of what was only searched."""
+    from pipeline.cli.run_list import best_of, run_table, runs
+
+    chosen = existing_study(study)
+    listed = best_of(runs(chosen)) if best else runs(chosen)
+    if as_json:
+        print_json([asdict(run) for run in listed])
+        return
+    print(run_table(chosen, listed))
+
+
+@app.command(rich_help_panel=LOOK, epilog="Example: cave compare default wide, cave compare HEAD~1 HEAD --all")
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A run's id, STUDY, STUDY:VARIANT, VARIANT or revision.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    every: Annotated[bool, typer.Option("--all", help="Show every number, not only the main ones.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what differs between two runs, studies, variants or git revisions: settings, and numbers with errors."""
+    from pipeline.cli.comparing import compare as set_side_by_side
+    from pipeline.cli.comparing import comparison_text
+
+    comparisons = set_side_by_side(find_root(Path.cwd()), first, second)
+    if as_json:
+        print_json([asdict(comparison) for comparison in comparisons])
+        return
+    print("\n\n".join(comparison_text(comparison, every) for comparison in comparisons))
+
+
+@app.command(rich_help_panel=LOOK, epilog="Example: cave params model.depth")
 def params(
-    path: Annotated[str | None, typer.Argument(help="A parameter or a section, as model.depth; default: all.")] = None,
+    path: Annotated[
+        str | None, typer.Argument(metavar="PATH", help="A parameter or a section, as model.depth; default: all.")
+    ] = None,
     study: StudyOption = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write the comments of params.yaml, and docs/parameters.md.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Show parameters: path, value, what is allowed, and what it means."""
-    from pipeline.cli.parameters import parameter_table, write_reference
+    """Show parameters: path, value, default where a study has another, what is allowed, and what it means."""
+    from pipeline.cli.parameters import parameter_rows, parameter_table, write_reference
 
     if write:
         lines = write_reference(find_root(Path.cwd()))
         print("\n".join(lines or ["params.yaml and docs/parameters.md are up to date"]))
         return
-    print(parameter_table(existing_study(study).params, path))
+    chosen = existing_study(study)
+    rows = parameter_rows(chosen.params, Params.read_values(chosen.root / "params.yaml"), path)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    print(parameter_table(rows))
 
 
-@app.command()
-def link(study: StudyArgument = None) -> None:
+@app.command(rich_help_panel=LOOK, epilog="Example: cave link wide")
+def link(study: StudyArgument = None, as_json: Json = False) -> None:
     """Print where a study's report lies and the address at which its runs are shown, as far as they are there."""
     chosen = existing_study(study)
+    if as_json:
+        from pipeline.cli.scripts import link_document
+
+        print_json(link_document(chosen))
+        return
     print_links(chosen)
-
-
-@app.command()
-def sync() -> None:
-    """Publish to MLflow the runs that it lacks or has in part; exit code 0 if nothing is left, else 1."""
-    from pipeline.runs import earlier_version_runs
-    from pipeline.tracking import Tracker, mark_current
-
-    root = find_root(Path.cwd())
-    tracker = Tracker(Study.at(root))
-    result = tracker.require().backlog.publish_all(everything=True)
-    pending = result.remaining + sum(result.elsewhere.values())
-    print(f"sent to MLflow at {tracker.server.address}: {result.done}; left: {pending}")
-    for address, count in result.elsewhere.items():
-        print(f"{count} meant for MLflow at {address}: set MLFLOW_TRACKING_URI to it")
-    if result.busy:
-        print(f"{result.busy} belong to work that is running")
-    if older := earlier_version_runs(tracker.study.cache):
-        print(f"{plural(older, 'run')} of an earlier version: run `cave sync` by it, or give up .cache/outbox")
-    unmarked = [study.name for study in existing_studies(root) if not mark_current(study)]
-    if pending or older or unmarked:
-        sys.exit(1)
-
-
-@app.command()
-def doctor(study: StudyArgument = None) -> None:
-    """Find what keeps a study from running or resuming, and the commands to fix it; exit code 1 for a fault."""
-    from pipeline.doctor import CHECKS, examine, find_target, table
-
-    root = find_root(Path.cwd())
-    folder = root if study is None else root / "experiments" / study
-    if not (folder / "params.yaml").is_file():
-        folder = existing_study(study).folder
-    levels = set()
-    for name, finding in examine(CHECKS, find_target(root, folder)):
-        levels.add(finding.level)
-        print(table(name, finding), flush=True)
-    if "fault" in levels:
-        sys.exit(1)

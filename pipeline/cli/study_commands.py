@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import Set, existing_study, name_hint, study_overrides
+from pipeline.cli.common import Json, Set, existing_study, name_hint, print_json, study_overrides
 from pipeline.cli.new_study import create_study
 from pipeline.errors import InputError
 from pipeline.params import Params, notes
@@ -66,11 +67,15 @@ def study_refresh() -> None:
 
 
 @app.command("list")
-def study_list() -> None:
+def study_list(as_json: Json = False) -> None:
     """List the studies: how each is run, how far it is, its best nll, and which settings differ from the root's."""
     from pipeline.cli.studies import rows, table
 
-    print(table(rows(find_root(Path.cwd()))))
+    listed = rows(find_root(Path.cwd()))
+    if as_json:
+        print_json([asdict(row) for row in listed])
+        return
+    print(table(listed))
 
 
 @app.command("rm")

@@ -1,8 +1,7 @@
-"""Commands that search, train and reproduce."""
+"""Commands that start work: they check, search and train."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +12,11 @@ from pipeline.cli.common import (
     StudyName,
     StudyOption,
     Variant,
+    VariantOption,
     Workers,
+    chosen_variant,
     existing_study,
+    grid_overrides,
     print_results,
     study_overrides,
 )
@@ -24,12 +26,15 @@ from pipeline.params import Params, notes, parse_assignments
 from pipeline.params.derived import outdated
 from pipeline.study import Study, find_root
 
-__all__ = ["app"]
+__all__ = ["START", "app"]
 
 app = typer.Typer()
 
 
-@app.command()
+START = "Start, as in: cave train mhvae"  # a heading of the help
+
+
+@app.command(rich_help_panel=START, epilog="Example: cave check --set model.depth=3")
 def check(assignments: Set = None) -> None:
     """Check params.yaml, and that DVC would start; say in one line what is wrong."""
     from pipeline import addresses, data
@@ -55,26 +60,40 @@ def check(assignments: Set = None) -> None:
         print(cost)
 
 
-@app.command()
+@app.command(rich_help_panel=START, epilog="Example: cave sweep mhvae --trials 50 --workers 2 --set data.name=mnist")
 def sweep(
-    variant: Variant,
-    trials: Annotated[int | None, typer.Option(min=1, help="Finished trials wanted; default: sweep.trials.")] = None,
+    variant: Variant = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Finished trials wanted; default: sweep.trials.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH=[VALUE,...]",
+            help="Try every combination of these values instead, e.g. --grid model.depth=[1,2,3]. Repeatable.",
+        ),
+    ] = None,
     workers: Workers = None,
-    launcher: Annotated[str | None, typer.Option(help="What starts workers: local or ray.")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray's cluster: auto, local or HOST:PORT.")] = None,
+    launcher: Annotated[str | None, typer.Option(metavar="NAME", help="What starts workers: local or ray.")] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="WHERE", help="Ray's cluster: auto, local or HOST:PORT.")
+    ] = None,
     gpus: Annotated[
-        float | None, typer.Option("--gpus-per-worker", help="GPUs of a worker; 0.25: four share one.")
+        float | None, typer.Option("--gpus-per-worker", metavar="X", help="GPUs of a worker; 0.25: four share one.")
     ] = None,
     cpus: Annotated[
-        float | None, typer.Option("--cpus-per-worker", help="Cores that Ray reserves for a worker.")
+        float | None, typer.Option("--cpus-per-worker", metavar="X", help="Cores that Ray reserves for a worker.")
     ] = None,
     assignments: Set = None,
     name: StudyName = None,
+    option: VariantOption = None,
 ) -> None:
     """Search one variant's settings, in a study of its own; the same command again goes on where it stopped."""
-    overrides = study_overrides(assignments)
+    variant, overrides = chosen_variant(variant, option), study_overrides(assignments)
     if trials is not None and overrides.setdefault("sweep.trials", trials) != trials:
         raise InputError(f"--set: sweep.trials: {overrides['sweep.trials']!r} given beside --trials {trials}")
+    if grid:
+        overrides = grid_overrides(find_root(Path.cwd()), variant, grid, overrides)
     resources = Resources.read(
         workers=workers, launcher=launcher, ray_address=address, gpus_per_worker=gpus, cpus_per_worker=cpus
     )
@@ -93,8 +112,10 @@ def sweep(
     print_results(study)
 
 
-@app.command()
-def worker(variant: Variant, study: StudyOption = None, workers: Workers = None) -> None:
+@app.command(rich_help_panel=START, epilog="Example: cave worker mhvae --study wide --workers 4")
+def worker(
+    variant: Variant = None, study: StudyOption = None, workers: Workers = None, option: VariantOption = None
+) -> None:
     """Help with the sweep of a study from this host, as long as it has trials to run; start it if nobody has.
 
     CAVE_OPTUNA_URL and MLFLOW_TRACKING_URI name the stores that all hosts share.
@@ -103,22 +124,29 @@ def worker(variant: Variant, study: StudyOption = None, workers: Workers = None)
     from pipeline.cli.by_hand import bring_data
     from pipeline.sweep import Sweep, join
 
-    chosen = existing_study(study)
+    variant, chosen = chosen_variant(variant, option), existing_study(study)
     chosen.params.variant(variant)
     resources = Resources.read(workers=workers)
     bring_data(chosen)
-    count = processes.worker_count(chosen.params.sweep.trials, resources)
+    count = processes.worker_count(chosen.params.trials(variant), resources)
     join(Sweep(chosen, variant, resources=resources), count)
 
 
-@app.command()
-def train(variant: Variant, workers: Workers = None, assignments: Set = None, name: StudyName = None) -> None:
+@app.command(rich_help_panel=START, epilog="Example: cave train mhvae --set 'model.widths=[100, 50]'")
+def train(
+    variant: Variant = None,
+    workers: Workers = None,
+    assignments: Set = None,
+    name: StudyName = None,
+    option: VariantOption = None,
+) -> None:
     """Train and evaluate one variant with the settings as given, without a search, in a study of its own.
 
-    With --study NAME of a study that `cave sweep` has made, the best settings of its search are trained. The same
-    command again goes on where it stopped; what is trained already is not trained again.
+    With --study NAME of a study that `cave sweep` has made, the best settings of its search are trained.
+
+    The same command again goes on where it stopped; what is trained already is not trained again.
     """
-    resources = Resources.read(workers=workers)
+    variant, resources = chosen_variant(variant, option), Resources.read(workers=workers)
     from pipeline.cli.by_hand import by_hand
 
     with by_hand("train", name, variant, study_overrides(assignments), resources) as study:
@@ -130,18 +158,3 @@ def train(variant: Variant, workers: Workers = None, assignments: Set = None, na
         evaluate.run(study, variant, resources)
         report.write(study)
     print_results(study)
-
-
-@app.command()
-def reproduce(
-    run_id: Annotated[str, typer.Argument(help="Id of the run in MLflow: of a trial or a final model.")],
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree with the run's code, and say where.")] = False,
-) -> None:
-    """Run one training or trial again from its MLflow run; exit code 0 if its numbers are equal bit for bit, else 1.
-
-    It runs the code of the run's commit and its patch: give it runs of a store that you trust.
-    """
-    from pipeline.reproduce import reproduce as run_again
-
-    if not run_again(find_root(Path.cwd()), run_id, keep=keep).equal:
-        sys.exit(1)

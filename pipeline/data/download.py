@@ -21,9 +21,9 @@ from pipeline.data.registry import DATASETS
 from pipeline.data.transport import (
     Chunks,
     DownloadError,
+    counted_bytes,
     decompress,
     is_url,
-    progress_bar,
     read_chunks,
     without_secrets,
 )
@@ -135,7 +135,7 @@ def _download(name: str, remote: Remote, address: str, path: Path) -> None:
     with atomic_file(path) as (file, partial):
         with (
             closing(_chunks(address, limit, is_gzipped)) as chunks,
-            progress_bar(f"{name}/{remote.file}", address, remote.bytes) as advance,
+            counted_bytes(f"{name}/{remote.file}", address, remote.bytes) as advance,
         ):
             for chunk in chunks:
                 file.write(chunk)

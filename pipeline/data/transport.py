@@ -9,12 +9,15 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Chunks", "DownloadError", "decompress", "is_url", "progress_bar", "read_chunks", "without_secrets"]
+from pipeline.progress import counting
+
+__all__ = ["Chunks", "DownloadError", "counted_bytes", "decompress", "is_url", "read_chunks", "without_secrets"]
 
 Chunks = Generator[bytes, None, None]
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 60.0  # seconds to wait for a connection, and for the next bytes
 CHUNK = 2**18  # bytes
+MEGABYTE = 10**6
 
 
 class DownloadError(Exception):
@@ -111,16 +114,15 @@ def _read_url(address: str) -> Chunks:
 
 
 @contextmanager
-def progress_bar(title: str, address: str, size: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal, else print one line; yield a function that is called with bytes received."""
-    if not sys.stderr.isatty():
-        print(f"fetching {title} from {without_secrets(address)}", file=sys.stderr, flush=True)
-        yield lambda count: None
-        return
-    from rich import progress as rich
-    from rich.console import Console
+def counted_bytes(title: str, address: str, size: int | None) -> Iterator[Callable[[int], None]]:
+    """Print what is fetched, and report how much of it is there; yield a function to call with the bytes received."""
+    print(f"fetching {title} from {without_secrets(address)}", file=sys.stderr, flush=True)
+    received = 0
+    with counting(title, "MB", (size or 0) // MEGABYTE) as report:
 
-    columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.DownloadColumn())
-    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=size)
-        yield lambda count: bar.advance(task, count)
+        def advance(count: int) -> None:
+            nonlocal received
+            received += count
+            report(received // MEGABYTE)
+
+        yield advance

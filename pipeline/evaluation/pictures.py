@@ -156,7 +156,10 @@ def _map(splits: Splits, inside: Latents) -> Arrays:
     if centred.shape[1] == 1:
         centred = torch.cat([centred, torch.zeros_like(centred)], dim=1)
     vectors, values, _ = torch.linalg.svd(centred, full_matrices=False)
-    arrays = {"map": (vectors * values)[:, :2].float().numpy(), "map/share": (values**2 / (values**2).sum())[:2].numpy()}
+    arrays = {
+        "map": (vectors * values)[:, :2].float().numpy(),
+        "map/share": (values**2 / (values**2).sum())[:2].numpy(),
+    }
     if "test" in splits.labels:
         arrays["map/labels"] = splits.labels["test"][: len(centred)].astype(np.int64)
     return arrays

@@ -15,6 +15,7 @@ from pipeline.figures.style import (
     colour,
     facets,
     hover,
+    indexed,
     label_of,
     legend,
     level_colours,
@@ -85,7 +86,7 @@ def rates_by_epoch(runs: Curves, depths: Depths) -> Drawing:
                 hover(drawn, f"{variant} seed {seed}: rate of z{level + 1}, {rate[-1]:.2f} nats at the end")
         axes.axhline(0, color=GREY, lw=0.6)
         plain(axes, label_of(variant, 28), "epoch", "validation rate (nats)" if axes in panels[:, 0] else "")
-    handles = [line(f"rate of $z_{{{level}}}$", tone) for level, tone in enumerate(palette, start=1)]
+    handles = [line(f"rate of {indexed('z', level)}", tone) for level, tone in enumerate(palette, start=1)]
     handles += [line("KL (sum)", "black", ls="--")] if len(palette) > 1 else []
     legend(figure, handles)
     last = {
@@ -118,7 +119,7 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
     )
     figure = blank(0.6 * len(results) + 1.1, "How tight the bound is on the test set", caption)
     axes = figure.subplots()
-    labels = {name: "ELBO" if name == "elbo" else f"$L_{{{_k(name)}}}$" for name in names}
+    labels = {name: "ELBO" if name == "elbo" else indexed("L", _k(name)) for name in names}
     positions = np.arange(len(results))[::-1]
     for position, (variant, row) in zip(positions, results.items(), strict=True):
         shown = [name for name in names if name in row]
@@ -131,7 +132,7 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
             dot = axes.errorbar(
                 mean, at, xerr=row[name][1], fmt=marker, color=tone, ms=7, capsize=3, lw=1.2, mec="white"
             )
-            hover(dot.lines[0], f"{variant}: {labels[name]} {mean:.3f} nats".replace("$", ""))
+            hover(dot.lines[0], f"{variant}: {labels[name]} {mean:.3f} nats")
     axes.set_yticks(positions, [label_of(name) for name in results], fontsize=10)
     axes.set_ylim(-0.5, len(results) - 0.5)
     plain(axes, "", "bound on log p(x) (nats per example); higher is better")
@@ -141,7 +142,7 @@ def bounds(results: Mapping[str, Mapping[str, Interval]], confidence: float) -> 
     ]
     legend(figure, handles)
     rows = {
-        variant: {labels[name].replace("$", ""): f"{row[name][0]:.2f}" for name in names if name in row}
+        variant: {labels[name]: f"{row[name][0]:.2f}" for name in names if name in row}
         for variant, row in results.items()
     }
     figure.alt = f"Bounds on log p(x), nats per example. {listing(rows)}"

@@ -19,6 +19,7 @@ from pipeline.figures.style import (
     Drawing,
     blank,
     hover,
+    indexed,
     label_of,
     legend,
     level_colours,
@@ -133,7 +134,7 @@ def surgery(results: Means, error: str) -> Drawing:
     for border in positions[:-1] - 0.56:
         level_panel.axhline(border, color=GREY, lw=0.5, alpha=0.5)
     handles = [line(_words(name), tone, lw=7) for name, tone in shown.items()]
-    handles += [line(f"$z_{{{level}}}$", tone, lw=3, marker="o") for level, tone in enumerate(palette, start=1)]
+    handles += [line(indexed("z", level), tone, lw=3, marker="o") for level, tone in enumerate(palette, start=1)]
     legend(figure, handles)
     figure.alt = _alt("Nats per example.", results, (information, "marginal_kl"))
     return figure
@@ -215,7 +216,7 @@ def _finish(axes: Any, name: str) -> None:
 
 
 def _legend(figure: Drawing, palette: Sequence[Any], total: str) -> None:
-    handles = [line(f"$z_{{{level}}}$", tone, lw=7) for level, tone in enumerate(palette, start=1)]
+    handles = [line(indexed("z", level), tone, lw=7) for level, tone in enumerate(palette, start=1)]
     handles += [Line2D([], [], ls="", marker="D", color="white", mec="black", label=total)] if total else []
     legend(figure, handles)
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from pipeline.figures.style import FIXED, Drawing, blank, listing
+from pipeline.figures.style import FIXED, Drawing, blank, indexed, listing
 from pipeline.metric import Metric
 
 __all__ = ["factors"]
@@ -84,7 +84,7 @@ def _heat(axes: Any, row: Mapping[str, tuple[float, float]], columns: list[str],
             axes.text(
                 j, i, text, ha="center", va="center", fontsize=8, color=FIXED["white" if value < 0.6 else "black"]
             )
-    axes.set_yticks(range(len(levels)), [f"$z_{{{level}}}$" if level else "pixels" for level in levels], fontsize=10)
+    axes.set_yticks(range(len(levels)), [indexed("z", level) if level else "pixels" for level in levels], fontsize=10)
     axes.set_xticks(
         range(len(columns)), [SCORES.get(name, name) for name in columns], rotation=30, ha="right", fontsize=8.5
     )

@@ -17,6 +17,7 @@ from pipeline.figures.style import (
     blank,
     colour,
     hover,
+    indexed,
     label_of,
     legend,
     level_colours,
@@ -81,7 +82,10 @@ def bound_in_parts(results: Means) -> Drawing:
     axes.set_xlim(low, high + 0.14 * (high - low))
     axes.axvline(0, color=GREY, lw=0.8)
     plain(axes, "", "nats per example")
-    names = [("distortion", PARTS["whole"]), *((f"rate of $z_{t}$", tone) for t, tone in enumerate(palette, start=1))]
+    names = [
+        ("distortion", PARTS["whole"]),
+        *((f"rate of {indexed('z', t)}", tone) for t, tone in enumerate(palette, start=1)),
+    ]
     handles = [Patch(color=tone, label=name) for name, tone in names]
     first = colour(next(iter(results)), results)
     handles += [Patch(color=first, label="nll (own colour)"), Patch(color=(*to_rgb(first), 0.35), label="gap")]

@@ -13,6 +13,7 @@ from pipeline.figures.style import (
     Drawing,
     facets,
     hover,
+    indexed,
     label_of,
     legend,
     level_colours,
@@ -50,7 +51,7 @@ def unit_nats(models: Mapping[str, Sequence[np.ndarray]]) -> Drawing:
         axes.axhline(0, color=GREY, lw=0.8)
         plain(axes, label_of(variant, 28), "unit, in falling order", "nats" if axes in panels[:, 0] else "")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    legend(figure, [line(f"$z_{{{level}}}$", tone, marker="o") for level, tone in enumerate(palette, start=1)])
+    legend(figure, [line(indexed("z", level), tone, marker="o") for level, tone in enumerate(palette, start=1)])
     figure.alt = f"Nats of single units. {listing(rows)}"
     return figure
 

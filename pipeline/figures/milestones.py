@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from pipeline.figures.style import GREY, Drawing, blank, colour, hover, legend, line, listing, plain
+from pipeline.figures.style import GREY, Drawing, blank, colour, hover, indexed, legend, line, listing, plain
 
 __all__ = ["milestones"]
 
@@ -43,7 +43,7 @@ def milestones(
             if source in published.get(variant, {}):
                 x = epochs[-1] * 1.5 * 1.25**index
                 axes.plot(x, published[variant][source], MARKERS[index % len(MARKERS)], color=tone, mfc="white", ms=7)
-    plain(axes, "", "epochs (log scale)", f"$-L_{{{k}}}$ (nats per example)")
+    plain(axes, "", "epochs (log scale)", f"-{indexed('L', k)} (nats per example)")
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -14,7 +14,7 @@ from pipeline.figures.style import GREY, Drawing, blank, colour, hover, label_of
 __all__ = ["sandwich"]
 
 Means = Mapping[str, Mapping[str, tuple[float, float]]]  # variant: metric: mean and its standard error
-BELOW = {"ais/elbo": ("o", "ELBO"), "ais/iwae": ("s", "$L_k$ (k draws)"), "ais": ("^", "annealing (AIS)")}
+BELOW = {"ais/elbo": ("o", "ELBO"), "ais/iwae": ("s", "L of k draws"), "ais": ("^", "annealing (AIS)")}
 
 
 def sandwich(results: Means, error: str) -> Drawing:

@@ -35,6 +35,7 @@ __all__ = [
     "facets",
     "freeze",
     "hover",
+    "indexed",
     "label_of",
     "legend",
     "level_colours",
@@ -58,6 +59,7 @@ DPI = 150
 WIDTH = 5.4  # inches
 FIXED = {"black": "#000001", "white": "#fffffe"}  # on a dark page too, for letters on what keeps its colour there
 HOVER = "hover:"  # the id of an artist that shows a text under the pointer begins with it
+LOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 LISTED = 12  # rows that an alternative text names
 _all_variants: ContextVar[tuple[str, ...]] = ContextVar("all_variants", default=())
 
@@ -179,6 +181,15 @@ def legend(figure: Figure, handles: list[Any]) -> None:
 def hover(artist: Any, text: str) -> None:
     """Let a part of a figure show a text under the pointer, in the SVG."""
     artist.set_gid(HOVER + text)
+
+
+def indexed(letter: str, index: int) -> str:
+    """Return a letter with its index set low, as letters that any font has.
+
+    >>> indexed("z", 12)
+    'z₁₂'
+    """
+    return letter + str(index).translate(LOW)
 
 
 def label_of(name: str, width: int = 16) -> str:

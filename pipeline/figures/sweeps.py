@@ -11,7 +11,19 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from pipeline.figures.style import GREY, Drawing, blank, colour, facets, hover, label_of, legend, listing, plain
+from pipeline.figures.style import (
+    GREY,
+    Drawing,
+    blank,
+    colour,
+    facets,
+    hover,
+    indexed,
+    label_of,
+    legend,
+    listing,
+    plain,
+)
 
 __all__ = ["depth_width_map", "history", "importances", "rate_distortion"]
 
@@ -61,7 +73,7 @@ def depth_width_map(trials: Sequence[Mapping[str, Any]], metric: str) -> Drawing
         if ranked:
             axes.scatter(x[-1], y[-1], s=230, facecolor="none", edgecolor="black", lw=1.6, zorder=4)
             title = f"{variant}: best {ranked[-1]['value']:.2f}".removeprefix(": ")
-        plain(axes, title, "units of $z_1$", "depth (levels)" if axes in panels[:, 0] else "")
+        plain(axes, title, f"units of {indexed('z', 1)}", "depth (levels)" if axes in panels[:, 0] else "")
         axes.set_xscale("log")
         axes.set_xlim(min(widths) / 1.3, max(widths) * 1.3)
         axes.xaxis.set_minor_locator(NullLocator())

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from pipeline.colours import NAMED, OTHERS
-from pipeline.figures.style import GREY, Drawing, blank, hover, level_colours, line, listing, plain
+from pipeline.figures.style import GREY, Drawing, blank, hover, indexed, level_colours, line, listing, plain
 
 __all__ = ["TradeOff", "trade_off"]
 
@@ -64,7 +64,7 @@ def trade_off(families: Mapping[str, Sequence[TradeOff]], terms: str) -> Drawing
         ticks = [model.beta for model in ordered]
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.axhline(0, color=GREY, lw=0.8)
-        handles = [line(f"$z_{level}$", tone) for level, tone in enumerate(level_colours(depth), start=1)]
+        handles = [line(indexed("z", level), tone) for level, tone in enumerate(level_colours(depth), start=1)]
         panel.legend(handles=handles, fontsize=8, frameon=False)
     rows = {
         name: {f"beta {m.beta:g}": f"rate {m.rate:.2f} and distortion {m.distortion:.2f}" for m in models}

@@ -83,7 +83,7 @@ def match_time(
     path = study.cache / "train" / study.unique_name / variant / f"epochs-{state}.json"
     with file_lock(study.locks / "train" / variant / "epochs"):
         if not path.exists():
-            with reporting(f"{variant} timing"):
+            with reporting(f"{variant} timing", counted=False):
                 seconds = seconds_per_epoch(params, splits, params.train.seeds[0], processes.device(resources.device))
             write_json(path, {"epochs": max(1, math.floor(limit / seconds)), "seconds_per_epoch": seconds})
         fits = read_json(path, "epochs", "seconds_per_epoch")

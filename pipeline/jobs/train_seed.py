@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
@@ -30,8 +28,6 @@ from pipeline.training import Record, best_record, fit, initial_model, milestone
 from pipeline.training.matching import match_weights
 
 __all__ = ["train_seed"]
-
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of the largest resident set that the kernel reports
 
 
 def train_seed(study: Study, variant: str, seed: int, resources: Resources) -> None:
@@ -95,7 +91,7 @@ def _fit(
                 log_pictures(run, model, splits, record)
             run.publish()
             records.append(record)
-            print_progress(reporter, record, params.train.epochs)
+            print_progress(reporter, record, params.train.epochs, len(splits.train))
             processes.raise_if_interrupted()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
@@ -134,12 +130,9 @@ def _fit(
 def _circumstances(study: Study, device: torch.device) -> dict[str, Any]:
     """Return when, where and with which code a model was trained, for the head of the report."""
     store = address("mlflow", study.shared_root)
-    cuda = device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated(device) if cuda else getrusage(RUSAGE_SELF).ru_maxrss * RSS_UNIT
     return {
         "store": without_password(store).rstrip("/") if store.lower().startswith("http") else "",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "peak_memory_bytes": peak,
         **code(study.root).tags,
         **machine(device),
     }

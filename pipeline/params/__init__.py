@@ -7,7 +7,7 @@ there. Every mistake is an `InputError` of one line with the path, the value and
 
 from pipeline.params.notes import notes
 from pipeline.params.parameters import Params
-from pipeline.params.ranges import Choices, Range
+from pipeline.params.ranges import MOST_VALUES, Choices, Range
 from pipeline.params.rules import check_model
 from pipeline.params.sections import (
     DENSITY,
@@ -34,6 +34,7 @@ __all__ = [
     "DEQUANTIZED",
     "INFORMATIVE",
     "MEASURES",
+    "MOST_VALUES",
     "PROBABILITY",
     "CaveParams",
     "Choices",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -172,6 +173,12 @@ class Params(Strict):
         if self.variant(variant).model.widths is not None:
             fixed |= {"model.depth", "model.z_dim", "model.z_ratio"}
         return {path: kind for path, kind in self.sweep.space.items() if path not in fixed}
+
+    def trials(self, variant: str) -> int:
+        """Return how many trials each search of a variant has at most: `sweep.trials`, or the settings of a grid."""
+        if self.sweep.sampler != "grid":
+            return self.sweep.trials
+        return math.prod(len(kind.values or ()) for kind in self.space(variant).values())
 
     def with_settings(self, variant: str, settings: Mapping[str, Any], source: str) -> Params:
         """Return a variant's parameters with a trial's settings in place.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Choices", "Range", "Strict"]
+__all__ = ["MOST_VALUES", "Choices", "Range", "Strict"]
+
+MOST_VALUES = 2000  # of an interval, or settings of a grid; what has more counts as endless
 
 
 class Strict(BaseModel):
@@ -44,6 +48,18 @@ class Range(Strict):
         ends = (self.low, self.high) if self.is_integer else (float(self.low), float(self.high))
         return tuple(dict.fromkeys(ends))
 
+    @property
+    def values(self) -> Sequence[int | float] | None:
+        """All values, or None where they are endlessly many, or more than `MOST_VALUES`."""
+        if self.is_integer:
+            return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+        if self.low == self.high:
+            return (self.low,)
+        if self.step is None:
+            return None
+        count = math.floor((self.high - self.low) / self.step + 1e-8) + 1
+        return None if count > MOST_VALUES else [self.low + index * self.step for index in range(count)]
+
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
@@ -68,6 +84,11 @@ class Choices(Strict):
 
     @property
     def boundary_values(self) -> tuple[str | int | float | bool, ...]:
+        """Every choice."""
+        return self.choices
+
+    @property
+    def values(self) -> tuple[str | int | float | bool, ...]:
         """Every choice."""
         return self.choices
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from pipeline.errors import InputError
-from pipeline.params.ranges import Choices, Range
+from pipeline.params.ranges import MOST_VALUES, Choices, Range
 from pipeline.params.rules import check_model
 from pipeline.params.sections import MEASURES, ModelParams, TrainParams
 from pipeline.text import plural
@@ -38,6 +38,8 @@ def check_space(params: Params) -> None:
             raise InputError(f"{where}: only paths in model and train can be swept, excepted {', '.join(NOT_SEARCHED)}")
         _check_values(params, path, kind, where)
     searched = {variant: params.space(variant) for variant in params.variants}
+    if params.sweep.sampler == "grid":
+        _check_grid(params, searched)
     own = params.flat()
     for path, kind in {path: kind for space in searched.values() for path, kind in space.items()}.items():
         if own[path] not in kind:
@@ -51,6 +53,22 @@ def check_space(params: Params) -> None:
             if not _is_valid(base, settings):
                 words = ", ".join(f"{path}={value}" for path, value in settings.items())
                 params.with_settings(variant, settings, f"sweep.space: variant '{variant}' can draw {words}")
+
+
+def _check_grid(params: Params, searched: Mapping[str, Mapping[str, Range | Choices]]) -> None:
+    """Raise `InputError` for a grid that is endless or too large."""
+    for path, kind in params.sweep.space.items():
+        if kind.values is None:
+            raise InputError(
+                f"sweep.space.{path}: {kind} given, which has too many values for a grid (sweep.sampler); allowed:"
+                f" choices, whole numbers, or an interval of at most {MOST_VALUES} steps"
+            )
+    for variant in searched:
+        if (count := params.trials(variant)) > MOST_VALUES:
+            raise InputError(
+                f"sweep.space: the grid of variant '{variant}' has {plural(count, 'setting')}; allowed: at most"
+                f" {MOST_VALUES}"
+            )
 
 
 def check_searches(params: Params) -> None:

@@ -50,24 +50,24 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{path.name}: not readable as YAML: {reason(error, 300)}") from None
 
 
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+def parse_assignments(assignments: list[str], option: str = "--set") -> dict[str, Any]:
     """Read `path=value` words; a value is YAML (`3`, `1e-3`, `[20, 10]`, `null`, `mnist`)."""
     values: dict[str, Any] = {}
     for word in assignments:
         path, sign, text = word.partition("=")
         if not sign or not path:
-            raise InputError(f"--set: '{word[:200]}' is not of the form path=value, as in model.depth=3")
+            raise InputError(f"{option}: '{word[:200]}' is not of the form path=value, as in model.depth=3")
         try:
             value = copy.deepcopy(_parse(text))
         except Exception as error:  # as in `read_yaml`
-            raise InputError(f"--set: {path}: not readable as YAML: {reason(error, 300)}") from None
+            raise InputError(f"{option}: {path}: not readable as YAML: {reason(error, 300)}") from None
         if path in values and values[path] != value:
-            raise InputError(f"--set: {path}: given twice, {values[path]!r} and {value!r}")
+            raise InputError(f"{option}: {path}: given twice, {values[path]!r} and {value!r}")
         values[path] = value
     for path in values:
         parents = accumulate(path.split(".")[:-1], "{}.{}".format)
         if whole := next((parent for parent in parents if parent in values), None):
-            raise InputError(f"--set: {path}: given beside {whole}, which holds it; give one of them")
+            raise InputError(f"{option}: {path}: given beside {whole}, which holds it; give one of them")
     return values
 
 

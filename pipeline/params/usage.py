@@ -91,13 +91,15 @@ CONDITIONS: dict[str, Condition] = {
     "train.valid_draws": _is("train.objective", "elbo", "beta", "stl"),
     "sweep.metric": SEARCHED,
     "sweep.searches": SEARCHED,
-    "sweep.trials": SEARCHED,
+    "sweep.trials": Condition(
+        ("sweep.space", "sweep.sampler"), lambda space, sampler: bool(space) and sampler != "grid"
+    ),
     "sweep.epochs": SEARCHED,
     "sweep.sampler": SEARCHED,
     "sweep.pruner": SEARCHED,
     "sweep.startup_trials": Condition(
         ("sweep.space", "sweep.sampler", "sweep.pruner"),
-        lambda space, sampler, pruner: bool(space) and (sampler, pruner) != ("random", "none"),
+        lambda space, sampler, pruner: bool(space) and (sampler == "tpe" or pruner != "none"),
     ),
     "sweep.max_failures": SEARCHED,
     "sweep.seed": SEARCHED,

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
-from pipeline.environment import PARENT, Resources
+from pipeline import display
+from pipeline.display import Pipe
+from pipeline.environment import PARENT, STATUS, Resources
 from pipeline.processes import machine, preforked, signals
 from pipeline.processes.preforked import PreforkedWorker
 
@@ -21,9 +23,15 @@ __all__ = ["Local", "Process"]
 class Process:
     """A worker process."""
 
-    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str], output: Pipe | None = None
+    ) -> None:
         words, own = [sys.executable, "-m", *command], {**environment, PARENT: str(os.getpid())}
-        self.process = subprocess.Popen(words, env=own, cwd=folder, start_new_session=True)
+        sink = output.sink if output else None
+        self.process = subprocess.Popen(words, env=own, cwd=folder, start_new_session=True, stdout=sink, stderr=sink)
+        self.output = output
+        if output:
+            output.close_sink()
         signals.children.add(self.process)
 
     def poll(self) -> int | None:
@@ -31,6 +39,7 @@ class Process:
         code = self.process.poll()
         if code is not None:
             signals.children.discard(self.process)
+            display.close(self.output)
         return code
 
     def interrupt(self) -> None:
@@ -55,9 +64,15 @@ class Local:
     ) -> Process | PreforkedWorker:
         """Start a Python module with its arguments."""
         pin = self.pins[slot % len(self.pins)] if self.pins else {}
+        watched = {STATUS: "1"} if display.current() else {}
         if not pin and (spare := preforked.acquire(environment)) is not None:
-            return spare.start(command, folder, {**environment, PARENT: str(os.getpid())})
-        return Process(command, folder, {**environment, **pin})
+            worker: Process | PreforkedWorker = spare
+            spare.start(command, folder, {**environment, **watched, PARENT: str(os.getpid())})
+        else:
+            worker = Process(command, folder, {**environment, **watched, **pin}, Pipe() if watched else None)
+        if worker.output and (picture := display.current()):
+            picture.add(worker.output)
+        return worker
 
     def close(self) -> None:
         """Do nothing: local processes are no cluster that has to be left."""

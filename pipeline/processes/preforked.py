@@ -19,7 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
-from pipeline.environment import PARENT, WORKER, child_variables, replace_variables
+from pipeline import display
+from pipeline.display import Pipe
+from pipeline.environment import PARENT, STATUS, WORKER, child_variables, replace_variables
 from pipeline.processes import signals
 from pipeline.processes.entry import run_main
 
@@ -37,14 +39,19 @@ class PreforkedWorker:
 
     def __init__(self) -> None:
         source, self.sink = os.pipe()
+        self.output = Pipe() if display.is_live() else None
         self.code: int | None = None
         parent = os.getpid()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of threads: those of libraries sleep, or look after themselves
             self.pid = os.fork()
         if self.pid == 0:
+            if self.output:
+                self.output.become_output()
             _live(source, [self.sink, *(spare.sink for spare in _spares)], parent)
         os.close(source)
+        if self.output:
+            self.output.close_sink()
 
     def start(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> PreforkedWorker:
         """Become the worker `python -m command` in a folder."""
@@ -67,6 +74,7 @@ class PreforkedWorker:
             if ended:
                 self.code = os.waitstatus_to_exitcode(status)
                 signals.children.discard(self)
+                display.close(self.output)
         return self.code
 
     def interrupt(self) -> None:
@@ -96,7 +104,7 @@ def fork(count: int) -> None:
 
 def acquire(environment: Mapping[str, str]) -> PreforkedWorker | None:
     """Return a spare for a worker with this environment, if there is one."""
-    alike = {name: environment[name] for name in environment if name not in (WORKER, PARENT)}
+    alike = {name: environment[name] for name in environment if name not in (WORKER, PARENT, STATUS)}
     return _spares.pop() if _spares and alike == _birth else None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pipeline import display
 from pipeline.environment import WORKER, Resources, WorkerRole, child_variables
 from pipeline.errors import InputError, RunError
 from pipeline.processes import machine, preforked, signals
@@ -85,6 +86,7 @@ def map_in_workers(
 ) -> None:
     """Call `work(task)` for each task: here, or in workers `python -m pipeline.stages STAGE VARIANT TASK ...`."""
     count = worker_count(len(tasks), resources)
+    display.count(len(tasks))
     if runs_inline(count, resources):
         become_worker(resources)
         for task in tasks:
@@ -99,6 +101,7 @@ def become_worker(resources: Resources) -> None:
     import torch
 
     tune_malloc()
+    display.send_statuses()
     role = WorkerRole.read()
     if role is not None and role.parent is not None:
         signals.die_with_parent(role.parent, signal.SIGKILL)
@@ -136,6 +139,7 @@ def run(
             while running:
                 signals.raise_if_interrupted()
                 time.sleep(POLL)
+                display.read()
                 tick()
                 for slot, worker in list(running.items()):
                     code = worker.poll()

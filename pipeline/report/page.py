@@ -66,7 +66,7 @@ def page(
         head=_head(runs),
         runs=_links(runs),
         differing=settings.differing(study, comparison),
-        costs=settings.costs(study, comparison, runs),
+        costs=settings.costs(study, comparison),
         light=light,
         dark=dark,
         k=params.evaluate.k[-1],

@@ -47,16 +47,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def costs(study: Study, comparison: Comparison, runs: inputs.Circumstances) -> Table:
+def costs(study: Study, comparison: Comparison) -> Table:
     """Return what each variant's models cost, means over seeds: weights, epochs, time, memory."""
-    header = ["variant", "weights", "weights (MB)", "epochs", "training (s)", "ms per epoch", "peak memory (MB)"]
+    header = ["variant", "weights", "weights (MB)", "epochs", "training (s)", "ms per epoch", "peak memory (MiB)"]
     rows = []
     for result in comparison.results:
         models = [inputs.model(study, result.variant, seed) for seed in result.seeds]
         epochs = [len(rows) for rows in inputs.curves(study, result.variant).values()]
         seconds, peaks = (
             sum(float(model["seconds"]) for model in models),
-            [run.get("peak_memory_bytes") for run in runs[result.variant].values()],
+            [model.get("peak_memory") for model in models],
         )
         weights = sum(float(model["parameters"]) for model in models) / len(models)
         rows.append(
@@ -67,7 +67,7 @@ def costs(study: Study, comparison: Comparison, runs: inputs.Circumstances) -> T
                 " to ".join(dict.fromkeys(str(end(epochs)) for end in (min, max))),
                 f"{seconds / len(models):.3g}",
                 f"{1000 * seconds / sum(epochs):.3g}",
-                "" if None in peaks else f"{max(map(float, peaks)) / 1e6:.0f}",  # type: ignore[arg-type]
+                "" if None in peaks else f"{max(map(float, peaks)):.0f}",  # type: ignore[arg-type]
             ]
         )
     return header, rows

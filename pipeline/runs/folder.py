@@ -82,9 +82,8 @@ class RunFolder:
 
     @property
     def last_time(self) -> int:
-        """The time of the last line that has one, in milliseconds since 1970."""
-        times = (entry.get("timestamp") or entry.get("time") for entry in reversed(self.entries))
-        return next((int(time) for time in times if time), now())
+        """The latest time of a line, in milliseconds since 1970."""
+        return max((int(entry.get("timestamp") or entry.get("time") or 0) for entry in self.entries), default=now())
 
     @property
     def ended(self) -> bool:

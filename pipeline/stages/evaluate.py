@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from pipeline import processes, tracking
+from pipeline.display import shown
 from pipeline.environment import Resources
 from pipeline.files import exclusive
 from pipeline.jobs.evaluate_seed import evaluate_part, parts, scratch_folder
@@ -27,7 +28,8 @@ def run(study: Study, variant: str, resources: Resources | None = None) -> None:
         def work(part: str) -> None:  # which alone takes the device: it may be for one process at a time
             evaluate_part(study, variant, part, processes.device(resources.device))
 
-        processes.map_in_workers("evaluate", study, variant, parts(study), work, resources)
+        with shown(study.stage_title("evaluate", variant), "part"):
+            processes.map_in_workers("evaluate", study, variant, parts(study), work, resources)
         shutil.rmtree(scratch, ignore_errors=True)
         write_evaluation(study, variant)
         tracker.backlog.flush_at_exit()

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 from pipeline import data
+from pipeline.display import shown
 from pipeline.environment import data_mirror
+from pipeline.progress import reporting
 from pipeline.study import Study
 
 __all__ = ["main", "run"]
@@ -16,11 +18,14 @@ def run(study: Study) -> None:
     """Check all parameters and fetch the files, those of `evaluate.outliers` into a folder of their own."""
     data.check(study.params.data)
     mirror = data_mirror()
-    data.fetch(study.params.data, study.raw, study.cache, mirror)
     outliers = study.raw / "outliers"
-    shutil.rmtree(outliers, ignore_errors=True)
-    if study.params.outliers is not None:
-        data.fetch(study.params.outliers, outliers, study.cache, mirror)
+    with shown(study.stage_title("fetch")):
+        with reporting(f"{study.params.data.name}: fetch"):
+            data.fetch(study.params.data, study.raw, study.cache, mirror)
+        shutil.rmtree(outliers, ignore_errors=True)
+        if study.params.outliers is not None:
+            with reporting(f"{study.params.outliers.name}: fetch"):
+                data.fetch(study.params.outliers, outliers, study.cache, mirror)
 
 
 def main() -> None:

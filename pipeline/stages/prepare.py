@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from pipeline import data
+from pipeline.display import shown
 from pipeline.errors import InputError
 from pipeline.files import write_json
 from pipeline.progress import reporting
@@ -16,7 +17,7 @@ __all__ = ["main", "run"]
 
 def run(study: Study) -> None:
     """Split, say what came out, and prepare the data set of `evaluate.outliers` in a folder of its own."""
-    with reporting(f"{study.params.data.name}: prepare"):
+    with shown(study.stage_title("prepare")), reporting(f"{study.params.data.name}: prepare"):
         splits = data.prepare(study.params.data, study.raw, study.data)
     height, width = splits.shape
     print(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import report
+from pipeline.display import shown
+from pipeline.progress import reporting
 from pipeline.study import Study
 from pipeline.tracking import Tracker, log_report, mark_current
 
@@ -13,10 +15,11 @@ __all__ = ["main", "run"]
 
 def run(study: Study) -> None:
     """Write the report, print its table, and have MLflow show its verdict."""
-    report.write(study)
-    tracker = Tracker(study)
-    log_report(study, tracker)
-    mark_current(study, tracker)  # whose models are described by the report's cards
+    with shown(study.stage_title("report")), reporting("report"):
+        report.write(study)
+        tracker = Tracker(study)
+        log_report(study, tracker)
+        mark_current(study, tracker)  # whose models are described by the report's cards
     print(report.table_text(study))
 
 

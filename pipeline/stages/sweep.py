@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline import processes, sweep, tracking
+from pipeline.display import shown
 from pipeline.environment import Resources
 from pipeline.errors import DisconnectedError
 from pipeline.processes.entry import EXIT_RESTART
@@ -17,9 +18,10 @@ __all__ = ["main", "run"]
 def run(study: Study, variant: str, resources: Resources | None = None) -> None:
     """Run the searches one after the other, with as many workers as there are cores, or CAVE_WORKERS."""
     resources = resources or Resources.read()
-    count = processes.worker_count(study.params.sweep.trials, resources)
+    count = processes.worker_count(study.params.trials(variant), resources)
     searches = study.params.sweep.searches
-    best_trials = sweep.run(sweep.Sweep(study, variant, resources=resources), count)
+    with shown(study.stage_title("sweep", variant), "trial", study.params.sweep.metric):
+        best_trials = sweep.run(sweep.Sweep(study, variant, resources=resources), count)
     tracking.mark_current(study)
     if best_trials[0]["trial"] is None:
         unused = f", and sweep.searches ({searches}) is not used" if searches > 1 else ""
@@ -43,7 +45,7 @@ def main(variant: str, *options: str) -> None:
             sys.exit(EXIT_RESTART)
     else:
         tracking.import_mlflow(tracking.tracking_uri(study))
-        processes.prefork(study.params.sweep.trials, resources)
+        processes.prefork(study.params.trials(variant), resources)
         for line in study.notices(variant):
             print(line, flush=True)
         run(study, variant, resources)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from pipeline import processes, tracking
+from pipeline.display import shown
 from pipeline.environment import Resources
 from pipeline.files import exclusive, write_csv
 from pipeline.jobs.cached_models import restore_models
@@ -27,7 +28,8 @@ def run(study: Study, variant: str, resources: Resources | None = None, *, anew:
         if not anew and trained(study, variant):  # perhaps by a process that was waited for
             print(f"{variant}: its models are there, trained with the same settings, data and code", flush=True)
             return
-        _run(study, variant, resources or Resources.read())
+        with shown(study.stage_title("train", variant), "seed"):
+            _run(study, variant, resources or Resources.read())
 
 
 def _run(study: Study, variant: str, resources: Resources) -> None:

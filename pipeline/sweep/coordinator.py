@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from pipeline import processes
 from pipeline.addresses import coordinator_lock
 from pipeline.errors import DisconnectedError, InputError
+from pipeline.progress import reporting
 from pipeline.runs import RunSpec, study_folders
 from pipeline.sweep.claims import MAX_ATTEMPTS, check_failure_limit, finished, trials_with_live_worker
 from pipeline.sweep.compat import internal, set_internal
@@ -114,10 +115,12 @@ def _coordinate(sweep: Sweep, workers: int) -> dict[str, Any]:
                 _search(sweep, workers, Progress(sweep))
             trials = sweep.trials()
             check_failure_limit(sweep, trials)
-            most = sweep.study.params.sweep.trials
+            most = sweep.study.params.trials(sweep.variant)
             if sweep.every is not None and sweep.budget(trials) < most:
                 count = plural(len(sweep.every), "setting")
-                print(f"{sweep.label}: the space has {count}: all were tried; sweep.trials is {most}", flush=True)
+                grid = sweep.study.params.sweep.sampler == "grid"
+                rest = f"the grid has {plural(most, 'combination')}" if grid else f"sweep.trials is {most}"
+                print(f"{sweep.label}: the space has {count}: all were tried; {rest}", flush=True)
             return _write(sweep, parent)
     except DisconnectedError:
         parent.close()
@@ -138,7 +141,7 @@ def join(sweep: Sweep, workers: int) -> None:
     if not sweep.space:
         print(f"{sweep.variant}: its space is empty, so that there is nothing to join")
         return
-    trials, count = plural(sweep.study.params.sweep.trials, "trial"), plural(workers, "worker")
+    trials, count = plural(sweep.study.params.trials(sweep.variant), "trial"), plural(workers, "worker")
     for search in sweep.searches():
         print(f"{search.label}: joins sweep {search.name} of {trials} at {search.database} with {count}", flush=True)
         _retry_on_disconnect(search, lambda search: _join(search, workers))
@@ -196,10 +199,11 @@ def _status(sweep: Sweep, error: BaseException) -> str | None:
 
 
 def _write(sweep: Sweep, parent: Run) -> dict[str, Any]:
-    outcome = publish(sweep, parent)
-    _store_run_id(sweep, parent)  # that MLflow had not assigned when the run was started, say
-    if sweep.is_last:
-        write(outcome)
+    with reporting(f"{sweep.label} results", counted=False):
+        outcome = publish(sweep, parent)
+        _store_run_id(sweep, parent)  # that MLflow had not assigned when the run was started, say
+        if sweep.is_last:
+            write(outcome)
     sweep.locks.check()
     parent.finish()
     sweep.tracker.backlog.flush_at_exit()
@@ -235,7 +239,7 @@ def _start_workers(sweep: Sweep, count: int, tick: Callable[[], None]) -> None:
 
 
 def _retries(sweep: Sweep) -> int:
-    return MAX_ATTEMPTS * sweep.study.params.sweep.trials
+    return MAX_ATTEMPTS * sweep.study.params.trials(sweep.variant)
 
 
 @contextmanager
@@ -261,9 +265,10 @@ def _parent(sweep: Sweep) -> Run:
     params = sweep.study.params.variant(sweep.variant)
     count = params.sweep.searches
     several = f" {sweep.search} (of {count}, from 0 on)" if count > 1 else ""
+    trials = plural(params.trials(sweep.variant), "trial")
     about = (
         f"Search{several} of **{sweep.variant}** over {', '.join(sweep.space)}, by {params.sweep.sampler}:"
-        f" {plural(params.sweep.trials, 'trial')} of at most {plural(params.sweep.epochs, 'epoch')}, of which the"
+        f" {trials} of at most {plural(params.sweep.epochs, 'epoch')}, of which the"
         f" highest `{sweep.metric}` is the best."
         " Its metrics and its tags `best/*` are the best trial's; the trials are its children."
         f"\n\nOptuna study `{sweep.name}`. {sweep.study.how(f'sweep@{sweep.variant}')}"

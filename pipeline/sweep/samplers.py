@@ -31,6 +31,7 @@ class Tpe(optuna.samplers.TPESampler):
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed, startup: Tpe(seed=seed, n_startup_trials=startup, constant_liar=True),
     "random": lambda seed, _: optuna.samplers.RandomSampler(seed=seed),
+    "grid": lambda seed, _: optuna.samplers.RandomSampler(seed=seed),  # of trials whose values `ask` has set
 }
 PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
     "median": lambda startup: optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=5),

@@ -138,7 +138,7 @@ class Sweep:
     @cached_property
     def every(self) -> dict[str, dict[str, Any]] | None:
         """All settings of the space by their identity, or None where there are more than trials."""
-        return space.every(self.base, self.space, self.study.params.sweep.trials)
+        return space.every(self.base, self.space, self.study.params.trials(self.variant))
 
     def untried(self, trials: Sequence[FrozenTrial]) -> dict[str, dict[str, Any]]:
         """Return those of all settings of a small space that no trial has; of a larger one, nothing."""
@@ -147,7 +147,7 @@ class Sweep:
 
     def budget(self, trials: Sequence[FrozenTrial]) -> int:
         """Return how many trials the search has: `sweep.trials`, or those that try every setting of a small space."""
-        most = self.study.params.sweep.trials
+        most = self.study.params.trials(self.variant)
         begun = [trial for trial in trials if trial.state in BEGUN]
         return most if self.every is None else min(most, len(begun) + len(self.untried(begun)))
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.params import Choices, Params, Range, check_model, digest
+from pipeline.params import MOST_VALUES, Choices, Params, Range, check_model, digest
 
 __all__ = ["apply", "closest", "every", "identity", "key", "own"]
 
 Space = Mapping[str, Range | Choices]
-LARGEST = 2000  # combinations of values that are looked at; a larger space counts as endless
 SHAPE = {"depth", "z_dim", "z_ratio", "widths"}  # what the widths of the levels stand for
 
 
@@ -67,8 +66,8 @@ def every(base: Params, space: Space, most: int) -> dict[str, dict[str, Any]] | 
 
     None where there are more than `most`, or endlessly many. Values that do not go together count as a setting.
     """
-    choices = [finite for kind in space.values() if (finite := _values(kind)) is not None]
-    if len(choices) < len(space) or math.prod(map(len, choices)) > LARGEST:
+    choices = [finite for kind in space.values() if (finite := kind.values) is not None]
+    if len(choices) < len(space) or math.prod(map(len, choices)) > MOST_VALUES:
         return None
     settings: dict[str, dict[str, Any]] = {}
     combinations = (dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*choices))
@@ -77,16 +76,3 @@ def every(base: Params, space: Space, most: int) -> dict[str, dict[str, Any]] | 
         if len(settings) > most:
             return None
     return settings
-
-
-def _values(kind: Range | Choices) -> Sequence[Any] | None:
-    if isinstance(kind, Choices):
-        return kind.choices
-    if kind.is_integer:
-        return range(int(kind.low), int(kind.high) + 1, int(kind.step or 1))
-    if kind.low == kind.high:
-        return (kind.low,)
-    if kind.step is None:
-        return None
-    count = math.floor((kind.high - kind.low) / kind.step + 1e-8) + 1
-    return None if count > LARGEST else [kind.low + index * kind.step for index in range(count)]

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline import faults, processes, redaction
 from pipeline.addresses import worker_lock
+from pipeline.environment import WorkerRole
 from pipeline.errors import DisconnectedError, InputError, external_fault
 from pipeline.log import STATE, Record
 from pipeline.metric import VALUE
@@ -29,7 +30,7 @@ from pipeline.sweep.compat import internal, set_internal
 from pipeline.sweep.reports import Reports
 from pipeline.sweep.search import IDENTITY, STORAGE_ERRORS, STORAGE_LOST, Sweep, started, terms
 from pipeline.tracking import Run
-from pipeline.training import best_record, fit, initial_model
+from pipeline.training import best_record, fit, initial_model, report_epoch
 
 __all__ = ["work"]
 
@@ -236,12 +237,14 @@ def _train(sweep: Sweep, spec: RunSpec, run: Run, reports: Reports, tick: Callab
     model = initial_model(spec.params.model, sweep.splits, seed)
     before, pruned = max(run.folder.last_epoch, *reports.values, 0), False
     records: list[Record] = []
+    alone = WorkerRole.read() is None  # no coordinator prints how far its workers are
     device = processes.device(sweep.resources.device)
-    with reporting(f"{sweep.label} trial {reports.trial.number}"):
+    with reporting(f"{sweep.label} trial {reports.trial.number}", counted=False, beats=alone) as reporter:
         for record in fit(model, sweep.splits, train, seed=seed, device=device, folder=folder):
             sweep.locks.check()
             run.publish()
             records.append(record)
+            report_epoch(reporter, record, train.epochs, len(sweep.splits.train), sweep.metric)
             if record.epoch > train.warmup_end(model.depth):
                 # What a training that ended here would have kept: trials are compared by nothing else.
                 reports.add(record.epoch, best_record(records, train, model.depth).metrics[sweep.metric])

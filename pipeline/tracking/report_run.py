@@ -30,6 +30,7 @@ def log_report(study: Study, tracker: Tracker | None = None) -> None:
         if not folder.entries:
             header = Header(
                 type="run",
+                version=2,
                 id=new_id(),
                 time=now(),
                 address=tracker.server.identity,

@@ -21,6 +21,7 @@ from pipeline.metric import VALUE, levels_of
 __all__ = ["View", "decode", "encode", "study_views"]
 
 NLL = "test/nll"
+DEPTH, WIDTH = "model.depth", "model.z_dim"
 TERMS = ("nll", "elbo", "reconstruction", "kl", "gap")
 FINALS, TRIALS = (f"tags.stage = '{stage}' and tags.current = 'true'" for stage in ("train", "trial"))
 GREATEST = 12  # levels that a view shows
@@ -85,7 +86,7 @@ def _final(levels: Sequence[int]) -> View:
 def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[int]) -> View:
     """Return the charts of the bound's terms by variant: means over seeds, and their spread in curves."""
     parts, rates = _Section("elbo = reconstruction - kl", BOUND), _Section("kl = sum of the rates", BOUND)
-    plane, curves = _Section("Rate against distortion", BOUND), _Section("Through the training", BOUND)
+    plane, curves = _Section("Rate against distortion", BOUND, 2), _Section("Through the training", BOUND)
     for term in TERMS:
         parts.bar(f"test/{term}")
     for level in levels:
@@ -100,11 +101,13 @@ def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[i
 
 def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View:
     """Return the charts of the trials; `VALUE` is what a trial has reached of `metric`."""
-    lines, points = _Section("A line is a trial", SEARCH), _Section(f"A point is a trial: {metric}", SEARCH)
-    curves, plane = _Section("Through the trials' training", SEARCH), _Section("Rate against distortion", SEARCH)
+    lines, points = _Section("A line is a trial", SEARCH, 1), _Section(f"A point is a trial: {metric}", SEARCH, 2)
+    curves, plane = _Section("Through the trials' training", SEARCH, 1), _Section("Rate against distortion", SEARCH, 2)
     lines.parallel(space, [VALUE])
     for path in space:
         points.scatter((path, "PARAM"), (VALUE, "METRIC"))
+    if {DEPTH, WIDTH} <= set(space):
+        points.contour((DEPTH, "PARAM"), (WIDTH, "PARAM"), (VALUE, "METRIC"))
     curves.line(metric)
     plane.scatter(("valid/kl", "METRIC"), ("valid/reconstruction", "METRIC"))
     columns = [f"metrics.`{VALUE}`", "tags.`variant`", "tags.`state`", *(f"params.`{path}`" for path in space)]
@@ -132,8 +135,8 @@ def _colour(tags: Sequence[str], variant: str) -> int:
 class _Section:
     """A section of charts, whose ids are the same whenever it is made."""
 
-    def __init__(self, name: str, view: str) -> None:
-        self.name, self.id = name, f"{view}/{name}"
+    def __init__(self, name: str, view: str, columns: int = 3) -> None:
+        self.name, self.id, self.columns = name, f"{view}/{name}", columns
         self.charts: list[dict[str, Any]] = []
 
     def _add(self, kind: str, **more: Any) -> None:
@@ -150,6 +153,10 @@ class _Section:
 
     def scatter(self, x: tuple[str, str], y: tuple[str, str]) -> None:
         self._add("SCATTER", xaxis={"key": x[0], "type": x[1]}, yaxis={"key": y[0], "type": y[1]})
+
+    def contour(self, x: tuple[str, str], y: tuple[str, str], z: tuple[str, str]) -> None:
+        axes = {f"{name}axis": {"key": key, "type": kind} for name, (key, kind) in zip("xyz", (x, y, z), strict=True)}
+        self._add("CONTOUR", **axes)
 
     def parallel(self, params: Sequence[str], metrics: Sequence[str]) -> None:
         self._add("PARALLEL", selectedParams=list(params), selectedMetrics=list(metrics), showAllRuns=True)
@@ -176,10 +183,10 @@ def _page(search: str, order: str, ascending: bool, columns: Sequence[str]) -> d
 
 def _charts(sections: Sequence[_Section], metrics: Collection[str]) -> dict[str, Any]:
     """Return the part of a page's state that holds its charts."""
-    open_sections = [_section(section.id, section.name, display=True) for section in sections]
+    shown = [_section(part.id, part.name, display=True) | {"columns": part.columns} for part in sections]
     return {
         "compareRunCharts": [chart for section in sections for chart in section.charts],
-        "compareRunSections": open_sections + _folded(metrics),
+        "compareRunSections": shown + _folded(metrics),
         "isAccordionReordered": True,  # otherwise the UI sorts them by name
     }
 

@@ -30,7 +30,7 @@ from pipeline.training.state import TrainingState
 from pipeline.training.step import Adam, Step
 from pipeline.training.terms import NonFiniteError, mean_parts, named, require_finite, terms, with_sums
 
-__all__ = ["best_record", "fit", "initial_model", "make_step", "print_progress"]
+__all__ = ["best_record", "fit", "initial_model", "make_step", "print_progress", "report_epoch"]
 
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
 
@@ -141,9 +141,16 @@ def initial_model(params: ModelParams, splits: Splits, seed: int) -> Hierarchica
         return build(params, mean, splits.shape)
 
 
-def print_progress(reporter: Reporter, record: Record, epochs: int) -> None:
+def report_epoch(reporter: Reporter, record: Record, epochs: int, images: int, metric: str = "valid/elbo") -> None:
+    """Note an epoch of a training on so many images, for a display and for lines that are due."""
+    rate = f"{images * record.epoch / max(record.seconds, 1e-9):,.0f}"
+    reporter.epoch(record.epoch, epochs, record.seconds, record.metrics[metric], rate)
+
+
+def print_progress(reporter: Reporter, record: Record, epochs: int, images: int) -> None:
     """Print a line for the first, the last and each fifth epoch of a training, and at least every 30 seconds."""
     bound = record.metrics["valid/elbo"]
+    report_epoch(reporter, record, epochs, images)
     text = f"epoch {record.epoch:4d} of {epochs}, valid/elbo {bound:9.3f}, {record.seconds:.0f} s"
     reporter.step(record.epoch, epochs, text, record.seconds)
 

@@ -40,8 +40,9 @@ class SweepParams(Strict):
     )
     trials: Count = Field(description="Number of trials per search.")
     epochs: Count = Field(description="Value of train.epochs in a trial.")
-    sampler: Literal["tpe", "random"] = Field(
-        description="How settings are chosen: tpe (tree-structured Parzen estimator) or random."
+    sampler: Literal["tpe", "random", "grid"] = Field(
+        description="How settings are chosen: tpe (tree-structured Parzen estimator), random, or grid (every setting "
+        "of a space without endless intervals once; trials is not used)."
     )
     pruner: Literal["median", "none"] = Field(
         description="How trials are stopped early: median stops one that is below the median of the others at its "
