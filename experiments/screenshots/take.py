@@ -124,17 +124,21 @@ async def terminal() -> None:
 
 async def take(names: list[str]) -> None:
     """Take the screenshots of these names, or all."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
+
+    def chosen(name: str) -> bool:
+        return not names or name in names
+
+    if chosen("terminal"):
+        await terminal()
+    if names == ["terminal"]:
+        return
     study = Study.at(ROOT)
     record = experiment(study)
     if record is None or not (study.report / "report.html").exists():
         sys.exit("the default study has no results yet; first: make repro")
     finals = read_json(study.train(VARIANT) / "seed-0" / "mlflow.json")
     texts = [f"{VARIANT} seed 0", "vae seed 0"]
-    IMAGES.mkdir(parents=True, exist_ok=True)
-
-    def chosen(name: str) -> bool:
-        return not names or name in names
-
     if chosen("report"):
         await page("report", (study.report / "report.html").as_uri(), [VARIANT], height=1300)
     if any(map(chosen, ("runs", "charts", "search", "run"))):
@@ -147,8 +151,6 @@ async def take(names: list[str]) -> None:
                 await page("search", address + runs_page(record.id, SEARCH), ["valid/objective"], height=1100)
             if chosen("run"):
                 await page("run", address + run_page(record.id, str(finals["run"])), [texts[0]], height=1100)
-    if chosen("terminal"):
-        await terminal()
     print(f"{sum(path.stat().st_size for path in IMAGES.glob('*')) // 1024} kB in docs/images, of 1,500 allowed")
 
 
