@@ -197,7 +197,7 @@ hvae & 16 + 8 & 69008 & 22.90 S & $-$23.30 S & $-$10.55 S & 12.75 S & 0.40 S & 1
 mhvae & 12 + 6 + 3 & 69008 & \textbf{22.80 S} & $-$23.20 S & $-$9.95 S & 13.25 S & 0.40 S & 14.00 S & $-$1.25 T & 0.50 T \\
 \bottomrule
 \end{tabular}
-""".replace(" S", r" $\pm$ 0.58").replace(" T", r" $\pm$ $<$0.01")
+""".replace(" S", r" $\pm$ 0.58").replace(" T", r" $\pm$ $<$0.01")  # noqa: E501
 
 
 def test_tables_for_a_paper(tmp_path):

@@ -34,17 +34,27 @@ __all__ = [
     "study_overrides",
 ]
 
+
+def _completions(names: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    """Return a function for what a shell proposes: nothing where there is a fault, whose line has no place there."""
+
+    def proposed() -> list[str]:
+        try:
+            return names()
+        except InputError:
+            return []
+
+    return proposed
+
+
+VARIANTS, STUDIES = _completions(variant_names), _completions(study_names)
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a parameter, e.g. --set data.name=mnist. Repeatable."),
 ]
 Variant = Annotated[
     str | None,
-    typer.Argument(
-        metavar="VARIANT",
-        help="A name in the section variants of params.yaml.",
-        autocompletion=lambda: _completions(variant_names),
-    ),
+    typer.Argument(metavar="VARIANT", help="A name in the section variants of params.yaml.", autocompletion=VARIANTS),
 ]
 VariantOption = Annotated[str | None, typer.Option("--variant", hidden=True, help="The same, as an option.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, and nothing else.")]
@@ -55,11 +65,7 @@ StudyName = Annotated[
 ]
 StudyArgument = Annotated[
     str | None,
-    typer.Argument(
-        metavar="STUDY",
-        help="A study's name; default: the study of the root's params.yaml.",
-        autocompletion=lambda: _completions(study_names),
-    ),
+    typer.Argument(metavar="STUDY", help="A study; default: that of the root's params.yaml.", autocompletion=STUDIES),
 ]
 StudyOption = Annotated[
     str | None,
@@ -67,7 +73,7 @@ StudyOption = Annotated[
         "--study",
         metavar="NAME",
         help="A study's name; default: that of the root's params.yaml.",
-        autocompletion=lambda: _completions(study_names),
+        autocompletion=STUDIES,
     ),
 ]
 
@@ -92,14 +98,6 @@ def study_names() -> list[str]:
     from pipeline.cli.studies import names
 
     return names(find_root(Path.cwd()))
-
-
-def _completions(names: Callable[[], list[str]]) -> list[str]:
-    """Return what a shell proposes, nothing where there is a fault: a shell has no place for its line."""
-    try:
-        return names()
-    except InputError:
-        return []
 
 
 def print_json(value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from pipeline import processes, tracking
@@ -14,7 +15,6 @@ from pipeline.jobs.final_models import mean_curve, trained
 from pipeline.jobs.train_seed import train_seed
 from pipeline.runs import study_folders
 from pipeline.study import Study
-from pipeline.tracking import Tracker, mark_current
 
 __all__ = ["main", "run"]
 
@@ -33,18 +33,16 @@ def run(study: Study, variant: str, resources: Resources | None = None, *, anew:
 
 
 def _run(study: Study, variant: str, resources: Resources) -> None:
-    tracker = Tracker(study).require()
+    tracker = tracking.Tracker(study).require()
     restored = restore_models(study, variant)
     seeds = [str(seed) for seed in study.params.train.seeds if seed not in restored]
-    processes.map_in_workers(
-        "train", study, variant, seeds, lambda seed: train_seed(study, variant, int(seed), resources), resources
-    )
-    rows = mean_curve(study, variant)
-    write_csv(study.curves(variant), rows)
+    work = partial(train_seed, study, variant, resources=resources)
+    processes.map_in_workers("train", study, variant, seeds, lambda seed: work(int(seed)), resources)
+    write_csv(study.curves(variant), mean_curve(study, variant))
     tracker.backlog.discard_states(*study_folders(study, f"{study.unique_name}/{variant}/"))
     shutil.rmtree(study.cache / "train" / study.unique_name / variant, ignore_errors=True)
     tracker.backlog.flush_at_exit()
-    mark_current(study, tracker)
+    tracking.mark_current(study, tracker)
 
 
 def main(variant: str, *seeds: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from pipeline.files import sha256
-from pipeline.runs import Header, new_id, now
+from pipeline.runs import now
 from pipeline.study import Study
 from pipeline.tracking.run import Run
 from pipeline.tracking.server import NOTE
@@ -28,15 +28,9 @@ def log_report(study: Study, tracker: Tracker | None = None) -> None:
     with ExitStack() as released:
         folder = tracker.open(key, released)
         if not folder.entries:
-            header = Header(
-                type="run",
-                version=2,
-                id=new_id(),
-                time=now(),
-                address=tracker.server.identity,
-                experiment=tracker.name,
-                note=tracker.note,
-                key=key,
+            header = tracker.header(
+                "run",
+                key,
                 name=f"report of {study.name}",
                 tags={
                     "stage": "report",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Literal
 
 from pipeline import faults
 from pipeline.data import Splits
@@ -81,15 +82,9 @@ class Tracker:
             if folder.entries:
                 folder.log.append(start)
             else:
-                header = Header(
-                    type="run",
-                    version=2,
-                    id=new_id(),
-                    time=now(),
-                    address=self.server.identity,
-                    experiment=self.name,
-                    note=self.note,
-                    key=key,
+                header = self.header(
+                    "run",
+                    key,
                     reuse_finished=reuse,
                     reproducible=spec.rng_seed is not None,
                     name=name,
@@ -113,22 +108,25 @@ class Tracker:
                 folder.set_aside()
                 folder = self.open(key, released)
             if not folder.entries:
-                header = Header(
-                    type="results",
-                    version=2,
-                    id=new_id(),
-                    time=now(),
-                    address=self.server.identity,
-                    experiment=self.name,
-                    note=self.note,
-                    key=key,
-                    run_id=run_id,
-                )
-                folder.log.append(header.model_dump())
+                folder.log.append(self.header("results", key, run_id=run_id).model_dump())
             run = Run(self, folder)
             run.publish(forced=True)
             released.pop_all()
         return run
+
+    def header(self, kind: Literal["run", "results"], key: str, **fields: Any) -> Header:
+        """Return the first line of the log of a run that begins now."""
+        return Header(
+            type=kind,
+            version=2,
+            id=new_id(),
+            time=now(),
+            address=self.server.identity,
+            experiment=self.name,
+            note=self.note,
+            key=key,
+            **fields,
+        )
 
     def open(self, key: str, released: ExitStack) -> RunFolder:
         """Lock the folder of a key, to be released with `released`."""
