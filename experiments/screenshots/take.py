@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -33,7 +34,8 @@ from tests.browser import CHROMIUM, Browser
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 WIDTH, HEIGHT = 1440, 1000
-COLUMNS, ROWS = 110, 30  # of the terminal
+COLUMNS, ROWS = 118, 26  # of the terminal
+WORKING = re.compile(r"stage \d+ of \d+: sweep \w+ +[3-9] of \d+ trials")  # what the terminal shows when it is read
 SETTLE = 4.0  # seconds that charts have to be drawn in
 VARIANT = "mhvae"
 
@@ -97,8 +99,8 @@ async def terminal() -> None:
         text = ""
         for _ in range(1200):
             seen = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True, check=True).stdout
-            if "mhvae" in seen and "trial" in seen and "best" in seen:
-                await asyncio.sleep(8)
+            if WORKING.search(seen):
+                await asyncio.sleep(1)
                 again = subprocess.run([*tmux, "capture-pane", "-e", "-p"], capture_output=True, text=True, check=True)
                 text = again.stdout
                 break
