@@ -1,4 +1,4 @@
-"""The colours of variants, the same in every figure and in MLflow; colour-blind readers can tell them apart.
+"""The colours of variants, the same in every figure and in MLflow; colour-blind readers can distinguish them.
 
 Okabe and Ito, "Color Universal Design" (2008); the last three of `OTHERS` are of Tol, "Colour Schemes" (2021).
 """

@@ -153,8 +153,8 @@ def check_parent(study: Study) -> None:
     assert rows(database, history, "search/best") == list(enumerate(itertools.accumulate(values, max)))
     params = dict(rows(database, f"select key, value from params {parent}"))
     outdated = rows(database, f"select value from tags {parent} and key = 'params_outdated'")
-    found = read_json(study.sweep("mhvae") / "best.json")["searches"][0]["params"]
-    assert ({key: str(value) for key, value in found.items()}.items() <= params.items()) != (outdated == [("true",)])
+    best = read_json(study.sweep("mhvae") / "best.json")["searches"][0]["params"]
+    assert ({key: str(value) for key, value in best.items()}.items() <= params.items()) != (outdated == [("true",)])
 
 
 def test_the_numbers_depend_on_the_seed_alone(tmp_path: Path, study: Study) -> None:

@@ -28,6 +28,7 @@ from pipeline.params import TrainParams
 from pipeline.randomness import seeded
 from pipeline.training import SCHEDULES, NonFiniteError, Record, best_record, fit, terms
 from pipeline.training.manual import ManualGradient
+from pipeline.training.step import Step
 from tests.small import covering, model_params, splits, train_params
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -350,6 +351,17 @@ def test_an_epoch_shows_every_image_once_and_counts_its_steps(monkeypatch: pytes
     assert not torch.equal(*epochs)
     expected = sorted((torch.tensor(data.train).float() / 255).tolist())
     assert [sorted(epoch.tolist()) for epoch in epochs] == [expected, expected]
+
+
+def test_weight_and_schedule_go_by_the_epochs_that_are_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A step of epoch e is at e - 1 and the share of its images before it, in a resumed training too."""
+    steps, call = [], Step.__call__
+    monkeypatch.setattr(Step, "__call__", lambda self, x, at, rate: steps.append((at, rate)) or call(self, x, at, rate))
+    data, params = splits(), train_params(epochs=3, schedule="cosine", objective="beta", warmup=2)
+    next(fit(model(data), data, params, seed=0, folder=tmp_path))
+    list(fit(model(data), data, params, seed=0, folder=tmp_path))
+    expected = [epoch + start / 56 for epoch in range(3) for start in (0, 16, 32, 48)]
+    assert steps == [(at, params.learning_rate * SCHEDULES["cosine"](at / 3)) for at in expected]
 
 
 def watch(monkeypatch: pytest.MonkeyPatch, shown: list[list[Tensor]], training: bool) -> None:

@@ -35,26 +35,29 @@ __all__ = [
 ]
 
 
-def _completions(names: Callable[[], list[str]]) -> Callable[[], list[str]]:
-    """Return a function for what a shell proposes: nothing where there is a fault, whose line has no place there."""
-
-    def proposed() -> list[str]:
-        try:
-            return names()
-        except InputError:
-            return []
-
-    return proposed
+def _completions(names: Callable[[], list[str]]) -> list[str]:
+    """Return what a shell proposes: nothing where there is a fault, whose line has no place there."""
+    try:
+        return names()
+    except InputError:
+        return []
 
 
-VARIANTS, STUDIES = _completions(variant_names), _completions(study_names)
+def _variants() -> list[str]:
+    return _completions(variant_names)
+
+
+def _studies() -> list[str]:
+    return _completions(study_names)
+
+
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a parameter, e.g. --set data.name=mnist. Repeatable."),
 ]
 Variant = Annotated[
     str | None,
-    typer.Argument(metavar="VARIANT", help="A name in the section variants of params.yaml.", autocompletion=VARIANTS),
+    typer.Argument(metavar="VARIANT", help="A name in the section variants of params.yaml.", autocompletion=_variants),
 ]
 VariantOption = Annotated[str | None, typer.Option("--variant", hidden=True, help="The same, as an option.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, and nothing else.")]
@@ -65,7 +68,7 @@ StudyName = Annotated[
 ]
 StudyArgument = Annotated[
     str | None,
-    typer.Argument(metavar="STUDY", help="A study; default: that of the root's params.yaml.", autocompletion=STUDIES),
+    typer.Argument(metavar="STUDY", help="A study; default: that of the root's params.yaml.", autocompletion=_studies),
 ]
 StudyOption = Annotated[
     str | None,
@@ -73,7 +76,7 @@ StudyOption = Annotated[
         "--study",
         metavar="NAME",
         help="A study's name; default: that of the root's params.yaml.",
-        autocompletion=STUDIES,
+        autocompletion=_studies,
     ),
 ]
 

@@ -28,16 +28,16 @@ def annotate(study: Study, runs: str) -> dict[str, int]:
     if database.file is not None and not database.file.is_file():
         raise InputError(missing)
     storage = database.storage()
-    found = [record for record in storage.get_all_studies() if record.study_name.startswith(f"{study.name}/")]
-    if not found:
+    searches = [record for record in storage.get_all_studies() if record.study_name.startswith(f"{study.name}/")]
+    if not searches:
         raise InputError(missing)
-    for record in found:
+    for record in searches:
         search = optuna.load_study(study_name=record.study_name, storage=storage)
         note = f"{HEAD}{runs or '`cave ui` shows them'}\n\nEvery trial is a run named after its number."
         noted = storage.get_study_system_attrs(study_id(record)).get(NOTE, HEAD)
         if str(noted).startswith(HEAD) and noted != note:
             save_note(search, note)
-    return {record.study_name: study_id(record) for record in found}
+    return {record.study_name: study_id(record) for record in searches}
 
 
 def serve(study: Study, port: int) -> None:

@@ -25,7 +25,7 @@ def about(study: Study) -> str:
         f"Study **{study.name}** of platos-cave on `{study.params.data.name}`.\n\n"
         "Runs with `stage = train` are the final models, one a seed, with their test results; a run with"
         " `stage = sweep` shows what its search found and has the trials as children. Runs of the present results"
-        " have the tag `current = true`, earlier ones `superseded_by`, the run in their place. To compare variants in a"
+        " have the tag `current = true`, earlier ones `superseded_by`, the run in their where. To compare variants in a"
         " view of your own, search for `tags.current = 'true'` and group by the tag `variant`. All bounds are in nats"
         " per example; `rate/z*` are the log-ratio rates of each level, whose sum is `kl`; one may be negative."
     )
@@ -56,8 +56,8 @@ def _description(study: Study, experiment_id: str, views: Sequence[View]) -> str
     first, _, rest = study.verdict.partition("nats. ")
     head = [f"**{first}nats.**" if rest else f"**{first}**"] if first else []
     report = study.report / "report.html"
-    place = f"Report: `{os.path.relpath(report, study.root)}`, shown by `cave show`" if report.is_file() else ""
-    lines = [*head, " · ".join([*(["Open " + ", ".join(links)] if links else []), *([place] if place else [])]), rest]
+    where = f"Report: `{os.path.relpath(report, study.root)}`, shown by `cave show`" if report.is_file() else ""
+    lines = [*head, " · ".join([*(["Open " + ", ".join(links)] if links else []), *([where] if where else [])]), rest]
     return "\n\n".join([line for line in lines if line] + [about(study)])
 
 

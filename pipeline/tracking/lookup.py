@@ -72,5 +72,5 @@ def _runs_of_key(server: Server, header: Header) -> Sequence[Run]:
     """Return the runs of a folder's key, the latest first."""
     experiment = server.experiment(header.experiment, header.note)
     names = [mlflow_name("key"), *(["key"] if header.version == 1 else [])]  # whose run may have been created before
-    found = [server.client.search_runs([experiment], f"tags.`{name}` = {quoted(header.key)}") for name in names]
-    return [run for runs in found for run in runs]
+    pages = [server.client.search_runs([experiment], f"tags.`{name}` = {quoted(header.key)}") for name in names]
+    return [run for runs in pages for run in runs]
