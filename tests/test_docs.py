@@ -142,6 +142,14 @@ def test_every_link_leads_somewhere(path: Path) -> None:
     assert path == LOG or list(lost_paths(path)) == []
 
 
+def test_the_errata_name_tests_that_are_there() -> None:
+    """Each test that docs/mathematics.md names is a test of this project."""
+    names = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "mathematics.md").read_text()))
+    texts = [file.read_text() for file in (ROOT / "tests").glob("test_*.py")]
+    assert len(names) >= 6
+    assert {name for name in names if not any(f"def {name}(" in text for text in texts)} == set()
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_parses(path: Path) -> None:
     """`cave`, `dvc` and `make` accept each command of a document; one in a sentence may leave its arguments out."""
