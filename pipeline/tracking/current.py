@@ -53,10 +53,10 @@ def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
             shown = _mark(study, tracker, results)
             done = True
         if done and shown is not None:
-            client, what = tracker.server.client, "the description and the views of its runs"
+            client, views = tracker.server.client, "the description and the views of its runs"
             update = partial(update_experiment, study, client, shown.experiment, shown.metrics, shown.report)
             register = partial(update_registry, study, client, shown.trainings)
-            for part, update_part in ((what, update), ("its models", register)):
+            for part, update_part in ((views, update), ("its models", register)):
                 with tracker.server.request():
                     update_part()
                 if tracker.server.refusal:
