@@ -104,6 +104,7 @@ async def terminal() -> None:
         size = ["-x", str(COLUMNS), "-y", str(ROWS)]
         start = [*tmux, "new-session", "-d", *size, "-c", str(folder / "clone"), "env", "PS1=$ ", "bash", "--norc"]
         subprocess.run(start, check=True, env=environment)
+        await asyncio.sleep(2)  # until the shell has its prompt
         subprocess.run([*tmux, "send-keys", "dvc repro", "Enter"], check=True)
         text = ""
         for _ in range(1200):
