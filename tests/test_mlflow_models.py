@@ -13,16 +13,20 @@ import torch
 from pipeline import data
 from pipeline.evaluation.application import apply_model
 from pipeline.evaluation.saved_model import test_pixels as pixels_of
-from pipeline.files import read_json, sha256, write_csv, write_json, write_text
+from pipeline.files import read_json, sha256, write_csv, write_json, write_parquet, write_text
+from pipeline.jobs.epoch_pictures import log_pictures
 from pipeline.jobs.evaluation_files import write_evaluation
 from pipeline.jobs.mlflow_model import mlflow_model_files
+from pipeline.jobs.mlflow_tables import IMAGE_TABLE, TERM_TABLE, model_tables
 from pipeline.models import build, checkpoint
+from pipeline.models.mosaics import mosaics
 from pipeline.objectives import elbo
 from pipeline.randomness import seeded
 from pipeline.runs import RunSpec
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
-from pipeline.tracking import Tracker, mark_current, registered_name
+from pipeline.tracking import Tracker, log_report, mark_current, registered_name, remove_experiments
+from pipeline.tracking.media import TABLES, tables_tag
 from tests.small import model_params
 from tests.workshop import make_study, rows
 
@@ -74,11 +78,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         spec = RunSpec(stage="train", variant="vae", seed=seed, params=made.params, rng_seed=seed)
         run = Tracker(made).start(spec, key=f"vae/{seed}", name=f"vae {seed}", splits=images, about="a run")
         run.log_result("weights_digest", "1", {}, {"model": [folder / "model.safetensors", folder / "model.json"]})
+        log_pictures(run, checkpoint.load(folder), images, 0, 1)
         run.finish()
         write_json(folder / "mlflow.json", {"experiment": None, "run": run.run_id, "key": run.key})
         write_json(made.evaluate("vae") / f"seed-{seed}.json", {"final": {}, "milestones": {}})
         run = Tracker(made).reopen(run.key, run.run_id)
-        with mlflow_model_files(folder, images, pixels_of(images, torch.device("cpu"))) as files:
+        test, values = pixels_of(images, torch.device("cpu")), made.evaluate("vae") / f"seed-{seed}.parquet"
+        write_parquet(values, {"image": range(len(test)), "elbo": np.arange(len(test)) / 4})
+        tables = model_tables(folder, values, images, test, {"elbo": {"value": -7.12345678, "se": 0.5}})
+        run.log_result(TABLES, tables_tag([IMAGE_TABLE, TERM_TABLE]), {}, {}, tables)
+        with mlflow_model_files(folder, images, test) as files:
             run.log_result("model", registered_name(made, "vae"), {}, {"model": files})
         run.finish(None)
     write_evaluation(made, "vae")
@@ -172,3 +181,62 @@ def test_a_server_without_a_registry_costs_one_line(
     assert capsys.readouterr().err == (
         "default: MLflow registers no models (no such thing here); they remain in their runs\n"
     )
+
+
+def test_tables_and_pictures_are_what_mlflow_reads(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are read back by MLflow, their images and the pictures of an epoch lie where its pages look for them."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.shared_root}/mlflow.db")
+    client, run_id = mlflow.MlflowClient(), run_of(study, 0)
+    run = client.get_run(run_id)
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    terms = client.load_table(run.info.experiment_id, "terms.json", [run_id])
+    assert terms.to_dict("records") == [{"term": "elbo", "value": -7.12346, "standard error": 0.5, "unit": "nats"}]
+    images = client.load_table(run.info.experiment_id, "test_images.json", [run_id])
+    assert images["elbo (nats)"].tolist() == [number / 4 for number in range(16)]
+    folder = study.shared_root / "mlartifacts" / study.name / run_id / "artifacts"
+    assert all((folder / cell["filepath"]).is_file() for cell in images["reconstruction"])
+    names = sorted(path.name for path in (folder / "images").iterdir())
+    assert [name.partition("+time")[0] for name in names[::2]] == [
+        f"pictures~{kind}+step+0" for kind in ("levels", "reconstructions", "samples")
+    ]
+    assert {name.rpartition(".")[2] for name in names} == {"png", "webp"}
+
+
+def test_pictures_leave_the_training_as_it_is() -> None:
+    """Mode and random numbers stay; equal weights have equal pictures."""
+    model = build(model_params(batch_norm=True), torch.zeros(16), (4, 4)).train()
+    before = torch.get_rng_state()
+    first, second = (mosaics(model, torch.zeros(8, 16), (4, 4)) for _ in range(2))
+    assert model.training
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert {name: tuple(picture.shape) for name, picture in first.items()} == {
+        "samples": (20, 40), "reconstructions": (10, 40), "levels": (10, 40),
+    }  # fmt: skip
+
+
+def test_the_report_is_an_artifact_of_one_run(study: Study) -> None:
+    """A report that is made again replaces the files of its run."""
+    for text in ("first", "second"):
+        for name in ("report.html", "table.md", "results.csv"):
+            write_text(study.report / name, text)
+        log_report(study)
+    query = (
+        "select run_uuid, status from runs join tags t using (run_uuid) where t.key = 'stage' and t.value = 'report'"
+    )
+    [(run, status)] = rows(study.shared_root / "mlflow.db", query)
+    assert status == "FINISHED"
+    page = study.shared_root / "mlartifacts" / study.name / run / "artifacts" / "report.html"
+    assert page.read_text() == "second"
+
+
+def test_a_removed_study_leaves_its_name_to_a_later_one(study: Study) -> None:
+    """Its models get other names, once, as its experiment does."""
+    mark_current(study)
+    assert remove_experiments(study) == 1
+    assert remove_experiments(study) == 0
+    [(name,)] = rows(study.shared_root / "mlflow.db", "select name from registered_models")
+    assert name.startswith("default.vae (removed ")
+    assert name.count("(") == 1

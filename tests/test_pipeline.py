@@ -295,7 +295,8 @@ def test_a_study_of_its_own_runs_beside_the_default_one(repositories: list[Path]
     """`cave study new` makes a folder whose pipeline runs there, with its own lock and its own experiment."""
     folder = repositories[1]
     before = (folder / "dvc.lock").read_bytes()
-    run(folder, "pipeline", "study", "new", "wide", "--set", "variants={vae: {model.depth: 1}}")
+    own = ["variants={vae: {model.depth: 1}}", "evaluate.decompose=null", "train.seeds=[0]", "train.milestones=[]"]
+    run(folder, "pipeline", "study", "new", "wide", *(word for text in own for word in ("--set", text)))
     out = run(folder, "dvc", "repro", "experiments/wide/dvc.yaml:report").stdout
     assert "study wide" in out
     assert (folder / "experiments" / "wide" / "report" / "report.html").exists()

@@ -6,7 +6,6 @@ import torch
 
 from pipeline.data import DATASETS, Splits
 from pipeline.data.images import to_unit_interval
-from pipeline.log import Record
 from pipeline.models import HierarchicalVAE
 from pipeline.models.mosaics import mosaics
 from pipeline.tracking import Run
@@ -18,18 +17,18 @@ SHOWN = 8  # validation images that are reconstructed
 
 
 def is_shown(epoch: int, epochs: int) -> bool:
-    """Return whether the pictures of an epoch are logged: of the powers of two and of the last.
+    """Return whether the pictures of an epoch are logged: of none, of the powers of two and of the last.
 
-    >>> [epoch for epoch in range(1, 101) if is_shown(epoch, 100)]
-    [1, 2, 4, 8, 16, 32, 64, 100]
+    >>> [epoch for epoch in range(101) if is_shown(epoch, 100)]
+    [0, 1, 2, 4, 8, 16, 32, 64, 100]
     """
     return epoch & (epoch - 1) == 0 or epoch == epochs
 
 
-def log_pictures(run: Run, model: HierarchicalVAE, splits: Splits, record: Record) -> None:
+def log_pictures(run: Run, model: HierarchicalVAE, splits: Splits, epoch: int, time: int) -> None:
     """Log samples, reconstructions of validation images, and what each level decides, with the epoch as their step.
 
-    The model has the weights of that epoch, not their moving average.
+    The model has the weights of that epoch, not their moving average; `time` is that of the epoch, in milliseconds.
     """
     device = next(model.parameters()).device
     valid = to_unit_interval(torch.as_tensor(splits.valid[:SHOWN], device=device), splits.scale)
@@ -37,5 +36,5 @@ def log_pictures(run: Run, model: HierarchicalVAE, splits: Splits, record: Recor
     files: dict[str, bytes] = {}
     for name, picture in mosaics(model, valid, splits.shape).items():
         grey = (1 - picture if ink else picture).numpy()
-        files |= step_image(name, record.epoch, record.timestamp, grey)
+        files |= step_image(f"pictures/{name}", epoch, time, grey)
     run.log_result(IMAGES, "True", {}, {}, files)

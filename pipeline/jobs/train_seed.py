@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline import data, processes
-from pipeline.addresses import address
+from pipeline.addresses import address, run_page
 from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
 from pipeline.files import file_lock, write_csv, write_json
@@ -84,11 +84,13 @@ def _fit(
     records: list[Record] = []
     device = processes.device(resources.device)
     first, logged = seed == study.params.train.seeds[0], run.folder.last_epoch
+    if first and logged == 0:
+        log_pictures(run, model, splits, 0, run.folder.header.time)
     with reporting(f"{variant} seed {seed}") as reporter:
         for record in fit(model, splits, params.train, seed=seed, device=device, folder=run.folder.path):
             # Of the epochs before the state that training goes on from, the weights are gone, and pictures are there.
             if first and record.epoch >= logged and is_shown(record.epoch, params.train.epochs):
-                log_pictures(run, model, splits, record)
+                log_pictures(run, model, splits, record.epoch, record.timestamp)
             run.publish()
             records.append(record)
             print_progress(reporter, record, params.train.epochs, len(splits.train))
@@ -124,7 +126,8 @@ def _fit(
     run.log_result("weights_digest", weights_digest, {0: numbers}, {"model": files})
     run.finish()
     named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, "code": stage_code}
-    write_json(folder / "mlflow.json", named | _circumstances(study, device))
+    page = run_page(named["experiment"], named["run"]) if named["experiment"] and named["run"] else ""
+    write_json(folder / "mlflow.json", named | _circumstances(study, device) | {"page": page})
 
 
 def _circumstances(study: Study, device: torch.device) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pipeline.files import read_json, sha256, write_text
 from pipeline.report import inputs
 from pipeline.report.comparison import Comparison, Result
-from pipeline.report.tables import notes, short_measure
+from pipeline.report.tables import notes
 from pipeline.study import Study
+from pipeline.text import plural
 
 __all__ = ["write_cards"]
 
@@ -25,9 +26,12 @@ model = mlflow.pyfunc.load_model("models:/{name}@champion")
 results = model.predict(images, params={{"draws": 100, "seed": 0}})
 ```
 
-`images` is a float32 array [n, {height}, {width}] in [0, 1]. The results are arrays by name: `reconstructions`; the
-latents {latents}; and by image, in nats, `elbo`, `kl`, `nll` and the rates of the levels, as `rate/z1`. The package
-`platos-cave` must be installed."""
+"""
+ARRAYS = (
+    "`images` is a float32 array [n, {height}, {width}] in [0, 1]. The results are arrays by name: `reconstructions`;"
+    " the latents {latents}; and by image, in nats, `elbo`, `kl`, `nll` and the rates of the levels, as `rate/z1`. The"
+    " package `platos-cave` must be installed."
+)
 
 
 def write_cards(study: Study, comparison: Comparison) -> None:
@@ -56,16 +60,20 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
         for t in range(1, len(about["widths"]) + 1)
     ]
     nll = f"The nll of these models is too high {result.too_high}." if result.too_high else "The error of nll is small."
-    return f"""# {study.name}.{result.variant}
+    name = f"{study.name}.{result.variant}"
+    what = (
+        f"A variational autoencoder of {plural(len(about['widths']), 'latent level')} with"
+        f" {' - '.join(map(str, about['widths']))} units and {int(about['parameters']):,} weights; likelihood"
+        f" {result.likelihood}, a {result.measure}. A version is the final model of one seed. The champion, seed"
+        f" {seed}, has the best bound on the validation set; the test set played no part in that choice."
+    )
+    return f"""# {name}
 
-A hierarchical variational autoencoder with levels {" - ".join(map(str, about["widths"]))} and
-{int(about["parameters"]):,} weights, of the {short_measure(result.measure)} of images of {height} x {width} pixels;
-likelihood {result.likelihood}. A version is the final model of one seed. The champion, seed {seed}, has the best bound
-on the validation set; the test set played no part in that choice.
+{what}
 
 ## Use
 
-{USE.format(name=f"{study.name}.{result.variant}", height=height, width=width, latents=latents)}
+{USE.format(name=name)}{ARRAYS.format(height=height, width=width, latents=latents)}
 
 ## Data and protocol
 

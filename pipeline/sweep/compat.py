@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import optuna
 from optuna.study._frozen import FrozenStudy
-from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, Trial
 
 __all__ = [
     "FrozenStudy",
     "internal",
-    "name_metric",
+    "name_objective",
     "reopen",
     "reported_values",
     "set_internal",
@@ -23,9 +23,11 @@ __all__ = [
 PREFIX = "cave:"  # of attributes that are for this program alone, and that Optuna's dashboard does not show
 
 
-def name_metric(study: optuna.Study, name: str) -> None:
-    """Name what a study maximizes, for Optuna's dashboard; the method itself is experimental, and warns."""
-    study._storage.set_study_system_attr(study._study_id, _SYSTEM_ATTR_METRIC_NAMES, [name])
+def name_objective(study: optuna.Study, name: str) -> None:
+    """Name what a study maximizes; Optuna's warning that this is experimental is nothing for a user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([name])
 
 
 def reopen(study: optuna.Study, trial: FrozenTrial) -> Trial:

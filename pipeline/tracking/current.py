@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
@@ -35,9 +36,9 @@ Work = tuple[str, str, str]  # stage, variant, and the seed of a training or the
 
 
 def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
-    """Bring the runs' tags, and the experiment's description and views, up to date with the study's files.
+    """Bring the runs' tags, and the experiment's description, views and models, up to date with the study's files.
 
-    Returns whether that succeeded; of description and views a line alone says where it did not.
+    Returns whether that succeeded; of description, views and models a line alone says where it did not.
 
     Where MLflow cannot be used, one line says so, and the work goes on. An experiment of DVC in a folder of its own
     (`dvc exp run --temp`) changes nothing: the present results are those of the project itself.
@@ -52,13 +53,15 @@ def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
             shown = _mark(study, tracker, results)
             done = True
         if done and shown is not None:
-            with tracker.server.request():
-                update_experiment(study, tracker.server.client, *shown)
-            if tracker.server.refusal:
-                line = (
-                    f"{study.name}: MLflow refuses the description and the views of its runs ({tracker.server.refusal})"
-                )
-                print(line, file=sys.stderr, flush=True)
+            client, views = tracker.server.client, "the description and the views of its runs"
+            update = partial(update_experiment, study, client, shown.experiment, shown.metrics, shown.report)
+            register = partial(update_registry, study, client, shown.trainings)
+            for part, update_part in ((views, update), ("its models", register)):
+                with tracker.server.request():
+                    update_part()
+                if tracker.server.refusal:
+                    line = f"{study.name}: MLflow refuses {part} ({tracker.server.refusal})"
+                    print(line, file=sys.stderr, flush=True)
         reason = tracker.server.refusal or f"MLflow at {tracker.server.address} cannot be used"
     except InputError as error:
         reason = str(error)
@@ -83,10 +86,17 @@ def _results(study: Study) -> dict[Work, Mapping[str, Any]]:
     return results
 
 
-def _mark(
-    study: Study, tracker: Tracker, results: Mapping[Work, Mapping[str, Any]]
-) -> tuple[Experiment, set[str], str] | None:
-    """Set the tags of all runs; return the experiment, the metrics of its present runs, and the id of its report's."""
+class _Present(NamedTuple):
+    """What an experiment has of the present results."""
+
+    experiment: Experiment
+    metrics: set[str]
+    report: str  # the id of the report's run, or nothing
+    trainings: dict[tuple[str, str], Run]  # by variant and seed
+
+
+def _mark(study: Study, tracker: Tracker, results: Mapping[Work, Mapping[str, Any]]) -> _Present | None:
+    """Set the tags of all runs."""
     from mlflow.entities import RunTag
 
     client = tracker.server.client
@@ -114,9 +124,8 @@ def _mark(
         if SUPERSEDED in run.data.tags and SUPERSEDED not in tags:
             client.delete_tag(run_id, SUPERSEDED)
     trainings = {work[1:]: runs[run_id] for work, run_id in present.items() if work[0] == "train" and run_id in runs}
-    update_registry(study, client, trainings)
     reports = [run_id for run_id, run in runs.items() if run.data.tags.get("stage") == "report"]
-    return experiment, metrics, next(iter(reports), "")
+    return _Present(experiment, metrics, next(iter(reports), ""), trainings)
 
 
 def _runs(client: Any, experiment: str) -> Iterator[Run]:

@@ -18,7 +18,7 @@ from pipeline.files import sha256
 __all__ = ["IMAGES", "TABLES", "step_image", "table", "tables_tag"]
 
 TABLES, IMAGES = "mlflow.loggedArtifacts", "mlflow.loggedImages"
-SMALLEST = 112  # pixels of the shorter side of an image, to which small ones are enlarged
+SMALLEST, OF_TABLE = 112, 224  # pixels of the shorter side of an image, to which small ones are enlarged
 Files = dict[str, bytes]  # by artifact
 
 
@@ -31,7 +31,7 @@ def table(name: str, columns: Mapping[str, Sequence[Any]]) -> Files:
     for column, cells in columns.items():
         for row, cell in enumerate(cells):
             if isinstance(cell, np.ndarray):
-                files[_image_path(name, column, row)] = _encoded(cell, "PNG")
+                files[_image_path(name, column, row)] = _encoded(cell, "PNG", OF_TABLE)
 
     def shown(column: str, row: int, cell: Any) -> Any:
         if isinstance(cell, np.ndarray):
@@ -55,16 +55,19 @@ def tables_tag(names: Iterable[str]) -> str:
 
 
 def step_image(key: str, step: int, time: int, image: np.ndarray) -> Files:
-    """Return the files of an image [height, width] in [0, 1] that is one of a series by `step`."""
+    """Return the files of an image [height, width] in [0, 1] that is one of a series by `step`.
+
+    The UI begins at step 0, and puts what stands before a `/` in the key above a section of charts.
+    """
     content = _encoded(image, "PNG")
-    path = f"images/{key}+step+{step}+timestamp+{time}+{sha256([content])[:32]}"
+    path = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{time}+{sha256([content])[:32]}"
     return {f"{path}.png": content, f"{path}+compressed.webp": _encoded(image, "WEBP")}
 
 
-def _encoded(image: np.ndarray, form: str) -> bytes:
+def _encoded(image: np.ndarray, form: str, smallest: int = SMALLEST) -> bytes:
     from PIL import Image
 
-    times = max(1, -(-SMALLEST // min(image.shape)))
+    times = max(1, -(-smallest // min(image.shape)))
     pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8).repeat(times, 0).repeat(times, 1)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, form, lossless=True, method=0)

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.exceptions import MlflowException
 
-__all__ = ["FOLDER", "MODEL", "registered_name", "update_registry"]
+__all__ = ["FOLDER", "MODEL", "registered_name", "rename_models", "update_registry"]
 
 FOLDER = "model"  # of a run's artifacts
 MODEL = "model"  # the tag of a run whose folder is a model of MLflow
@@ -59,11 +60,29 @@ def update_registry(study: Study, client: MlflowClient, runs: Mapping[tuple[str,
         try:
             _Registered(client, registered_name(study, variant)).update(models, champion["seed"], card[:LENGTH])
         except MlflowException as error:
-            if error.get_http_status_code() >= 500 and error.error_code not in ABSENT:
+            if not _is_refused(error):
                 raise
             line = f"{study.name}: MLflow registers no models ({reason_of(error)}); they remain in their runs"
             print(one_line(line), file=sys.stderr, flush=True)
             return
+
+
+def rename_models(study: Study, client: MlflowClient, end: str) -> None:
+    """Add `end` to the names of a study's registered models, so that a later study of its name starts without them."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        for model in client.search_registered_models(f"name LIKE {quoted(f'{study.name}.%')}", max_results=1000):
+            if model.name.startswith(f"{study.name}.") and "(" not in model.name:  # which no name of a variant has
+                client.rename_registered_model(model.name, f"{model.name}{end}")
+    except MlflowException as error:
+        if not _is_refused(error):
+            raise
+
+
+def _is_refused(error: MlflowException) -> bool:
+    """Return whether a registry is not there, or refuses what was asked of it, now and later."""
+    return error.get_http_status_code() < 500 or error.error_code in ABSENT
 
 
 def _card(study: Study, variant: str) -> str:

@@ -16,6 +16,7 @@ from pipeline.runs import RunFolder, experiment_name, study_folders
 from pipeline.study import Study
 from pipeline.tracking.connection import connect, quoted, tracking_uri
 from pipeline.tracking.failures import translate_mlflow_errors
+from pipeline.tracking.registry import rename_models
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,6 +73,7 @@ def remove_experiments(study: Study) -> int:
                 name = f"{experiment.name}{MARK}{time.strftime(SECONDS)})"
                 client.rename_experiment(experiment.experiment_id, name)
             client.delete_experiment(experiment.experiment_id)
+        rename_models(study, client, f"{MARK}{time.strftime(SECONDS)})")
     return len(active)
 
 

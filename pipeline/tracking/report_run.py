@@ -27,22 +27,14 @@ def log_report(study: Study, tracker: Tracker | None = None) -> None:
     key = f"{study.unique_name}/report"
     with ExitStack() as released:
         folder = tracker.open(key, released)
-        if not folder.entries:
-            header = tracker.header(
-                "run",
-                key,
-                name=f"report of {study.name}",
-                tags={
-                    "stage": "report",
-                    "study": study.name,
-                    "mlflow.source.name": "cave: report",
-                    "mlflow.source.type": "LOCAL",
-                    NOTE: f"All variants compared: `report.html` among the artifacts.\n\n{study.how('report')}",
-                },
-            )
-            folder.begin(header, {}, {"type": "start", "time": now(), "address": header.address, "origin": {}})
+        start = {"type": "start", "time": now(), "address": tracker.server.identity, "origin": {}}
+        if folder.entries:
+            folder.log.append(start)
         else:
-            folder.log.append({"type": "start", "time": now(), "address": tracker.server.identity, "origin": {}})
+            about = f"All variants compared: `report.html` among the artifacts.\n\n{study.how('report')}"
+            tags = {"stage": "report", "study": study.name, NOTE: about}
+            tags |= {"mlflow.source.name": "cave: report", "mlflow.source.type": "LOCAL"}
+            folder.begin(tracker.header("run", key, name=f"report of {study.name}", tags=tags), {}, start)
         run = Run(tracker, folder)
         released.pop_all()
     with run.closing():
