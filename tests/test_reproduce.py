@@ -86,7 +86,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, *IDENTITY, "commit", "-qm", "all")
     # A change that moves every number: the commit alone would not lead to them.
     path = folder / "pipeline" / "training" / "loop.py"
-    path.write_text(path.read_text().replace('f"epoch {run.epoch}"', 'f"another epoch {run.epoch}"'))
+    path.write_text(path.read_text().replace('f"epoch {state.epoch}"', 'f"another epoch {state.epoch}"'))
     assert git(folder, "status", "--porcelain").strip() == "M pipeline/training/loop.py"
     (folder / "line.py").write_text(LINE)
     (folder / "output.txt").write_text(run(folder, "line"))
