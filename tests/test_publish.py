@@ -116,7 +116,7 @@ def contents(database: Path, name: str) -> dict[str, Any]:
         params = rows(database, "select key, value from params where run_uuid = ? order by key", run_id)
         inputs = rows(database, "select count(*) from inputs where destination_id = ?", run_id)
         stored = {key: value for key, value in tags.items() if key not in VOLATILE}
-        actual[label] = [status, [row for row in metrics if row[0] != "seconds"], stored, note, parent, params, inputs]
+        actual[label] = [status, [row for row in metrics if not row[0].startswith("training/")], stored, note, parent, params, inputs]
         if label.startswith("mhvae trial"):
             times = rows(database, "select count(distinct timestamp) from metrics where run_uuid = ?", run_id)
             actual[label].append(times)
