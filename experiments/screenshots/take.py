@@ -104,6 +104,7 @@ async def terminal() -> None:
         size = ["-x", str(COLUMNS), "-y", str(ROWS)]
         start = [*tmux, "new-session", "-d", *size, "-c", str(folder / "clone"), "env", "PS1=$ ", "bash", "--norc"]
         subprocess.run(start, check=True, env=environment)
+        await asyncio.sleep(2)  # until the shell has its prompt
         subprocess.run([*tmux, "send-keys", "dvc repro", "Enter"], check=True)
         text = ""
         for _ in range(1200):
@@ -121,7 +122,9 @@ async def terminal() -> None:
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
     console.print(Text.from_ansi(text.rstrip()))
     drawing = IMAGES / "terminal.svg"
-    drawing.write_text(console.export_svg(title="dvc repro"), encoding="utf-8")
+    # Without the fonts that the drawing would load from the network.
+    plain = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="dvc repro"), flags=re.DOTALL)
+    drawing.write_text(plain, encoding="utf-8")
     async with Browser(1400, 1000) as browser:
         await browser.open(drawing.as_uri())
         await asyncio.sleep(1)
@@ -155,7 +158,7 @@ async def take(names: list[str]) -> None:
     if any(map(chosen, ("runs", "charts", "search", "run"))):
         with served(study) as address:
             if chosen("runs"):
-                await page("runs", address + runs_page(record.id, FINAL), texts, height=620)
+                await page("runs", address + runs_page(record.id, FINAL), texts, height=660)
             if chosen("charts"):
                 await page("charts", address + runs_page(record.id, BOUND), texts[:1], height=1300)
             if chosen("search"):
