@@ -32,7 +32,13 @@ class Browser:
         self._folder = tempfile.mkdtemp()
 
     async def __aenter__(self) -> Self:
-        words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+        words = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--remote-debugging-port=0",
+        ]
         self._process = subprocess.Popen(
             [str(CHROMIUM), *words, f"--user-data-dir={self._folder}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,

@@ -109,14 +109,15 @@ def contents(database: Path, name: str) -> dict[str, Any]:
         database, f"{query} where r.lifecycle_stage = 'active' and e.name = ?", f"platos-cave/{name}"
     ):
         assert label not in actual
-        metrics = rows(database, "select key, step, value from metrics where run_uuid = ? order by 1, 2", run_id)
+        query = "select key, step, value from metrics where run_uuid = ? and key not like 'training/%' order by 1, 2"
+        metrics = rows(database, query, run_id)
         tags = dict(rows(database, "select key, value from tags where run_uuid = ?", run_id))
         note = tags["mlflow.note.content"].replace(run_id, "RUN").split("Optuna study")[0]
         parent = rows(database, "select name from runs where run_uuid = ?", tags.get("mlflow.parentRunId", ""))
         params = rows(database, "select key, value from params where run_uuid = ? order by key", run_id)
         inputs = rows(database, "select count(*) from inputs where destination_id = ?", run_id)
         stored = {key: value for key, value in tags.items() if key not in VOLATILE}
-        actual[label] = [status, [row for row in metrics if row[0] != "seconds"], stored, note, parent, params, inputs]
+        actual[label] = [status, metrics, stored, note, parent, params, inputs]
         if label.startswith("mhvae trial"):
             times = rows(database, "select count(distinct timestamp) from metrics where run_uuid = ?", run_id)
             actual[label].append(times)
