@@ -93,9 +93,10 @@ def runs_page(experiment_id: str, view: str = "", search: str = "") -> str:
     return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning{charts}{chosen}"
 
 
-def run_page(experiment_id: str, run_id: str) -> str:
-    """Return the page of a run."""
-    return f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+def run_page(experiment_id: str, run_id: str, artifact: str = "") -> str:
+    """Return the page of a run, or of one of its artifacts."""
+    tail = f"/artifacts/{artifact}" if artifact else ""
+    return f"/#/experiments/{experiment_id}/runs/{run_id}{tail}?workflowType=machine_learning"
 
 
 def _identity(address: str, root: Path) -> tuple[str, ...] | None:

@@ -100,12 +100,13 @@ def experiment(study: Study) -> Experiment | None:
     return _on_server(store.rstrip("/"), name) if _is_server(store) else _by_mlflow(study, name)
 
 
-def free_port(port: int | None, usual: int = PORT) -> tuple[int, str]:
-    """Return a port that a server can listen on, and a line where it is not the usual one.
+def free_port(port: int | None, usual: int | None = None) -> tuple[int, str]:
+    """Return a port that a server can listen on, and a line where it is not the usual one: by default MLflow's.
 
     Raises:
         InputError: the port that was given cannot be used.
     """
+    usual = usual or PORT
     reason = _port_fault(port or usual)
     if not reason:
         return port or usual, ""

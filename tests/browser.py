@@ -58,6 +58,8 @@ class Browser:
 
     async def __aexit__(self, *_: object) -> None:
         self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+        await self._socket.close()
         await self._session.close()
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

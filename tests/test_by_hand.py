@@ -222,6 +222,7 @@ def test_a_training_without_a_search_has_a_report(planted: Study) -> None:
     assert "<code>cave train vae --study mine</code>" in page
     assert "nothing was searched" in page
     assert "dvc repro" not in page
+    assert not (planted.report / "paper").exists()
     assert report.overview(planted) == report.table_text(planted)
 
 
@@ -267,14 +268,13 @@ def test_a_search_that_was_stopped_names_the_command_that_goes_on(planted: Study
         report.overview(planted)
 
 
-@pytest.mark.parametrize("width", [40, 60])
-def test_tables_fit_into_a_narrow_terminal(planted: Study, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+def test_tables_fit_into_a_narrow_terminal(planted: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Variants that do not fit side by side stand one below the other; so do a search's trials."""
-    monkeypatch.setenv("COLUMNS", str(width))
-    command = 40  # which is never broken
-    assert max(map(len, report.overview(planted).splitlines())) <= max(width, command)
-    root = Study.at(planted.root)
+    root, command = Study.at(planted.root), 40  # characters of a command, which is never broken
     report.write(root)
-    lines = report.table_text(root).splitlines()
-    assert max(map(len, lines)) <= width
-    assert sum(line.startswith("nll (nats)") for line in lines) == (3 if width == 40 else 2)
+    for width, tables in ((40, 3), (60, 2)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert max(map(len, report.overview(planted).splitlines())) <= max(width, command)
+        lines = report.table_text(root).splitlines()
+        assert max(map(len, lines)) <= width
+        assert sum(line.startswith("nll (nats)") for line in lines) == tables

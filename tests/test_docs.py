@@ -15,7 +15,6 @@ import torch
 from typer.main import get_command
 
 from experiments.shadows.solids import EXAMPLES, placed, surface
-from pipeline.cli.main import app
 from pipeline.data.cave import outline
 from pipeline.models import build
 from pipeline.models.checkpoint import save_model
@@ -90,6 +89,8 @@ def commands(path: Path) -> Iterator[tuple[list[str], bool, bool]]:
 
 def check_cave(words: list[str]) -> None:
     """Parse a command line of `cave`, and the parameters that it sets; raise what the command would raise."""
+    from pipeline.cli.main import app  # not earlier: this module would hide the function `pipeline.cli.main`
+
     command = get_command(app)
     context = command.make_context("cave", list(words)) if words else None
     while hasattr(command, "commands"):
@@ -141,6 +142,14 @@ def test_every_link_leads_somewhere(path: Path) -> None:
     assert path == LOG or list(lost_paths(path)) == []
 
 
+def test_the_errata_name_tests_that_are_there() -> None:
+    """Each test that docs/mathematics.md names is a test of this project."""
+    names = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "mathematics.md").read_text()))
+    texts = [file.read_text() for file in (ROOT / "tests").glob("test_*.py")]
+    assert len(names) >= 6
+    assert {name for name in names if not any(f"def {name}(" in text for text in texts)} == set()
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_parses(path: Path) -> None:
     """`cave`, `dvc` and `make` accept each command of a document; one in a sentence may leave its arguments out."""
@@ -164,7 +173,9 @@ def test_the_check_of_commands_sees_mistakes() -> None:
 
 def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The five lines are those of the bound, and the example in Python runs on a saved model of 64 pixels."""
-    five, example = [code for kind, code in CODE.findall((ROOT / "README.md").read_text()) if kind == "python"]
+    five, example, *others = [code for kind, code in CODE.findall((ROOT / "README.md").read_text()) if kind == "python"]
+    for code in others:
+        compile(code, "README.md", "exec")
     bound = (ROOT / "pipeline" / "objectives.py").read_text()
     assert all(f"    {line}\n" in bound for line in five.splitlines())
     data = replace(splits(), train=np.zeros((4, 64), np.uint8), shape=(8, 8))

@@ -29,6 +29,7 @@ from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep
 from pipeline.sweep import database as sweep_database
+from pipeline.sweep.compat import set_internal
 from pipeline.tracking import Tracker, tracking_uri
 from tests.small import ROOT
 from tests.workshop import make_study
@@ -698,7 +699,7 @@ def test_a_trial_without_a_worker_is_found(study: Study) -> None:
     made = optuna.create_study(storage=f"sqlite:///{study.shared_root / 'optuna.db'}", study_name=name)
     assert findings_of(study, "trials", "ok")
     trial = made.ask()
-    trial.set_user_attr("worker", "token")
+    set_internal(trial, "worker", "token")
     finding = only(study, "trials", "warning")
     assert f"{name} 0" in finding.message
     assert finding.fix.startswith("the same `cave sweep`") or finding.fix == "dvc repro"

@@ -69,6 +69,7 @@ FIGURES = {
     "one sample": lambda: figures.samples(IMAGES[:1], "draws", ink=False),
     "reconstructions": lambda: figures.reconstructions(IMAGES, IMAGES, "vae"),
     "levels": lambda: figures.levels(IMAGES[:2], RNG.random((3, 2, 4, 8, 6)), "mhvae"),
+    "levels of ten columns": lambda: figures.levels(IMAGES[:2], RNG.random((1, 2, 10, 8, 6)), "vae"),
     "constant levels": lambda: figures.levels(IMAGES[:1], np.zeros((1, 1, 1, 8, 6)), "vae"),
     "curves": lambda: figures.curves({"vae": {0: rows(1)}, "mhvae": {0: rows(3), 1: rows(3, epochs=1)}}),
     "rates by epoch": lambda: figures.rates_by_epoch(

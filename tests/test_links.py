@@ -91,7 +91,7 @@ def test_the_link_opens_the_runs_of_the_present_results() -> None:
     assert Experiment("7", False, True, frozenset({BOUND, FINAL, SEARCH})).link() == f"{link}&viewStateShareKey={FINAL}"
     charts = "&compareRunsMode=CHART"
     assert Experiment("7", False, True, frozenset({SEARCH})).link() == f"{link}{charts}&viewStateShareKey={SEARCH}"
-    assert run_page("7", "abc") == "/#/experiments/7/runs/abc?workflowType=machine_learning"
+    assert run_page("7", "a", "r.html") == "/#/experiments/7/runs/a/artifacts/r.html?workflowType=machine_learning"
 
 
 def test_the_present_store_says_where_the_runs_are(study: Study) -> None:

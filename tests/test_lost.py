@@ -104,13 +104,18 @@ def cut(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+def nightly(*values: str) -> list[Any]:
+    return [pytest.param(value, marks=pytest.mark.nightly) for value in values]
+
+
 def written(study: optuna.Study, *args: Any, **kwargs: Any) -> bool:
     """Are all trials finished, so that the next who asks for them writes them down?"""
     return len(study._storage.get_all_trials(study._study_id, states=(optuna.trial.TrialState.COMPLETE,))) == 2
 
 
 @pytest.mark.parametrize(
-    "point", ["tables", "id", "coordinator", "mlflow_run_id", "run of a trial", "outputs", "plots"]
+    "point",
+    ["tables", "id", "run of a trial", "outputs", *nightly("coordinator", "mlflow_run_id", "plots")],
 )
 def test_a_sweep_goes_on_where_its_database_was_away(
     point: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -125,7 +130,7 @@ def test_a_sweep_goes_on_where_its_database_was_away(
     assert best["trial"] in (0, 1)
 
 
-@pytest.mark.parametrize("point", ["coordinator", "mlflow_run_id", "outputs", "plots"])
+@pytest.mark.parametrize("point", ["coordinator", "mlflow_run_id", "plots", *nightly("outputs")])
 def test_a_worker_that_joins_goes_on_where_its_database_was_away(
     point: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

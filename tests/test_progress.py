@@ -24,7 +24,7 @@ from pipeline.sweep.progress import QUIET, Progress
 from pipeline.text import plural
 from pipeline.training import Record, print_progress
 from tests.small import ROOT, model_params
-from tests.workshop import make_study
+from tests.workshop import DECOMPOSE, make_study
 
 
 class Clock:
@@ -145,7 +145,9 @@ def test_a_stage_prints_while_it_works(
     monkeypatch.setenv("CAVE_WORKERS", "1")
     monkeypatch.setenv("CAVE_THREADS", "1")
     monkeypatch.setattr(progress.Reporter, "due", property(lambda reporter: True))
-    made = make_study(tmp_path, **{"train.seeds": [0], "train.epochs": 12, "variants": {"mhvae": {}}})
+    made = make_study(
+        tmp_path, **{"train.seeds": [0], "train.epochs": 12, "variants": {"mhvae": {}}, "evaluate.decompose": DECOMPOSE}
+    )
     fetch.run(made)
     prepare.run(made)
     train.run(made, "mhvae")
@@ -199,7 +201,7 @@ def test_no_message_has_a_count_with_a_fixed_plural() -> None:
         for path in sorted((ROOT / "pipeline").rglob("*.py"))
         for match in re.finditer(rf"\{{[^{{}}]+\}} ({words})\b", path.read_text())
     ]
-    assert fixed == [("worker.py", "{attempts} workers")]
+    assert fixed == [("claims.py", "{attempts} workers")]
 
 
 def test_rendering_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:

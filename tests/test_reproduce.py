@@ -21,6 +21,7 @@ from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
 from pipeline.reproduce import Comparison, _check_room, _temporary_folder, _worktree, reproduce
 from pipeline.runs import provenance, source
+from pipeline.tracking.tags import mlflow_name, read_tags
 from tests import zygote
 from tests.small import ROOT
 from tests.workshop import QUICK, make_study, rows
@@ -85,7 +86,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, *IDENTITY, "commit", "-qm", "all")
     # A change that moves every number: the commit alone would not lead to them.
     path = folder / "pipeline" / "training" / "loop.py"
-    path.write_text(path.read_text().replace('f"epoch {run.epoch}"', 'f"another epoch {run.epoch}"'))
+    path.write_text(path.read_text().replace('f"epoch {state.epoch}"', 'f"another epoch {state.epoch}"'))
     assert git(folder, "status", "--porcelain").strip() == "M pipeline/training/loop.py"
     (folder / "line.py").write_text(LINE)
     (folder / "output.txt").write_text(run(folder, "line"))

@@ -145,7 +145,7 @@ def test_more_trials_extend_a_study_and_any_other_change_starts_a_new_one(study:
 
 
 def check_parent(study: Study) -> None:
-    """Assert that the sweep's run has a point a trial, once, the best so far, and what was found as its parameters."""
+    """Assert that the sweep's run has a point a trial, once, the best so far, and the best settings as parameters."""
     database, parent = study.shared_root / "mlflow.db", "join runs using (run_uuid) where name = 'sweep mhvae'"
     values = [float(row["value"]) for row in trials(study)]
     history = f"select step, value from metrics {parent} and key = ? order by step"

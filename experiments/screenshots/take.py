@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -32,10 +33,20 @@ from tests.browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
-WIDTH, HEIGHT = 1440, 1000
-COLUMNS, ROWS = 110, 30  # of the terminal
-SETTLE = 4.0  # seconds that charts have to be drawn in
+WIDTH, HEIGHT = 1500, 1000
+COLUMNS, ROWS = 118, 26  # of the terminal
+WORKING = re.compile(r"stage \d+ of \d+: sweep \w+ +[3-9] of \d+ trials")  # what the terminal shows when it is read
+SETTLE = 6.0  # seconds that charts have to be drawn in
 VARIANT = "mhvae"
+# Before a page is loaded: MLflow's assistant stays closed. After: its notice of a shared view, the sidebar and the
+# tools that each chart has while the pointer is on it go.
+BEFORE = "for (const [k, v] of [['panelOpen_v1', 'false'], ['fab.autoOpenedOnFirstLoad_v1', 'true']])"
+BEFORE += " localStorage.setItem('mlflow.assistant.' + k, v)"
+AFTER = """
+for (const name of ['mlflow.experiment_page.shared_view.dismiss', 'mlflow_header.toggle_sidebar_button'])
+  document.querySelector(`[data-component-id="${name}"]`)?.click();
+document.head.insertAdjacentHTML('beforeend', '<style>.modebar {display: none !important}</style>');
+"""
 
 
 @contextmanager
@@ -60,24 +71,24 @@ def served(study: Study) -> Iterator[str]:
         server.wait()
 
 
-async def page(name: str, address: str, texts: list[str], *, height: int = HEIGHT, script: str = "") -> None:
+async def page(name: str, address: str, texts: list[str], *, height: int = HEIGHT) -> None:
     """Photograph a page once it shows all of these texts."""
     async with Browser(WIDTH, height) as browser:
+        if address.startswith("http"):
+            await browser.call("Page.addScriptToEvaluateOnNewDocument", source=BEFORE)
         await browser.open(address)
         for text in texts:
             await browser.wait(f"document.body.innerText.includes({text!r})", 120)
+        await browser.evaluate(AFTER)
         await asyncio.sleep(SETTLE)
-        if script:
-            await browser.evaluate(script)
-            await asyncio.sleep(1)
         await browser.photograph(IMAGES / f"{name}.png")
     shrink(IMAGES / f"{name}.png")
 
 
 def shrink(path: Path) -> None:
-    """Store a picture with 128 colours: a third of the size, and no difference to be seen."""
+    """Store a picture with 256 colours: a third of the size, and no difference to be seen."""
     with Image.open(path) as image:
-        small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}  {path.stat().st_size // 1024} kB", flush=True)
 
@@ -97,8 +108,8 @@ async def terminal() -> None:
         text = ""
         for _ in range(1200):
             seen = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True, check=True).stdout
-            if "mhvae" in seen and "trial" in seen and "best" in seen:
-                await asyncio.sleep(8)
+            if WORKING.search(seen):
+                await asyncio.sleep(1)
                 again = subprocess.run([*tmux, "capture-pane", "-e", "-p"], capture_output=True, text=True, check=True)
                 text = again.stdout
                 break
@@ -110,7 +121,7 @@ async def terminal() -> None:
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
     console.print(Text.from_ansi(text.rstrip()))
     drawing = IMAGES / "terminal.svg"
-    drawing.write_text(console.export_svg(title="make repro"), encoding="utf-8")
+    drawing.write_text(console.export_svg(title="dvc repro"), encoding="utf-8")
     async with Browser(1400, 1000) as browser:
         await browser.open(drawing.as_uri())
         await asyncio.sleep(1)
@@ -124,17 +135,21 @@ async def terminal() -> None:
 
 async def take(names: list[str]) -> None:
     """Take the screenshots of these names, or all."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
+
+    def chosen(name: str) -> bool:
+        return not names or name in names
+
+    if chosen("terminal"):
+        await terminal()
+    if names == ["terminal"]:
+        return
     study = Study.at(ROOT)
     record = experiment(study)
     if record is None or not (study.report / "report.html").exists():
         sys.exit("the default study has no results yet; first: make repro")
     finals = read_json(study.train(VARIANT) / "seed-0" / "mlflow.json")
     texts = [f"{VARIANT} seed 0", "vae seed 0"]
-    IMAGES.mkdir(parents=True, exist_ok=True)
-
-    def chosen(name: str) -> bool:
-        return not names or name in names
-
     if chosen("report"):
         await page("report", (study.report / "report.html").as_uri(), [VARIANT], height=1300)
     if any(map(chosen, ("runs", "charts", "search", "run"))):
@@ -147,8 +162,6 @@ async def take(names: list[str]) -> None:
                 await page("search", address + runs_page(record.id, SEARCH), ["valid/objective"], height=1100)
             if chosen("run"):
                 await page("run", address + run_page(record.id, str(finals["run"])), [texts[0]], height=1100)
-    if chosen("terminal"):
-        await terminal()
     print(f"{sum(path.stat().st_size for path in IMAGES.glob('*')) // 1024} kB in docs/images, of 1,500 allowed")
 
 

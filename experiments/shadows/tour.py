@@ -25,7 +25,6 @@ from pipeline.files import read_json
 from pipeline.models import HierarchicalVAE
 from pipeline.objectives import elbo
 from pipeline.randomness import seeded
-from pipeline.report.tables import verdict
 from pipeline.study import Study
 
 HERE = Path(__file__).parent
@@ -128,7 +127,7 @@ def main() -> None:
         "known": known,
         "names": names,
         "levels": levels,
-        "verdict": verdict((study.report / "table.md").read_text(encoding="utf-8")),
+        "verdict": study.verdict,
         "trials": pd.read_csv(study.sweep("mhvae") / "trials.csv").to_dict("records"),
         "best": read_json(study.sweep("mhvae") / "best.json"),
         "np": np,

@@ -19,7 +19,7 @@ def _cells(status: Status, prefix: str) -> dict[str, str]:
     counts = f"{status.done} of {status.total}" if status.total else ""
     return {
         "name": status.name.removeprefix(prefix).lstrip(": "),
-        "step": counts if status.what == "epoch" else ", ".join(filter(None, (status.what, counts))) or "begins",
+        "step": counts if status.what == "epoch" else ", ".join(filter(None, (status.what, counts))) or "at work",
         "value": "" if status.value is None else f"{status.value:.3f}",
         "best": "" if status.best is None else f"{status.best:.3f}",
         "rate": status.rate,

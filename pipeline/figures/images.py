@@ -76,8 +76,8 @@ def levels(base: Array, redrawn: Array, variant: str, *, ink: bool = True) -> Dr
         " only the noise of the named level is drawn again: levels above keep their values, levels below their noise."
         " Where images hardly change, the level decides little."
     )
-    width, height = 0.62 * (columns + 2) + 2.8, depth * (0.62 * rows + 0.3) + 0.2
-    figure = blank(height, f"{variant}: what each level decides", caption, width=width)
+    height = depth * (0.62 * rows + 0.3) + 0.2
+    figure = blank(height, f"{variant}: what each level decides", caption, width=0.62 * (columns + 2) + 2.8)
     deviation = redrawn.std(axis=2)  # [T, rows, h, w]
     spread = ScalarMappable(Normalize(0, max(float(deviation.max()), 1e-6)), "magma")
     all_axes = figure.subplots(depth, 1, squeeze=False)[:, 0]

@@ -20,7 +20,7 @@ from pipeline.figures.style import FIXED, HOVER, freeze
 __all__ = ["palette", "pdf", "svg"]
 
 PAPER, INK = "#14181c", "#e4e8ec"  # of a dark page
-CONTRAST = 3.2  # the least, of a line or a bar with a dark page
+CONTRAST = 4.0  # the least, of a line or a bar with a dark page
 COLOUR = re.compile(r"(fill|stroke|stop-color): ?#([0-9a-f]{6})")
 VARIABLE = re.compile(r"--c-([0-9a-f]{6})")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline import data, processes
-from pipeline.addresses import address
+from pipeline.addresses import address, run_page
 from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
 from pipeline.files import file_lock, write_csv, write_json
@@ -126,7 +126,8 @@ def _fit(
     run.log_result("weights_digest", weights_digest, {0: numbers}, {"model": files})
     run.finish()
     named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, "code": stage_code}
-    write_json(folder / "mlflow.json", named | _circumstances(study, device))
+    page = run_page(named["experiment"], named["run"]) if named["experiment"] and named["run"] else ""
+    write_json(folder / "mlflow.json", named | _circumstances(study, device) | {"page": page})
 
 
 def _circumstances(study: Study, device: torch.device) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def page(
         searches=[row for variant in variants for row in _searches(study, variant)],
         head=_head(runs),
         runs=_links(runs),
-        differing=settings.differing(study, comparison),
+        differing=_sliced(*settings.differing(study, comparison)),
         costs=settings.costs(study, comparison),
         light=light,
         dark=dark,
@@ -92,7 +92,11 @@ def render(template: str, **values: Any) -> str:
 
 
 def _parts(items: list[Any]) -> list[list[Any]]:
-    """Return items in parts of nearly equal length, at most `TOGETHER` each."""
+    """Return items in parts of nearly equal length, at most `TOGETHER` each.
+
+    >>> _parts([1, 2, 3, 4, 5, 6])
+    [[1, 2, 3], [4, 5, 6]]
+    """
     count = -(-len(items) // TOGETHER)
     size = -(-len(items) // count)
     return [items[start : start + size] for start in range(0, len(items), size)]
@@ -101,6 +105,14 @@ def _parts(items: list[Any]) -> list[list[Any]]:
 def _columns(header: list[str], cells: list[list[str]]) -> list[list[list[str]]]:
     """Return a table with a row a variant as tables with a column a variant."""
     return [[list(row) for row in zip(header, *part, strict=True)] for part in _parts(cells)]
+
+
+def _sliced(header: list[str], rows: list[list[str]]) -> list[tuple[list[str], list[list[str]]]]:
+    """Return a table with a column a variant, after that of the names, as tables of few variants each."""
+    parts = _parts(list(range(1, len(header)))) if rows else []
+    return [
+        ([header[0], *(header[i] for i in part)], [[row[0], *(row[i] for i in part)] for row in rows]) for part in parts
+    ]
 
 
 def _charts(drawings: Mapping[str, Drawing]) -> dict[str, list[dict[str, Any]]]:
@@ -154,7 +166,7 @@ def _links(runs: inputs.Circumstances) -> dict[str, dict[int, str]]:
     def link(run: Mapping[str, Any]) -> str:
         store = str(run.get("store", ""))
         address = store if re.match(r"https?://", store) else LOCAL
-        return f"{address}/#/experiments/{run['experiment']}/runs/{run['run']}" if run["run"] else ""
+        return f"{address}{run['page']}" if run.get("page") else ""
 
     return {variant: {seed: link(run) for seed, run in seeds.items()} for variant, seeds in runs.items()}
 

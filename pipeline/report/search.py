@@ -92,21 +92,14 @@ def search_text(study: Study) -> str:
 
 def write_search(study: Study) -> None:
     """Write the page of the searches; a report of models that were trained before the search went on is removed."""
-    from jinja2 import Environment, StrictUndefined
-
-    from pipeline.report.page import image
+    from pipeline.report.page import image, render
 
     searches = [search(study, variant) for variant in _variants(study)]
     pictures = {
         variant: {path.stem: image(path.read_bytes()) for path in _figures(study, variant)}
         for variant in _variants(study)
     }
-    template = Path(__file__).with_name("search.html.j2").read_text(encoding="utf-8")
-    html = (
-        Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-        .from_string(template)
-        .render(name=study.name, searches=searches, pictures=pictures)
-    )
+    html = render("search.html.j2", name=study.name, searches=searches, pictures=pictures, light="", dark="")
     write_text(study.report / "report.html", html)
     for path in study.report.iterdir():  # of the report that it replaces
         if path.is_dir():

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import optuna
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["FrozenStudy", "internal", "reopen", "reported_values", "set_internal", "storage_trial_id", "study_id"]
+__all__ = [
+    "FrozenStudy",
+    "internal",
+    "name_objective",
+    "reopen",
+    "reported_values",
+    "set_internal",
+    "storage_trial_id",
+    "study_id",
+]
 
 PREFIX = "cave:"  # of attributes that are for this program alone, and that Optuna's dashboard does not show
+
+
+def name_objective(study: optuna.Study, name: str) -> None:
+    """Name what a study maximizes; Optuna's warning that this is experimental is nothing for a user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([name])
 
 
 def reopen(study: optuna.Study, trial: FrozenTrial) -> Trial:

@@ -32,7 +32,7 @@ from pipeline.redaction import reason
 from pipeline.runs.source import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
-from pipeline.sweep.compat import internal, set_internal
+from pipeline.sweep.compat import internal, name_objective, set_internal
 from pipeline.sweep.database import Database, Storage
 from pipeline.sweep.locks import Locks, locks
 from pipeline.sweep.samplers import PRUNERS, SAMPLERS, Tpe, suggest
@@ -187,7 +187,7 @@ class Sweep:
                 )
                 if internal(study, "id") is None:
                     set_internal(study, "id", uuid.uuid4().hex)
-                    study.set_metric_names([self.metric])
+                    name_objective(study, self.metric)
             except InputError:
                 raise
             except Exception as error:  # whatever the database's driver raises

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,15 +53,15 @@ def mark_current(study: Study, tracker: Tracker | None = None) -> bool:
             shown = _mark(study, tracker, results)
             done = True
         if done and shown is not None:
-            with tracker.server.request():
-                update_experiment(study, tracker.server.client, shown.experiment, shown.metrics)
-            if tracker.server.refusal:
-                line = (
-                    f"{study.name}: MLflow refuses the description and the views of its runs ({tracker.server.refusal})"
-                )
-                print(line, file=sys.stderr, flush=True)
-            with tracker.server.request():
-                update_registry(study, tracker.server.client, shown.trainings)
+            client, views = tracker.server.client, "the description and the views of its runs"
+            update = partial(update_experiment, study, client, shown.experiment, shown.metrics, shown.report)
+            register = partial(update_registry, study, client, shown.trainings)
+            for part, update_part in ((views, update), ("its models", register)):
+                with tracker.server.request():
+                    update_part()
+                if tracker.server.refusal:
+                    line = f"{study.name}: MLflow refuses {part} ({tracker.server.refusal})"
+                    print(line, file=sys.stderr, flush=True)
         reason = tracker.server.refusal or f"MLflow at {tracker.server.address} cannot be used"
     except InputError as error:
         reason = str(error)
@@ -90,6 +91,7 @@ class _Present(NamedTuple):
 
     experiment: Experiment
     metrics: set[str]
+    report: str  # the id of the report's run, or nothing
     trainings: dict[tuple[str, str], Run]  # by variant and seed
 
 
@@ -122,7 +124,8 @@ def _mark(study: Study, tracker: Tracker, results: Mapping[Work, Mapping[str, An
         if SUPERSEDED in run.data.tags and SUPERSEDED not in tags:
             client.delete_tag(run_id, SUPERSEDED)
     trainings = {work[1:]: runs[run_id] for work, run_id in present.items() if work[0] == "train" and run_id in runs}
-    return _Present(experiment, metrics, trainings)
+    reports = [run_id for run_id, run in runs.items() if run.data.tags.get("stage") == "report"]
+    return _Present(experiment, metrics, next(iter(reports), ""), trainings)
 
 
 def _runs(client: Any, experiment: str) -> Iterator[Run]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.addresses import VIEW_TAG, runs_page
+from pipeline.addresses import VIEW_TAG, run_page, runs_page
 from pipeline.study import Study
 from pipeline.tracking.server import NOTE
 from pipeline.tracking.views import View, encode, study_views
@@ -31,14 +31,17 @@ def about(study: Study) -> str:
     )
 
 
-def update_experiment(study: Study, client: MlflowClient, experiment: Experiment, metrics: Collection[str]) -> None:
+def update_experiment(
+    study: Study, client: MlflowClient, experiment: Experiment, metrics: Collection[str], report: str = ""
+) -> None:
     """Set the description and the views of an experiment whose runs have these metrics, as far as they have changed.
 
-    A view that a user has changed and saved in the UI stays as it is.
+    `report` is the id of the run whose artifact the report is, if there is one. A view that a user has changed and
+    saved in the UI stays as it is.
     """
     space = dict.fromkeys(path for variant in study.params.variants for path in study.params.space(variant))
     views = study_views(tuple(study.params.variants), metrics, tuple(space), study.params.sweep.metric)
-    tags = {NOTE: _description(study, experiment.experiment_id, views)}
+    tags = {NOTE: _description(study, experiment.experiment_id, views, report)}
     for view in views:
         if not _is_edited(experiment.tags.get(VIEW_TAG + view.key)):
             tags[VIEW_TAG + view.key] = encode(view, experiment.creation_time)
@@ -47,18 +50,18 @@ def update_experiment(study: Study, client: MlflowClient, experiment: Experiment
             client.set_experiment_tag(experiment.experiment_id, name, value)
 
 
-def _description(study: Study, experiment_id: str, views: Sequence[View]) -> str:
-    """Return the verdict's first sentence, the views and the report, and then the rest.
-
-    The UI shows the first line alone until a reader asks for more.
-    """
-    links = [f"[{view.name}](#{runs_page(experiment_id, view.key).removeprefix('/#')})" for view in views]
-    first, _, rest = study.verdict.partition("nats. ")
-    head = [f"**{first}nats.**" if rest else f"**{first}**"] if first else []
-    report = study.report / "report.html"
-    where = f"Report: `{os.path.relpath(report, study.root)}`, shown by `cave show`" if report.is_file() else ""
-    lines = [*head, " · ".join([*(["Open " + ", ".join(links)] if links else []), *([where] if where else [])]), rest]
-    return "\n\n".join([line for line in lines if line] + [about(study)])
+def _description(study: Study, experiment_id: str, views: Sequence[View], report: str) -> str:
+    """Return the verdict, then the views and the report; the UI shows the first line alone until a reader opens it."""
+    pages = {view.name: runs_page(experiment_id, view.key) for view in views}
+    if report:
+        pages["Report"] = run_page(experiment_id, report, "report.html")
+    links = ", ".join(f"[{name}]({page.removeprefix('/')})" for name, page in pages.items())
+    first, end, rest = study.verdict.partition("nats. ")  # what is lowest, and then what that decides
+    verdict = f"**{first}{end.strip()}** {rest}".strip() if first else ""
+    file = study.report / "report.html"
+    where = f"The report is `{os.path.relpath(file, study.root)}`." if file.is_file() else ""
+    lines = [verdict, f"Open {links}. {where}".strip() if links else where, about(study)]
+    return "\n\n".join(line for line in lines if line)
 
 
 def _is_edited(tag: str | None) -> bool:

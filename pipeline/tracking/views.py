@@ -28,7 +28,7 @@ GREATEST = 12  # levels that a view shows
 GROUPINGS = (("variant",), ("variant", "stage"), ("variant", "current"), ("variant", "stage", "current"))
 COLOURS = 29  # of the UI's groups
 LEADING = ["attributes.`Run Name`", "runDateAndNestInfo"]  # columns that every table begins with
-LETTER, MARGIN = 8, 40  # pixels of a column of the table
+LETTER, MARGIN = 7, 28  # pixels of a column of the table
 LARGEST = 5000  # letters of a tag
 
 
