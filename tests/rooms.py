@@ -93,7 +93,7 @@ def drawing() -> str:
     below: dict[str, set[str]] = {}
     for name in LINE:
         below[name] = direct[name].union(*(below.get(other, set()) for other in direct[name]))
-    lines = ["```mermaid", "flowchart BT"]
+    lines = ["```mermaid", "flowchart TB"]
     for title, names in GROUPS.items():
         # The tools are imported by nearly everything: they are named once and have no arrows.
         inside = [" ".join(names)] if title == "Tools" else names
