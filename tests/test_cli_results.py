@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.cli.common import print_json
 from pipeline.files import write_json, write_text
 from pipeline.params import Params, dump_yaml
 from pipeline.study import Study
@@ -154,17 +156,39 @@ def test_scripts_get_json(project: Path) -> None:
     ]
     write_text(
         project / "experiments" / "default" / "report" / "table.csv",
-        "variant,seeds,nll [nats],widths\nvae,2,90.5,4 + 2\n",
+        "variant,seeds,nll [nats],widths\n007,2,90.5,4\n",
     )
     shown = document("show")
-    assert shown == document("link") | {
-        "variants": [{"variant": "vae", "seeds": 2, "nll [nats]": 90.5, "widths": "4 + 2"}]
-    }
+    assert shown == document("link") | {"variants": [{"variant": "007", "seeds": 2, "nll [nats]": 90.5, "widths": "4"}]}
     assert shown["report"] is None
     code, out, _ = call("doctor", "--json")
     findings = json.loads(out)
     assert {frozenset(finding) for finding in findings} == {frozenset({"check", "level", "message", "fix"})}
     assert code == any(finding["level"] == "fault" for finding in findings)
+
+
+def test_trials_with_words_as_settings_are_compared(project: Path) -> None:
+    """A setting may be a word, and a trial that failed has no value: neither stops a comparison."""
+    study = made(
+        project / "experiments" / "words",
+        **{"variants": {"mhvae": {}}, "root": "../..", "out": ".", "model.activation": "tanh"},
+        **{"sweep.space": {"model.activation": {"choices": ["tanh", "relu"]}}},
+    )
+    table = f"""number,run_id,metric,value,seconds,model.activation
+0,{"a" * 32},valid/objective,-2.5,1.0,tanh
+1,{"b" * 32},valid/objective,,1.0,relu
+"""
+    write_text(study.sweep("mhvae") / "trials.csv", table)
+    for first, second in (("a", "b"), ("b", "a")):
+        (compared,) = document("compare", first * 8, second * 8)
+        assert set(compared["settings"]) == {"model.activation"}
+        assert compared["numbers"] == []
+
+
+def test_a_number_that_is_not_finite_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON has no word for it."""
+    print_json({"values": [math.nan, math.inf, 1.5]})
+    assert json.loads(capsys.readouterr().out) == {"values": [None, None, 1.5]}
 
 
 def test_a_variant_stands_alone_or_as_an_option(project: Path) -> None:

@@ -89,7 +89,7 @@ def commands(path: Path) -> Iterator[tuple[list[str], bool, bool]]:
 
 def check_cave(words: list[str]) -> None:
     """Parse a command line of `cave`, and the parameters that it sets; raise what the command would raise."""
-    from pipeline.cli.main import app  # not earlier: this module would hide the function `pipeline.cli.main`
+    from pipeline.cli.app import app
 
     command = get_command(app)
     context = command.make_context("cave", list(words)) if words else None

@@ -11,12 +11,13 @@ import json
 import os
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.cli.main import app
+from pipeline.cli.app import app
 from pipeline.cli.new_study import copy_pipeline, create_study
 from pipeline.doctor import CHECKS, find_target
 from pipeline.environment import Resources
@@ -294,8 +295,9 @@ def test_models_that_dvc_has_removed_come_back_from_its_cache(tmp_path: Path, mo
         path.write_text(content)
         return md5 + ending
 
-    def keep(key: str, code: str) -> None:
-        files = {"curves.csv": curve, "mlflow.json": json.dumps({"run": "a", "key": key, "code": code})}
+    def keep(key: str, code: str, torch: str = version("torch")) -> None:
+        named = {"run": "a", "key": key, "code": code, "version/torch": torch, "version/numpy": version("numpy")}
+        files = {"curves.csv": curve, "mlflow.json": json.dumps(named)}
         entries = [{"md5": cache(text), "relpath": f"seed-0/{name}"} for name, text in files.items()]
         out = {"path": os.path.relpath(study.train("vae"), tmp_path), "md5": cache(json.dumps(entries), ".dir")}
         (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train@vae": {"outs": [out]}}}))
@@ -307,6 +309,8 @@ def test_models_that_dvc_has_removed_come_back_from_its_cache(tmp_path: Path, mo
     for key, code in (("a/0/other", stage_digest()), (f"a/0/{state}", "other")):
         keep(key, code)
         assert restore_models(study, "vae") == []
+    keep(f"a/0/{state}", stage_digest(), torch="1.0")
+    assert restore_models(study, "vae") == []
     keep(f"a/0/{state}", stage_digest())
     assert restore_models(make_study(tmp_path, **overrides, **{"train.learning_rate": 0.5}), "vae") == []
     train.run(make_study(tmp_path, **overrides), "vae", Resources(workers=1))

@@ -10,6 +10,7 @@ from pipeline.cli.common import grid_overrides
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_text
 from pipeline.params import Params
+from pipeline.params.ranges import Range
 from pipeline.stages import fetch, prepare
 from pipeline.sweep import Sweep, run
 from tests.small import ROOT
@@ -54,6 +55,11 @@ def test_a_grid_has_an_end(space: dict[str, object], message: str) -> None:
     """An interval without steps, and more settings than anybody waits for, are refused before anything runs."""
     with pytest.raises(InputError, match=message):
         Params.read(ROOT / "params.yaml", {"sweep.sampler": "grid", "sweep.space": space})
+
+
+def test_steps_are_the_numbers_that_a_file_has() -> None:
+    """0.1 + 2 * 0.1 is no 0.3 in floats, and would be tried beside it."""
+    assert Range(low=0.1, high=0.7, step=0.1).values == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 
 def test_grid_words_are_a_space(tmp_path: Path) -> None:

@@ -811,6 +811,7 @@ def test_the_report_says_whether_intervals_cover_the_search(tmp_path, searches, 
     made = fake(tmp_path)
     for variant in WIDTHS:
         search_again(made, variant, searches)
+    made = Study.at(made.folder, {"train.seeds": [0, 1, 2], "sweep.searches": searches})
     report.write(made)
     comparison, page = report.build(made), (made.report / "report.html").read_text()
     assert words in comparison.verdict

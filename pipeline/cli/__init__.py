@@ -10,7 +10,7 @@ def main() -> None:
     from pipeline.startup import prepare_process
 
     prepare_process()  # before other modules of what may be the wrong copy are imported
-    from pipeline.cli.main import run
+    from pipeline.cli.app import run
     from pipeline.processes.entry import run_main
 
     run_main(run)

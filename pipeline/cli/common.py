@@ -105,7 +105,8 @@ def study_names() -> list[str]:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; numbers that are not finite are null."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    finite = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    print(json.dumps(finite, indent=1, ensure_ascii=False))
 
 
 def existing_study(name: str | None) -> Study:

@@ -88,7 +88,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[An
 
 def _numbers(a: Side, b: Side) -> Iterator[Number]:
     for name, values in a.numbers.items():
-        if not (others := b.numbers.get(name, {})):
+        if not values or not (others := b.numbers.get(name, {})):
             continue
         first, second = (statistics.fmean(value for value, _ in each.values()) for each in (values, others))
         half, error = _half(values, others, a.confidence)

@@ -55,7 +55,7 @@ def _trained(study: Study, variant: str) -> list[Run]:
             continue
         about = read_json(folder / "model.json", "best_epoch", "seconds")
         value, se = tests.get("nll", {}).get(seed, (None, None))
-        run = str(read_json(folder / "mlflow.json", "run")["run"])
+        run = str(read_json(folder / "mlflow.json", "run")["run"] or "")
         location = str(folder.relative_to(study.root)) if folder.is_relative_to(study.root) else str(folder)
         rows.append(
             Run(

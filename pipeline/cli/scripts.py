@@ -29,7 +29,8 @@ def study_document(study: Study) -> dict[str, Any]:
     """Return a study's table, a row a variant with numbers as numbers, and its links."""
     path = study.report / "table.csv"
     rows = read_csv(path) if path.is_file() else []
-    variants = [{key: _number(cell) for key, cell in row.items()} for row in rows]
+    texts = ("variant", "widths")
+    variants = [{key: cell if key in texts else _number(cell) for key, cell in row.items()} for row in rows]
     return {**link_document(study), "variants": variants}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
 from pipeline.jobs.final_models import settings
 from pipeline.params import Params, read_yaml
+from pipeline.report.search import value_of
 from pipeline.runs.git import git
 from pipeline.study import Study, existing_studies
 from pipeline.text import plural
@@ -90,7 +90,7 @@ def _of_run(study: Study, run: Run) -> dict[str, Side]:
         return {run.variant: Side(label, params.flat(), protocol, numbers, confidence)}
     row = next(row for row in read_csv(study.sweep(run.variant) / "trials.csv") if row["run_id"] == run.run)
     space = study.params.space(run.variant)
-    values = {path: json.loads(row[path]) if row.get(path) else None for path in space}
+    values = {path: value_of(row[path]) if row.get(path) else None for path in space}
     own = study.params.variant(run.variant).flat() | {"train.epochs": study.params.sweep.epochs} | values
     metrics: Numbers = {key: {0: (float(cell), None)} for key, cell in row.items() if key.startswith("valid/") and cell}
     metrics[run.metric] = {0: (float(row["value"]), None)} if row["value"] else {}
@@ -107,7 +107,7 @@ def _of_revision(root: Path, word: str, commit: str) -> dict[str, Side]:
     """Return the default study's results in a commit, from DVC's cache."""
     with TemporaryDirectory() as folder:
         for name in ("params.yaml", "dvc.lock"):
-            (Path(folder) / name).write_bytes(git(root, "show", f"{commit}:{name}") or b"{}")
+            (Path(folder) / name).write_bytes(git(root, "show", f"{commit}:./{name}") or b"{}")
         try:
             params = Params.read(Path(folder) / "params.yaml")
         except InputError as error:
@@ -119,7 +119,8 @@ def _of_revision(root: Path, word: str, commit: str) -> dict[str, Side]:
         if results is None:
             continue
         best = _cached(root, outs, f"{params.out}/sweep/{variant}/best.json", "")
-        trial = (best or {}).get("searches", [{}])[0].get("params") or {}
+        searches = (best or {}).get("searches") or [{}]
+        trial = searches[0].get("params") or {}
         own = params.with_settings(variant, trial, f"{word}:best.json")
         label = f"revision {word}, variant {variant}"
         protocol = {**results.get("protocol", {}), "measure": own.measure}
@@ -136,7 +137,7 @@ def _of_revision(root: Path, word: str, commit: str) -> dict[str, Side]:
 
 def _outs(lock: Any) -> dict[str, str]:
     """Return by path the hashes of the outputs that a `dvc.lock` names."""
-    stages = lock.get("stages", {})
+    stages = (lock or {}).get("stages", {})
     return {out["path"]: str(out.get("md5", "")) for stage in stages.values() for out in stage.get("outs", [])}
 
 

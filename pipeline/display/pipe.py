@@ -59,8 +59,9 @@ class Pipe:
             text, mark, status = line.decode("utf-8", "replace").partition(MARK)
             if text or not mark:
                 yield text
-            if mark:
-                yield Status(**json.loads(status))
+            with suppress(ValueError, TypeError):  # a mark in a line of another program is no status
+                if mark:
+                    yield Status(**json.loads(status))
 
 
 def send_statuses() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from pipeline import data
@@ -42,18 +43,16 @@ def restore_models(study: Study, variant: str) -> list[int]:
     cached = _cached_files(study, variant)
     missing = [seed for seed in study.params.train.seeds if not (study.train(variant) / f"seed-{seed}").exists()]
     same = [seed for seed in missing if _is_same(study, variant, seed, cached)]
-    if study.params.compare.match == "time" and len(same) < len(study.params.train.seeds):
+    files = {seed: [path for path in cached if path.startswith(f"seed-{seed}/")] for seed in same}
+    whole = [seed for seed, paths in files.items() if all(_read(cached[path]) is not None for path in paths)]
+    if study.params.compare.match == "time" and len(whole) < len(study.params.train.seeds):
         return []
-    restored = []
-    for seed in same:
-        contents = {path: _read(source) for path, source in cached.items() if path.startswith(f"seed-{seed}/")}
-        if all(content is not None for content in contents.values()):
-            # The file that names the run comes last: it stands for a complete model.
-            for path, content in sorted(contents.items(), key=lambda item: item[0].endswith("mlflow.json")):
-                write_bytes(study.train(variant) / path, content or b"")
-            restored.append(seed)
-            print(f"{variant} seed {seed}: the model in DVC's cache has the same settings, data and code", flush=True)
-    return restored
+    for seed in whole:
+        # The file that names the run comes last: it stands for a complete model.
+        for path in sorted(files[seed], key=lambda path: path.endswith("mlflow.json")):
+            write_bytes(study.train(variant) / path, _read(cached[path]) or b"")
+        print(f"{variant} seed {seed}: the model in DVC's cache has the same settings, data and code", flush=True)
+    return whole
 
 
 def _cached_files(study: Study, variant: str) -> Mapping[str, Path]:
@@ -78,7 +77,8 @@ def _is_same(study: Study, variant: str, seed: int, cached: Mapping[str, Path]) 
         return False
     splits = data.load(study.data)
     state = state_digest(match_weights(settings(study, variant, seed), splits), splits)
-    return key.endswith(f"/{state}") and code == stage_digest()
+    libraries = all(named.get(f"version/{name}") == version(name) for name in ("torch", "numpy"))
+    return libraries and key.endswith(f"/{state}") and code == stage_digest()
 
 
 def _read(path: Path) -> bytes | None:

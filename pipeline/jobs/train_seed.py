@@ -88,6 +88,8 @@ def _fit(
         log_pictures(run, model, splits, 0, run.folder.header.time)
     with reporting(f"{variant} seed {seed}") as reporter:
         for record in fit(model, splits, params.train, seed=seed, device=device, folder=run.folder.path):
+            if not records:  # only now has `fit` brought the log to the state whose weights the model has
+                logged = run.folder.last_epoch
             # Of the epochs before the state that training goes on from, the weights are gone, and pictures are there.
             if first and record.epoch >= logged and is_shown(record.epoch, params.train.epochs):
                 log_pictures(run, model, splits, record.epoch, record.timestamp)

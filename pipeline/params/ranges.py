@@ -58,7 +58,10 @@ class Range(Strict):
         if self.step is None:
             return None
         count = math.floor((self.high - self.low) / self.step + 1e-8) + 1
-        return None if count > MOST_VALUES else [self.low + index * self.step for index in range(count)]
+        if count > MOST_VALUES:
+            return None
+        # Without the rounding of sums: 0.1 + 2 * 0.1 would be another setting than the 0.3 that a file has.
+        return [float(f"{self.low + index * self.step:.12g}") for index in range(count)]
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:

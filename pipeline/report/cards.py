@@ -81,7 +81,7 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
 
 ## Numbers on the test set, in nats an image
 
-| term | champion ± standard error | mean of {len(result.seeds)} seeds ± {comparison.confidence:.0%} interval |
+| term | champion ± error | mean of {plural(len(result.seeds), "seed")} ± {comparison.confidence:.0%} interval |
 |---|---:|---:|
 {chr(10).join(rows)}
 

@@ -185,18 +185,20 @@ class Comparison:
         best = _lowest(group)
         of = "" if len(self.groups) == 1 else f" of {join([result.variant for result in group])}"
         if len(group) == 1:
-            return f"{best.variant}: -log p(x) is {best.metrics['nll']} nats per image."
-        first = f"{best.variant} describes the test images best{of}: its -log p(x) is {best.metrics['nll']} nats."
+            return f"{best.variant}: nll, the estimate of -log p(x), is {best.metrics['nll']} nats.{_bias_note(group)}"
+        nll = best.metrics["nll"]
+        first = f"{best.variant} describes the test images best{of}: its nll, the estimate of -log p(x), is {nll} nats."
         against = [d for d in self._against(best) if {d.first, d.second} <= {result.variant for result in group}]
         clear, open_ = ([d for d in against if d.decided is decided] for decided in (True, False))
         parts = [f"{d.higher} by {d.interval}" for d in clear]
         sure = [f"It is better by more than chance than {join(parts)} nats."] if parts else []
         if open_:
             names = [f"{d.higher if d.lower == best.variant else d.lower} ({d.interval} nats)" for d in open_]
-            few = f" with {join([str(n) for n in sorted({n for d in open_ for n in d.seeds})])} seeds each"
+            counts = sorted({n for d in open_ for n in d.seeds})
+            few = f" with {join([str(n) for n in counts])} seed{'s' if counts != [1] else ''} each"
             words = "It is not shown to be better than" if clear else "But it is not shown to be better than"
             sure.append(f"{words} {join(names)}: so small a difference may be chance{few}.")
-        return " ".join([first, *sure])
+        return " ".join([first, *sure]) + _bias_note(group)
 
     @property
     def shown(self) -> list[Difference]:

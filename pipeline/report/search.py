@@ -143,12 +143,12 @@ def _figures(study: Study, variant: str) -> list[Path]:
 
 def _widths(study: Study, variant: str, row: Mapping[str, str], paths: list[str]) -> str:
     """Return the units of every level of a trial, from z_1 up."""
-    settings = {path: _value(row[path]) for path in paths if row[path]}
+    settings = {path: value_of(row[path]) for path in paths if row[path]}
     widths = study.params.variant(variant).override(settings, "trials.csv").model.level_widths
     return " + ".join(map(str, widths))
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -161,5 +161,5 @@ def _settings(params: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    value = _value(value) if isinstance(value, str) else value
+    value = value_of(value) if isinstance(value, str) else value
     return f"{value:.3g}" if isinstance(value, float) else str(value)

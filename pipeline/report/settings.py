@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.report import inputs
 from pipeline.report.comparison import Comparison
+from pipeline.searches import best_trials, search_index, was_searched
 from pipeline.study import Study
 
 __all__ = ["costs", "differing"]
@@ -22,10 +23,13 @@ def differing(study: Study, comparison: Comparison) -> Table:
     """
     columns: dict[str, dict[str, str]] = {}
     for result in comparison.results:
-        own = study.params.variant(result.variant).model_dump(mode="json", include={"model", "train"})
+        own = study.params.variant(result.variant)
+        best = best_trials(study, result.variant) if was_searched(study, result.variant) else []
         values: dict[str, list[str]] = {}
         for seed in result.seeds:
-            trained = {**own, "model": inputs.model(study, result.variant, seed)["model"]}
+            params = own.override(best[search_index(study, seed)]["params"], "best.json") if best else own
+            trained = params.model_dump(mode="json", include={"model", "train"})
+            trained["model"] = inputs.model(study, result.variant, seed)["model"]
             for path, value in _flat(trained):
                 values.setdefault(path, []).append(_short(value))
         columns[result.variant] = {path: " or ".join(dict.fromkeys(texts)) for path, texts in values.items()}

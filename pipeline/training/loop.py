@@ -73,7 +73,9 @@ def fit(
                 )
             with seeded(seed, "valid"):
                 metrics |= _validate(model, valid, params)
-            require_finite(metrics, state.epoch, state.step)
+            # A gradient whose norm overflows is clipped to 0, and training goes on.
+            bounds = {name: value for name, value in metrics.items() if name != "train/gradient_norm"}
+            require_finite(bounds, state.epoch, state.step)
             state.update_best(metrics["valid/objective"], state.epoch > params.warmup_end(model.depth), params.keep)
             if state.epoch in params.milestones:
                 state.save_milestone()
@@ -103,7 +105,7 @@ def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: T
 def _epoch(
     state: TrainingState, step: Step | CompiledStep, train: TrainingImages, params: TrainParams
 ) -> dict[str, float]:
-    """Run one epoch of updates and return its mean terms, the norm of the gradient among them where it is clipped."""
+    """Run one epoch of updates and return its mean terms, the norm of the gradient among them where `Step` clips it."""
     model, adam = state.model, state.adam
     horizon = params.schedule_epochs or params.epochs
     positions = torch.randperm if params.shuffle else torch.arange
