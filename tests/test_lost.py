@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep, join, run
+from pipeline.sweep.compat import PREFIX
 from pipeline.sweep.coordinator import _join
 from pipeline.sweep.database import Database
 from pipeline.sweep.locks import locks
@@ -92,15 +93,15 @@ def cut(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif point == "outputs":
         monkeypatch.setattr(optuna.Study, "get_trials", once(written, optuna.Study.get_trials))
     elif point == "run of a trial":
-        real = RDBStorage.set_trial_user_attr
+        real = RDBStorage.set_trial_system_attr
         monkeypatch.setattr(
-            RDBStorage, "set_trial_user_attr", once(lambda _, trial, key, value: key == "mlflow_run_id", real)
+            RDBStorage, "set_trial_system_attr", once(lambda _, trial, key, value: key.endswith("mlflow_run_id"), real)
         )
     else:
         monkeypatch.setattr(
             RDBStorage,
-            "set_study_user_attr",
-            once(lambda _, study, key, value: key == point, RDBStorage.set_study_user_attr),
+            "set_study_system_attr",
+            once(lambda _, study, key, value: key == f"{PREFIX}{point}", RDBStorage.set_study_system_attr),
         )
 
 

@@ -266,7 +266,7 @@ def test_the_final_model_comes_out_equal_bit_for_bit(repository: Path, scratch: 
         rows(repository / "mlflow.db", "select * from tags"),
     ]
     output = run(repository, "pipeline", "reproduce", final(repository))
-    assert "equal bit for bit: all 10 metrics of all 2 epochs, and the weights (sha256 " in output
+    assert "equal bit for bit: all 12 metrics of all 2 epochs, and the weights (sha256 " in output
     assert "and its uncommitted changes" in output
     assert "changed since" not in output
     assert worktrees(repository) == 1

@@ -16,7 +16,7 @@ from pipeline.params.usage import CONDITIONS, UNUSED_BY, unused
 from pipeline.training import fit, milestones
 from pipeline.training.compiled import CompiledStep
 from tests.small import MODEL, ROOT, TRAIN, model_params, splits, train_params
-from tests.workshop import QUICK
+from tests.workshop import DECOMPOSE, QUICK
 
 FLAT = Params.read(ROOT / "params.yaml").flat()
 ALWAYS = {
@@ -125,7 +125,7 @@ def test_a_step_is_compiled_where_the_table_says_so(changes: dict[str, Any]) -> 
 @pytest.mark.parametrize("model", [{"depth": 1}, {}, {"parents": "every"}, {"inference": "top_down"}], ids=str)
 def test_decompositions_use_what_the_table_says(model: dict[str, Any]) -> None:
     """Another number of these draws changes a decomposition exactly where the table says that they are used."""
-    params, data = Params.read(ROOT / "params.yaml", QUICK).evaluate, splits()
+    params, data = Params.read(ROOT / "params.yaml", QUICK | {"evaluate.decompose": DECOMPOSE}).evaluate, splits()
     names = ("inner_draws", "path_draws", "pair_queries")
     settings = params.decompose.model_copy(update=dict.fromkeys(names, 2))
     built = build(model_params(**model), torch.full((16,), 0.5))

@@ -12,6 +12,7 @@ import gc
 import itertools
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import runpy
 import shlex
@@ -46,6 +47,7 @@ tests.zygote pipeline.stages.report pipeline.reproduce pipeline.links pipeline.r
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(IMPORTS)
+multiprocessing.util.get_temp_dir()  # of the socket, before a test has a longer path for temporary files
 _numbers = itertools.count()
 
 

@@ -193,7 +193,7 @@ def draw(grown: dict[str, list[Point]], path: Path) -> None:
         "images it is what they take themselves. Surgery and annealing (100 temperatures, 5 steps a move) are of two "
         "levels. A trial's time is that of everything but its training, by the clock."
     )
-    figure = blank(2.75 * len(grown) + 0.6, 5.6, "How time and memory grow", caption)
+    figure = blank(5.6, "How time and memory grow", caption, width=2.75 * len(grown) + 0.6)
     panels = figure.subplots(2, len(grown), squeeze=False)
     kinds = (("seconds", "processor time (s)", "#0072B2"), ("megabytes", "memory (MB)", "#D55E00"))
     for column, (axis, points) in enumerate(grown.items()):
