@@ -29,7 +29,7 @@ def clone(folder: Path) -> Path:
     for name in ("pyproject.toml", "params.yaml", "dvc.yaml", "constraints.txt", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "experiments" / "wide").mkdir(parents=True)
-    for name in ("cli/main.py", "stages/fetch.py"):
+    for name in ("cli/app.py", "stages/fetch.py"):
         path = folder / "pipeline" / name
         path.write_text(path.read_text().replace(FIRST, FIRST + SAY))
     return folder
@@ -63,7 +63,7 @@ def test_a_command_runs_the_code_of_its_project(clones: tuple[Path, Path], words
     done = run(second / below, first, *words)
     assert (done.returncode, done.stdout[:20]) == (0, "params.yaml is sound"), done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last == f"code of {second / 'pipeline' / 'cli' / 'main.py'}"
+    assert last == f"code of {second / 'pipeline' / 'cli' / 'app.py'}"
     assert done.stderr.count(notice(first, second)) == 1
 
 
@@ -81,7 +81,7 @@ def test_where_the_right_code_runs_nothing_is_said(clones: tuple[Path, Path]) ->
     """In the clone whose code is installed there is no restart."""
     first, _ = clones
     done = run(first, first, "-m", "pipeline", "check")
-    assert (done.returncode, done.stderr) == (0, f"code of {first / 'pipeline' / 'cli' / 'main.py'}\n")
+    assert (done.returncode, done.stderr) == (0, f"code of {first / 'pipeline' / 'cli' / 'app.py'}\n")
 
 
 def test_a_wheel_gives_way_to_the_project(clones: tuple[Path, Path], tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_wheel_gives_way_to_the_project(clones: tuple[Path, Path], tmp_path: P
     site = tmp_path / "site-packages"
     shutil.copytree(second / "pipeline", site / "pipeline")
     done = run(second, site, "-P", "-c", CAVE, "check")
-    assert done.stderr.endswith(notice(site, second) + f"code of {second / 'pipeline' / 'cli' / 'main.py'}\n")
+    assert done.stderr.endswith(notice(site, second) + f"code of {second / 'pipeline' / 'cli' / 'app.py'}\n")
 
 
 def test_outside_a_project_the_installed_code_runs(clones: tuple[Path, Path], tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_outside_a_project_the_installed_code_runs(clones: tuple[Path, Path], tm
     make_study(tmp_path / "project")
     (tmp_path / "project" / "pyproject.toml").touch()
     done = run(tmp_path / "project", first, "-P", "-c", CAVE, "check")
-    assert (done.returncode, done.stderr) == (0, f"code of {first / 'pipeline' / 'cli' / 'main.py'}\n")
+    assert (done.returncode, done.stderr) == (0, f"code of {first / 'pipeline' / 'cli' / 'app.py'}\n")
 
 
 def test_where_a_restart_does_not_help_one_line_says_so(clones: tuple[Path, Path]) -> None:
