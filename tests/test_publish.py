@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import pipeline.sweep.worker
+from pipeline.environment import Resources
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.jobs import train_seed
@@ -136,7 +137,7 @@ def undisturbed(study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     other = make_study(folder / study.out.name / "plain", **{"train.seeds": [0], "sweep.trials": 4, "sweep.epochs": 3})
     shutil.copytree(study.out, other.out)
-    run(Sweep(other, "mhvae"), 1)
+    run(Sweep(other, "mhvae", resources=Resources.read()), 1)
     return contents(other.shared_root / "mlflow.db", other.name)
 
 
@@ -456,7 +457,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
             return (at(back, 1, server.start) if trial_of(kwargs["folder"]) == back else dies)(*args, **kwargs)
 
         monkeypatch.setattr(pipeline.sweep.worker, "fit", both)
-    run(Sweep(away, "mhvae"), 1)
+    run(Sweep(away, "mhvae", resources=Resources.read()), 1)
     captured = capfd.readouterr()
     assert captured.err.count("cannot be reached") == 1
     if back is None:
