@@ -108,7 +108,7 @@ def _edited(path: Path, values: Mapping[str, Any]) -> str:
     """Return the text of a `study.yaml` with other values and the comments that it has."""
     from ruamel.yaml import YAML  # noqa: TID251 (round trip: builds plain values alone)
 
-    yaml, text = YAML(), StringIO()
+    yaml, text = YAML(typ="rt"), StringIO()  # a tag in the file builds no object
     yaml.width = 120
     content = yaml.load(path.read_text(encoding="utf-8")) or {}
     new = YAML(typ="safe", pure=True).load(dump_mapping(values)) or {}
