@@ -191,7 +191,7 @@ class Comparison:
         against = [d for d in self._against(best) if {d.first, d.second} <= {result.variant for result in group}]
         clear, open_ = ([d for d in against if d.decided is decided] for decided in (True, False))
         parts = [f"{d.higher} by {d.interval}" for d in clear]
-        sure = [f"It is better by more than chance than {join(parts)} nats."] if parts else []
+        sure = [f"It is better than {join(parts)} nats, which is more than chance."] if parts else []
         if open_:
             names = [f"{d.higher if d.lower == best.variant else d.lower} ({d.interval} nats)" for d in open_]
             counts = sorted({n for d in open_ for n in d.seeds})
