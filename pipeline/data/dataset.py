@@ -75,7 +75,8 @@ class Published:
     shape: Shape
     scale: int
     factor_names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # what was found, a line each
+    notes: tuple[str, ...] = ()  # on the files, a line each
+    sizes: tuple[tuple[int, int], ...] = ()  # height and width of the files' images, where they may differ
     skipped: tuple[str, ...] = ()  # images that are left out, each with what is wrong
 
 

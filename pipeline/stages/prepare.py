@@ -23,6 +23,9 @@ def run(study: Study) -> None:
         f"{splits.name}: {len(splits.train)} / {len(splits.valid)} / {len(splits.test)} images of {_size(splits)}"
         f" (protocol {splits.protocol}, binarization {splits.binarization})"
     )
+    likelihoods = {study.params.variant(name).model.likelihood for name in study.params.variants}
+    for line in data.misfits(splits, likelihoods):
+        print(f"note: {line}")
     _outliers(study, splits)
 
 

@@ -8,66 +8,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.dataset import Part, Published
-from pipeline.data.files.arrays import as_planes, check_labels, read_arrays, to_bytes
+from pipeline.data.files.arrays import as_planes, check_labels, read_arrays
 from pipeline.data.files.folder import SPLIT_NAMES, image_files, labels_of, split_folders
-from pipeline.data.files.picture import Header, decode, pixels_at_size, read_header
+from pipeline.data.files.images import Encoded, Stored, name_of
+from pipeline.data.files.picture import Header, decode, read_header
 from pipeline.data.files.tables import Table, table_files
 from pipeline.errors import InputError
 from pipeline.params import DataParams
 from pipeline.progress import track_progress
 from pipeline.text import plural
 
-__all__ = ["read_files"]
+__all__ = ["has_splits", "read_files"]
 
 FEW = 5  # names in a line
 ROWS = 4096
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Images that are encoded one by one, of a folder or of tables; those at `rows` are used."""
-
-    source: Sequence[Path] | Table
-    rows: np.ndarray
-    channels: int
-    params: DataParams
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        images = ((self.source[row], _name(self.source, row)) for row in self.rows[rows].tolist())
-        return np.stack([decode(image, name, self.channels, self.params) for image, name in images])
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Images [n, c, h, w] of an array, as it is stored."""
-
-    planes: np.ndarray
-    factor: int  # by which bytes are multiplied: 255 where an array of 0 and 1 is stored
-    channels: int
-    params: DataParams
-    where: str
-
-    def __len__(self) -> int:
-        return len(self.planes)
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        from PIL import Image
-
-        planes = to_bytes(self.planes[rows], self.where) * np.uint8(self.factor)
-        if planes.shape[1] == self.channels and self.params.size in (None, *_square(planes.shape)):
-            return np.ascontiguousarray(planes).reshape(len(planes), -1)
-        mode = "L" if self.channels == 1 else "RGB"
-        images = (Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)) for image in planes)
-        return np.stack([pixels_at_size(image.convert(mode), self.params) for image in images])
 
 
 def read_files(root: Path, params: DataParams) -> Published:
@@ -79,10 +38,23 @@ def read_files(root: Path, params: DataParams) -> Published:
         raise InputError(
             f"{path}: not a file of images; allowed: a folder of images, or a file .npy, .npz, .parquet or .arrow"
         )
-    if path.suffix.lower() in (".npy", ".npz") or (path.is_dir() and any(path.glob("*.npy"))):
+    if _is_array(path):
         return _arrays(path, params)
     tables = table_files(path)
     return _tables(tables, params, path) if tables else _folder(path, params)
+
+
+def has_splits(path: Path) -> bool:
+    """Return whether folders, arrays or tables at a path have the names of all three splits."""
+    if not path.exists():
+        return False
+    if _is_array(path):
+        return "all" not in read_arrays(path)[0]
+    return set(SPLIT_NAMES) <= set(table_files(path) or split_folders(path))
+
+
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() in (".npy", ".npz") or (path.is_dir() and any(path.glob("*.npy")))
 
 
 def _folder(path: Path, params: DataParams) -> Published:
@@ -132,7 +104,7 @@ def _encoded(
 
     def example(size: tuple[int, int]) -> str:
         images = ((split, row, h) for split, own in headers.items() for row, h in own.items())
-        return next(_name(sources[split], row) for split, row, h in images if (h.height, h.width) == size)
+        return next(name_of(sources[split], row) for split, row, h in images if (h.height, h.width) == size)
 
     _check_sizes(sizes, params, example)
     channels = {"auto": max(header.channels for header in every), "grey": 1, "rgb": 3}[params.channels]
@@ -141,14 +113,14 @@ def _encoded(
     kinds = Counter("colour" if header.channels == 3 else "grey" for header in every)
     about = [
         f"{plural(len(every), 'image')}: {_counts(forms)}; {_counts(kinds)}",
-        f"{plural(len(sizes), 'size')}, height x width: {_range(sizes)}",
+        _range(sizes),
     ]
     parts = {}
     for split, source in sources.items():
         rows = np.fromiter(headers[split], np.int64, len(headers[split]))
         own_labels = labels[split][rows] if split in labels else None
         parts[split] = Part(Encoded(source, rows, channels, params), labels=own_labels)
-    return Published(parts, (channels, height, width), 255, notes=(*about, *notes), skipped=tuple(skipped))
+    return Published(parts, (channels, height, width), 255, (), (*about, *notes), tuple(sizes), tuple(skipped))
 
 
 def _headers(
@@ -162,19 +134,15 @@ def _headers(
         headers[split] = {}
         for row in track_progress(range(len(source)), "reading headers", "images"):
             try:
-                header = read_header(source[row], _name(source, row))
+                header = read_header(source[row], name_of(source, row))
                 if params.skip:
-                    decode(source[row], _name(source, row), header.channels, whole)
+                    decode(source[row], name_of(source, row), header.channels, whole)
                 headers[split][row] = header
             except InputError as error:
                 if not params.skip:
                     raise
                 skipped.append(str(error))
     return headers, skipped
-
-
-def _name(source: Sequence[Path] | Table, row: int) -> str:
-    return source.name(row) if isinstance(source, Table) else str(source[row])
 
 
 def _arrays(path: Path, params: DataParams) -> Published:
@@ -195,7 +163,8 @@ def _arrays(path: Path, params: DataParams) -> Published:
         texts = [f"{split} {' x '.join(map(str, shape))}" for split, shape in shapes.items()]
         raise InputError(f"{where}: images of different shapes: {', '.join(texts)}")
     stored, height, width = next(iter(shapes.values()))
-    _check_sizes(Counter({(height, width): 1}), params, lambda size: where)
+    sizes = Counter({(height, width): 1})
+    _check_sizes(sizes, params, lambda size: where)
     channels = {"auto": stored, "grey": 1, "rgb": 3}[params.channels]
     for split, array in planes.items():
         name = where if split == "all" else f"{where}: {split}"
@@ -207,7 +176,7 @@ def _arrays(path: Path, params: DataParams) -> Published:
         parts[split] = Part(Stored(array, factor, channels, params, name), labels=own_labels)
     if params.size is not None:
         height = width = params.size
-    return Published(parts, (channels, height, width), 255, notes=tuple(notes))
+    return Published(parts, (channels, height, width), 255, (), tuple(notes), tuple(sizes))
 
 
 def _check_sizes(sizes: Counter[tuple[int, int]], params: DataParams, named: Callable[[tuple[int, int]], str]) -> None:
@@ -232,11 +201,6 @@ def _require_splits(having: Collection[str], text: str) -> None:
         raise InputError(f"{text.format(' or '.join(missing))}, which data.protocol folders needs; allowed: fractions")
 
 
-def _square(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the side of square images, nothing of others."""
-    return (shape[-1],) if shape[-1] == shape[-2] else ()
-
-
 def _highest(array: np.ndarray) -> int:
     return max((int(array[start : start + ROWS].max()) for start in range(0, len(array), ROWS)), default=0)
 
@@ -246,10 +210,15 @@ def _counts(counts: Counter[str]) -> str:
 
 
 def _range(sizes: Counter[tuple[int, int]]) -> str:
-    low, high = min(sizes), max(sizes)
-    (common, _), *_ = sizes.most_common(1)
-    text = f"{common[0]} x {common[1]}"
-    return text if len(sizes) == 1 else f"from {low[0]} x {low[1]} to {high[0]} x {high[1]}, most often {text}"
+    """Return the heights and widths of images, and the size that most of them have."""
+    heights, widths = ((min(side), max(side)) for side in zip(*sizes, strict=True))
+    ((height, width), _), *_ = sizes.most_common(1)
+    if len(sizes) == 1:
+        return f"height {height}, width {width}"
+    return (
+        f"{len(sizes)} sizes, heights {heights[0]} to {heights[1]}, widths {widths[0]} to {widths[1]}, most often"
+        f" {height} x {width}"
+    )
 
 
 def _some(names: Sequence[str]) -> str:
