@@ -18,7 +18,7 @@ from pipeline.params import DataParams
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MODES", "Header", "decode", "pixels_at_size", "read_header"]
+__all__ = ["Header", "decode", "pixels_at_size", "read_header"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MODES = {"1": 1, "L": 1, "RGB": 3}  # channels of what can be used

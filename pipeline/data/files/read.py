@@ -84,8 +84,8 @@ def _tables(files: dict[str, list[Path]], params: DataParams, path: Path) -> Pub
         files = {"all": sorted(file for own in files.values() for file in own)}
     tables = {split: Table(own) for split, own in files.items()}
     labels = {split: table.labels() for split, table in tables.items()} if params.labels else {}
-    known = {split: array for split, array in labels.items() if array is not None}
-    return _encoded(tables, known if len(known) == len(tables) else {}, params, path, [])
+    columns = {split: array for split, array in labels.items() if array is not None}
+    return _encoded(tables, columns if len(columns) == len(tables) else {}, params, path, [])
 
 
 def _encoded(

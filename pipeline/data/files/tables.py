@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.data.files.folder import SPLIT_NAMES
 from pipeline.errors import InputError
-
-if TYPE_CHECKING:
-    import pyarrow
+from pipeline.files import read_group, table_groups
 
 __all__ = ["Table", "table_files"]
 
@@ -40,7 +38,7 @@ class Table:
         self.groups: list[tuple[Path, int]] = []  # a file, a group of rows in it
         counts = []
         for file in files:
-            sizes = _group_sizes(file)
+            sizes = table_groups(file)
             self.groups += [(file, number) for number in range(len(sizes))]
             counts += sizes
         self.ends = np.cumsum(counts, dtype=np.int64)
@@ -58,7 +56,7 @@ class Table:
         group = int(np.searchsorted(self.ends, row, side="right"))
         start = int(self.ends[group - 1]) if group else 0
         if group != self.open_group:
-            batch = _group(*self.groups[group])
+            batch = read_group(*self.groups[group])
             self.images, self.open_group = _encoded(batch, self.groups[group][0]), group
         content = self.images[row - start].as_py()
         content = content.get("bytes") if isinstance(content, dict) else content
@@ -70,47 +68,12 @@ class Table:
         """Return the column of labels, int64 [n], where there is one of whole numbers."""
         parts = []
         for file, number in self.groups:
-            batch = _group(file, number)
+            batch = read_group(file, number)
             column = next((batch.column(name) for name in LABELS if name in batch.schema.names), None)
             if column is None or column.null_count or not str(column.type).startswith(("int", "uint")):
                 return None
             parts.append(column.to_numpy(zero_copy_only=False).astype(np.int64))
         return np.concatenate(parts) if parts else None
-
-
-def _group_sizes(file: Path) -> list[int]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        if file.suffix == ".arrow":
-            return [batch.num_rows for batch in _batches(file)]
-        about = parquet.ParquetFile(file).metadata
-        return [about.row_group(number).num_rows for number in range(about.num_row_groups)]
-    except (OSError, ArrowException) as error:
-        raise _unreadable(file, error) from None
-
-
-def _group(file: Path, number: int) -> pyarrow.RecordBatch | pyarrow.Table:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        if file.suffix == ".arrow":
-            return _batches(file)[number]
-        return parquet.ParquetFile(file).read_row_group(number).combine_chunks()
-    except (OSError, ArrowException) as error:
-        raise _unreadable(file, error) from None
-
-
-def _batches(file: Path) -> list[pyarrow.RecordBatch]:
-    """Return the batches of an Arrow file, whose content stays on the disk until it is used."""
-    import pyarrow
-
-    source = pyarrow.memory_map(str(file))
-    try:
-        return list(pyarrow.ipc.open_stream(source))
-    except pyarrow.ArrowInvalid:
-        reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(file)))
-        return [reader.get_batch(number) for number in range(reader.num_record_batches)]
 
 
 def _encoded(batch: Any, file: Path) -> Any:
@@ -125,8 +88,3 @@ def _encoded(batch: Any, file: Path) -> Any:
         have = ", ".join(batch.schema.names)[:100]
         raise InputError(f"{file}: has no single column of encoded images; its columns: {have}")
     return batch.column(chosen)
-
-
-def _unreadable(file: Path, error: Exception) -> InputError:
-    kind = "Arrow" if file.suffix == ".arrow" else "Parquet"
-    return InputError(f"{file}: not readable as {kind}: {' '.join(str(error).split())[:200]}")
