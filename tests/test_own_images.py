@@ -18,7 +18,9 @@ from pyarrow import parquet
 from pipeline import data
 from pipeline.data import Splits
 from pipeline.errors import InputError
-from tests.small import ROOT, data_params
+from pipeline.training import fit
+from pipeline.training.loop import initial_model
+from tests.small import ROOT, data_params, model_params, train_params
 
 RNG = np.random.default_rng(0)
 
@@ -40,9 +42,8 @@ def folder_of(root: Path, count: int = 12, **options: Any) -> Path:
 
 def prepared(root: Path, path: str = "images", **changes: Any) -> Splits:
     """Read `path` in `root`, write its splits, and check that they are what is loaded."""
-    splits = data.prepare(
-        data_params(name="files", path=path, binarization="none", **changes), root, root / "data", root
-    )
+    settings = {"name": "files", "path": path, "binarization": "none", **changes}
+    splits = data.prepare(data_params(**settings), root, root / "data", root)
     assert data.load(root / "data").digest == splits.digest
     return splits
 
@@ -353,12 +354,17 @@ def test_what_cannot_be_used_is_left_out_and_listed(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "data" / "skipped.txt").exists()
 
 
-def test_many_images_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above a limit, splits are maps of their files with the same digest and the same mean."""
+@pytest.mark.parametrize("binarization", ["dynamic", "none"])
+def test_many_images_stay_on_the_disk(binarization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above a limit, splits are maps of their files, with the same digest, and a training has the same numbers."""
     np.save(tmp_path / "x.npy", RNG.integers(0, 256, (5000, 4, 4), dtype=np.uint8))
-    small = prepared(tmp_path, "x.npy")
+    small = prepared(tmp_path, "x.npy", binarization=binarization)
     monkeypatch.setattr("pipeline.data.storage.MAPPED", 1000)
     large = data.load(tmp_path / "data")
-    assert isinstance(large.train, np.memmap)
-    assert not isinstance(small.train, np.memmap)
-    assert (large.mean == small.mean).all()
+    assert (small.is_mapped, large.is_mapped) == (False, True)
+    metrics = []
+    for splits in (small, large):
+        params = model_params(likelihood="bernoulli" if splits.binary else "discretized_logistic")
+        model = initial_model(params, splits, seed=0)
+        metrics += [record.metrics for record in fit(model, splits, train_params(epochs=1, batch_size=500), seed=0)]
+    assert metrics[0] == metrics[1]

@@ -68,6 +68,11 @@ class Splits:
         return self.shape if self.shape[0] > 1 else self.shape[1:]
 
     @property
+    def is_mapped(self) -> bool:
+        """Whether the images stay on the disk until they are used, since there are so many of them."""
+        return isinstance(self.train, np.memmap)
+
+    @property
     def dequantized(self) -> bool:
         """Whether models see grey levels with uniform noise."""
         return self.dequantization == "uniform"
