@@ -18,6 +18,7 @@ from pipeline import data
 from pipeline.cli.app import app
 from pipeline.cli.own_images import SHEET
 from pipeline.data.summary import misfits, survey
+from pipeline.doctor import CHECKS, find_target
 from pipeline.errors import InputError
 from pipeline.params import Params, dump_yaml, read_yaml
 from pipeline.stages import fetch
@@ -103,6 +104,7 @@ def test_a_new_study_says_what_is_there(root: Path, capsys: pytest.CaptureFixtur
     )
     dependencies = read_yaml(root / "experiments" / "mine" / "dvc.yaml")["stages"]["prepare"]["deps"]
     assert "${root}/${data.path}" in dependencies
+    assert [finding.level for finding in CHECKS["dvc.yaml"](find_target(root, root))] == ["ok"]
     app(["study", "refresh"], standalone_mode=False)
     assert capsys.readouterr().out == ""
 
