@@ -27,6 +27,7 @@ MODEL: dict[str, Any] = {
     "likelihood": "bernoulli",
     "sigma": "learned",
     "grey_levels": 256,
+    "components": 1,
     "network": "mlp",
     "batch_norm": False,
     "hidden": ((8,),),

@@ -74,6 +74,10 @@ class ModelParams(Strict):
         description="Number of grey levels of the likelihood discretized_logistic, which must be that of the data: 17 "
         "for digits, else 256."
     )
+    components: Annotated[int, Field(ge=1, le=10)] = Field(
+        description="Logistics that are mixed in a pixel of the likelihood discretized_logistic. In colour, green "
+        "depends on red, and blue on both."
+    )
     network: Literal["mlp", "conv"] = Field(
         description="Networks between the levels: mlp, or conv, residual convolutions next to x and mlps above."
     )
