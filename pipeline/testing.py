@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pipeline.distributions import Family, reparameterize
-from pipeline.models.networks import Image, Network
+from pipeline.models import Image
+from pipeline.models.networks import Network
 from pipeline.objectives import ELBO
 
 __all__ = [
@@ -80,8 +81,8 @@ def check_likelihood(
     numbers, channels = family.per_unit, family.channels
     x, volume = (torch.cartesian_prod(*[axis] * channels).view(-1, channels) for axis in support)
     volume, off = volume.prod(-1), tolerance if moment_tolerance is None else moment_tolerance
-    shape = (3 * channels,)
-    _shape(family.distribution(torch.randn(numbers * 3).double()).event_shape, shape, f"event_shape of {shape[0]} units")
+    shape, raw = (3 * channels,), torch.randn(numbers * 3).double()
+    _shape(family.distribution(raw).event_shape, shape, f"event_shape of {3 * channels} units")
     for _ in range(3):
         p = family.distribution(torch.randn(numbers).double())
         mass = (volume * p.log_prob(x).exp())[:, None]

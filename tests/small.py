@@ -28,6 +28,8 @@ MODEL: dict[str, Any] = {
     "sigma": "learned",
     "grey_levels": 256,
     "components": 1,
+    "blocks": 1,
+    "latents": "vectors",
     "network": "mlp",
     "batch_norm": False,
     "hidden": ((8,),),

@@ -58,7 +58,7 @@ def test_every_likelihood_keeps_its_contract(family: Family, support: Support) -
 
 @pytest.mark.parametrize("components", [1, 3])
 def test_a_likelihood_of_channels_that_depend_on_each_other_keeps_its_contract(components: int) -> None:
-    """Over all colours of a pixel, 9 levels a channel: mass 1; moments within half a level, since they are integrals."""
+    """Over all colours of a pixel of 9 levels: the mass is 1, and moments are within half a level, being integrals."""
     family = likelihood(model_params(likelihood="discretized_logistic", grey_levels=9, components=components), 3)
     check_likelihood(family, points(torch.arange(9) / 8), moment_tolerance=1 / 16)
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import gzip
 import struct
-import tarfile
+import tarfile  # noqa: TID251 (members are read as streams, and none is written)
 import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -69,10 +68,8 @@ def read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
     """
     contents: dict[str, bytes] = {}
     try:
-        with (
-            gzip.open(path) as file,
-            tarfile.open(fileobj=_Limited(path, file, sum(sizes.values()) + SLACK), mode="r|") as archive,  # type: ignore[call-overload]
-        ):
+        limit = sum(sizes.values()) + SLACK
+        with _Limited(path, limit) as file, tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
                 if member.name in sizes and member.isreg() and member.size == sizes[member.name]:
                     content = archive.extractfile(member)
@@ -85,17 +82,18 @@ def read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
     return contents
 
 
-class _Limited:
-    """A stream of which no more than `limit` bytes are read."""
+class _Limited(gzip.GzipFile):
+    """A gzipped file that unpacks to no more than `limit` bytes."""
 
-    def __init__(self, path: Path, file: BinaryIO, limit: int) -> None:
-        self.path, self.file, self.limit = path, file, limit
+    def __init__(self, path: Path, limit: int) -> None:
+        super().__init__(path, "rb")
+        self.limit = limit
 
-    def read(self, size: int) -> bytes:
-        content = self.file.read(size)
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
         self.limit -= len(content)
         if self.limit < 0:
-            raise InputError(f"{self.path}: is not an archive of these files: it unpacks to more")
+            raise InputError(f"{self.name}: is not an archive of these files: it unpacks to more")
         return content
 
 

@@ -98,10 +98,11 @@ class LogisticMixture(Distribution):
         if self.logits is None:
             return self
         chosen = Categorical(logits=self.logits.transpose(-1, -2), validate_args=False).sample()[..., None, None, :]
-        picked = (
-            x.gather(-3, chosen.expand(*x.shape[:-3], 1, *x.shape[-2:])) for x in (self.mu, self.scale, self.slopes)
-        )
-        return LogisticMixture(None, *picked, self.levels)
+
+        def pick(x: Tensor) -> Tensor:
+            return x.gather(-3, chosen.expand(*x.shape[:-3], 1, *x.shape[-2:]))
+
+        return LogisticMixture(None, pick(self.mu), pick(self.scale), pick(self.slopes), self.levels)
 
     @property
     def mean(self) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.data import Shape
-from pipeline.models.blocks import ACTIVATIONS, Bias, Image, Rows, glorot, halvings, mlp
+from pipeline.models.layers import ACTIVATIONS, Bias, Image, Rows, glorot, halvings, mlp
 
 __all__ = ["maps", "resnet"]
 
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class Maps(nn.Module):
-    """Vectors of maps one after another, as the channels of maps of one size: larger ones averaged, smaller repeated."""
+    """Vectors of maps, one after another, as channels of one size: larger maps are averaged, smaller ones repeated."""
 
     def __init__(self, shapes: Sequence[Shape], size: tuple[int, int]) -> None:
         super().__init__()
@@ -55,7 +55,8 @@ class Maps(nn.Module):
     def forward(self, x: Float[Tensor, "rows _"]) -> Float[Tensor, "rows channels height width"]:
         """Return the channels of all maps."""
         parts = x.split([math.prod(shape) for shape in self.shapes], dim=-1)
-        return torch.cat([self._resized(part.unflatten(-1, shape)) for part, shape in zip(parts, self.shapes, strict=True)], 1)
+        unfolded = [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return torch.cat(list(map(self._resized, unfolded)), 1)
 
     def _resized(self, x: Float[Tensor, "rows channels _ _"]) -> Float[Tensor, "rows channels height width"]:
         if tuple(x.shape[-2:]) == self.size:
@@ -124,9 +125,8 @@ def _up(
     layers: list[nn.Module] = []
     for size, (lower, upper) in zip(sizes[-2::-1], list(pairwise([planes, *hidden]))[::-1], strict=True):
         layers += [Block(upper, activation) for _ in range(blocks)]
-        layers += _active(upper, activation) if size == sizes[0] else []
         layers += [nn.Upsample(size=size), _convolution(upper, lower)]
-    return layers
+    return [*layers[:-2], *_active(hidden[0], activation), *layers[-2:]]
 
 
 def _active(channels: int, activation: str) -> list[nn.Module]:

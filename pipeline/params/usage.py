@@ -65,6 +65,8 @@ CONDITIONS: dict[str, Condition] = {
     "model.pseudo_inputs": _is("model.prior", "vamp", "mixture"),
     "model.sigma": _is("model.likelihood", "gaussian"),
     "model.grey_levels": _is("model.likelihood", "discretized_logistic"),
+    "model.blocks": _is("model.network", "resnet"),
+    "model.batch_norm": _is("model.latents", "vectors"),
     "model.components": _is("model.likelihood", "discretized_logistic"),
     "model.activation": Condition(("model.hidden", "model.inference"), lambda hidden, way: any(hidden)),
     "train.beta": _is("train.objective", "beta"),

@@ -78,13 +78,22 @@ class ModelParams(Strict):
         description="Logistics that are mixed in a pixel of the likelihood discretized_logistic. In colour, green "
         "depends on red, and blue on both."
     )
-    network: Literal["mlp", "conv"] = Field(
-        description="Networks between the levels: mlp, or conv, residual convolutions next to x and mlps above."
+    network: Literal["mlp", "conv", "resnet"] = Field(
+        description="Networks between the levels: mlp; conv, residual convolutions next to x and mlps above; or "
+        "resnet, the same with group normalization and any number of blocks."
+    )
+    blocks: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="Residual blocks of a resnet at each height and width."
+    )
+    latents: Literal["vectors", "maps"] = Field(
+        description="Form of the levels: vectors, or maps, as high and wide as the network below has left of the "
+        "image; then z_dim and widths count channels, and every network is a resnet."
     )
     batch_norm: bool = Field(description="Whether every dense layer of the mlps is followed by batch normalization.")
     hidden: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=1)] = Field(
         description="Widths of the hidden layers of each network from the data up; the last list serves all levels "
-        "above. With conv, the first list has channels, each at half the height and width of the one before."
+        "above. With conv and resnet, the first list has channels, each at half the height and width of the one "
+        "before; with maps, every list has."
     )
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu"] = Field(
         description="Activation function of the hidden layers."
@@ -92,7 +101,7 @@ class ModelParams(Strict):
 
     @property
     def level_widths(self) -> tuple[int, ...]:
-        """Units of z_1, ..., z_T: `widths`, or `z_dim` shrunk by `z_ratio` from level to level."""
+        """Units of z_1, ..., z_T, or channels of maps: `widths`, or `z_dim` shrunk by `z_ratio` from level to level."""
         if self.widths is not None:
             return self.widths
         return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.depth))
