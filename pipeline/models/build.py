@@ -25,7 +25,7 @@ from pipeline.distributions import (
     likelihood,
 )
 from pipeline.models.hierarchy import HierarchicalVAE
-from pipeline.models.layers import ACTIVATIONS, Image, halvings
+from pipeline.models.layers import ACTIVATIONS, Image
 from pipeline.models.networks import NETWORKS
 from pipeline.models.resnet import maps, resnet
 from pipeline.params import ModelParams
@@ -45,7 +45,8 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
     """
     if params.network != "mlp" and (shape is None or math.prod(shape) != len(mean)):
         raise ValueError(f"network {params.network} needs the shape of images of {len(mean)} units, not {shape}")
-    nodes = _node_shapes(params, shape or (len(mean), 1, 1))
+    image = shape or (len(mean), 1, 1)
+    nodes = [image, *params.level_shapes(image)]
     units = [math.prod(node) for node in nodes]
     make = partial(resnet, blocks=params.blocks) if params.network == "resnet" else NETWORKS[params.network]
 
@@ -54,14 +55,14 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
     ) -> nn.Sequential:
         if params.latents == "maps":
             return maps(inputs, output, hidden, side, params.activation, params.blocks)
-        image = Image(side, shape) if shape is not None and rung == 0 else None
         widths = sum(map(math.prod, inputs)), math.prod(output)
-        return make(*widths, hidden, params.activation, params.batch_norm, image)
+        pixels = Image(side, shape) if shape is not None and rung == 0 else None
+        return make(*widths, hidden, params.activation, params.batch_norm, pixels)
 
     def conditional(rung: int, child: int, ancestors: Sequence[int], family: Family, at: Tensor) -> Conditional:
         inputs = [nodes[node] for node in (ancestors if params.parents == "every" else ancestors[:1])]
         output = _planes(family.raw_numbers(units[child]), nodes[child])
-        built = network(rung, inputs, output, _hidden(params, rung), "output" if child == rung else "input")
+        built = network(rung, inputs, output, params.hidden_of(rung), "output" if child == rung else "input")
         return Conditional(_starting_at(built, family, at), family)
 
     levels = range(1, params.depth + 1)
@@ -71,7 +72,7 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
     else:
         below = nodes[0]
         for t in levels:
-            hidden = _hidden(params, t - 1)
+            hidden = params.hidden_of(t - 1)
             d, output = (hidden[-1], *nodes[t][1:]), _planes(LATENT.raw_numbers(units[t]), nodes[t])
             if params.latents == "maps":
                 body, head = network(t - 1, [below], d, hidden, "input"), network(t - 1, [d], output, [], "input")
@@ -96,23 +97,10 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
     return HierarchicalVAE([*generative, prior], inference, params.parents, params.inference)
 
 
-def _node_shapes(params: ModelParams, image: Shape) -> list[Shape]:
-    """Return the shapes of x, z_1, ..., z_T; a level that is a vector has the height and width 1."""
-    nodes = [image]
-    for rung, width in enumerate(params.level_widths):
-        size = halvings(nodes[-1][1:], len(_hidden(params, rung)))[-1] if params.latents == "maps" else (1, 1)
-        nodes.append((width, *size))
-    return nodes
-
-
 def _planes(numbers: int, node: Shape) -> Shape:
     """Return the shape of so many numbers in planes of the size of a node's."""
     _, height, width = node
     return numbers // (height * width), height, width
-
-
-def _hidden(params: ModelParams, rung: int) -> Sequence[int]:
-    return params.hidden[min(rung, len(params.hidden) - 1)]
 
 
 def _starting_at(network: nn.Sequential, family: Family, mean: Tensor) -> nn.Sequential:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from pipeline.data import Shape
 
-__all__ = ["ACTIVATIONS", "BatchNorm", "Bias", "Image", "Rows", "glorot", "halvings", "mlp"]
+__all__ = ["ACTIVATIONS", "BatchNorm", "Bias", "Image", "Rows", "glorot", "mlp"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -97,14 +97,6 @@ def mlp(
         layers += [BatchNorm(fan_out)] if batch_norm else []
         layers.append(ACTIVATIONS[activation]())
     return nn.Sequential(*layers[:-1])
-
-
-def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
-    """Return a height and width, and those after each of so many halvings, rounded up."""
-    sizes = [size]
-    for _ in range(times):
-        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-    return sizes
 
 
 def glorot(layer: nn.Linear | nn.Conv2d) -> nn.Module:

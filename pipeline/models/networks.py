@@ -20,8 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.models.hierarchy import HierarchicalVAE
-from pipeline.models.layers import ACTIVATIONS, BatchNorm, Bias, Image, Rows, glorot, halvings, mlp
+from pipeline.models.layers import ACTIVATIONS, BatchNorm, Bias, Image, Rows, glorot, mlp
 from pipeline.models.resnet import resnet
+from pipeline.params import halvings
 
 __all__ = ["NETWORKS", "conv", "update_bn"]
 

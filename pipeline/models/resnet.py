@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.data import Shape
-from pipeline.models.layers import ACTIVATIONS, Bias, Image, Rows, glorot, halvings, mlp
+from pipeline.models.layers import ACTIVATIONS, Bias, Image, Rows, glorot, mlp
+from pipeline.params import halvings
 
 __all__ = ["maps", "resnet"]
 

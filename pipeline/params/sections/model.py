@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -16,12 +17,14 @@ __all__ = [
     "MEASURES",
     "PROBABILITY",
     "ModelParams",
+    "halvings",
     "measure_of",
 ]
 
 PROBABILITY = "probability"
 DENSITY = "density of pixels scaled to [0, 1]"
 DEQUANTIZED = "density of dequantized pixels in [0, 1]"
+Shape = tuple[int, int, int]  # channels, height, width
 INFORMATIVE = 0.01  # of a unit's variance, above which it counts as informative
 MEASURES = {  # what a likelihood gives to an image; numbers of different measures cannot be compared
     "bernoulli": PROBABILITY,
@@ -105,3 +108,28 @@ class ModelParams(Strict):
         if self.widths is not None:
             return self.widths
         return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.depth))
+
+    def level_shapes(self, image: Shape) -> list[Shape]:
+        """Return channels, height and width of z_1, ..., z_T for images of this shape; vectors have the size 1x1."""
+        size, shapes = image[1:], []
+        for rung, units in enumerate(self.level_widths):
+            if self.latents == "maps":
+                size = halvings(size, len(self.hidden_of(rung)))[-1]
+            shapes.append((units, *size) if self.latents == "maps" else (units, 1, 1))
+        return shapes
+
+    def level_units(self, image: Shape) -> list[int]:
+        """Return the numbers of units of z_1, ..., z_T for images of this shape, of maps those in all channels."""
+        return [math.prod(shape) for shape in self.level_shapes(image)]
+
+    def hidden_of(self, rung: int) -> tuple[int, ...]:
+        """Return the hidden widths of a rung's networks, the lowest being 0."""
+        return self.hidden[min(rung, len(self.hidden) - 1)]
+
+
+def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
+    """Return a height and width, and those after each of so many halvings, rounded up."""
+    sizes = [size]
+    for _ in range(times):
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
