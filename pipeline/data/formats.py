@@ -79,7 +79,7 @@ def read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
     for name, size in sizes.items():
         if len(contents.get(name, b"")) != size:
             raise InputError(f"{path}: is not an archive with {size} bytes {name}")
-    return contents
+    return {name: contents[name] for name in sizes}
 
 
 class _Limited(gzip.GzipFile):

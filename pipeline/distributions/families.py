@@ -131,9 +131,9 @@ def _logistic_mixture(levels: int, components: int, channels: int) -> Family:
 
     def bias(mean: Float[Tensor, " units"]) -> Float[Tensor, " raw"]:
         """Return components around the mean, side by side, of equal weight and without dependence of the channels."""
-        offsets = torch.linspace(-SPREAD, SPREAD, components) if components > 1 else [0.0]
+        offsets = [SPREAD * (2 * k + 1 - components) / max(1, components - 1) for k in range(components)]
         rest = mean.new_zeros(sum(numbers[2:]) * len(mean) // channels)
-        return torch.cat([torch.cat([_with_spread(mean + float(offset), SPREAD), rest]) for offset in offsets])
+        return torch.cat([torch.cat([_with_spread(mean + offset, SPREAD), rest]) for offset in offsets])
 
     return Family(components * sum(numbers), distribution, bias, channels)
 

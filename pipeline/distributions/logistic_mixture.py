@@ -68,9 +68,8 @@ class LogisticMixture(Distribution):
 
     def _channel(self, channel: int, before: Float[Tensor, "*batch _ channel pixels"]) -> DiscretizedLogistic:
         """Return the distribution [..., components, pixels] of a channel given those before it."""
-        mu, start = self.mu[..., channel, :], channel * (channel - 1) // 2
-        if channel:
-            mu = mu + (self.slopes[..., start : start + channel, :] * (before - 0.5)).sum(-2)
+        slopes = self.slopes[..., channel * (channel - 1) // 2 : channel * (channel + 1) // 2, :]
+        mu = self.mu[..., channel, :] + (slopes * (before - 0.5)).sum(-2)
         return DiscretizedLogistic(mu, self.scale[..., channel, :], self.levels)
 
     def log_prob(self, value: Float[Tensor, "*#batch units"]) -> Float[Tensor, "*#batch"]:
