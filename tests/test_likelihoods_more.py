@@ -148,9 +148,9 @@ def test_each_channel_sums_to_one_given_those_before_it(components: int) -> None
     p, levels = colours(components, pixels=1), points(256)
     torch.testing.assert_close(first(p, 1).log_prob(levels).exp().sum(), torch.tensor(1.0))
     for channels, before in ((2, [0.0]), (2, [200 / 255]), (3, [1.0, 0.0]), (3, [0.2, 1.0]), (3, [7 / 255, 0.6])):
-        known = torch.tensor(before)
-        mass = first(p, channels).log_prob(torch.cat([known.expand(256, -1), levels], -1)).exp()
-        torch.testing.assert_close(mass.sum(), first(p, channels - 1).log_prob(known).exp())
+        start = torch.tensor(before)
+        mass = first(p, channels).log_prob(torch.cat([start.expand(256, -1), levels], -1)).exp()
+        torch.testing.assert_close(mass.sum(), first(p, channels - 1).log_prob(start).exp())
 
 
 @float64
