@@ -38,7 +38,7 @@ from torch import Tensor
 from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.metric import Metric
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, rows_within
 from pipeline.progress import track_progress
 
 __all__ = ["auroc", "bounds_above", "outliers", "scores", "shuffled"]
@@ -65,7 +65,8 @@ def scores(model: HierarchicalVAE, x: Float[Tensor, "n units"], draws: int) -> d
     """Return -elbo and LLR^{>k} of each image, k from 1 to T - 1, by the names that their AUROC has."""
     means = []
     for batch in track_progress(x.split(IMAGES), "likelihood ratios", f"batches of {IMAGES} images"):
-        sums = [bounds_above(model, batch, size).sum(1) for size in passes(draws, len(batch), DECODED_ROWS)]
+        sizes = passes(draws, len(batch), rows_within(model, batch, DECODED_ROWS))
+        sums = [bounds_above(model, batch, size).sum(1) for size in sizes]
         means.append(torch.stack(sums).sum(0) / draws)
     elbo, *above = torch.cat(means, dim=1)
     return {"elbo": -elbo} | {str(Metric("llr", k)): elbo - bound for k, bound in enumerate(above, start=1)}
