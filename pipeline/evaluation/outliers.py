@@ -84,7 +84,10 @@ def auroc(own: Float[Tensor, " n"], other: Float[Tensor, " m"]) -> Estimate:
     return Estimate(wins.mean().item(), math.sqrt(by_other.var() / len(other) + by_own.var() / len(own)))
 
 
-def shuffled(pixels: Shaped[Tensor, "n units"], seed: int) -> Shaped[Tensor, "n units"]:
-    """Return the images with the pixels of each in a random order of its own."""
-    noise = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return pixels.gather(1, noise.argsort(1).to(pixels.device))
+def shuffled(pixels: Shaped[Tensor, "n units"], seed: int, channels: int = 1) -> Shaped[Tensor, "n units"]:
+    """Return the images with the pixels of each in a random order of its own, each in its colour."""
+    planes = pixels.unflatten(1, (channels, -1))
+    size, generator = (len(planes), planes.shape[2]), torch.Generator().manual_seed(seed)
+    order = torch.rand(size, generator=generator, dtype=torch.float64).argsort(1).to(pixels.device)
+    moved: Tensor = planes.gather(2, order[:, None].expand_as(planes)).flatten(1)
+    return moved
