@@ -22,10 +22,11 @@ def image_files(folder: Path) -> tuple[list[Path], int]:
     """Return the images below a folder in the order of their names, and how many other files are there.
 
     Raises:
-        InputError: a link leads out of the folder, or to another folder; DVC's own links are followed.
+        InputError: a folder cannot be read, or a link leads out of the folder or to another one; DVC's own links are
+            followed.
     """
     base, images, others = folder.resolve(), list[Path](), 0
-    for at, folders, files in os.walk(folder):
+    for at, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in [*folders, *sorted(files)]:
             path = Path(at, name)
@@ -38,6 +39,10 @@ def image_files(folder: Path) -> tuple[list[Path], int]:
             else:
                 others += 1
     return images, others
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError.of_disk(error, error.filename, "read") from None
 
 
 def _check_link(path: Path, base: Path) -> None:
