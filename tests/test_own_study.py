@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -16,6 +17,8 @@ from PIL import Image, ImageDraw
 
 from pipeline import data
 from pipeline.cli.app import app
+from pipeline.cli.by_hand import bring_data
+from pipeline.cli.new_study import create_study
 from pipeline.cli.own_images import SHEET
 from pipeline.data.summary import misfits, survey
 from pipeline.doctor import CHECKS, find_target
@@ -156,6 +159,23 @@ def test_a_study_whose_files_dvc_does_not_see_is_refused(root: Path) -> None:
     )
     with pytest.raises(InputError, match=r"dvc\.yaml has no dependency on data\.path; run `cave study refresh`"):
         fetch.run(Study.at(root))
+
+
+def test_a_study_by_hand_says_that_its_images_have_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It keeps the images that it has read; a file that is changed, added or removed since leads to a line."""
+    photos = draw_images(root / "photos", 20, side=16)
+    settings = {"data.name": "files", "data.path": "photos"}
+    study = create_study(root, "hand", settings, pipeline=False)
+    bring_data(study)
+    before = (study.data / "data.json").stat().st_mtime
+    for item in (photos, *photos.iterdir()):
+        os.utime(item, (before - 9, before - 9))
+    capsys.readouterr()
+    bring_data(study)
+    assert capsys.readouterr().out == ""
+    (photos / "00003.png").unlink()
+    bring_data(study)
+    assert "study hand keeps the images that it has read, and photos has changed since" in capsys.readouterr().out
 
 
 def test_what_is_said_of_images() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 
-__all__ = ["SPLIT_NAMES", "image_files", "labels_of", "split_folders"]
+__all__ = ["SPLIT_NAMES", "image_files", "labels_of", "last_change", "split_folders"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SPLIT_NAMES = {"train": ("train", "training"), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
@@ -53,6 +53,12 @@ def _check_link(path: Path, base: Path) -> None:
         raise InputError(f"{path}: a link that leads out of the folder, to {target}; allowed: files within it")
     if not target.is_file():
         raise InputError(f"{path}: a link to {target}, which is no file; allowed: files within the folder")
+
+
+def last_change(path: Path) -> float:
+    """Return the time of the last change of a file, or of any file or folder below a folder, in seconds."""
+    below = (Path(at, name) for at, folders, files in os.walk(path) for name in (*folders, *files))
+    return max(item.lstat().st_mtime for item in (path, *below))
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
