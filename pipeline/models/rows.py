@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from pipeline.distributions import Conditional
@@ -13,7 +13,7 @@ __all__ = ["rows_within"]
 NUMBERS = 2**24  # that the last network of a pass may put out: 64 MB in single precision
 
 
-def rows_within(model: HierarchicalVAE, x: Float[Tensor, "*batch units"], most: int) -> int:
+def rows_within(model: HierarchicalVAE, x: Shaped[Tensor, "*batch units"], most: int) -> int:
     """Return `most`, or fewer rows where an image takes so many raw numbers that these would be too large."""
     units, likelihood = x.shape[-1], model.generative[0]
     numbers = likelihood.family.raw_numbers(units) if isinstance(likelihood, Conditional) else units

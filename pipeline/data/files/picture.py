@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import InputError
 from pipeline.params import DataParams
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 __all__ = ["Header", "decode", "pixels_at_size", "read_header"]
 
@@ -47,8 +44,6 @@ class Header:
 
 def read_header(source: Path | bytes, name: str) -> Header:
     """Return what the header says; raise `InputError`, which begins with `name`, where the image cannot be used."""
-    from PIL import ImageOps
-
     with _opened(source, name) as image:
         if image.width * image.height > MOST:
             raise InputError(f"{name}: {image.width} x {image.height} pixels; allowed: {MOST} pixels")
@@ -71,8 +66,6 @@ def read_header(source: Path | bytes, name: str) -> Header:
 
 def decode(source: Path | bytes, name: str, channels: int, params: DataParams) -> np.ndarray:
     """Return an image's pixels, uint8 [D], channel after channel, upright, at the size of `data.size`."""
-    from PIL import ImageOps
-
     with _opened(source, name) as image:
         upright = ImageOps.exif_transpose(image)
         return pixels_at_size(upright.convert("L" if channels == 1 else "RGB"), params)
@@ -80,8 +73,6 @@ def decode(source: Path | bytes, name: str, channels: int, params: DataParams) -
 
 def pixels_at_size(image: Image.Image, params: DataParams) -> np.ndarray:
     """Return the pixels, uint8 [D], of an image that was brought to `data.size` in the way of `data.fit`."""
-    from PIL import Image, ImageOps
-
     size = params.size
     if size is not None and image.size != (size, size):
         if params.fit == "crop":
@@ -95,8 +86,6 @@ def pixels_at_size(image: Image.Image, params: DataParams) -> np.ndarray:
 @contextmanager
 def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """Open an image of one of `FORMATS`; raise `InputError` for whatever Pillow raises on it, here or in the block."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
