@@ -22,7 +22,7 @@ from pipeline.models import build, checkpoint
 from pipeline.models.mosaics import mosaics
 from pipeline.objectives import elbo
 from pipeline.randomness import seeded
-from pipeline.runs import RunSpec
+from pipeline.run_folders import RunSpec
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.tracking import Tracker, log_report, mark_current, registered_name, remove_experiments

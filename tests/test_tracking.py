@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.log import STATE, Record
-from pipeline.runs import RunSpec
+from pipeline.run_folders import RunSpec
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from tests.small import ROOT, splits

@@ -15,7 +15,7 @@ from pipeline.files import read_csv, read_json
 from pipeline.jobs.final_models import settings
 from pipeline.params import Params, read_yaml
 from pipeline.report.search import value_of
-from pipeline.runs.git import git
+from pipeline.run_folders.git import git
 from pipeline.study import Study, existing_studies
 from pipeline.text import plural
 

@@ -39,7 +39,7 @@ def check(assignments: Set = None) -> None:
     """Check params.yaml, and that DVC would start; say in one line what is wrong."""
     from pipeline import addresses, data
     from pipeline.report.cost import seed_cost
-    from pipeline.runs.git import dvc_starts
+    from pipeline.run_folders.git import dvc_starts
 
     root, overrides = find_root(Path.cwd()), parse_assignments(assignments or [])
     params, file = Params.read_with_file(root / "params.yaml", overrides)

@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.files import file_lock, read_csv, read_json, write_json
 from pipeline.params import Params, digest
 from pipeline.progress import reporting
-from pipeline.runs.source import code_digest
+from pipeline.run_folders.source import code_digest
 from pipeline.searches import best_trials, search_index, was_searched
 from pipeline.study import Study
 from pipeline.text import plural

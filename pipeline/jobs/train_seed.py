@@ -20,8 +20,8 @@ from pipeline.jobs.final_models import describe_source, match_time, settings, st
 from pipeline.models.checkpoint import save_model
 from pipeline.progress import reporting
 from pipeline.redaction import reason, without_password
-from pipeline.runs import RunSpec
-from pipeline.runs.provenance import code, machine
+from pipeline.run_folders import RunSpec
+from pipeline.run_folders.provenance import code, machine
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
-from pipeline.runs import Header, RunFolder
+from pipeline.run_folders import Header, RunFolder
 from pipeline.tracking.batches import log_in_batches, metric_rows, shortened
 from pipeline.tracking.lookup import FOLDER_TAG, GONE, create_run, own_run, published_epochs, results_run
 from pipeline.tracking.server import NOTE, Server

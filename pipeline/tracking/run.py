@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.log import Entry, Record
 from pipeline.redaction import redacted
-from pipeline.runs import RunFolder, end, now
+from pipeline.run_folders import RunFolder, end, now
 from pipeline.tracking.describe import as_param
 from pipeline.tracking.publish import Publisher
 from pipeline.tracking.system import monitor
