@@ -46,9 +46,9 @@ TOOLS = [
 ]
 TOOLS += ["randomness", "colours"]
 SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures", "testing"]
-RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
+RESULTS = ["study", "project", "searches", "report"]  # what is written where, and the comparison made of it
 MACHINERY = ["processes", "addresses", "run_folders", "tracking", "links", "sweep", "jobs", "stages"]
-COMMANDS = ["retrain", "reproduce", "removal", "doctor", "cli", "__main__"]
+COMMANDS = ["retrain", "reproduce", "removal", "doctor", "cli", "api", "__main__"]
 GROUPS = {"Tools": TOOLS, "Science": SCIENCE, "Results": RESULTS, "Machinery": MACHINERY, "Commands": COMMANDS}
 LINE = [name for group in GROUPS.values() for name in group]
 

@@ -1,0 +1,121 @@
+"""Training from Python: `fit`, and `steps`, the generator beneath it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import processes
+from pipeline.api.logged import LoggedTraining
+from pipeline.api.model import Model
+from pipeline.api.place import EXPERIMENT
+from pipeline.api.settings import training_params
+from pipeline.api.splits import data_set, prepared, splits_of
+from pipeline.data import Splits
+from pipeline.display import shown
+from pipeline.errors import InputError
+from pipeline.params import Params
+from pipeline.progress import reporting
+from pipeline.training import fit as train
+from pipeline.training import initial_model, print_progress
+
+__all__ = ["fit", "steps"]
+
+ARGUMENTS = ("images", "valid", "seed", "device", "log", "progress")
+
+
+def fit(
+    images: Any,
+    *,
+    valid: Any = None,
+    seed: int = 0,
+    device: str = "auto",
+    log: bool | str = False,
+    progress: bool = True,
+    **settings: Any,
+) -> Model:
+    """Train a model and return it, with the weights that `keep` chooses.
+
+    Args:
+        images: an array or tensor [n, height, width] or [n, channels, height, width] (uint8 from 0 to 255, float from 0
+            to 1, or bool), or the name of a data set.
+        valid: images for validation; None holds out 15% of `images`. A data set has its own.
+        seed: of the training.
+        device: `auto` is the GPU where there is one.
+        log: whether the training is logged to MLflow, in the experiment `platos-cave/fit`, or by another name.
+        progress: whether a picture on a terminal, a bar in a notebook, or else a few lines show how far it is.
+        settings: parameters of the sections data, model and train of params.yaml by the last part of their path.
+
+    Raises:
+        InputError: what is wrong with the images or a setting, in one line.
+
+    >>> import pipeline as cave
+    >>> model = cave.fit("digits", depth=3, parents="nearest", objective="iwae", draws=5, epochs=2, progress=False)
+    >>> model.depth, model.history.index.tolist()
+    (3, [1, 2])
+    """
+    plan = _plan(images, valid, seed, settings)
+    trained: Model | None = None
+    with ExitStack() as ended:
+        if progress:
+            ended.enter_context(shown(f"fit {plan.splits.name}"))
+            reporter = ended.enter_context(reporting(f"{plan.splits.name} seed {seed}"))
+        for trained in _train(plan, device, log):
+            if progress:
+                print_progress(reporter, trained.records[-1], plan.params.train.epochs, len(plan.splits.train))
+    assert trained is not None  # there is at least one epoch
+    return trained
+
+
+def steps(
+    images: Any, *, valid: Any = None, seed: int = 0, device: str = "auto", log: bool | str = False, **settings: Any
+) -> Iterator[Model]:
+    """Train as `fit` does, and yield the model after every epoch, to look at it, or to stop where you break off.
+
+    It is one model, with the weights of the epoch, and a row more in `history` each time. After the last epoch it has
+    the weights that `keep` chooses.
+
+    >>> import pipeline as cave
+    >>> for model in cave.steps("digits", epochs=5):
+    ...     if model.history["valid/elbo"].iloc[-1] > -60:
+    ...         break
+    >>> len(model.history) < 5
+    True
+    """
+    return _train(_plan(images, valid, seed, settings), device, log)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, checked."""
+
+    params: Params
+    splits: Splits
+    seed: int
+
+
+def _plan(images: Any, valid: Any, seed: int, settings: Mapping[str, Any]) -> Plan:
+    named = isinstance(images, str)
+    if named and valid is not None:
+        raise InputError(f"valid: given beside data set '{images}', which has validation images of its own")
+    params = training_params(settings, data_set(images) if named else {}, seed, ARGUMENTS)
+    return Plan(params, prepared(params.data) if named else splits_of(images, params.data, valid), seed)
+
+
+def _train(plan: Plan, device: str, log: bool | str) -> Iterator[Model]:
+    params, splits, seed = plan.params, plan.splits, plan.seed
+    module = initial_model(params.model, splits, seed)
+    model = Model(module, params.model, splits.shape, splits=splits)
+    with ExitStack() as ended:
+        name = log if isinstance(log, str) else EXPERIMENT
+        logged = ended.enter_context(LoggedTraining(params, splits, seed, name)) if log else None
+        folder = logged.folder if logged else None
+        for record in train(module, splits, params.train, seed=seed, device=processes.device(device), folder=folder):
+            model.records.append(record)
+            if logged:
+                logged.publish()
+            yield model
+        if logged:
+            model.run_id = logged.finish(model)
