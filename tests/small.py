@@ -118,7 +118,7 @@ def splits(binarization: str = "dynamic", scale: int = 255, rows: int = 56) -> S
         labels={},
         factors={},
         factor_names=(),
-        shape=(4, 4),
+        shape=(1, 4, 4),
         scale=scale,
         binary=binarization != "none",
         digest="0" * 12,

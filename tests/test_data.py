@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -120,7 +121,7 @@ def test_round_trip(name, grey, binarization, tmp_path):
     for split in SPLITS:
         images = getattr(splits, split)
         assert images.dtype == np.uint8
-        assert images.shape == (len(splits.labels[split]), splits.shape[0] * splits.shape[1])
+        assert images.shape == (len(splits.labels[split]), math.prod(splits.shape))
         assert splits.labels[split].dtype == np.int64
         still_grey = binarization == "none" or (binarization == "dynamic" and split == "train")
         assert images.max() == splits.scale
@@ -150,6 +151,7 @@ def test_digest(tmp_path):
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
     assert all(re.fullmatch("[0-9a-f]{32}", digest) for digest in digests)
+    assert digests[0] == "3121e022fa5152dbcca9b7ab6f19f8e4"  # a user's results depend on it
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -398,7 +400,7 @@ def test_caltech(tmp_path, monkeypatch):
     read = partial(readers.caltech101, train=6, valid=4, test=5)
     install(monkeypatch, tmp_path, "caltech101_silhouettes", read, file)
     splits = made(params("caltech101_silhouettes"), tmp_path)
-    assert (splits.scale, splits.binary, splits.shape) == (1, True, (28, 28))
+    assert (splits.scale, splits.binary, splits.shape) == (1, True, (1, 28, 28))
     for split, key in zip(SPLITS, counts, strict=True):
         np.testing.assert_array_equal(getattr(splits, split), images[key].reshape(-1, 784))
         np.testing.assert_array_equal(splits.labels[split], labels[key][:, 0].astype(int) - 1)
@@ -495,7 +497,7 @@ def test_binarized_mnist(tmp_path, monkeypatch):
 def test_frey_face(tmp_path, monkeypatch):
     """Frey's frames are 28x20; rows of a frame resemble their neighbours far more than rows of a wrong shape would."""
     splits = real("frey_face", tmp_path, monkeypatch)
-    assert (splits.shape, len(splits.train), len(splits.valid), len(splits.test)) == ((28, 20), 1565, 200, 200)
+    assert (splits.shape, len(splits.train), len(splits.valid), len(splits.test)) == ((1, 28, 20), 1565, 200, 200)
     frames = splits.train.astype(float)
 
     def roughness(height, width):

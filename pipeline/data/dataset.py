@@ -11,7 +11,10 @@ import numpy as np
 
 from pipeline.params import DataParams
 
-__all__ = ["Dataset", "Part", "Published", "Remote"]
+__all__ = ["Dataset", "Part", "Published", "Remote", "Shape"]
+
+Shape = tuple[int, int, int]
+"""Of an image: channels (1 for grey levels, 3 for red, green and blue), height, width."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Remote:
 class Part:
     """Images that were published together."""
 
-    images: np.ndarray  # uint8 [n, D], 0..scale, rows of an image one after another
+    images: np.ndarray  # uint8 [n, D], 0..scale; channels one after another, of each its rows
     labels: np.ndarray | None = None  # int64 [n]
     factors: np.ndarray | None = None  # float64 [n, F]
 
@@ -58,7 +61,7 @@ class Published:
     """A data set as published: its parts ("train", "valid", "test"; "all" where it has but one), not yet split."""
 
     parts: dict[str, Part]
-    shape: tuple[int, int]
+    shape: Shape
     scale: int
     factor_names: tuple[str, ...] = ()
 

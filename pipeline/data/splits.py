@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.data.dataset import Shape
 from pipeline.data.download import verify
 from pipeline.data.protocols import choose, resolve
 from pipeline.data.registry import DATASETS
@@ -23,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_json, sha256, write_bytes, write_json
 from pipeline.params import DataParams
 
-__all__ = ["Splits", "binarize", "load", "prepare"]
+__all__ = ["Splits", "binarize", "image_shape", "load", "prepare", "save"]
 
 STREAMS = {"train": 1, "valid": 2, "test": 3}  # of random numbers; 0 is that of the choice of images
 ROWS = 4096  # binarized at once
@@ -33,7 +35,7 @@ FIELDS = ("name", "protocol", "binarization", "factor_names", "shape", "scale", 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, split and binarized; D = height * width pixels, rows of an image one after another."""
+    """A data set, split and binarized; D = channels * height * width, channel after channel, each row by row."""
 
     name: str
     protocol: str  # never 'auto'
@@ -44,7 +46,7 @@ class Splits:
     labels: dict[str, np.ndarray]  # split -> int64 [n]; empty if the set has none
     factors: dict[str, np.ndarray]  # split -> float64 [n, F]; empty if the set has none
     factor_names: tuple[str, ...]
-    shape: tuple[int, int]  # height, width
+    shape: Shape  # channels, height, width
     scale: int  # the highest intensity
     binary: bool  # are model inputs binary
     digest: str  # sha256 of all of the above and of the dequantization, 32 hexadecimal characters
@@ -55,6 +57,11 @@ class Splits:
         """Mean intensity of the training images as models see them, float64 [D] in [0, 1]."""
         mean: np.ndarray = self.train.mean(0, dtype=np.float64)
         return (mean + 0.5) / (self.scale + 1) if self.dequantized else mean / self.scale
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """Shape of an image in a user's arrays: [height, width] in grey, else [channels, height, width]."""
+        return self.shape if self.shape[0] > 1 else self.shape[1:]
 
     @property
     def dequantized(self) -> bool:
@@ -106,9 +113,7 @@ def prepare(params: DataParams, raw: Path, folder: Path) -> Splits:
         digest="",
         dequantization=params.dequantization,
     )
-    splits = replace(splits, digest=_digest(splits))
-    _save(splits, folder)
-    return splits
+    return save(splits, folder)
 
 
 def load(folder: Path) -> Splits:
@@ -130,7 +135,7 @@ def load(folder: Path) -> Splits:
             labels={name: arrays[f"labels_{name}"] for name in STREAMS if f"labels_{name}" in arrays},
             factors={name: arrays[f"factors_{name}"] for name in STREAMS if f"factors_{name}" in arrays},
             factor_names=tuple(record["factor_names"]),
-            shape=tuple(record["shape"]),
+            shape=image_shape(record["shape"]),
             scale=record["scale"],
             binary=record["binary"],
             digest=record["digest"],
@@ -148,6 +153,13 @@ def load(folder: Path) -> Splits:
     return splits
 
 
+def image_shape(recorded: Sequence[int]) -> Shape:
+    """Return the shape that a file states; where it has two numbers, they are height and width of grey images."""
+    *channels, height, width = recorded
+    (count,) = channels or [1]
+    return count, height, width
+
+
 def _arrays(splits: Splits) -> dict[str, np.ndarray]:
     """Return all arrays under the names of their files."""
     return (
@@ -159,7 +171,8 @@ def _arrays(splits: Splits) -> dict[str, np.ndarray]:
 
 def _describe(splits: Splits) -> dict[str, Any]:
     noise = {DEQUANTIZATION: splits.dequantization} if splits.dequantized else {}
-    return {name: getattr(splits, name) for name in FIELDS} | noise | {"arrays": sorted(_arrays(splits))}
+    described = {name: getattr(splits, name) for name in FIELDS} | noise | {"arrays": sorted(_arrays(splits))}
+    return described | {"shape": splits.array_shape}  # so that the digests of grey images stay what they were
 
 
 def _digest(splits: Splits) -> str:
@@ -169,8 +182,9 @@ def _digest(splits: Splits) -> str:
     return sha256(parts)[:32]
 
 
-def _save(splits: Splits, folder: Path) -> None:
-    """Write one file an array, then `data.json`; a folder written in part does not match its digest."""
+def save(splits: Splits, folder: Path) -> Splits:
+    """Write a file an array, then `data.json` with the digest, which no part of them matches; return the splits."""
+    splits = replace(splits, digest=_digest(splits))
     arrays = _arrays(splits)
     try:
         for name, array in arrays.items():
@@ -183,3 +197,4 @@ def _save(splits: Splits, folder: Path) -> None:
                 other.unlink()
     except OSError as error:
         raise InputError.of_disk(error, error.filename or folder) from None
+    return splits

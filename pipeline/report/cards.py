@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.data import image_shape
 from pipeline.files import read_json, sha256, write_text
 from pipeline.report import inputs
 from pipeline.report.comparison import Comparison, Result
@@ -28,7 +29,7 @@ results = model.predict(images, params={{"draws": 100, "seed": 0}})
 
 """
 ARRAYS = (
-    "`images` is a float32 array [n, {height}, {width}] in [0, 1]. The results are arrays by name: `reconstructions`;"
+    "`images` is a float32 array [n, {shape}] in [0, 1]. The results are arrays by name: `reconstructions`;"
     " the latents {latents}; and by image, in nats, `elbo`, `kl`, `nll` and the rates of the levels, as `rate/z1`. The"
     " package `platos-cave` must be installed."
 )
@@ -48,7 +49,8 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
     seed = read_json(evaluation / "champion.json", "seed")["seed"]
     about = inputs.model(study, result.variant, seed)
     tests = read_json(evaluation / "decomposition.json", "seeds")["seeds"][str(seed)]
-    height, width = about["data"]["shape"]
+    channels, *size = image_shape(about["data"]["shape"])
+    shape = ", ".join(map(str, [channels, *size] if channels > 1 else size))
     latents = ", ".join(f"`z{level}` [n, {count}]" for level, count in enumerate(about["widths"], start=1))
     rows = [
         f"| {name}: {text} | {_number(tests[f'test/{name}'])} | {result.metrics[name]} |"
@@ -73,7 +75,7 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
 
 ## Use
 
-{USE.format(name=name)}{ARRAYS.format(height=height, width=width, latents=latents)}
+{USE.format(name=name)}{ARRAYS.format(shape=shape, latents=latents)}
 
 ## Data and protocol
 
