@@ -45,7 +45,18 @@ TOOLS = [
     "log",
 ]
 TOOLS += ["randomness", "colours"]
-SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures", "testing"]
+SCIENCE = [
+    "params",
+    "data",
+    "distributions",
+    "models",
+    "extensions",
+    "objectives",
+    "training",
+    "evaluation",
+    "figures",
+    "testing",
+]
 RESULTS = ["study", "project", "searches", "report"]  # what is written where, and the comparison made of it
 MACHINERY = ["processes", "addresses", "run_folders", "tracking", "links", "sweep", "jobs", "stages"]
 COMMANDS = ["retrain", "reproduce", "removal", "doctor", "cli", "api", "__main__"]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pipeline.data import Shape
 from pipeline.errors import InputError
 
-__all__ = ["Shape", "array_of", "as_rows", "in_form_of", "unit_interval"]
+__all__ = ["array_of", "as_rows", "in_form_of", "unit_interval"]
 
-Shape = tuple[int, int, int]  # channels, height, width
 DTYPES = "uint8 from 0 to 255, float from 0 to 1, or bool"
 
 

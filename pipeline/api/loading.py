@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline import tracking
 from pipeline.api.model import Model
 from pipeline.api.place import study_here
+from pipeline.data import image_shape
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
 from pipeline.log import Record
@@ -48,8 +49,7 @@ def _read(folder: Path, run_id: str | None = None) -> Model:
     """Return the model in a folder, with the records of its training where they lie beside it."""
     module = checkpoint.load(folder)
     described = read_json(folder / "model.json")
-    *channels, height, width = described["data"]["shape"]
-    shape = (channels[0] if channels else 1, height, width)
+    shape = image_shape(described["data"]["shape"])
     params = ModelParams.model_validate_json(json.dumps(described["model"]))
     curve = folder / "curves.csv"
     records = [_record(row) for row in read_csv(curve)] if curve.is_file() else []

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.api.images import Shape, as_rows, in_form_of
-from pipeline.data import Splits
+from pipeline.api.images import as_rows, in_form_of
+from pipeline.data import Shape, Splits
 from pipeline.errors import InputError
 from pipeline.evaluation.application import mean_nodes
 from pipeline.evaluation.bounds import many_draws

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import data
-from pipeline.api.images import Shape, array_of, as_rows
-from pipeline.data import Splits
+from pipeline.api.images import array_of, as_rows
+from pipeline.data import Shape, Splits
 from pipeline.environment import data_mirror, shared_root
 from pipeline.errors import InputError
 from pipeline.files import sha256
@@ -92,4 +92,5 @@ def _shape(array: np.ndarray) -> Shape:
 
 
 def _stored(rows: np.ndarray) -> np.ndarray:
-    return np.rint(SCALE * rows).astype(np.uint8)
+    levels: np.ndarray = np.rint(SCALE * rows).astype(np.uint8)
+    return levels

@@ -27,7 +27,7 @@ from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.grey import ContinuousBernoulli, DiscretizedLogistic
 from pipeline.params import ModelParams
 
-__all__ = ["LATENT", "LIKELIHOODS", "SMALLEST_SIGMA", "Family", "diag_gaussian", "likelihood"]
+__all__ = ["LATENT", "LIKELIHOODS", "POSTERIORS", "SMALLEST_SIGMA", "Family", "diag_gaussian", "likelihood"]
 
 SMALLEST_SIGMA = 1e-4
 
@@ -105,6 +105,8 @@ def _discretized_logistic(levels: int) -> Family:
 
 
 LATENT = Family(2, diag_gaussian, _diag_gaussian_bias)
+
+POSTERIORS = {"bottom_up": LATENT}  # of a level given those below it
 
 LIKELIHOODS: dict[str, Family] = {
     "bernoulli": Family(1, _bernoulli, _bernoulli_bias),

@@ -1,8 +1,9 @@
 """The files that a project begins with, and the default values of all parameters.
 
-`defaults.yaml` and `stages.yaml` are the root's `params.yaml` and `dvc.yaml`: links to them here, copies in a wheel.
+`files/` leads to those of this repository, the root's `params.yaml` and `dvc.yaml` among them; a wheel has copies.
 """
 
 from pipeline.project.defaults import default_params
+from pipeline.project.making import MADE, project_around
 
-__all__ = ["default_params"]
+__all__ = ["MADE", "default_params", "project_around"]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pipeline.params import Params
 
-__all__ = ["DEFAULTS", "default_params"]
+__all__ = ["FILES", "default_params"]
 
-DEFAULTS = Path(__file__).parent / "defaults.yaml"
+FILES = Path(__file__).parent / "files"
 
 
 @functools.cache
 def default_params() -> Params:
     """Return the parameters of the package's own `params.yaml`, without its budget."""
-    return Params.read_values(DEFAULTS)
+    return Params.read_values(FILES / "params.yaml")

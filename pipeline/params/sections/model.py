@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.params.own import or_own
 from pipeline.params.ranges import Strict
 from pipeline.params.sections.types import Positive, Width
 
@@ -52,18 +53,20 @@ class ModelParams(Strict):
         description="Levels that a level is conditioned on: nearest, the level next to it (a Markov chain), or every "
         "level before it."
     )
-    inference: Literal["bottom_up", "top_down"] = Field(
+    inference: Annotated[Literal["bottom_up", "top_down"], or_own("posterior")] = Field(
         description="Direction of the posterior: bottom_up, equation (20), or top_down, the ladder, which merges "
         "features of x with the prior on the way down."
     )
-    prior: Literal["normal", "vamp", "mixture"] = Field(
+    prior: Annotated[Literal["normal", "vamp", "mixture"], or_own("prior")] = Field(
         description="Distribution of the top level: normal, vamp (a mixture of the posterior at learned "
         "pseudo-inputs) or mixture (of learned Gaussians)."
     )
     pseudo_inputs: Annotated[int, Field(ge=1, le=65536)] = Field(
         description="Components of the priors vamp and mixture."
     )
-    likelihood: Literal["bernoulli", "gaussian", "continuous_bernoulli", "discretized_logistic"] = Field(
+    likelihood: Annotated[
+        Literal["bernoulli", "gaussian", "continuous_bernoulli", "discretized_logistic"], or_own("likelihood")
+    ] = Field(
         description="Distribution of a pixel: bernoulli for binary pixels; for grey ones the densities gaussian and "
         "continuous_bernoulli or the probability discretized_logistic, which is never ranked with densities."
     )
@@ -74,7 +77,7 @@ class ModelParams(Strict):
         description="Number of grey levels of the likelihood discretized_logistic, which must be that of the data: 17 "
         "for digits, else 256."
     )
-    network: Literal["mlp", "conv"] = Field(
+    network: Annotated[Literal["mlp", "conv"], or_own("network")] = Field(
         description="Networks between the levels: mlp, or conv, residual convolutions next to x and mlps above."
     )
     batch_norm: bool = Field(description="Whether every dense layer of the mlps is followed by batch normalization.")
