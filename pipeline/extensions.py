@@ -31,7 +31,7 @@ __all__ = ["register"]
 
 REGISTRIES: dict[str, dict[str, Any]] = {
     "likelihood": LIKELIHOODS,
-    "network": NETWORKS,  # type: ignore[dict-item]
+    "network": NETWORKS,
     "prior": PRIORS,
     "posterior": POSTERIORS,
 }

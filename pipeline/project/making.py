@@ -28,9 +28,7 @@ COPIES = {  # by the path in the project, the file that is copied
 }
 MADE = (*COPIES, ".dvc/config", "dvc.yaml", "pyproject.toml")  # the last one makes the folder a project
 CODE = re.compile(r"( +- )\$\{root\}/pipeline/\S+\n(?: +- \$\{root\}/pipeline/\S+\n)*")
-ABOUT_CODE = (
-    "# A stage depends on every module its script imports, directly or not; a test holds these lists to the code."
-)
+ABOUT_CODE = re.compile(r"# A stage depends on every module .*")
 ABOUT_PIN = "# A stage depends on pyproject.toml, which pins the package: after an upgrade, change the version there."
 PROJECT = """# `cave` takes the folder of this file, beside params.yaml, for the root of a project.
 [project]
@@ -78,7 +76,8 @@ def _contents(folder: Path) -> Mapping[str, str]:
     config = _read(FILES / "dvc_config")
     if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         config = config.replace("[core]\n", "[core]\n    no_scm = true\n")
-    stages = CODE.sub(r"\1${root}/pyproject.toml\n", _read(FILES / "stages.yaml")).replace(ABOUT_CODE, ABOUT_PIN)
+    stages = CODE.sub(r"\1${root}/pyproject.toml\n", _read(FILES / "stages.yaml"))
+    stages = ABOUT_CODE.sub(ABOUT_PIN, stages)
     name = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "study"
     project = PROJECT.format(name=name, version=pipeline.__version__)
     return contents | {".dvc/config": config, "dvc.yaml": stages, "pyproject.toml": project}
