@@ -53,7 +53,8 @@ def test_a_model_of_colour_images(network: str, tmp_path: Path) -> None:
     results = apply_model(model, x.numpy(), draws=2)
     assert results["reconstructions"].shape == (5, *COLOUR)
     assert (results["z1"] == apply_model(model, x.flatten(1).numpy(), draws=2)["z1"]).all()
-    assert {picture.shape for picture in mosaics(model, x.flatten(1), COLOUR).values()} == {(3, 10, 25), (3, 20, 40)}
+    shapes = {picture.shape for picture in mosaics(model, x.flatten(1), COLOUR).values()}
+    assert shapes == {(3, 10, 25), (3, 10, 40), (3, 20, 40)}
 
 
 def test_pictures_for_the_report_have_three_channels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.data import image_shape
 from pipeline.files import read_json, sha256, write_text
 from pipeline.report import inputs
 from pipeline.report.comparison import Comparison, Result
@@ -45,6 +44,8 @@ def write_cards(study: Study, comparison: Comparison) -> None:
 
 def _card(study: Study, comparison: Comparison, result: Result) -> str:
     """Return a variant's card; its last line has the digest of the evaluation, by which an old card is known."""
+    from pipeline.data import image_shape
+
     evaluation = study.evaluate(result.variant)
     seed = read_json(evaluation / "champion.json", "seed")["seed"]
     about = inputs.model(study, result.variant, seed)
