@@ -103,13 +103,13 @@ def test_runs_and_results_are_typed_tables(study: Study) -> None:
 def test_a_logged_fit_is_a_run_of_its_own_experiment(study: Study) -> None:
     """It has a row of every metric an epoch, the parameters and the weights; it is finished, and can be loaded."""
     fitted = cave.fit("digits", **SETTINGS, log="trial", progress=False)
-    found = rows(
+    logged = rows(
         study.shared_root / "mlflow.db",
-        "select r.status, e.name, (select count(*) from metrics m where m.run_uuid = r.run_uuid and m.key = 'valid/elbo')"
+        "select r.status, e.name, (select count(*) from metrics m where m.run_uuid = r.run_uuid and key = 'valid/elbo')"
         " from runs r join experiments e using (experiment_id) where r.run_uuid = ?",
         fitted.run_id,
     )
-    assert found == [("FINISHED", "platos-cave/trial", 2)]
+    assert logged == [("FINISHED", "platos-cave/trial", 2)]
     x = fitted.sample(3, seed=0)
     assert np.array_equal(cave.load(str(fitted.run_id)).elbo(x), fitted.elbo(x))
     assert not list(study.runs.glob("*trial*"))
@@ -170,8 +170,7 @@ def test_the_bound_is_that_of_more_draws(model: cave.Model) -> None:
 
 def test_a_training_can_be_left_after_an_epoch() -> None:
     """`steps` yields the model after every epoch; the loop ends it, and the whole loop is `fit`."""
-    for model in cave.steps("digits", **SETTINGS):
-        break
+    model = next(cave.steps("digits", **SETTINGS))
     assert len(model.history) == 1
     *_, model = cave.steps("digits", **SETTINGS)
     fitted = cave.fit("digits", **SETTINGS, progress=False)

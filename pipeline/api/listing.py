@@ -11,7 +11,7 @@ from pipeline.report import inputs
 from pipeline.report.frames import frame
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pipeline.report.frames import DataFrame
 
 __all__ = ["results", "runs"]
 
@@ -22,7 +22,7 @@ RESULTS = {"variant": "str", "seed": "int64", "depth": "int64", "metric": "str",
 RESULTS |= {"value": "float64", "se": "float64", "unit": "str"}
 
 
-def runs(study: str | None = None) -> pd.DataFrame:
+def runs(study: str | None = None) -> DataFrame:
     """Return the runs of a study's present results, those that `cave runs` shows: a row a final model, or a trial.
 
     Without a name it is the study of the params.yaml around the working directory.
@@ -36,7 +36,7 @@ def runs(study: str | None = None) -> pd.DataFrame:
     return frame(rows, {name: RUNS[name] for name in ORDER})
 
 
-def results(study: str | None = None) -> pd.DataFrame:
+def results(study: str | None = None) -> DataFrame:
     """Return every number of an evaluated study as a tidy table: a row per variant, seed and metric.
 
     Columns are `variant`, `seed`, `depth`, `metric`, the parts `term` and `level` of its name, `value`, its Monte Carlo

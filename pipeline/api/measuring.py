@@ -16,14 +16,14 @@ from pipeline.metric import Metric
 from pipeline.report.frames import frame
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pipeline.report.frames import DataFrame
 
 __all__ = ["decompose", "evaluate"]
 
 COLUMNS = {"term": "str", "value": "float64", "se": "float64", "unit": "str"}
 
 
-def evaluate(model: Model, x: Any, **settings: Any) -> pd.DataFrame:
+def evaluate(model: Model, x: Any, **settings: Any) -> DataFrame:
     """Return the test bounds of a model on images: by term its `value`, the standard error `se`, and its `unit`.
 
     docs/metrics.md explains the terms. `settings` are parameters of the section evaluate of params.yaml, as `draws`.
@@ -39,7 +39,7 @@ def evaluate(model: Model, x: Any, **settings: Any) -> pd.DataFrame:
     return _table(evaluation.evaluate(model.module, rows, 1, params, discrete=model.discrete).estimates)
 
 
-def decompose(model: Model, x: Any, *, annealing: bool = False, **settings: Any) -> pd.DataFrame:
+def decompose(model: Model, x: Any, *, annealing: bool = False, **settings: Any) -> DataFrame:
     """Return the finer terms of a model on images: what each level costs and knows, and where the gap comes from.
 
     Columns and `settings` are those of `evaluate`, and the parameters of evaluate.decompose. `annealing` adds bounds of
@@ -62,7 +62,7 @@ def decompose(model: Model, x: Any, *, annealing: bool = False, **settings: Any)
     return _table(estimates)
 
 
-def _table(estimates: Mapping[str, Estimate]) -> pd.DataFrame:
+def _table(estimates: Mapping[str, Estimate]) -> DataFrame:
     rows = [
         {"term": name, "value": each.value, "se": each.se, "unit": Metric.parse(name).unit}
         for name, each in estimates.items()

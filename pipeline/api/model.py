@@ -25,7 +25,7 @@ from pipeline.randomness import seeded
 from pipeline.report.frames import frame
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pipeline.report.frames import DataFrame
 
 __all__ = ["Model"]
 
@@ -56,7 +56,7 @@ class Model:
     run_id: str | None = None  # in MLflow
 
     @property
-    def history(self) -> pd.DataFrame:
+    def history(self) -> DataFrame:
         """The metrics of the training by epoch.
 
         >>> import pipeline as cave
@@ -226,8 +226,8 @@ class Model:
         """Return one tensor [n, units] a level, of so many levels as are allowed."""
         levels = [z] if hasattr(z, "ndim") and z.ndim == 2 else list(z)
         shapes = [list(np.shape(level)) for level in levels]
-        wanted = [[shapes[0][0] if shapes and shapes[0] else "n", width] for width in self.widths]
-        if len(levels) not in counts or shapes != wanted[: len(levels)]:
+        allowed = [[shapes[0][0] if shapes and shapes[0] else "n", width] for width in self.widths]
+        if len(levels) not in counts or shapes != allowed[: len(levels)]:
             forms = ", ".join(f"[n, {width}]" for width in self.widths)
             raise InputError(f"{what}: shapes {shapes} given; allowed: a list of {forms}")
         return [torch.as_tensor(level).to(self._weight) for level in levels]

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pandas import DataFrame
 
-__all__ = ["frame"]
+__all__ = ["DataFrame", "frame"]
 
 
 def frame(
     rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None, index: str | None = None
-) -> pd.DataFrame:
+) -> DataFrame:
     """Return rows as a table whose `columns` have these types, all columns without; `index` is one of them."""
     import pandas as pd
 
