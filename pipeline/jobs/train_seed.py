@@ -43,7 +43,7 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     state, stage_code = state_digest(params, splits), stage_digest()  # before anybody edits the code
     params = match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
-    widths = params.model.level_widths
+    widths = params.model.level_units(splits.shape)
     spec = RunSpec(stage="train", variant=variant, seed=seed, params=params, rng_seed=seed)
     run = Tracker(study, resources).start(
         spec,
@@ -79,7 +79,7 @@ def _fit(
     study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources, stage_code: str
 ) -> None:
     """Train, write the model and its curve, and log them to the run."""
-    params, seed, widths = spec.params, spec.seed, spec.params.model.level_widths
+    params, seed, widths = spec.params, spec.seed, spec.params.model.level_units(splits.shape)
     model = initial_model(params.model, splits, seed)
     records: list[Record] = []
     device = processes.device(resources.device)

@@ -25,6 +25,7 @@ from pipeline.params.sections import (
     ReportParams,
     SweepParams,
     TrainParams,
+    halvings,
     measure_of,
 )
 from pipeline.params.text import digest, parse_assignments, read_yaml
@@ -55,6 +56,7 @@ __all__ = [
     "digest",
     "dump_yaml",
     "extension_files",
+    "halvings",
     "import_extensions",
     "measure_of",
     "notes",

@@ -95,7 +95,7 @@ def publish(sweep: Sweep, parent: Run) -> Outcome:
     for record in _history(outcome):
         parent.log_record(record)
     parent.set_params(top.params)
-    widths = sweep.base.override(top.params).model.level_widths
+    widths = sweep.base.override(top.params).model.level_units(sweep.splits.shape)
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}

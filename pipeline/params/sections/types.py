@@ -34,4 +34,6 @@ DataName = Literal[
     "omniglot",
     "caltech101_silhouettes",
     "frey_face",
+    "cifar10",
+    "svhn",
 ]
