@@ -151,7 +151,9 @@ def test_noise_is_decoded_from_the_top(model: cave.Model) -> None:
 def test_pixels_of_every_type_are_the_same_images(model: cave.Model) -> None:
     """Bool, bytes from 0 to 255 and floats of the same images have the same bound; grey ones are drawn by the seed."""
     x = model.sample(4, seed=0) > 0.5
-    bounds = [model.elbo(each) for each in (x, x * np.uint8(255), x.astype(float), torch.as_tensor(x)[:, None])]
+    bounds = [
+        model.elbo(each) for each in (x, x * np.uint8(255), x * np.uint8(1), x / 1.0, torch.as_tensor(x)[:, None])
+    ]
     assert all(np.array_equal(bounds[0], other) for other in bounds)
     grey = np.full((2, 8, 8), 0.5)
     assert np.array_equal(model.elbo(grey), model.elbo(grey))
@@ -203,7 +205,6 @@ BAD: dict[str, tuple[Callable[[cave.Model], object], str]] = {
     ),
     "range": (lambda m: m.elbo(X + 16), "images: float from 16 to 16 given; allowed: "),
     "nan": (lambda m: m.elbo(X * np.nan), "images: values that are not finite given; allowed: "),
-    "bits as bytes": (lambda m: m.elbo(np.ones((2, 8, 8), np.uint8)), "images: uint8 given with no value above 1"),
     "size": (
         lambda m: m.elbo(np.zeros((2, 9, 8))),
         "images: shape [2, 9, 8] given; allowed: [n, 1, 8, 8] or [n, 8, 8]",

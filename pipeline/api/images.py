@@ -33,7 +33,7 @@ def array_of(images: Any, what: str = "images") -> np.ndarray:
 
 
 def unit_interval(array: np.ndarray, what: str = "images") -> np.ndarray:
-    """Return pixels as float32 from 0 to 1.
+    """Return pixels as float32 from 0 to 1; bytes of 0 and 1 alone are taken as such.
 
     Raises:
         InputError: they are of another type, or lie outside.
@@ -41,11 +41,7 @@ def unit_interval(array: np.ndarray, what: str = "images") -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.float32)
     if array.dtype == np.uint8:
-        if array.size and array.max() == 1:
-            raise InputError(
-                f"{what}: uint8 given with no value above 1; allowed: {DTYPES}: pixels of 0 and 1 are bool"
-            )
-        return array.astype(np.float32) / 255
+        return array.astype(np.float32) / (1 if array.size and array.max() == 1 else 255)
     if array.dtype.kind != "f":
         raise InputError(f"{what}: {array.dtype} given; allowed: {DTYPES}")
     values = array.astype(np.float32)

@@ -47,7 +47,7 @@ def decompose(model: Model, x: Any, *, annealing: bool = False, **settings: Any)
 
     >>> import pipeline as cave
     >>> model = cave.fit("digits", depth=2, epochs=1, progress=False)
-    >>> few = dict(draws=20, level_images=4, gap_images=4, gap_steps=2, inner_draws=5, simulated=4, path_draws=5)
+    >>> few = dict(draws=20, level_images=4, level_draws=2, inner_draws=4, gap_images=4, gap_steps=2, simulated=4)
     >>> terms = cave.decompose(model, model.sample(20), **few)
     >>> [name for name in terms.index if name.startswith("chain_kl/")]
     ['chain_kl/z1', 'chain_kl/z2']

@@ -76,7 +76,9 @@ def load(path: str | Path) -> HierarchicalVAE:
         model = build(params, torch.zeros(description["units"]), shape)
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder}: weights and model.json do not fit: {' '.join(str(error).split())[:200]}") from None
+        reason = " ".join(str(error).split())[:200]
+        own = "; for a part of one's own, import the module that registers it" if "literal_error" in reason else ""
+        raise InputError(f"{folder}: weights and model.json do not fit: {reason}{own}") from None
     return model.eval()
 
 

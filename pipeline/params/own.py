@@ -13,23 +13,23 @@ from pydantic import WrapValidator
 from pipeline.errors import InputError
 from pipeline.redaction import reason
 
-__all__ = ["KINDS", "add_name", "extension_files", "import_extensions", "or_own"]
+__all__ = ["KINDS", "NAMES", "add_name", "extension_files", "import_extensions", "or_own"]
 
 KINDS = ("likelihood", "network", "prior", "posterior")
 
-_names: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}  # by kind and name, the module that has registered it
+NAMES: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}  # by kind and name, the module that has registered it
 
 
 def add_name(kind: str, name: str, module: str) -> None:
     """Let a parameter take the name of a part that a module has registered."""
-    _names[kind][name] = module
+    NAMES[kind][name] = module
 
 
 def or_own(kind: str) -> WrapValidator:
     """Return what lets a parameter take the registered names of a kind beside those of its type."""
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
-        return value if isinstance(value, str) and value in _names[kind] else handler(value)
+        return value if isinstance(value, str) and value in NAMES[kind] else handler(value)
 
     return WrapValidator(validate)
 
@@ -51,6 +51,6 @@ def import_extensions(modules: Sequence[str], root: Path | None = None) -> None:
 
 def extension_files() -> list[Path]:
     """Return the files of the modules that have registered parts, on which numbers depend."""
-    modules = {module for names in _names.values() for module in names.values()}
+    modules = {module for names in NAMES.values() for module in names.values()}
     files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
     return sorted(Path(file) for file in files if file)
