@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import Splits
-from pipeline.params import ModelParams, TrainParams
+from pipeline.params import CaveParams, DataParams, ModelParams, TrainParams
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +34,23 @@ MODEL: dict[str, Any] = {
     "batch_norm": False,
     "hidden": ((8,),),
     "activation": "tanh",
+}
+DATA: dict[str, Any] = {
+    "name": "digits",
+    "path": None,
+    "layout": "auto",
+    "channels": "auto",
+    "size": None,
+    "fit": "refuse",
+    "labels": True,
+    "fractions": (0.7, 0.15, 0.15),
+    "limit": None,
+    "skip": False,
+    "protocol": "auto",
+    "binarization": "dynamic",
+    "dequantization": "none",
+    "seed": 0,
+    "cave": CaveParams(images=300, size=28, grey=False),
 }
 TRAIN: dict[str, Any] = {
     "objective": "elbo",
@@ -94,6 +111,11 @@ def covering(names: str, *axes: Sequence[Any], ids: Any = None) -> pytest.MarkDe
 def model_params(**changes: Any) -> ModelParams:
     """Return the parameters of a two-level model with a few units."""
     return ModelParams(**MODEL | changes)
+
+
+def data_params(**changes: Any) -> DataParams:
+    """Return the parameters of the data set digits, or of another with the defaults of the project."""
+    return DataParams(**DATA | changes)
 
 
 def train_params(**changes: Any) -> TrainParams:

@@ -26,6 +26,7 @@ from pipeline.data.protocols import choose
 from pipeline.environment import data_mirror
 from pipeline.errors import InputError
 from pipeline.params import CaveParams, DataParams
+from tests.small import data_params
 
 SPLITS = ("train", "valid", "test")
 LOCAL = ("digits", "cave")
@@ -33,14 +34,9 @@ FILES = Path(os.environ.get("CAVE_DATA_MIRROR") or Path(__file__).resolve().pare
 
 
 def params(name, protocol="auto", binarization="dynamic", seed=0, images=300, grey=False):
-    return DataParams(
-        name=name,
-        protocol=protocol,
-        binarization=binarization,
-        dequantization="none",
-        seed=seed,
-        cave=CaveParams(images=images, size=28, grey=grey),
-    )
+    cave = CaveParams(images=images, size=28, grey=grey)
+    path = "images" if name == "files" else None
+    return data_params(name=name, path=path, protocol=protocol, binarization=binarization, seed=seed, cave=cave)
 
 
 def made(settings, folder):
@@ -77,7 +73,7 @@ def test_contract(name):
     assert dataset.source
     assert dataset.protocols
     assert set(dataset.protocols) <= set(PROTOCOLS)
-    assert bool(dataset.remotes) == (name not in LOCAL)
+    assert bool(dataset.remotes) == (name not in (*LOCAL, "files"))
     for remote in dataset.remotes:
         assert re.fullmatch({"sha256": "[0-9a-f]{64}", "md5": "[0-9a-f]{32}"}[remote.checksum_type], remote.checksum)
         assert len(set(remote.addresses)) >= 2

@@ -21,7 +21,14 @@ app = typer.Typer(help="Make, list and remove studies.", no_args_is_help=True)
 
 
 @app.command("new")
-def study_new(name: str, assignments: Set = None) -> None:
+def study_new(
+    name: str,
+    assignments: Set = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="PATH", help="Images of your own: a folder, or an .npy, .npz or Parquet file."),
+    ] = None,
+) -> None:
     """Make the study experiments/NAME: study.yaml for its own values, params.yaml of all values, and a dvc.yaml.
 
     Outside of a project, the files of one are made here first.
@@ -30,21 +37,30 @@ def study_new(name: str, assignments: Set = None) -> None:
 
     overrides = study_overrides(assignments)
     with project_around(Path.cwd()) as (root, made):
-        lines = _make(root, name, overrides)
+        lines = _make(root, name, images, overrides)
     if made:
         print(f"{root} is now a project, with {', '.join(MADE)}")
     print("\n".join(lines))
 
 
-def _make(root: Path, name: str, overrides: dict[str, Any]) -> list[str]:
+def _make(root: Path, name: str, images: Path | None, overrides: dict[str, Any]) -> list[str]:
     """Make a study and return the lines that say so."""
     from pipeline import data
 
+    if images is not None:
+        from pipeline.cli.own_images import own_settings
+
+        overrides = own_settings(root, images, overrides)
     params, file = Params.read_with_file(root / "params.yaml", overrides)
     data.check(params.data)
-    linked = (root / "experiments" / name / "dvc.yaml").is_symlink()
-    create_study(root, name, overrides)
-    lines = notes(params, file, overrides)
+    linked, lines = (root / "experiments" / name / "dvc.yaml").is_symlink(), notes(params, file, overrides)
+    if params.data.name == "files":
+        from pipeline.cli.own_images import SHEET, describe_images
+
+        create_study(root, name, overrides, fill=describe_images)
+        lines.insert(0, f"experiments/{name}/{SHEET} shows some of the training images")
+    else:
+        create_study(root, name, overrides)
     if linked:
         lines.append(f"experiments/{name}/dvc.yaml was a link and is now a copy of the root's dvc.yaml")
     return [

@@ -5,6 +5,8 @@ from pipeline.data.download import fetch
 from pipeline.data.protocols import PROTOCOLS, check
 from pipeline.data.registry import DATASETS
 from pipeline.data.splits import Splits, binarize, image_shape, load, prepare
+from pipeline.data.suggestions import suggest_settings
+from pipeline.data.summary import misfits, survey
 
 __all__ = [
     "DATASETS",
@@ -18,5 +20,8 @@ __all__ = [
     "fetch",
     "image_shape",
     "load",
+    "misfits",
     "prepare",
+    "suggest_settings",
+    "survey",
 ]

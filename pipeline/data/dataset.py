@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -47,11 +48,21 @@ class Remote:
         return None if actual == self.checksum else f"{self.checksum_type} {actual} instead of {self.checksum}"
 
 
+@runtime_checkable
+class Images(Protocol):
+    """Images of a file, or a whole array of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Return the images at some positions, uint8 [k, D]."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Images that were published together."""
 
-    images: np.ndarray  # uint8 [n, D], 0..scale; channels one after another, of each its rows
+    images: Images  # uint8 [n, D], 0..scale; channels one after another, of each its rows
     labels: np.ndarray | None = None  # int64 [n]
     factors: np.ndarray | None = None  # float64 [n, F]
 
@@ -64,6 +75,9 @@ class Published:
     shape: Shape
     scale: int
     factor_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # on the files, a line each
+    sizes: tuple[tuple[int, int], ...] = ()  # height and width of the files' images, where they may differ
+    skipped: tuple[str, ...] = ()  # images that are left out, each with what is wrong
 
 
 @dataclass(frozen=True)
@@ -76,3 +90,4 @@ class Dataset:
     remotes: tuple[Remote, ...] = ()
     dark_on_light: bool = True  # 1 is the ink of a drawing, which figures show black; else the light of a photograph
     holdout: dict[str, int] = field(default_factory=dict)  # split -> number of images that 'published' holds out
+    local: bool = False  # `read` gets the project's root instead, where a user's own files lie

@@ -9,6 +9,7 @@ from functools import partial
 
 from pipeline.data import readers
 from pipeline.data.dataset import Dataset, Remote
+from pipeline.data.files import read_files
 
 __all__ = ["DATASETS"]
 
@@ -192,5 +193,12 @@ DATASETS: dict[str, Dataset] = {
             _remote(SVHN, "train_32x32.mat", 182040794, md5="e26dedcc434d2e4c54c9b2d4a06d8373"),
             _remote(SVHN, "test_32x32.mat", 64275384, md5="eb5a983be6a315427106f1b164d9cef3"),
         ),
+    ),
+    "files": Dataset(
+        source="Images of your own, at data.path",
+        protocols=("fractions", "folders"),
+        dark_on_light=False,
+        read=read_files,
+        local=True,
     ),
 }

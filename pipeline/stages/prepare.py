@@ -18,11 +18,14 @@ __all__ = ["main", "run"]
 def run(study: Study) -> None:
     """Split, say what came out, and prepare the data set of `evaluate.outliers` in a folder of its own."""
     with shown(study.stage_title("prepare")), reporting(f"{study.params.data.name}: prepare"):
-        splits = data.prepare(study.params.data, study.raw, study.data)
+        splits = data.prepare(study.params.data, study.raw, study.data, study.root)
     print(
         f"{splits.name}: {len(splits.train)} / {len(splits.valid)} / {len(splits.test)} images of {_size(splits)}"
         f" (protocol {splits.protocol}, binarization {splits.binarization})"
     )
+    likelihoods = {study.params.variant(name).model.likelihood for name in study.params.variants}
+    for line in data.misfits(splits, likelihoods):
+        print(f"note: {line}")
     _outliers(study, splits)
 
 
@@ -33,7 +36,7 @@ def _outliers(study: Study, splits: data.Splits) -> None:
         write_json(study.outliers / "none.json", {})
         return
     with reporting(f"{study.params.outliers.name}: prepare"):
-        other = data.prepare(study.params.outliers, study.raw / "outliers", study.outliers)
+        other = data.prepare(study.params.outliers, study.raw / "outliers", study.outliers, study.root)
     if other.shape != splits.shape:
         raise InputError(
             f"evaluate.outliers.data: images of {other.name} are {_size(other)}, those of {splits.name}"

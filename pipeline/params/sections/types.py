@@ -36,4 +36,5 @@ DataName = Literal[
     "frey_face",
     "cifar10",
     "svhn",
+    "files",
 ]
