@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import pipeline as cave
 from pipeline.environment import Resources
@@ -179,11 +180,40 @@ def test_a_training_can_be_left_after_an_epoch() -> None:
     assert all(map(torch.equal, model.module.parameters(), fitted.module.parameters()))
 
 
+def test_an_array_is_the_same_images_as_its_file(tmp_path: Path) -> None:
+    """Splits and weights are the same; a path and a mapping of splits are taken, too."""
+    images = np.random.default_rng(0).random((40, 6, 5))
+    np.save(tmp_path / "images.npy", images)
+    np.savez(tmp_path / "splits.npz", train=images[:20], valid=images[20:30], test=images[30:])
+    parts = {"train": images[:20], "valid": images[20:30], "test": torch.as_tensor(images[30:])}
+    for array, file in ((images, "images.npy"), (parts, "splits.npz")):
+        first, second = (cave.fit(source, **SETTINGS, progress=False) for source in (array, tmp_path / file))
+        assert first.splits is not None
+        assert second.splits is not None
+        assert first.splits.digest == second.splits.digest
+        assert all(map(torch.equal, first.module.parameters(), second.module.parameters()))
+    assert [len(first.splits.train), len(first.splits.valid), len(first.splits.test)] == [20, 10, 10]
+
+
+def test_a_folder_of_photographs_needs_no_settings(tmp_path: Path) -> None:
+    """Colour and mixed sizes get the settings that suit them; images go in and come out in either order of axes."""
+    for number in range(16):
+        pixels = np.random.default_rng(number).integers(0, 256, (8 + number % 2, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    model = cave.fit(tmp_path, **SETTINGS, progress=False)
+    assert (model.shape, model.params.likelihood) == ((3, 8, 8), "discretized_logistic")
+    last = np.random.default_rng(0).random((3, 8, 8, 3))
+    again = model.reconstruct(last)
+    assert again.shape == last.shape
+    assert np.array_equal(again, np.moveaxis(model.reconstruct(np.moveaxis(last, -1, 1)), 1, -1))
+    assert model.sample(2).shape == (2, 3, 8, 8)
+
+
 def test_progress_is_printed_unless_it_is_not_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     """Where output is no terminal, some epochs get a line."""
     images = np.zeros((20, 4, 4))
     cave.fit(images, **SETTINGS)
-    assert capsys.readouterr().out.count("array seed 0: epoch") == 2
+    assert capsys.readouterr().out.count("images seed 0: epoch") == 2
     cave.fit(images, **SETTINGS, progress=False)
     assert capsys.readouterr().out == ""
 
@@ -193,10 +223,13 @@ BAD: dict[str, tuple[Callable[[cave.Model], object], str]] = {
     "setting": (lambda _: cave.fit(X, depht=2), "depht: no such parameter (did you mean 'depth'?)"),
     "value": (lambda _: cave.fit(X, depth=0), "fit: model.depth: 0 given; allowed: "),
     "pair": (lambda _: cave.fit(X, likelihood="gaussian"), "fit: model.likelihood: 'gaussian' needs grey pixels"),
-    "name": (lambda _: cave.fit("mnits"), "images: 'mnits' given (did you mean 'mnist'?); allowed: "),
-    "valid": (lambda _: cave.fit("digits", valid=X), "valid: given beside data set 'digits'"),
-    "one image": (lambda _: cave.fit(X[:1]), "images: 1 given; allowed: 2 or more"),
-    "flat": (lambda _: cave.fit(X.reshape(20, 64)), "images: shape [20, 64] given; allowed: [n, height, width]"),
+    "name": (
+        lambda _: cave.fit("mnits"),
+        "images: 'mnits' given (did you mean 'mnist'?); allowed: a folder or a file, or digits",
+    ),
+    "one image": (lambda _: cave.fit(X[:1]), "data: 1 image, of which train gets 1"),
+    "parts": (lambda _: cave.fit({"train": X}), "images: arrays train given; allowed: train, valid, test"),
+    "flat": (lambda _: cave.fit(X.reshape(20, 64)), "images: images of the shape [20, 64]; allowed: [n, h, w]"),
     "ragged": (lambda _: cave.fit([[[1.0]], [[1.0, 2.0]]]), "images: not an array"),
     "text": (lambda m: m.elbo(np.full((2, 8, 8), "a")), "images: <U1 given; allowed: uint8"),
     "integers": (

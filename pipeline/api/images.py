@@ -54,23 +54,35 @@ def unit_interval(array: np.ndarray, what: str = "images") -> np.ndarray:
 
 
 def as_rows(images: Any, shape: Shape, what: str = "images") -> np.ndarray:
-    """Return images [n, height, width] or [n, channels, height, width] of a shape as rows [n, units] from 0 to 1.
+    """Return images of a shape as rows [n, units] from 0 to 1.
+
+    They are [n, height, width] in grey, [n, channels, height, width], or with the channels last.
 
     Raises:
         InputError: they have another shape or type, or lie outside; or there are none.
     """
     array = array_of(images, what)
-    allowed = [shape, shape[1:]] if shape[0] == 1 else [shape]
-    if array.shape[1:] not in allowed or len(array) == 0:
-        forms = " or ".join(f"[n, {', '.join(map(str, form))}]" for form in allowed)
-        raise InputError(f"{what}: shape {list(array.shape)} given; allowed: {forms}, n from 1")
+    forms = _forms(shape)
+    if array.shape[1:] not in forms or len(array) == 0:
+        texts = " or ".join(f"[n, {', '.join(map(str, form))}]" for form in forms)
+        raise InputError(f"{what}: shape {list(array.shape)} given; allowed: {texts}, n from 1")
+    if _has_channels_last(array.shape, shape):
+        array = np.moveaxis(array, -1, 1)
     return unit_interval(array, what).reshape(len(array), -1)
 
 
-def in_form_of(rows: Tensor, shape: Shape, images: Any = None) -> Any:
-    """Return rows [n, units] as images: in the shape of `images`, as a tensor where they are one, else as an array."""
-    form = shape if shape[0] > 1 else shape[1:]
-    if images is not None:
-        form = tuple(np.shape(images))[1:]
-    made = rows.detach().reshape(-1, *form)
-    return made.to(images.device) if isinstance(images, Tensor) else made.cpu().numpy()
+def in_form_of(images: Any, made: Any, shape: Shape) -> Any:
+    """Return images [n, height, width] or [n, channels, height, width] in the form that others have."""
+    form = np.shape(images)
+    if _has_channels_last(form, shape):
+        return made.movedim(1, -1) if isinstance(made, Tensor) else np.moveaxis(made, 1, -1)
+    return made.reshape(form)
+
+
+def _forms(shape: Shape) -> list[tuple[int, ...]]:
+    channels, height, width = shape
+    return [shape, (height, width)] if channels == 1 else [shape, (height, width, channels)]
+
+
+def _has_channels_last(form: tuple[int, ...], shape: Shape) -> bool:
+    return shape[0] > 1 and form[1:] == (*shape[1:], shape[0]) != shape

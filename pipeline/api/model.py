@@ -142,8 +142,7 @@ class Model:
         >>> model.reconstruct(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 1, 8, 8])
         """
-        images = self.decode(self.encode(x, seed=seed))
-        return images.reshape(np.shape(x))
+        return in_form_of(x, self.decode(self.encode(x, seed=seed)), self.shape)
 
     @torch.no_grad()
     def sample(self, count: int = 1, *, mean: bool = False, seed: int | None = None) -> np.ndarray:
@@ -204,6 +203,8 @@ class Model:
             InputError: they have another shape or type, or lie outside of 0 to 1.
         """
         rows = torch.as_tensor(as_rows(x, self.shape), dtype=self._weight.dtype)
+        if self.params.likelihood == "discretized_logistic":  # whose pixels are grey levels
+            rows = (rows * (self.params.grey_levels - 1)).round() / (self.params.grey_levels - 1)
         if self.params.likelihood == "bernoulli" and not bool(((rows == 0) | (rows == 1)).all()):
             with seeded(seed, "binarization"):
                 rows = torch.bernoulli(rows)
@@ -233,8 +234,9 @@ class Model:
         return [torch.as_tensor(level).to(self._weight) for level in levels]
 
     def _images(self, rows: Tensor, like: Any = None) -> Any:
-        images = in_form_of(rows, self.shape)
-        return self._like(torch.as_tensor(images), like[0] if isinstance(like, list | tuple) else like)
+        channels, *size = self.shape
+        images = rows.reshape(len(rows), *([channels] if channels > 1 else []), *size)
+        return self._like(images, like[0] if isinstance(like, list | tuple) else like)
 
     def _like(self, values: Tensor, like: Any) -> Any:
         """Return values as a tensor on the device of `like` where that is one, else as an array."""

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from pipeline.data import suggest_settings
 from pipeline.errors import InputError
 from pipeline.params import EvaluateParams, Params, check_model
+from pipeline.params.text import format_value
+from pipeline.progress import print_note
 from pipeline.project import default_params
 from pipeline.text import did_you_mean
 
 __all__ = ["evaluation_params", "training_params"]
 
 TRAINING = ("data", "model", "train")
-OWN = ("data.name", "data.seed", "train.seeds")  # which have arguments of their own
+OWN = ("data.name", "data.path", "data.seed", "train.seeds")  # which have arguments of their own
 
 
 def training_params(
-    settings: Mapping[str, Any], data: Mapping[str, Any], seed: int, arguments: Iterable[str]
+    settings: Mapping[str, Any], source: Mapping[str, Any], folder: Path, seed: int, arguments: Iterable[str]
 ) -> Params:
-    """Return the parameters of a training of images, the defaults with `settings` by name and `data` by path.
+    """Return the parameters of a training: the defaults, what suits the images, `settings` by name, `source` by path.
 
-    `arguments` are the other arguments of the function that gets the settings.
+    `source` leads to the images, its paths being relative to `folder`; `arguments` are the other arguments of the
+    function that gets the settings.
 
     Raises:
         InputError: a name is not a parameter, or a value does not fit.
@@ -29,7 +34,11 @@ def training_params(
     defaults = default_params()
     paths = [path for path in defaults.flat() if path.split(".")[0] in TRAINING and path not in OWN]
     values = _by_path(settings, paths, arguments)
-    params = defaults.override({**data, **values, "train.seeds": (seed,)}, "fit")
+    chosen = defaults.override({**source, **values, "train.seeds": (seed,)}, "fit")
+    suited = suggest_settings(folder, chosen.data, values.keys()) if chosen.has_own_images else {}
+    if suited:
+        print_note("settings that suit these images: " + ", ".join(f"{p}={format_value(v)}" for p, v in suited.items()))
+    params = chosen.override({**suited, **values}, "fit")
     check_model(params.model, params.data, "fit: ")
     return params
 

@@ -1,96 +1,81 @@
-"""The splits that a training needs, from what a user has: an array, a tensor, or the name of a data set."""
+"""The splits that a training needs, from what a user has: arrays, a path, or the name of a data set.
+
+An array is written to a file and read as the stages read it, so that its splits are those of the same file in a study.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline import data
-from pipeline.api.images import array_of, as_rows
-from pipeline.data import Shape, Splits
+from pipeline.api.images import array_of
+from pipeline.data import Splits
 from pipeline.environment import data_mirror, shared_root
 from pipeline.errors import InputError
-from pipeline.files import sha256
 from pipeline.location import nearest_project
 from pipeline.params import DataParams
 from pipeline.text import did_you_mean
 
-__all__ = ["prepared", "splits_of"]
+__all__ = ["PARTS", "prepare_splits", "source_of"]
 
-SHARE = 0.15  # of the images of an array that are held out for validation
-SCALE = 255  # of the intensities that are stored
+PARTS = ("train", "valid", "test")
 
 
-def prepared(params: DataParams) -> Splits:
-    """Return a data set of the registry, fetched and split as the stages do it."""
+@contextmanager
+def source_of(images: Any) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Yield the parameters that lead to images, `data.name`, and `data.path` of files, and what that is relative to.
+
+    Raises:
+        InputError: there are no such images; in the block, a line about a file of arrays names the arrays instead.
+    """
+    if isinstance(images, str) and images in data.DATASETS and images != "files":
+        yield {"data.name": images}, Path.cwd()
+    elif isinstance(images, str | Path):
+        if not Path(images).exists():
+            names = [name for name in data.DATASETS if name != "files"]
+            hint = did_you_mean(str(images), names)
+            raise InputError(f"images: '{images}' given{hint}; allowed: a folder or a file, or {', '.join(names)}")
+        yield _files(Path(images).absolute())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = _write(images, Path(folder))
+            try:
+                yield _files(path)
+            except InputError as error:
+                raise InputError(str(error).replace(str(path), "images")) from None
+
+
+def prepare_splits(params: DataParams, folder_of_path: Path) -> Splits:
+    """Return the images that parameters lead to, fetched and split as the stages do it."""
     root = nearest_project(Path.cwd())
     cache = Path.home() / ".cache" / "platos-cave" if root is None else shared_root(root) / ".cache"
     with tempfile.TemporaryDirectory() as folder:
         data.fetch(params, Path(folder) / "raw", cache, data_mirror())
-        return data.prepare(params, Path(folder) / "raw", Path(folder) / "data")
+        return data.prepare(params, Path(folder) / "raw", Path(folder) / "data", folder_of_path)
 
 
-def data_set(name: str) -> dict[str, Any]:
-    """Return the parameters that choose a data set by its name.
-
-    Raises:
-        InputError: there is none of this name.
-    """
-    if name not in data.DATASETS:
-        raise InputError(
-            f"images: '{name}' given{did_you_mean(name, data.DATASETS)}; allowed: {', '.join(data.DATASETS)}"
-        )
-    return {"data.name": name}
+def _files(path: Path) -> tuple[dict[str, Any], Path]:
+    return {"data.name": "files", "data.path": path.name}, path.parent
 
 
-def splits_of(images: Any, params: DataParams, valid: Any = None) -> Splits:
-    """Return images [n, h, w] or [n, c, h, w] as splits without a test set; some are held out where `valid` is None.
-
-    Raises:
-        InputError: the images cannot be used.
-    """
-    array = array_of(images)
-    shape = _shape(array)
-    train = _stored(as_rows(array, shape))
-    if valid is None:
-        chosen = np.random.default_rng([params.seed, 0]).permutation(len(train))
-        count = max(1, round(SHARE * len(train)))
-        if count == len(train):
-            raise InputError(f"images: {len(train)} given; allowed: 2 or more, some of which are for validation")
-        train, held_out = train[np.sort(chosen[count:])], train[np.sort(chosen[:count])]
-    else:
-        held_out = _stored(as_rows(valid, shape, "valid"))
-    if params.binarization != "none":
-        held_out = data.binarize(held_out, SCALE, np.random.default_rng([params.seed, 1]))
-    return Splits(
-        name="array",
-        protocol="none",
-        binarization=params.binarization,
-        train=train,
-        valid=held_out,
-        test=held_out[:0],
-        labels={},
-        factors={},
-        factor_names=(),
-        shape=shape,
-        scale=SCALE,
-        binary=params.binary,
-        digest=sha256([str(shape).encode(), train.tobytes(), b"valid", held_out.tobytes()])[:32],
-        dequantization=params.dequantization,
-    )
+def _write(images: Any, folder: Path) -> Path:
+    """Write an array, or those of the splits, to a file."""
+    if not isinstance(images, Mapping):
+        np.save(folder / "images.npy", _bytes(array_of(images)), allow_pickle=False)  # noqa: TID251
+        return folder / "images.npy"
+    if set(images) != set(PARTS):
+        raise InputError(f"images: arrays {', '.join(map(str, images)) or 'none'} given; allowed: {', '.join(PARTS)}")
+    arrays = {name: _bytes(array_of(images[name], name)) for name in PARTS}
+    np.savez(folder / "images.npz", allow_pickle=False, **arrays)
+    return folder / "images.npz"
 
 
-def _shape(array: np.ndarray) -> Shape:
-    if array.ndim == 3:
-        return 1, array.shape[1], array.shape[2]
-    if array.ndim != 4:
-        raise InputError(f"images: shape {list(array.shape)} given; allowed: [n, height, width] or [n, channels, h, w]")
-    return array.shape[1], array.shape[2], array.shape[3]
-
-
-def _stored(rows: np.ndarray) -> np.ndarray:
-    levels: np.ndarray = np.rint(SCALE * rows).astype(np.uint8)
-    return levels
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """Return an array of truth values as bytes of 0 and 255, any other as it is."""
+    return 255 * array.astype(np.uint8) if array.dtype == bool else array

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline import processes
@@ -12,10 +13,9 @@ from pipeline.api.logged import LoggedTraining
 from pipeline.api.model import Model
 from pipeline.api.place import EXPERIMENT
 from pipeline.api.settings import training_params
-from pipeline.api.splits import data_set, prepared, splits_of
+from pipeline.api.splits import prepare_splits, source_of
 from pipeline.data import Splits
 from pipeline.display import shown
-from pipeline.errors import InputError
 from pipeline.params import Params
 from pipeline.progress import reporting
 from pipeline.training import fit as train
@@ -23,13 +23,12 @@ from pipeline.training import initial_model, print_progress
 
 __all__ = ["fit", "steps"]
 
-ARGUMENTS = ("images", "valid", "seed", "device", "log", "progress")
+ARGUMENTS = ("images", "seed", "device", "log", "progress")
 
 
 def fit(
     images: Any,
     *,
-    valid: Any = None,
     seed: int = 0,
     device: str = "auto",
     log: bool | str = False,
@@ -40,13 +39,14 @@ def fit(
 
     Args:
         images: an array or tensor [n, height, width] or [n, channels, height, width] (uint8 from 0 to 255, float from 0
-            to 1, or bool), or the name of a data set.
-        valid: images for validation; None holds out 15% of `images`. A data set has its own.
+            to 1, or bool); a mapping of three of them, by `train`, `valid` and `test`; the path of a folder of images,
+            or of a file of arrays; or the name of a data set.
         seed: of the training.
         device: `auto` is the GPU where there is one.
         log: whether the training is logged to MLflow, in the experiment `platos-cave/fit`, or by another name.
         progress: whether a picture on a terminal, a bar in a notebook, or else a few lines show how far it is.
-        settings: parameters of the sections data, model and train of params.yaml by the last part of their path.
+        settings: parameters of the sections data, model and train of params.yaml by the last part of their path. Some
+            that are left out are chosen to suit images of your own, as `cave study new --data` does.
 
     Raises:
         InputError: what is wrong with the images or a setting, in one line.
@@ -56,12 +56,13 @@ def fit(
     >>> model.depth, model.history.index.tolist()
     (3, [1, 2])
     """
-    plan = _plan(images, valid, seed, settings)
     trained: Model | None = None
     with ExitStack() as ended:
         if progress:
-            ended.enter_context(shown(f"fit {plan.splits.name}"))
-            reporter = ended.enter_context(reporting(f"{plan.splits.name} seed {seed}"))
+            name = images if isinstance(images, str) else "images"
+            ended.enter_context(shown(f"fit {name}"))
+            reporter = ended.enter_context(reporting(f"{name} seed {seed}"))
+        plan = _plan(images, seed, settings)
         for trained in _train(plan, device, log):
             if progress:
                 print_progress(reporter, trained.records[-1], plan.params.train.epochs, len(plan.splits.train))
@@ -70,7 +71,7 @@ def fit(
 
 
 def steps(
-    images: Any, *, valid: Any = None, seed: int = 0, device: str = "auto", log: bool | str = False, **settings: Any
+    images: Any, *, seed: int = 0, device: str = "auto", log: bool | str = False, **settings: Any
 ) -> Iterator[Model]:
     """Train as `fit` does, and yield the model after every epoch, to look at it, or to stop where you break off.
 
@@ -84,7 +85,7 @@ def steps(
     >>> len(model.history) < 5
     True
     """
-    return _train(_plan(images, valid, seed, settings), device, log)
+    return _train(_plan(images, seed, settings), device, log)
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,13 @@ class Plan:
     seed: int
 
 
-def _plan(images: Any, valid: Any, seed: int, settings: Mapping[str, Any]) -> Plan:
-    named = isinstance(images, str)
-    if named and valid is not None:
-        raise InputError(f"valid: given beside data set '{images}', which has validation images of its own")
-    params = training_params(settings, data_set(images) if named else {}, seed, ARGUMENTS)
-    return Plan(params, prepared(params.data) if named else splits_of(images, params.data, valid), seed)
+def _plan(images: Any, seed: int, settings: Mapping[str, Any]) -> Plan:
+    with source_of(images) as (source, folder):
+        params = training_params(settings, source, folder, seed, ARGUMENTS)
+        splits = prepare_splits(params.data, folder)
+    if not isinstance(images, str | Path):  # whose file is gone
+        params = params.override({"data.path": "array"})
+    return Plan(params, splits, seed)
 
 
 def _train(plan: Plan, device: str, log: bool | str) -> Iterator[Model]:
