@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from pipeline.api import Model, decompose, evaluate, fit, load, results, runs, steps
 
 
+def __dir__() -> list[str]:
+    """Return the names that are offered, so that an editor can complete them before they are imported."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import one of the names above (PEP 562), so that `import pipeline` loads no library."""
     if name not in __all__:

@@ -267,5 +267,6 @@ def test_a_mistake_is_one_line(model: cave.Model, call: Callable[[cave.Model], o
 def test_a_name_that_is_not_offered_is_an_attribute_error() -> None:
     """The package offers what `__all__` lists, and nothing that it lists is missing."""
     assert all(getattr(cave, name) is not None for name in cave.__all__)
+    assert set(cave.__all__) <= set(dir(cave))
     with pytest.raises(AttributeError, match="module 'pipeline' has no attribute 'fti'"):
         _ = cave.fti

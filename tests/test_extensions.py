@@ -17,12 +17,13 @@ from pipeline import extensions
 from pipeline.errors import InputError
 from pipeline.extensions import register
 from pipeline.models import checkpoint
-from pipeline.params import DENSITY, MEASURES, Params
+from pipeline.params import DENSITY, MEASURES, Params, read_yaml
 from pipeline.params.own import NAMES
 from pipeline.run_folders.source import code_digest
+from pipeline.study import pipeline_text
 from pipeline.testing import check_likelihood, check_network, check_posterior, check_prior, interval
 from pipeline.training.manual.gradient import ManualGradient
-from tests.small import model_params
+from tests.small import ROOT, model_params
 from tests.workshop import make_study
 
 PARTS = '''
@@ -112,7 +113,7 @@ def test_a_model_of_such_parts_is_trained_saved_and_loaded(parts: ModuleType, tm
     assert np.isfinite(model.history["valid/elbo"]).all()
     model.save(tmp_path)
     assert np.array_equal(cave.load(tmp_path).elbo(images), model.elbo(images))
-    terms = cave.evaluate(model, images[:10], draws=20)
+    terms = cave.evaluate(model, images[:4], draws=20, active_draws=20)
     assert terms.value["elbo"] == pytest.approx(terms.value["reconstruction"] - terms.value["kl"], abs=1e-4)
     assert "bpd" not in terms.index  # of a density
 
@@ -131,6 +132,16 @@ def test_a_study_names_the_module(parts: ModuleType, tmp_path: Path, monkeypatch
     path.write_text(path.read_text().replace("[my_parts]", "[no_parts]"))
     with pytest.raises(InputError, match="extensions: module 'no_parts' cannot be imported: No module"):
         Params.read(path)
+
+
+def test_dvc_sees_the_module(parts: ModuleType, tmp_path: Path) -> None:
+    """The stages that have a model depend on the file of a study's extension, and no others do."""
+    study = make_study(tmp_path, **PATHS, extensions=["my_parts", "json"])
+    (tmp_path / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    (tmp_path / "own.yaml").write_bytes(pipeline_text(tmp_path, study.folder))
+    stages = read_yaml(tmp_path / "own.yaml")["stages"]
+    depending = {name for name, stage in stages.items() if "${root}/my_parts.py" in stage.get("do", stage)["deps"]}
+    assert depending == {"sweep", "train", "evaluate"}
 
 
 def test_what_is_not_registered_is_refused(tmp_path: Path) -> None:

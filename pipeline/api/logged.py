@@ -12,6 +12,7 @@ from pipeline.data import Splits
 from pipeline.environment import Resources
 from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, digest
+from pipeline.redaction import reason
 from pipeline.run_folders import RunSpec
 from pipeline.run_folders.source import code_digest
 from pipeline.tracking import Tracker
@@ -68,5 +69,6 @@ class LoggedTraining:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End a run that was not finished."""
-        self.run.finish("KILLED")
+        """End a run that was not finished: one that was broken off goes on when the same training is begun again."""
+        failed = isinstance(error, Exception)
+        self.run.finish("FAILED" if failed else "KILLED", reason(error, 500) if failed and error else "")
