@@ -13,18 +13,16 @@ import pytest
 import torch
 
 import pipeline as cave
-from pipeline import extensions
 from pipeline.errors import InputError
 from pipeline.extensions import register
 from pipeline.models import checkpoint
-from pipeline.params import DENSITY, MEASURES, Params, read_yaml
-from pipeline.params.own import NAMES
+from pipeline.params import DENSITY, Params, read_yaml
 from pipeline.run_folders.source import code_digest
 from pipeline.study import pipeline_text
 from pipeline.testing import check_likelihood, check_network, check_posterior, check_prior, interval
 from pipeline.training.manual.gradient import ManualGradient
 from tests.small import ROOT, model_params
-from tests.workshop import make_study
+from tests.workshop import make_study, registries_restored
 
 PARTS = '''
 import torch
@@ -85,12 +83,8 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTyp
     """Return a project's own module, imported; afterwards nothing of it is registered."""
     (tmp_path / "my_parts.py").write_text(PARTS)
     monkeypatch.syspath_prepend(tmp_path)
-    registries = (*extensions.REGISTRIES.values(), MEASURES, *NAMES.values())
-    before = [dict(registry) for registry in registries]
-    yield importlib.import_module("my_parts")
-    for registry, content in zip(registries, before, strict=True):
-        registry.clear()
-        registry.update(content)
+    with registries_restored():
+        yield importlib.import_module("my_parts")
     del sys.modules["my_parts"]
 
 

@@ -64,7 +64,7 @@ def test_a_study_in_an_empty_folder_makes_a_project(empty: Path) -> None:
 
 
 def test_a_repository_is_used_where_there_is_one(empty: Path) -> None:
-    """Inside a git repository, DVC is not told to do without."""
+    """Inside a git repository, the configuration of DVC does not forgo it."""
     (empty.parent / ".git").mkdir()
     with project_around(empty) as (root, made):
         assert (root, made) == (empty, True)
