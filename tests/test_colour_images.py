@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save as save_arrays
 
 from pipeline import data
 from pipeline.data import Splits
@@ -20,8 +21,10 @@ from pipeline.evaluation.pictures import compute_pictures
 from pipeline.models import build
 from pipeline.models.checkpoint import load, save_model
 from pipeline.models.mosaics import mosaics
+from pipeline.report import inputs
 from pipeline.tracking.media import step_image
 from tests.small import model_params, splits
+from tests.test_report import fake
 
 MEAN = torch.full((48,), 0.5)
 COLOUR = (3, 4, 4)
@@ -66,6 +69,16 @@ def test_pictures_for_the_report_have_three_channels(monkeypatch: pytest.MonkeyP
     assert arrays["redrawn"].shape == (2, 4, 4, 3, 2, 2)
     squares = images.test[0].reshape(3, 2, 2, 2, 2).mean((2, 4))
     np.testing.assert_allclose(arrays["best"][0], squares, atol=0.51)
+
+
+def test_pictures_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    """Arrays without channels, which an earlier version has written, are grey images of one channel."""
+    study = fake(tmp_path)
+    path = study.evaluate("vae") / "pictures.safetensors"
+    arrays = inputs.pictures(study, "vae")
+    path.write_bytes(save_arrays({name: a[..., 0, :, :] if a.dtype == np.uint8 else a for name, a in arrays.items()}))
+    again = inputs.pictures(study, "vae")
+    assert all(np.array_equal(again[name], array) for name, array in arrays.items())
 
 
 def test_mlflow_gets_pictures_in_colour() -> None:

@@ -354,6 +354,17 @@ def test_what_cannot_be_used_is_left_out_and_listed(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "data" / "skipped.txt").exists()
 
 
+def test_grey_images_are_binarized_by_the_published_rules(tmp_path: Path) -> None:
+    """Pixels are drawn once by their brightness under static, and in validation and test under dynamic."""
+    np.save(tmp_path / "x.npy", np.repeat(np.array([0, 64, 255], np.uint8), 3000).reshape(-1, 5, 6))
+    once, anew = (prepared(tmp_path, "x.npy", binarization=way) for way in ("static", "dynamic"))
+    assert set(np.unique(rows_of(once))) == {0, 255}
+    assert rows_of(once).mean() / 255 == pytest.approx((64 / 255 + 1) / 3, abs=0.02)
+    assert set(np.unique(anew.train)) == {0, 64, 255}
+    assert set(np.unique(anew.valid)) == {0, 255}
+    assert (once.binary, anew.binary) == (True, True)
+
+
 @pytest.mark.parametrize("binarization", ["dynamic", "none"])
 def test_many_images_stay_on_the_disk(binarization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above a limit, splits are maps of their files, with the same digest, and a training has the same numbers."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 
-__all__ = ["SPLIT_NAMES", "image_files", "labels_of", "split_folders"]
+__all__ = ["SPLIT_NAMES", "image_files", "labels_of", "last_change", "split_folders"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SPLIT_NAMES = {"train": ("train", "training"), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
@@ -22,10 +22,11 @@ def image_files(folder: Path) -> tuple[list[Path], int]:
     """Return the images below a folder in the order of their names, and how many other files are there.
 
     Raises:
-        InputError: a link leads out of the folder, or to another folder; DVC's own links are followed.
+        InputError: a folder cannot be read, or a link leads out of the folder or to another one; DVC's own links are
+            followed.
     """
     base, images, others = folder.resolve(), list[Path](), 0
-    for at, folders, files in os.walk(folder):
+    for at, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in [*folders, *sorted(files)]:
             path = Path(at, name)
@@ -40,6 +41,10 @@ def image_files(folder: Path) -> tuple[list[Path], int]:
     return images, others
 
 
+def _refuse(error: OSError) -> None:
+    raise InputError.of_disk(error, error.filename, "read") from None
+
+
 def _check_link(path: Path, base: Path) -> None:
     target = path.resolve()
     if CACHED.search(target.as_posix()):
@@ -48,6 +53,12 @@ def _check_link(path: Path, base: Path) -> None:
         raise InputError(f"{path}: a link that leads out of the folder, to {target}; allowed: files within it")
     if not target.is_file():
         raise InputError(f"{path}: a link to {target}, which is no file; allowed: files within the folder")
+
+
+def last_change(path: Path) -> float:
+    """Return the time of the last change of a file, or of any file or folder below a folder, in seconds."""
+    below = (Path(at, name) for at, folders, files in os.walk(path) for name in (*folders, *files))
+    return max(item.lstat().st_mtime for item in (path, *below))
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.dataset import Shape
 from pipeline.data.files.arrays import to_bytes
 from pipeline.data.files.picture import decode, pixels_at_size
 from pipeline.data.files.tables import Table
+from pipeline.errors import InputError
 from pipeline.params import DataParams
 
 __all__ = ["Encoded", "Stored", "name_of"]
@@ -22,7 +25,7 @@ class Encoded:
 
     source: Sequence[Path] | Table
     rows: np.ndarray
-    channels: int
+    shape: Shape
     params: DataParams
 
     def __len__(self) -> int:
@@ -30,7 +33,13 @@ class Encoded:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         images = ((self.source[row], name_of(self.source, row)) for row in self.rows[rows].tolist())
-        return np.stack([decode(image, name, self.channels, self.params) for image, name in images])
+        return np.stack([self._decoded(image, name) for image, name in images])
+
+    def _decoded(self, image: Path | bytes, name: str) -> np.ndarray:
+        pixels = decode(image, name, self.shape[0], self.params)
+        if len(pixels) != math.prod(self.shape):
+            raise InputError(f"{name}: its pixels are not as many as its header says")
+        return pixels
 
 
 @dataclass(frozen=True)

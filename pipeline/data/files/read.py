@@ -119,7 +119,7 @@ def _encoded(
     for split, source in sources.items():
         rows = np.fromiter(headers[split], np.int64, len(headers[split]))
         own_labels = labels[split][rows] if split in labels else None
-        parts[split] = Part(Encoded(source, rows, channels, params), labels=own_labels)
+        parts[split] = Part(Encoded(source, rows, (channels, height, width), params), labels=own_labels)
     return Published(parts, (channels, height, width), 255, (), (*about, *notes), tuple(sizes), tuple(skipped))
 
 
