@@ -18,7 +18,7 @@ from pipeline.data.images import to_unit_interval
 from pipeline.errors import InputError
 from pipeline.evaluation.decompose import decompose
 from pipeline.evaluation.pictures import compute_pictures
-from pipeline.models import HierarchicalVAE, Image, build
+from pipeline.models import HierarchicalVAE, Image, build, rows_within
 from pipeline.models.checkpoint import load, save_model
 from pipeline.models.resnet import Block, Maps, maps, resnet
 from pipeline.objectives import OBJECTIVES, PATHWISE, elbo, pathwise_terms
@@ -174,6 +174,27 @@ def test_maps_in_colour_train_come_back_and_are_taken_apart(tmp_path: Path) -> N
     assert any(name.endswith("z2") for name in results)
     pictures = compute_pictures(again, data, test, torch.arange(24.0), columns=4, seed=0)
     assert pictures["redrawn"].shape == (2, 4, 4, 3, 4, 4)
+
+
+@float64
+@pytest.mark.parametrize("network", ["mlp", "conv", "resnet"])
+def test_levels_that_are_vectors_have_colours_of_dependent_channels(network: str) -> None:
+    """Each network puts out a mixture: it starts near the mean, all weights learn, samples are grey levels."""
+    changes = {"network": network, "likelihood": "discretized_logistic", "components": 3, "hidden": ((4,), (5,))}
+    model = build(model_params(**changes), torch.full((48,), 0.4), (3, 4, 4))
+    assert ((model.decode([torch.zeros(1, 4), torch.zeros(1, 2)]) - 0.4).abs() < 0.05).all()
+    (x, *_) = model.sample(5)
+    assert torch.equal((255 * x).round() / 255, x)
+    elbo(model, x, draws=2).elbo.mean().backward()
+    assert all(value.grad is not None and value.grad.any() for value in model.parameters())
+
+
+def test_a_pass_of_large_images_has_fewer_rows() -> None:
+    """A row of 28 x 28 pixels leaves the most that is asked for; one of many numbers has as many as 2^24 hold."""
+    small = build(model_params(likelihood="gaussian"), torch.full((784,), 0.5), (1, 28, 28))
+    assert rows_within(small, torch.zeros(9, 784), 8192) == 8192
+    large, _ = built_model((3, 32, 32), likelihood="discretized_logistic", components=10)
+    assert rows_within(large, torch.zeros(9, 3072), 8192) == 2**24 // (100 * 1024)
 
 
 def test_a_checkpoint_of_an_earlier_version_loads(tmp_path: Path) -> None:
