@@ -35,10 +35,8 @@ class Bar:
         if status is not None:
             words += [status.text] if status.what else []
             words += [] if status.best is None else [f"best {self.metric} {status.best:.3f}"]
-            left = status.seconds_left
-            words += (
-                ["done"] if status.ended else [f"{seconds_text(left)} left"] if left is not None and left >= 1 else []
-            )
+            seconds = 0.0 if status.ended else status.seconds_left or 0.0
+            words += ["done"] if status.ended else [f"{seconds_text(seconds)} left"] if seconds >= 1 else []
         fraction = 0.0 if status is None else 1.0 if status.ended else status.fraction
         bar = f'<progress value="{fraction:.3f}" max="1" style="width: 16em; vertical-align: middle"></progress>'
         return f"<div>{bar} {html.escape(', '.join(words))}</div>"
