@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import pipeline as cave
 from pipeline.errors import InputError
 from pipeline.extensions import register
 from pipeline.models import checkpoint
-from pipeline.params import DENSITY, Params, read_yaml
+from pipeline.params import DENSITY, Params, own, read_yaml
 from pipeline.run_folders.source import code_digest
 from pipeline.study import pipeline_text
 from pipeline.testing import check_likelihood, check_network, check_posterior, check_prior, interval
@@ -82,9 +81,11 @@ PATHS = {f"model.{name}": value for name, value in VALUES.items()} | {
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Return a project's own module, imported; afterwards nothing of it is registered."""
     (tmp_path / "my_parts.py").write_text(PARTS)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own, "_roots", [])
     with registries_restored():
-        yield importlib.import_module("my_parts")
+        own.import_extensions(["my_parts"], tmp_path)
+        yield sys.modules["my_parts"]
     del sys.modules["my_parts"]
 
 
@@ -123,6 +124,9 @@ def test_a_study_names_the_module(parts: ModuleType, tmp_path: Path, monkeypatch
     assert code_digest("pipeline.training") != digest
     params = Params.read(path)
     assert (params.model.likelihood, params.measure) == ("laplace", DENSITY)
+    names = [name for name in ("my_parts",) if sys.modules.pop(name)]  # as in another process
+    sys.path.remove(str(tmp_path))
+    assert params.override({"extensions": names}).extensions == ("my_parts",)
     path.write_text(path.read_text().replace("[my_parts]", "[no_parts]"))
     with pytest.raises(InputError, match="extensions: module 'no_parts' cannot be imported: No module"):
         Params.read(path)

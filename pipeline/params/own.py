@@ -18,6 +18,7 @@ __all__ = ["KINDS", "NAMES", "add_name", "extension_files", "import_extensions",
 KINDS = ("likelihood", "network", "prior", "posterior")
 
 NAMES: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}  # by kind and name, the module that has registered it
+_roots: list[Path] = []  # of projects whose parameters were read
 
 
 def add_name(kind: str, name: str, module: str) -> None:
@@ -37,11 +38,15 @@ def or_own(kind: str) -> WrapValidator:
 def import_extensions(modules: Sequence[str], root: Path | None = None) -> None:
     """Import the modules that `extensions` in params.yaml names, from a project's root or from what is installed.
 
+    The root may have been given by an earlier call, which read the project's own file.
+
     Raises:
         InputError: one is missing, or fails.
     """
-    if modules and root is not None and str(root) not in sys.path:
-        sys.path.append(str(root))
+    if root is not None and root not in _roots:
+        _roots.append(root)
+    if modules:
+        sys.path += [str(path) for path in _roots if str(path) not in sys.path]
     for name in modules:
         try:
             importlib.import_module(name)
