@@ -13,9 +13,11 @@ import torch
 
 import pipeline as cave
 from pipeline.errors import InputError
+from pipeline.evaluation.latents import latents
 from pipeline.extensions import register
 from pipeline.models import checkpoint
 from pipeline.params import DENSITY, Params, own, read_yaml
+from pipeline.params.derived import differences
 from pipeline.run_folders.source import code_digest
 from pipeline.study import pipeline_text
 from pipeline.testing import check_likelihood, check_network, check_posterior, check_prior, interval
@@ -111,6 +113,9 @@ def test_a_model_of_such_parts_is_trained_saved_and_loaded(parts: ModuleType, tm
     terms = cave.evaluate(model, images[:4], draws=20, active_draws=20)
     assert terms.value["elbo"] == pytest.approx(terms.value["reconstruction"] - terms.value["kl"], abs=1e-4)
     assert "bpd" not in terms.index  # of a density
+    few = {"level_images": 2, "level_draws": 2, "inner_draws": 3, "simulated": 2}
+    assert {"chain_kl/z1", "levels/gap"} <= set(cave.decompose(model, images[:4], draws=20, **few).index)
+    assert latents(model.module, model.rows(images)).nats[1].isfinite().all()  # as the pictures of a stage need them
 
 
 def test_a_study_names_the_module(parts: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +140,8 @@ def test_a_study_names_the_module(parts: ModuleType, tmp_path: Path, monkeypatch
 def test_dvc_sees_the_module(parts: ModuleType, tmp_path: Path) -> None:
     """The stages that have a model depend on the file of a study's extension, and no others do."""
     study = make_study(tmp_path, **PATHS, extensions=["my_parts", "json"])
+    defaults = Params.read_values(ROOT / "params.yaml")
+    assert differences(study.params, defaults)["extensions"] == ("my_parts", "json")
     (tmp_path / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
     (tmp_path / "own.yaml").write_bytes(pipeline_text(tmp_path, study.folder))
     stages = read_yaml(tmp_path / "own.yaml")["stages"]
