@@ -43,14 +43,13 @@ def survey(splits: Splits) -> list[str]:
 
 def misfits(splits: Splits, likelihoods: Collection[str]) -> list[str]:
     """Return a line for each thing in which likelihoods or the binarization do not fit the pixels."""
-    lines = []
+    lines, ends = [], share_of_ends(splits.train, splits.scale)
     if splits.shape[0] > 1 and splits.binary:
         lines.append(
             f"the images are in colour, and data.binarization {splits.binarization} makes each value 0 or 1;"
             " data.binarization none with model.likelihood discretized_logistic has all of them"
         )
-    ends = share_of_ends(splits.train, splits.scale)
-    if splits.binary and splits.scale > 1 and splits.name == "files" and ends < NEARLY_BINARY:
+    elif splits.binary and splits.name == "files" and ends < NEARLY_BINARY:
         lines.append(
             f"{1 - ends:.0%} of the training pixels are grey, and data.binarization {splits.binarization} makes"
             " them black or white; data.binarization none with model.likelihood discretized_logistic has all of them"
