@@ -147,6 +147,16 @@ def test_images_in_images_out(
     assert np.array_equal(np.asarray(model.decode(z[0])), np.asarray(model.decode(z)))
 
 
+def test_levels_may_be_maps() -> None:
+    """Latents are as wide as their maps have pixels, and are decoded as they were encoded."""
+    images = np.random.default_rng(0).random((20, 8, 8)) < 0.5
+    resnet = {"network": "resnet", "latents": "maps", "hidden": [[4], [4]], "widths": [2, 3], "epochs": 1}
+    model = cave.fit(images, **resnet, progress=False)
+    z = model.encode(images[:3])
+    assert [level.shape for level in z] == [(3, 2 * 16), (3, 3 * 4)]
+    assert np.array_equal(model.decode(z), model.reconstruct(images[:3]))
+
+
 def test_noise_is_decoded_from_the_top(model: cave.Model) -> None:
     """Noise of 0 gives the image at the mean of every level given the mean above; a latent of 0 gives another."""
     zero = [np.zeros((1, 4)), np.zeros((1, 2))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ class Model:
         """Say in a line what the model is."""
         channels, height, width = self.shape
         colour = f" in {channels} channels" if channels > 1 else ""
-        levels = " - ".join(map(str, self.widths))
+        levels = " - ".join(map(str, self.params.level_widths))
         return f"Model(levels {levels}, images {height} x {width}{colour}, likelihood {self.params.likelihood})"
 
     @property
@@ -80,9 +81,12 @@ class Model:
         return self.module.depth
 
     @property
+    @torch.no_grad()
     def widths(self) -> tuple[int, ...]:
-        """Units of z_1, ..., z_T."""
-        return self.params.level_widths
+        """Units of z_1, ..., z_T; a level of maps has those of all its channels."""
+        with seeded(0, "widths"):
+            factors = self.module.posterior(self._weight.new_zeros(1, math.prod(self.shape)))[1]
+        return tuple(factor.event_shape[0] for factor in factors)
 
     @property
     def discrete(self) -> bool:
