@@ -157,6 +157,20 @@ def test_levels_may_be_maps() -> None:
     assert np.array_equal(model.decode(z), model.reconstruct(images[:3]))
 
 
+def test_dequantized_images_have_noise(tmp_path: Path) -> None:
+    """A density is measured where it was trained, between the grey levels; a saved model knows that."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8)
+    grey = {"binarization": "none", "dequantization": "uniform", "likelihood": "gaussian"}
+    model = cave.fit(images, **SETTINGS, **grey, progress=False)
+    levels = model.rows(images) * 256
+    assert torch.equal(levels.floor(), torch.as_tensor(images).reshape(20, 16).float())
+    assert (levels != levels.floor()).any()
+    terms = cave.evaluate(model, images, draws=20)
+    assert terms.value["bpd"] == pytest.approx(terms.value["nll"] / 16 / np.log(2) + 8)
+    model.save(tmp_path)
+    assert np.array_equal(cave.load(tmp_path).elbo(images), model.elbo(images))
+
+
 def test_noise_is_decoded_from_the_top(model: cave.Model) -> None:
     """Noise of 0 gives the image at the mean of every level given the mean above; a latent of 0 gives another."""
     zero = [np.zeros((1, 4)), np.zeros((1, 2))]

@@ -53,7 +53,8 @@ def _read(folder: Path, run_id: str | None = None) -> Model:
     params = ModelParams.model_validate_json(json.dumps(described["model"]))
     curve = folder / "curves.csv"
     records = [_record(row) for row in read_csv(curve)] if curve.is_file() else []
-    return Model(module, params, shape, records, run_id=run_id)
+    levels = described["data"].get("dequantized_levels")
+    return Model(module, params, shape, records, run_id=run_id, dequantized_levels=levels)
 
 
 def _record(row: dict[str, str]) -> Record:

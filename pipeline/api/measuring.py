@@ -36,7 +36,11 @@ def evaluate(model: Model, x: Any, **settings: Any) -> DataFrame:
     """
     params = evaluation_params(settings, ("model", "x"))
     rows = model.rows(x, params.seed)
-    return _table(evaluation.evaluate(model.module, rows, 1, params, discrete=model.discrete).estimates)
+    estimates = evaluation.evaluate(model.module, rows, 1, params, discrete=model.discrete).estimates
+    if model.dequantized_levels is not None:
+        units = rows.shape[1]
+        estimates["bpd"] = evaluation.bits_per_dimension(estimates["nll"], units, model.dequantized_levels)
+    return _table(estimates)
 
 
 def decompose(model: Model, x: Any, *, annealing: bool = False, **settings: Any) -> DataFrame:

@@ -38,8 +38,8 @@ class Model:
     """A trained model: its methods take images and return images, as arrays or, where they are given one, a tensor.
 
     Images are [n, height, width], or [n, channels, height, width]: uint8 from 0 to 255, float from 0 to 1, or bool.
-    Where the likelihood is that of binary pixels, the pixels of grey images are drawn, as for the training: the same
-    for the same images and `seed`.
+    Where the likelihood is that of binary pixels, the pixels of grey images are drawn, and where the training had noise
+    on grey levels, so have they: the same for the same images and `seed`.
 
     >>> import pipeline as cave
     >>> from sklearn.datasets import load_digits
@@ -55,6 +55,7 @@ class Model:
     records: list[Record] = field(default_factory=list)  # one an epoch
     splits: Splits | None = field(default=None)  # that it was trained on
     run_id: str | None = None  # in MLflow
+    dequantized_levels: int | None = None  # grey levels, where it was trained on them with uniform noise
 
     @property
     def history(self) -> DataFrame:
@@ -207,6 +208,9 @@ class Model:
             InputError: they have another shape or type, or lie outside of 0 to 1.
         """
         rows = torch.as_tensor(as_rows(x, self.shape), dtype=self._weight.dtype)
+        if (levels := self.dequantized_levels) is not None:
+            with seeded(seed, "dequantization"):
+                rows = ((rows * (levels - 1)).round() + torch.rand_like(rows)) / levels
         if self.params.likelihood == "discretized_logistic":  # whose pixels are grey levels
             rows = (rows * (self.params.grey_levels - 1)).round() / (self.params.grey_levels - 1)
         if self.params.likelihood == "bernoulli" and not bool(((rows == 0) | (rows == 1)).all()):

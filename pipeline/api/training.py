@@ -109,7 +109,8 @@ def _plan(images: Any, seed: int, settings: Mapping[str, Any]) -> Plan:
 def _train(plan: Plan, device: str, log: bool | str) -> Iterator[Model]:
     params, splits, seed = plan.params, plan.splits, plan.seed
     module = initial_model(params.model, splits, seed)
-    model = Model(module, params.model, splits.shape, splits=splits)
+    levels = splits.scale + 1 if splits.dequantized else None
+    model = Model(module, params.model, splits.shape, splits=splits, dequantized_levels=levels)
     with ExitStack() as ended:
         name = log if isinstance(log, str) else EXPERIMENT
         logged = ended.enter_context(LoggedTraining(params, splits, seed, name)) if log else None
