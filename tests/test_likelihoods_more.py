@@ -170,6 +170,17 @@ def test_a_component_of_a_pixel_is_a_product_of_differences_of_sigmoids() -> Non
 
 
 @float64
+def test_gradients_of_colours_are_those_of_differences() -> None:
+    """By the raw numbers of a pixel of three components, at an outer level, an inner one and one far off the means."""
+    family = likelihood(model_params(likelihood="discretized_logistic", components=3), 3)
+    raw, x = (
+        torch.randn(family.raw_numbers(3), requires_grad=True),
+        torch.tensor([[0.0, 90 / 255, 1.0], [1.0, 1.0, 0.0]]),
+    )
+    assert torch.autograd.gradcheck(lambda numbers: family.distribution(numbers).log_prob(x), raw)
+
+
+@float64
 def test_one_component_without_dependence_is_the_product_of_the_channels() -> None:
     """With slopes of 0 a colour has the probability that the grey family gives to its three numbers."""
     p = colours(1, pixels=4)

@@ -115,7 +115,10 @@ def _discretized_logistic(levels: int) -> Family:
 
 
 def _logistic_mixture(levels: int, components: int, channels: int) -> Family:
-    """Return the mixtures of `components` over pixels of `channels`, whose raw numbers are those of each component."""
+    """Return the mixtures of `components` over pixels of `channels`, whose raw numbers are those of each component.
+
+    Raw means are on a scale from -1 to 1, as published, so that an untrained network is half as far off.
+    """
     numbers = [channels, channels, channels * (channels - 1) // 2, int(components > 1)]
 
     def distribution(raw: Float[Tensor, "*batch raw"]) -> Distribution:
@@ -123,7 +126,7 @@ def _logistic_mixture(levels: int, components: int, channels: int) -> Family:
         mu, scale, slopes, logits = by_component.split(numbers, dim=-2)
         return LogisticMixture(
             logits[..., 0, :] if components > 1 else None,
-            mu,
+            (mu + 1) / 2,
             F.softplus(scale) + SMALLEST_SIGMA,
             torch.tanh(slopes),
             levels,
@@ -133,7 +136,7 @@ def _logistic_mixture(levels: int, components: int, channels: int) -> Family:
         """Return components around the mean, side by side, of equal weight and without dependence of the channels."""
         offsets = [SPREAD * (2 * k + 1 - components) / max(1, components - 1) for k in range(components)]
         rest = mean.new_zeros(sum(numbers[2:]) * len(mean) // channels)
-        return torch.cat([torch.cat([_with_spread(mean + offset, SPREAD), rest]) for offset in offsets])
+        return torch.cat([torch.cat([_with_spread(2 * (mean + offset) - 1, SPREAD), rest]) for offset in offsets])
 
     return Family(components * sum(numbers), distribution, bias, channels)
 
