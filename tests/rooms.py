@@ -46,7 +46,7 @@ TOOLS = [
 ]
 TOOLS += ["randomness", "colours"]
 SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures", "testing"]
-RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
+RESULTS = ["study", "searches", "evaluations", "report"]  # what is written where, and the comparison made of it
 MACHINERY = ["processes", "addresses", "runs", "tracking", "links", "sweep", "jobs", "stages"]
 COMMANDS = ["retrain", "reproduce", "removal", "doctor", "cli", "__main__"]
 GROUPS = {"Tools": TOOLS, "Science": SCIENCE, "Results": RESULTS, "Machinery": MACHINERY, "Commands": COMMANDS}

@@ -61,8 +61,12 @@ def list_runs(
 ) -> None:
     """List a study's runs: of its final models with their nll, or of the trials of what was only searched."""
     from pipeline.cli.run_list import best_of, run_table, runs
+    from pipeline.evaluations import retrained_line
 
     chosen = existing_study(study)
+    for variant in chosen.params.variants:
+        if line := retrained_line(chosen, variant):
+            print(line, file=sys.stderr)
     listed = best_of(runs(chosen)) if best else runs(chosen)
     if as_json:
         print_json([asdict(run) for run in listed])

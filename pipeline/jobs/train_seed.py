@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -13,15 +14,17 @@ from pipeline import data, processes
 from pipeline.addresses import address, run_page
 from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
+from pipeline.evaluations import trained_settings
 from pipeline.files import file_lock, write_csv, write_json
 from pipeline.jobs.cached_models import stage_digest
 from pipeline.jobs.epoch_pictures import is_shown, log_pictures
-from pipeline.jobs.final_models import describe_source, match_time, settings, state_digest
+from pipeline.jobs.final_models import match_time, state_digest
 from pipeline.models.checkpoint import save_model
 from pipeline.progress import reporting
 from pipeline.redaction import reason, without_password
 from pipeline.runs import RunSpec
 from pipeline.runs.provenance import code, machine
+from pipeline.searches import describe_source, settings
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress
@@ -39,8 +42,10 @@ def train_seed(study: Study, variant: str, seed: int, resources: Resources) -> N
 
 def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     splits = data.load(study.data)
-    params = match_weights(settings(study, variant, seed), splits)
-    state, stage_code = state_digest(params, splits), stage_digest()  # before anybody edits the code
+    chosen = settings(study, variant, seed)
+    params = match_weights(chosen, splits)
+    state = state_digest(params, splits)
+    origin = {"code": stage_digest(), "settings": trained_settings(chosen)}  # before anybody edits them
     params = match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
     widths = params.model.level_widths
@@ -59,7 +64,7 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
         inputs=[study.data, study.sweep(variant) / "best.json"],
     )
     try:
-        _fit(study, variant, spec, splits, run, resources, stage_code)
+        _fit(study, variant, spec, splits, run, resources, origin)
     except RunError as error:
         hint = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
         run.finish("FAILED", str(error))
@@ -76,7 +81,13 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
 
 
 def _fit(
-    study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources, stage_code: str
+    study: Study,
+    variant: str,
+    spec: RunSpec,
+    splits: data.Splits,
+    run: Run,
+    resources: Resources,
+    origin: Mapping[str, Any],
 ) -> None:
     """Train, write the model and its curve, and log them to the run."""
     params, seed, widths = spec.params, spec.seed, spec.params.model.level_widths
@@ -127,7 +138,7 @@ def _fit(
     }
     run.log_result("weights_digest", weights_digest, {0: numbers}, {"model": files})
     run.finish()
-    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, "code": stage_code}
+    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, **origin}
     page = run_page(named["experiment"], named["run"]) if named["experiment"] and named["run"] else ""
     write_json(folder / "mlflow.json", named | _circumstances(study, device) | {"page": page})
 

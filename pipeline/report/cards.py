@@ -47,7 +47,7 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
     evaluation = study.evaluate(result.variant)
     seed = read_json(evaluation / "champion.json", "seed")["seed"]
     about = inputs.model(study, result.variant, seed)
-    tests = read_json(evaluation / "decomposition.json", "seeds")["seeds"][str(seed)]
+    tests = read_json(study.decomposition(result.variant), "seeds")["seeds"][str(seed)]
     height, width = about["data"]["shape"]
     latents = ", ".join(f"`z{level}` [n, {count}]" for level, count in enumerate(about["widths"], start=1))
     rows = [
@@ -93,7 +93,7 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
 - Images must be made as those of the data set were: numbers of other images, or of another binarization, say little.
 - A single rate is not a divergence and may be negative.
 
-Evaluation {sha256([(evaluation / "decomposition.json").read_bytes()])[:12]}
+Evaluation {sha256([study.decomposition(result.variant).read_bytes()])[:12]}
 """
 
 
