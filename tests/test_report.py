@@ -229,6 +229,23 @@ def test_tables_for_a_paper(tmp_path):
     ]
 
 
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex and booktabs (texlive-latex-base)")
+def test_tables_for_a_paper_compile(tmp_path):
+    """LaTeX takes the tables of many seeds and of one, and every sign, with booktabs alone and without a warning."""
+    texts = [text for seeds in ((0, 1, 2), (0,)) for text in latex.papers(report.build(fake(tmp_path, seeds))).values()]
+    signs = latex.tabular(["&%$#_{}\\~^"], [["1 ± 2 < 3 > 2"], ["−1 -1 ∞ …"]], "l")
+    body = "\n\n".join([*texts, signs])
+    head = "\\documentclass{article}\n\\usepackage[a3paper,landscape]{geometry}\n\\usepackage{booktabs}\n"
+    source = tmp_path / "paper.tex"
+    source.write_text(f"{head}\\begin{{document}}\n{body}\n\\end{{document}}\n", encoding="utf-8")
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", source.name]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout
+    assert "Warning" not in done.stdout.replace("LaTeX Font Warning", "")
+    assert "Overfull" not in done.stdout
+    assert (tmp_path / "paper.pdf").stat().st_size > 10_000
+
+
 @cache
 def pictures(widths: tuple[int, ...]) -> bytes:
     """Return the arrays of a model with these widths, of images of 8 x 8 pixels."""

@@ -11,10 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from pipeline.addresses import BOUND, FINAL, SEARCH, VIEW_TAG, runs_page
+from pipeline.addresses import BOUND, FINAL, SEARCH, VIEW_TAG, run_page, runs_page
+from pipeline.files import sha256, write_json, write_text
 from pipeline.metric import BEST, VALUE, logged_key
 from pipeline.study import Study
 from pipeline.tracking.experiment import update_experiment
+from pipeline.tracking.registry import FOLDER, MODEL, registered_name, update_registry
 from pipeline.tracking.server import NOTE
 from pipeline.tracking.views import LARGEST, decode, encode, study_views
 from tests.browser import CHROMIUM, Browser
@@ -22,6 +24,8 @@ from tests.tracking_server import Server
 from tests.workshop import make_study
 
 SPACE = ("model.depth", "model.z_dim", "model.z_ratio")
+DRAWN = """(charts => charts.length > 2 && charts.every(chart => (chart.data || []).length))(
+  [...document.querySelectorAll('.js-plotly-plot')])"""  # no chart is empty
 FINALS = ("nll", "elbo", "reconstruction", "kl", "gap", "rate/z1", "ais", "nll/bias")
 
 
@@ -51,11 +55,11 @@ def test_a_view_of_any_study_fits_into_a_tag() -> None:
 
 def log_runs(study: Study, client: MlflowClient) -> str:
     """Log final models of two variants and their trials, and what the page shows of them."""
-    experiment = client.create_experiment(f"platos-cave/{study.name}")
+    experiment = client.create_experiment(f"platos-cave/{study.name}", str(study.shared_root / "mlartifacts"))
     metrics: set[str] = set()
 
     def log(name: str, tags: dict[str, str], values: dict[str, list[float]], params: dict[str, Any]) -> None:
-        tags |= {"current": "true", "study": study.name}
+        tags |= {"current": "true", "study": study.name, NOTE: f"About {name}.", MODEL: registered_name(study, "vae")}
         run = client.create_run(experiment, run_name=name, tags=tags).info.run_id
         rows = [Metric(key, v, 1, step) for key, many in values.items() for step, v in enumerate(many, 1)]
         some = [Param(key, str(value)) for key, value in params.items()]
@@ -81,6 +85,22 @@ def log_runs(study: Study, client: MlflowClient) -> str:
     return str(experiment)
 
 
+def register(study: Study, client: MlflowClient, experiment: str) -> str:
+    """Register the models of vae with a card, and return the run of the champion."""
+    write_json(study.evaluate("vae") / "champion.json", {"seed": 1})
+    write_json(study.decomposition("vae"), {"seeds": {}})
+    digest = sha256([study.decomposition("vae").read_bytes()])[:12]
+    write_text(
+        study.report / "models" / "vae.md", f"# The card\n\n| term | champion |\n|---|---|\n| nll | 7.5 |\n\n{digest}"
+    )
+    trained = client.search_runs([experiment], "tags.stage = 'train' and tags.variant = 'vae'")
+    runs = {("vae", run.data.tags["seed"]): run for run in trained}
+    for run in runs.values():
+        client.log_text(run.info.run_id, "flavors: {}\n", f"{FOLDER}/MLmodel")
+    update_registry(study, client, runs)
+    return str(runs["vae", "1"].info.run_id)
+
+
 def test_a_changed_view_stays_as_its_user_saved_it(tmp_path: Path) -> None:
     """What the UI has saved over a view is kept; a description begins with the verdict and leads to the views."""
     study = make_study(tmp_path)
@@ -102,10 +122,12 @@ def test_a_changed_view_stays_as_its_user_saved_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_mlflow_shows_the_views(tmp_path: Path) -> None:
-    """Each view opens by its link in a fresh browser, with its runs, columns and charts, and no error."""
+def test_mlflow_shows_the_views_a_run_and_a_model(tmp_path: Path) -> None:
+    """Each page opens by its link in a fresh browser, with its runs, columns, charts and texts, and no error."""
     server, study = Server(tmp_path), make_study(tmp_path / "study")
-    experiment = log_runs(study, MlflowClient(f"sqlite:///{server.database}"))
+    client = MlflowClient(f"sqlite:///{server.database}")
+    experiment = log_runs(study, client)
+    run = register(study, client, experiment)
     server.start()
 
     async def look() -> None:
@@ -121,8 +143,21 @@ def test_mlflow_shows_the_views(tmp_path: Path) -> None:
                 await browser.open(address + runs_page(experiment, view))
                 for title in titles:
                     await browser.wait(f"document.body.innerText.includes({title!r})")
-                await browser.wait("document.querySelectorAll('.js-plotly-plot').length > 2")
+                await browser.wait(DRAWN)
                 assert not await browser.evaluate("document.body.innerText.includes('No charts in this section')")
+            page, tail = run_page(experiment, run).split("?")
+            name = registered_name(study, "vae")
+            for path, texts in (
+                (page, ("About vae seed 1.", "test/nll", "test/rate/z1", "Finished", name)),
+                (f"{page}/model-metrics", ("test/rate", "vae seed 1 (test/nll)")),
+                (f"/#/models/{name}", ("The card", "7.5", "champion", "Version 2")),
+                (f"/#/models/{name}/versions/1", ("Seed", "vae seed")),
+            ):
+                await browser.open(f"{address}{path}?{tail}")
+                for text in texts:
+                    await browser.wait(f"document.body.innerText.includes({text!r})")
+                if path.endswith("metrics"):
+                    await browser.wait(DRAWN)
             assert not browser.errors
 
     try:

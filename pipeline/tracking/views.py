@@ -85,7 +85,10 @@ def _final(levels: Sequence[int]) -> View:
 
 def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[int]) -> View:
     """Return the charts of the bound's terms by variant: means over seeds, and their spread in curves."""
-    parts, rates = _Section("elbo = reconstruction - kl", BOUND), _Section("kl = sum of the rates", BOUND)
+    parts, rates = (
+        _Section("elbo = reconstruction - kl; a lower nll is better", BOUND),
+        _Section("kl = sum of the rates", BOUND),
+    )
     plane, curves = _Section("Rate against distortion", BOUND, 2), _Section("Through the training", BOUND)
     for term in TERMS:
         parts.bar(f"test/{term}")
@@ -95,13 +98,16 @@ def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[i
     plane.scatter(("test/kl", "METRIC"), (NLL, "METRIC"))
     for name in ("valid/elbo", "valid/kl", "valid/reconstruction", *(f"valid/rate/z{level}" for level in levels)):
         curves.line(name)
-    page = _page(FINALS, f"metrics.`{NLL}`", True, ["tags.`variant`"]) | {"groupBy": _grouped(variants)}
+    # The list of groups would cut their names, and leave the charts too narrow for a legend with all of them.
+    page = _page(FINALS, f"metrics.`{NLL}`", True, ["tags.`variant`"]) | {"runListHidden": True}
+    page |= {"groupBy": _grouped(variants)}
     return View(BOUND, "The bound taken apart", page | _charts([parts, rates, plane, curves], metrics))
 
 
 def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View:
     """Return the charts of the trials; `VALUE` is what a trial has reached of `metric`."""
-    lines, points = _Section("A line is a trial", SEARCH, 1), _Section(f"A point is a trial: {metric}", SEARCH, 2)
+    lines = _Section(f"A line is a trial; search/value is its {metric}, higher is better", SEARCH, 1)
+    points = _Section("A point is a trial", SEARCH, 2)
     curves, plane = _Section("Through the trials' training", SEARCH, 1), _Section("Rate against distortion", SEARCH, 2)
     lines.parallel(space, [VALUE])
     for path in space:
