@@ -44,6 +44,17 @@ def test_a_view_is_the_same_whenever_it_is_made() -> None:
     assert study_views(("vae",), ["valid/elbo"], SPACE, "valid/elbo") == []
 
 
+def test_sections_without_a_chart_of_the_view_are_closed_and_those_of_other_runs_left_out() -> None:
+    """MLflow's own section of system metrics is among them, by the name that the UI gives it."""
+    metrics = [logged_key("nll"), logged_key("ais"), "train/elbo", VALUE, "system/node/cpu_utilization_percentage"]
+    _, bound, search = study_views(("vae",), metrics, SPACE, "valid/elbo")
+    closed = [
+        [section["name"] for section in view.state["compareRunSections"] if not section["display"]]
+        for view in (bound, search)
+    ]
+    assert closed == [["System metrics", "test", "test_annealing", "train"], ["System metrics", "search", "train"]]
+
+
 def test_a_view_of_any_study_fits_into_a_tag() -> None:
     """Twenty levels, whose sections and charts would make a longer tag than MLflow takes, and thirty variants."""
     names = [f"{term}/z{t}" for term in ("rate", "gap", "chain_kl", "active", "mig") for t in range(1, 21)]

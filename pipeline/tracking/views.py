@@ -24,6 +24,8 @@ NLL = "test/nll"
 DEPTH, WIDTH = "model.depth", "model.z_dim"
 TERMS = ("nll", "elbo", "reconstruction", "kl", "gap")
 FINALS, TRIALS = (f"tags.stage = '{stage}' and tags.current = 'true'" for stage in ("train", "trial"))
+OF_TRIALS, OF_FINALS = "search/", ("test", "milestone", "training/")  # what metrics begin with that the others lack
+SYSTEM = "System metrics"  # what the UI calls the section of `system/`
 GREATEST = 12  # levels that a view shows
 GROUPINGS = (("variant",), ("variant", "stage"), ("variant", "current"), ("variant", "stage", "current"))
 COLOURS = 29  # of the UI's groups
@@ -89,7 +91,7 @@ def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[i
         _Section("elbo = reconstruction - kl; a lower nll is better", BOUND),
         _Section("kl = sum of the rates", BOUND),
     )
-    plane, curves = _Section("Rate against distortion", BOUND, 2), _Section("Through the training", BOUND)
+    plane, curves = _Section("Rate against distortion", BOUND), _Section("Through the training", BOUND)
     for term in TERMS:
         parts.bar(f"test/{term}")
     for level in levels:
@@ -98,17 +100,18 @@ def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[i
     plane.scatter(("test/kl", "METRIC"), (NLL, "METRIC"))
     for name in ("valid/elbo", "valid/kl", "valid/reconstruction", *(f"valid/rate/z{level}" for level in levels)):
         curves.line(name)
-    # The list of groups would cut their names, and leave the charts too narrow for a legend with all of them.
+    # The list of groups would cut their names, and charts beside it, or three in a row, are too narrow for a legend with all.
     page = _page(FINALS, f"metrics.`{NLL}`", True, ["tags.`variant`"]) | {"runListHidden": True}
     page |= {"groupBy": _grouped(variants)}
-    return View(BOUND, "The bound taken apart", page | _charts([parts, rates, plane, curves], metrics))
+    shown = [name for name in metrics if not name.startswith(OF_TRIALS)]
+    return View(BOUND, "The bound taken apart", page | _charts([parts, rates, plane, curves], shown))
 
 
 def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View:
     """Return the charts of the trials; `VALUE` is what a trial has reached of `metric`."""
     lines = _Section(f"A line is a trial; search/value is its {metric}, higher is better", SEARCH, 1)
-    points = _Section("A point is a trial", SEARCH, 2)
-    curves, plane = _Section("Through the trials' training", SEARCH, 1), _Section("Rate against distortion", SEARCH, 2)
+    points = _Section("A point is a trial", SEARCH)
+    curves, plane = _Section("Through the trials' training", SEARCH, 1), _Section("Rate against distortion", SEARCH)
     lines.parallel(space, [VALUE])
     for path in space:
         points.scatter((path, "PARAM"), (VALUE, "METRIC"))
@@ -118,7 +121,8 @@ def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View
     plane.scatter(("valid/kl", "METRIC"), ("valid/reconstruction", "METRIC"))
     columns = [f"metrics.`{VALUE}`", "tags.`variant`", "tags.`state`", *(f"params.`{path}`" for path in space)]
     page = _page(TRIALS, f"metrics.`{VALUE}`", False, columns)
-    return View(SEARCH, "The search", page | _charts([lines, points, curves, plane], metrics))
+    shown = [name for name in metrics if not name.startswith(OF_FINALS)]
+    return View(SEARCH, "The search", page | _charts([lines, points, curves, plane], shown))
 
 
 def _grouped(variants: Sequence[str]) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def _colour(tags: Sequence[str], variant: str) -> int:
 class _Section:
     """A section of charts, whose ids are the same whenever it is made."""
 
-    def __init__(self, name: str, view: str, columns: int = 3) -> None:
+    def __init__(self, name: str, view: str, columns: int = 2) -> None:
         self.name, self.id, self.columns = name, f"{view}/{name}", columns
         self.charts: list[dict[str, Any]] = []
 
@@ -199,7 +203,7 @@ def _charts(sections: Sequence[_Section], metrics: Collection[str]) -> dict[str,
 
 def _folded(metrics: Collection[str]) -> list[dict[str, Any]]:
     """Return the sections that the UI makes of the names of metrics, closed."""
-    names = sorted({name.rpartition("/")[0] for name in metrics})
+    names = sorted({SYSTEM if name.startswith("system/") else name.rpartition("/")[0] for name in metrics})
     return [_section(f"all/{name}", name or "Model metrics", display=False) for name in names]
 
 
