@@ -100,7 +100,7 @@ def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[i
     plane.scatter(("test/kl", "METRIC"), (NLL, "METRIC"))
     for name in ("valid/elbo", "valid/kl", "valid/reconstruction", *(f"valid/rate/z{level}" for level in levels)):
         curves.line(name)
-    # The list of groups would cut their names, and charts beside it, or three in a row, are too narrow for a legend with all.
+    # The list of groups cuts their names, and leaves the charts too narrow for a legend with all of them.
     page = _page(FINALS, f"metrics.`{NLL}`", True, ["tags.`variant`"]) | {"runListHidden": True}
     page |= {"groupBy": _grouped(variants)}
     shown = [name for name in metrics if not name.startswith(OF_TRIALS)]
