@@ -1,4 +1,4 @@
-"""Shapes in signatures are enforced, random numbers start anew for every test, exact tests run in float64."""
+"""Shapes are enforced (by day, not in slow tests), random numbers start anew for each test, exact ones use float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 from tests.postgres import postgres
 
@@ -23,10 +23,17 @@ CHECKED = (
     "pipeline.evaluation",
     "pipeline.testing",
 )
+NIGHTLY = os.environ.get("CAVE_NIGHTLY") == "1"
 enforce = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
 hook = install_import_hook(CHECKED, "tests.conftest.enforce")
 os.environ.pop("COLUMNS", None)  # xdist gives its processes the width of a terminal that they do not have
 torch.set_num_threads(1)  # of tensors this small, two threads on a busy machine spend their time waiting
+
+
+@pytest.fixture(autouse=True)
+def _shapes_checked(request: pytest.FixtureRequest) -> None:
+    """Leave out the shapes in slow tests: of many small tensors, checking them takes half of the time."""
+    config.update("jaxtyping_disable", request.node.get_closest_marker("slow") is not None and not NIGHTLY)
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +42,12 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sweeps of this process draw no figures, which take a third of a small one's time."""
+    monkeypatch.setattr("pipeline.sweep.outputs._figures", lambda outcome: [])
 
 
 @pytest.fixture
@@ -48,7 +61,7 @@ def float64() -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what is `nightly`, unless CAVE_NIGHTLY=1."""
-    if os.environ.get("CAVE_NIGHTLY") != "1":
+    if not NIGHTLY:
         left_out = pytest.mark.skip(reason="nightly; set CAVE_NIGHTLY=1")
         for item in items:
             if item.get_closest_marker("nightly"):

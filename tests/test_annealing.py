@@ -199,9 +199,7 @@ def test_the_mean_weight_is_the_evidence(depth: int, parents: str, way: tuple[st
     assert log_ratio.mean() < 3 * error(log_ratio)
 
 
-@pytest.mark.parametrize(
-    "depth", [pytest.param(1, marks=pytest.mark.nightly), 2, pytest.param(3, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("depth", [1, *(pytest.param(depth, marks=pytest.mark.nightly) for depth in (2, 3))])
 def test_the_mean_weight_downwards_is_the_inverse_evidence(depth: int) -> None:
     """One chain down from each of 8000 exact posterior draws of one x has mean w p(x) equal to 1 within 3 errors."""
     exact = linear(depth)
@@ -304,7 +302,9 @@ def by_quadrature(model: HierarchicalVAE, x: Tensor, units: int) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("widths", [(1,), (2,), (1, 1)])
+@pytest.mark.parametrize(
+    "widths", [*(pytest.param(widths, marks=pytest.mark.nightly) for widths in ((1,), (2,))), (1, 1)]
+)
 def test_binary_images_agree_with_quadrature(widths: tuple[int, ...]) -> None:
     """On a non-linear model with 1 or 2 latent units the mean weight is p(x) by quadrature, within 3 errors."""
     model = bent(widths)
@@ -436,6 +436,7 @@ def test_chains_that_are_too_short_get_a_warning() -> None:
     assert warning({}) == warning({"ais/gain": Estimate(-0.1, 0.1)}) == ""
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_reported_error_is_the_spread_of_many_runs() -> None:
     """Over 20 runs the value of `ais` deviates by 0.6 to 1.6 of its reported standard error from the exact mean.
@@ -471,9 +472,9 @@ def test_a_seed_gives_one_result_and_leaves_the_caller_alone() -> None:
 def test_passes_of_few_rows_give_the_same_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Split into passes over examples and over chains, the shapes are the same and the mean weight still p(x)."""
     exact = linear(2)
-    monkeypatch.setattr(sys.modules["pipeline.evaluation.annealing.sandwich"], "ROWS", 300)
-    results = sandwich(exact.model, 3, settings(chains=1000))
-    assert results.up.log_weight.shape == (1000, 3)
+    monkeypatch.setattr(sys.modules["pipeline.evaluation.annealing.sandwich"], "ROWS", 100)
+    results = sandwich(exact.model, 3, settings(chains=300))
+    assert results.up.log_weight.shape == (300, 3)
     for w in (results.up.log_weight - exact.log_p(results.x)).exp().T:
         assert abs(w.mean() - 1) < 3 * error(w)
 

@@ -30,6 +30,7 @@ JUNK = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("junk", range(len(JUNK)))
 def test_a_broken_best_json_gets_its_line(tmp_path: Path, junk: int) -> None:
     """A `best.json` that no sweep has written stops the training of its variant in one line."""

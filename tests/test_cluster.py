@@ -385,6 +385,7 @@ def test_a_dead_hosts_trial_is_finished_by_another(request: pytest.FixtureReques
     assert cluster.ask(runs)[: len(before)] == before
 
 
+@pytest.mark.nightly
 def test_a_cut_connection_gives_up_a_trial_and_doubles_nothing(cluster: Cluster, postgres: Postgres) -> None:
     """A worker whose lock's connection is ended stops and starts again; the sweep keeps all promises."""
     host = cluster.host("a", **LONG)

@@ -56,6 +56,7 @@ def test_a_rate_is_no_divergence() -> None:
     assert exact.gaps.abs().max() < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parents", ["nearest", "every"])
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
 def test_the_exact_posterior_has_no_gap_at_any_level(widths: tuple[int, ...], parents: Parents) -> None:
@@ -124,6 +125,7 @@ def test_at_depth_1_the_terms_are_the_kl_and_the_gap() -> None:
     torch.testing.assert_close(parts["gap/z1"][0], parts["log_marginal/x"][0] - bound.elbo)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [20, 100])
 def test_the_bias_is_known_and_falls_with_the_draws(inner: int) -> None:
     """At the same draws chain_kl/z1 is above its value with the exact p(z_1) by 0.7 to 1.4 times chain_kl_bias/z1.
@@ -161,6 +163,7 @@ def test_a_bias_without_a_limit_is_left_out(capsys: pytest.CaptureFixture[str]) 
     assert all(name in line for name in missing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "inference", "parents"),
     [(1, "bottom_up", "nearest"), (3, "bottom_up", "nearest"), (3, "bottom_up", "every"), (3, "top_down", "nearest")],

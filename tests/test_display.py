@@ -149,6 +149,7 @@ def on_a_terminal(folder: Path, columns: int, **variables: str) -> str:
     return output.decode()
 
 
+@pytest.mark.slow
 def test_a_worker_is_drawn_by_its_coordinator(tmp_path: Path) -> None:
     """Rows come and go, lines stay; the cursor is never hidden; a narrow ASCII terminal gets its letters alone."""
     text = on_a_terminal(tmp_path, 40, PYTHONIOENCODING="ascii", NO_COLOR="1")
@@ -162,6 +163,7 @@ def test_a_worker_is_drawn_by_its_coordinator(tmp_path: Path) -> None:
     assert "\x1b[3" not in text  # a colour
 
 
+@pytest.mark.slow
 def test_a_ci_job_gets_lines(tmp_path: Path) -> None:
     """CI on a terminal is the same as a pipe: a line for the steps that have one, and no control sequence."""
     text = on_a_terminal(tmp_path, 80, CI="true")

@@ -90,6 +90,7 @@ def repeated(seeds: int = 40) -> list[dict[str, Estimate]]:
 NAMES = ["elbo", "reconstruction", "kl", "rate/z1", "rate/z2", "iwae/1", "iwae/50", "iwae/500", "nll", "gap"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_values_lie_within_their_standard_errors(name: str) -> None:
     """On a linear-Gaussian chain every value is within 4 reported standard errors of the exact one."""
@@ -98,6 +99,7 @@ def test_values_lie_within_their_standard_errors(name: str) -> None:
     assert abs(estimate.value - truth()[name]) < 4 * estimate.se
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_standard_errors_are_the_spread_of_many_seeds(name: str) -> None:
     """Over 40 seeds the errors, each in units of its reported standard error, deviate by 0.6 to 1.6 around zero."""
@@ -106,6 +108,7 @@ def test_standard_errors_are_the_spread_of_many_seeds(name: str) -> None:
     assert abs(z.mean()) < 4 / len(z) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [(1,), (1, 5), (25,)])
 def test_the_standard_error_of_the_gap_holds_when_k_is_below_the_draws(k: tuple[int, ...]) -> None:
     """Where L_k is a mean over groups, the gap's spread is still 0.6 to 1.6 reported errors, both 0 at k = 1."""
@@ -160,6 +163,7 @@ def test_the_table_adds_up(depth: int) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_values_of_images_are_those_of_their_means() -> None:
     """Every key that images have is the mean over them, but for what judges the weights; kl is the sum of rates."""
     model, test = bernoulli(2)
@@ -173,6 +177,7 @@ def test_the_values_of_images_are_those_of_their_means() -> None:
     torch.testing.assert_close(actual.images["rate/z1"] + actual.images["rate/z2"], actual.images["kl"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "reliable"), [(PERTURBATION, True), (0.4, False), (0.8, False), (1.2, False)])
 def test_what_a_bound_lacks_stands_beside_its_error(size: float, reliable: bool) -> None:
     """The bias is what L_500 lacks, a lower estimate where the tail is heavy, and then the error is not reliable."""
@@ -292,6 +297,7 @@ def test_the_jackknife_leaves_out_a_block_at_a_time(above_mean: bool) -> None:
     torch.testing.assert_close(log_mean_variance(log_weight, log_weight if above_mean else None), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("above_mean", [False, True])
 def test_the_jackknife_holds_where_few_draws_carry_the_weight(above_mean: bool) -> None:
     """Where some 10 of 5,000 draws count, the spread is 0.8 to 1.25 times it, above 1.4 times the first-order error."""

@@ -55,7 +55,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 DEPTHS = range(1, 7)
 depths = pytest.mark.parametrize("depth", DEPTHS)
 measured = pytest.mark.parametrize(
-    "depth", [1, 2, 3, *(pytest.param(depth, marks=pytest.mark.nightly) for depth in (4, 5, 6))]
+    "depth", [1, 2, *(pytest.param(depth, marks=pytest.mark.nightly) for depth in (3, 4, 5, 6))]
 )
 """For what takes many draws: the deeper chains are measured by night, and are exact above by day."""
 cases = pytest.mark.parametrize("case", [0, 1])
@@ -168,6 +168,7 @@ def evaluation(**changes: object) -> EvaluateParams:
     )
 
 
+@pytest.mark.slow
 @covering("depth, parents", DEPTHS, ["nearest", "every"])
 def test_the_bound_and_the_rates_are_measured(depth: int, parents: Parents) -> None:
     """`evaluate` gives elbo, kl, reconstruction, each rate and L_4000 = log p(x) within 4 errors below 0.02 nats."""
@@ -255,6 +256,7 @@ def top_down_closed(model: HierarchicalVAE, x: Tensor) -> tuple[Tensor, Multivar
     return torch.stack(terms), MultivariateNormal(means, joint_variance)
 
 
+@pytest.mark.slow
 @covering("depth, case", DEPTHS, [0, 1])
 @torch.no_grad()
 def test_top_down_divergences_are_measured(depth: int, case: int) -> None:
@@ -409,6 +411,7 @@ def test_the_divergence_of_the_first_level_is_met_from_above(depth: int) -> None
     assert -4 * actual.se < actual.value - exact < 4 * actual.se + (0.1 if depth > 1 else 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, *(pytest.param(depth, marks=pytest.mark.nightly) for depth in (4, 5, 6))])
 @torch.no_grad()
 def test_the_information_of_upper_levels_is_held(depth: int) -> None:
@@ -463,6 +466,7 @@ def test_the_activity_of_a_unit_has_a_closed_form(scale: float, case: int, depth
             equal((weight @ spread @ weight.mT).diagonal(), variance)
 
 
+@pytest.mark.slow
 @covering("depth, parents", DEPTHS, ["nearest", "every"])
 @torch.no_grad()
 def test_active_units_are_counted_at_every_level(depth: int, parents: Parents) -> None:

@@ -228,6 +228,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert score.se == pytest.approx(x.std(ddof=1) / math.sqrt(50), abs=1e-12)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_errors_are_those_of_new_images() -> None:
     """Over 16 repetitions with new images, each score's deviation is 0.6 to 1.5 times its error, D and C's 0.3 to 1.5.
@@ -248,6 +249,7 @@ def test_the_errors_are_those_of_new_images() -> None:
         assert low < deviation / error < 1.5, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parents", ["nearest", "every"])
 def test_the_mean_of_every_level_is_the_exact_one(parents: str) -> None:
     """In linear-Gaussian chains E_q[z_t | x] is exact at level 1, and within 5 errors of its draws above it."""

@@ -128,6 +128,7 @@ def killed(made: Study, point: str, passes: int, **environment: str) -> bool:
     return code != 0
 
 
+@pytest.mark.nightly
 def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(tmp_path: Path) -> None:
     """Killed when one search is finished and another is not, the sweep ends with exactly its trials in each."""
     made = study(tmp_path, **{"sweep.searches": 2, "sweep.trials": 2, "train.seeds": [0, 1]})
@@ -142,7 +143,7 @@ def test_kill_9_in_the_second_search_of_a_variant_doubles_nothing(tmp_path: Path
 
 @pytest.mark.parametrize(
     "points",
-    [TRIAL["begins"], pytest.param(TRIAL["goes on"], marks=pytest.mark.nightly), END],
+    [*(pytest.param(TRIAL[name], marks=pytest.mark.nightly) for name in ("begins", "goes on")), END],
     ids=["begins", "goes on", "ends"],
 )
 def test_kill_9_at_any_step_of_a_sweep_changes_nothing(
@@ -201,6 +202,7 @@ def test_kill_9_of_workers_side_by_side_changes_nothing(
     check(made, undisturbed, url)
 
 
+@pytest.mark.nightly
 def test_kill_9_changes_nothing_of_a_pruned_trial(tmp_path: Path) -> None:
     """Killed between the report that prunes a trial and its end, a sweep prunes it all the same, at that epoch."""
     whole, made = study(tmp_path / "whole", **PRUNED), study(tmp_path / "made", **PRUNED)

@@ -50,6 +50,7 @@ def test_the_best_diagonal_posterior_has_a_closed_form_gap(widths: tuple[int, ..
     assert abs(gap.mean().item() - diagonal_gap(exact)) < 4 * se
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [pytest.param(CHAINS[0], marks=pytest.mark.nightly), CHAINS[1]], ids=str)
 def test_refinement_finds_the_best_posterior_of_the_family(widths: tuple[int, ...]) -> None:
     """From a wrong q the approximation gap is the closed form, and the sum of both gaps log p(x) - elbo.
@@ -69,6 +70,7 @@ def test_refinement_finds_the_best_posterior_of_the_family(widths: tuple[int, ..
     assert amortization.value > 4 * amortization.se
 
 
+@pytest.mark.slow
 def test_log_p_is_measured_where_the_best_posterior_is_too_narrow() -> None:
     """From a q with the posterior's own variances, both gaps are exact within 4 errors, which are below 0.02 nats.
 
@@ -128,7 +130,8 @@ def far_off(linear: Chain, sigmas: float) -> HierarchicalVAE:
     return HierarchicalVAE(linear.model.generative, rungs, "nearest").requires_grad_(False)
 
 
-@pytest.mark.parametrize("sigmas", [0.0, 6.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("sigmas", [0.0, pytest.param(6.0, marks=pytest.mark.nightly)])
 def test_the_search_ends_where_the_bound_stops_rising(sigmas: float) -> None:
     """From q itself, or 6 sigmas off, far fewer steps than allowed bring L(q*) within 0.01 nats of the best.
 

@@ -128,6 +128,7 @@ def quadrature(model: HierarchicalVAE, x: Tensor, k: int) -> Tensor:
     return (weights[:, None] * weights * pairs).sum()
 
 
+@pytest.mark.slow
 @covering("objective, prior", [("elbo", 1), ("stl", 1), ("iwae", 2), ("dreg", 2)], ["normal", "vamp"])
 def test_expected_gradients_are_those_of_quadrature(objective: tuple[str, int], prior: str) -> None:
     """In a non-linear model of one unit the mean gradient is that of the integral, within 4 standard errors."""
@@ -188,11 +189,15 @@ def bound_of_two(model: HierarchicalVAE, x: Tensor, points: int) -> Tensor:
     return weights @ (torch.logaddexp(log_w[:, None], log_w) - math.log(2)) @ weights
 
 
+BY_DAY = {("chain", "dreg"), ("ladder", "stl")}
 POINTS = {"chain": 44, "every": 44, "ladder": 44, "vamp": 56, "linear chain": 12}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", list(POINTS))
+@pytest.mark.parametrize(
+    "kind",
+    ["ladder", "vamp", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("chain", "every", "linear chain"))],
+)
 def test_in_hierarchies_expected_gradients_are_those_of_quadrature(kind: str) -> None:
     """The mean gradients of iwae and dreg at k = 2 are those of L_2 by quadrature, within 4 standard errors.
 
@@ -242,6 +247,7 @@ def test_in_chains_the_expected_gradient_has_a_closed_form(objective: str, depth
     assert (expected.abs() > 1e-3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3])
 @pytest.mark.parametrize("objective", ["elbo", "stl"])
 def test_in_chains_sampled_gradients_are_the_closed_form(objective: str, depth: int) -> None:
@@ -255,7 +261,14 @@ def test_in_chains_sampled_gradients_are_the_closed_form(objective: str, depth: 
 
 
 @pytest.mark.slow
-@covering("kind, objectives", list(HIERARCHIES), [("stl", "elbo", 1), ("dreg", "iwae", 3)])
+@pytest.mark.parametrize(
+    ("kind", "objectives"),
+    [
+        pytest.param(kind, one, marks=() if (kind, one[0]) in BY_DAY else pytest.mark.nightly)
+        for kind in HIERARCHIES
+        for one in (("stl", "elbo", 1), ("dreg", "iwae", 3))
+    ],
+)
 def test_in_hierarchies_the_gradients_agree_in_the_mean(kind: str, objectives: tuple[str, str, int]) -> None:
     """The mean gradients of stl and elbo, dreg and iwae agree in every weight, within 4 standard errors."""
     (one, other, draws), model = objectives, small(**HIERARCHIES[kind])
@@ -293,6 +306,7 @@ def test_at_the_exact_posterior_path_gradients_vanish(objective: str, draws: int
     assert plain.abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_near_the_posterior_path_gradients_vary_less() -> None:
     """Near the best q the standard error of stl is below that of elbo, and that of dreg below that of iwae."""
     model, evidence = chain(2)

@@ -211,6 +211,7 @@ def test_gradients_reach_every_weight(objective: str, parents: str) -> None:
         assert value.grad.any()
 
 
+@pytest.mark.slow
 def test_a_ladder_trains_and_its_divergences_are_evaluated() -> None:
     """Training raises the bound of a ladder of three levels; `kl/z_t` sum to `kl` within 4 standard errors."""
     data = splits("static")

@@ -26,7 +26,7 @@ from pipeline.sweep.locks import locks
 from tests.postgres import Postgres
 from tests.workshop import check_sweep, make_study, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 VARIANT = "mhvae"
 CUT = OperationalError("select 1", {}, RuntimeError("server closed the connection unexpectedly"))  # of any driver
@@ -116,7 +116,7 @@ def written(study: optuna.Study, *args: Any, **kwargs: Any) -> bool:
 
 @pytest.mark.parametrize(
     "point",
-    ["tables", "id", "run of a trial", "outputs", *nightly("coordinator", "mlflow_run_id", "plots")],
+    ["run of a trial", "outputs", *nightly("tables", "id", "coordinator", "mlflow_run_id", "plots")],
 )
 def test_a_sweep_goes_on_where_its_database_was_away(
     point: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -131,7 +131,7 @@ def test_a_sweep_goes_on_where_its_database_was_away(
     assert best["trial"] in (0, 1)
 
 
-@pytest.mark.parametrize("point", ["coordinator", "mlflow_run_id", "plots", *nightly("outputs")])
+@pytest.mark.parametrize("point", ["coordinator", *nightly("mlflow_run_id", "plots", "outputs")])
 def test_a_worker_that_joins_goes_on_where_its_database_was_away(
     point: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,7 @@ def test_the_time_left_is_by_the_rate_so_far(done: int, total: int, seconds: flo
     assert time_left(done, total, seconds) == text
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_annealing_prints_its_temperatures(capsys: pytest.CaptureFixture[str]) -> None:
     """The chains of a piece of work that is reported say at which temperature they are."""

@@ -199,7 +199,7 @@ def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) 
         assert "OTHER" not in records
 
 
-@pytest.mark.parametrize("ray_address", ["HOST:PORT", "auto"])
+@pytest.mark.parametrize("ray_address", ["HOST:PORT", pytest.param("auto", marks=pytest.mark.nightly)])
 def test_a_cluster_that_answers_and_says_nothing_is_given_up(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray itself would try for minutes, a time limit ends it with one line, however the address was given."""
     monkeypatch.setattr("pipeline.processes.ray.JOIN_TIMEOUT", 5.0)

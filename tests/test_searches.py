@@ -160,6 +160,7 @@ def current(study: Study) -> dict[str, int]:
     )
 
 
+@pytest.mark.nightly
 def test_a_host_that_joins_goes_through_all_searches(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """It helps with whichever is unfinished, and writes the outputs of all where nobody else does."""
     two = again(study, **{"sweep.searches": 2})

@@ -222,7 +222,8 @@ def test_a_local_exponent_is_the_slope_in_logarithms() -> None:
 @pytest.mark.parametrize(
     ("axis", "few", "many"),
     [
-        ("posteriors", "500", "5000"),
+        ("posteriors", "100", "500"),
+        pytest.param("posteriors", "500", "5000", marks=pytest.mark.nightly),
         pytest.param("images", "1000", "20000", marks=pytest.mark.nightly),
         pytest.param("chains", "2", "50", marks=pytest.mark.nightly),
     ],

@@ -30,7 +30,7 @@ from pipeline.jobs.final_models import settings
 from pipeline.params import SweepParams
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
-from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, run
+from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, outputs, run
 from pipeline.sweep.claims import MAX_ATTEMPTS
 from pipeline.sweep.compat import set_internal
 from pipeline.sweep.coordinator import _parent
@@ -41,7 +41,8 @@ from tests.workshop import check_sweep, make_study, rows, trial_of
 from tests.zygote import Program
 from tests.zygote import run as run_program
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
+DRAW = outputs._figures
 
 
 @pytest.fixture
@@ -71,8 +72,9 @@ def test_the_registries_are_the_choices() -> None:
     assert set(PRUNERS) == set(get_args(SweepParams.model_fields["pruner"].annotation))
 
 
-def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study) -> None:
+def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every trial is in the table with its run, the best of them in best.json, and each promise holds."""
+    monkeypatch.setattr(outputs, "_figures", DRAW)
     (best,) = run(Sweep(study, "mhvae"), 1)
     check_sweep(study, "mhvae", 4)
     table = trials(study)
@@ -238,7 +240,11 @@ def test_a_trial_without_memory_fails_alone(study: Study, monkeypatch: pytest.Mo
     assert rows(study.shared_root / "mlflow.db", query) == [("FAILED", trials(study)[1]["reason"])]
 
 
-@pytest.mark.parametrize("fault", [InputError("the disk is full"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(InputError("the disk is full"), marks=pytest.mark.nightly), KeyboardInterrupt()],
+    ids=["disk", "Ctrl-C"],
+)
 def test_what_stops_a_trial_before_its_run_is_begun_takes_no_life(
     study: Study, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
@@ -282,10 +288,15 @@ def wrapped(cause: Exception) -> Exception:
     "fault",
     [
         OSError(errno.ENOSPC, "No space left on device", "/somewhere"),
-        OSError(errno.EROFS, "Read-only file system", "/somewhere"),
-        sqlite3.OperationalError("unable to open database file"),
         wrapped(sqlite3.OperationalError("database or disk is full")),
-        wrapped(sqlite3.DatabaseError("database disk image is malformed")),
+        *(
+            pytest.param(fault, marks=pytest.mark.nightly)
+            for fault in (
+                OSError(errno.EROFS, "Read-only file system", "/somewhere"),
+                sqlite3.OperationalError("unable to open database file"),
+                wrapped(sqlite3.DatabaseError("database disk image is malformed")),
+            )
+        ),
     ],
     ids=str,
 )
@@ -465,6 +476,7 @@ def test_a_lost_state_starts_a_trial_anew_in_the_same_run(study: Study, monkeypa
     assert rows(study.shared_root / "mlflow.db", "select run_uuid from runs order by start_time")[:2] == killed
 
 
+@pytest.mark.nightly
 def test_a_new_database_starts_new_runs(study: Study) -> None:
     """With optuna.db deleted, the sweep starts over in runs of its own; the finished old ones stay as they were."""
     (first,) = run(Sweep(study, "mhvae"), 1)

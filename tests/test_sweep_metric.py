@@ -196,6 +196,7 @@ def test_trials_that_the_metric_compares_are_searched(overrides: dict[str, Any])
     assert Params.read(ROOT / "params.yaml", settings(**{"sweep.epochs": 3} | overrides)).sweep.metric
 
 
+@pytest.mark.nightly
 def test_a_search_of_an_iwae_chooses_by_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On digits L_50 is higher with 16 units than with 4, and the elbo lower: 16 are chosen."""
     monkeypatch.setitem(os.environ, "CAVE_THREADS", "1")

@@ -29,7 +29,7 @@ from pipeline.sweep.worker import _give_up, _trial
 from pipeline.training import NonFiniteError, Record, fit
 from tests.workshop import check_sweep, make_study, rows, trial_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 VARIANT = "mhvae"
 TWO: dict[str, Any] = {  # an endless space of two trainings: widths 4 + 1 and 4 + 2
@@ -111,6 +111,7 @@ def test_other_given_settings_are_another_search(study: Study) -> None:
     assert Sweep(again(study, **{"model.z_dim": 8, "sweep.space": space}), VARIANT).name != Sweep(study, VARIANT).name
 
 
+@pytest.mark.nightly
 def test_a_search_that_was_killed_tries_the_given_settings_once(study: Study) -> None:
     """What asks for the first trial is one transaction: nothing waits in the database, whatever is killed."""
     sweep = Sweep(study, VARIANT)
@@ -179,6 +180,7 @@ def test_a_repeat_of_a_pruned_trial_is_pruned(
             assert states[int(row["number"])] == states[int(row["repeats"])]
 
 
+@pytest.mark.nightly
 def test_a_repeat_of_a_failed_trial_trains(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure may be the machine's: who comes after it tries again."""
 
@@ -247,6 +249,7 @@ def test_a_small_space_is_tried_once_and_no_more(
     assert rows(six.shared_root / "mlflow.db", "select run_uuid from runs") == runs
 
 
+@pytest.mark.nightly
 def test_a_search_is_extended_to_all_of_a_small_space(study: Study, trained: list[int]) -> None:
     """Three trials of six settings become all six, without another training of what is known."""
     run(Sweep(again(study, **SIX | {"sweep.trials": 3}), VARIANT), 1)

@@ -312,7 +312,9 @@ Tracker(Study.at(Path.cwd())).require()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("statements", [3, 60, 200, 400])
+@pytest.mark.parametrize(
+    "statements", [60, *(pytest.param(count, marks=pytest.mark.nightly) for count in (3, 200, 400))]
+)
 def test_a_fresh_database_is_whole_or_absent(study: Study, statements: int) -> None:
     """Killed at one of the hundreds of statements that make MLflow's tables, a study starts as for the first time."""
     (study.shared_root / "mlflow.db").unlink()

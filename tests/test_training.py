@@ -248,6 +248,7 @@ def overfitting(**changes: Any) -> tuple[HierarchicalVAE, list[Record], TrainPar
     return built, list(fit(built, data, params, seed=0)), params
 
 
+@pytest.mark.slow
 def test_the_model_ends_with_its_best_weights() -> None:
     """The validation bound, measured anew at the end, is the highest one of all records and not the last."""
     built, records, params = overfitting(epochs=80)
@@ -270,6 +271,7 @@ def test_training_stops_exactly_as_many_epochs_after_the_best_as_it_has_patience
     assert max(np.diff(rises), default=1) <= patience
 
 
+@pytest.mark.slow
 def test_the_best_epoch_survives_an_interruption(tmp_path: Path) -> None:
     """Stopped after its best epoch, a training still ends with the same best weights, after the same patience."""
     whole, records, params = overfitting(epochs=500, patience=8)
@@ -288,6 +290,7 @@ def test_without_patience_training_never_stops_early() -> None:
     assert len(overfitting(epochs=60)[1]) == 60
 
 
+@pytest.mark.slow
 def test_training_raises_the_bound() -> None:
     """On images with one clear bit of structure, 40 epochs raise the validation bound by more than one nat."""
     _, records = train(train_params(epochs=40, learning_rate=0.02), widths=(2, 1))
@@ -424,6 +427,7 @@ def test_no_weight_enters_a_reported_bound(changes: dict[str, Any]) -> None:
         assert other.metrics == pytest.approx(one.metrics, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_weights_kept_are_those_of_the_objective_after_its_warm_up() -> None:
     """Patience and the best epoch start after the warm-up, and go by the weighted objective or L_k, not the elbo."""
     _, records = train(train_params(objective="beta", beta=4.0, warmup=6, patience=1, epochs=30))
@@ -444,6 +448,7 @@ def test_the_weights_kept_are_those_of_the_objective_after_its_warm_up() -> None
         )
 
 
+@pytest.mark.slow
 def test_a_weight_changes_what_training_maximizes() -> None:
     """A heavier rate gives a lower kl after the same number of epochs."""
     last = [

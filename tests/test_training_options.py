@@ -128,6 +128,7 @@ def test_other_values_are_refused(changes: dict[str, Any]) -> None:
         train_params(**changes)
 
 
+@pytest.mark.slow
 def test_the_last_weights_are_those_of_a_training_as_long() -> None:
     """With keep `last` the weights are the last epoch's, whatever the validation says; with `best` the best epoch's."""
     long = {"epochs": 24, "learning_rate": 0.03}  # it overfits; at a rate of 1 rounding decides which epoch is best
@@ -141,6 +142,7 @@ def test_the_last_weights_are_those_of_a_training_as_long() -> None:
     assert not torch.equal(saved, last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_after", [0, 1, 2, 3])
 def test_milestones_are_the_weights_of_those_epochs(tmp_path: Path, killed_after: int) -> None:
     """Weights kept at epochs 2 and 3 are those of trainings of 2 and 3 epochs, to the bit, also after a stop."""

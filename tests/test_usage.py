@@ -93,6 +93,7 @@ def numbers(settings: dict[str, Any]) -> list[dict[str, float]]:
     return [record.metrics for record in fit(built, data, train_params(epochs=3, **train), seed=0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "values", "beside", "used"), NUMBERS, ids=[f"{row[0]}-{row[2]}" for row in NUMBERS])
 def test_the_table_agrees_with_the_numbers(
     path: str, values: tuple[Any, Any], beside: dict[str, Any], used: bool
@@ -122,6 +123,7 @@ def test_a_step_is_compiled_where_the_table_says_so(changes: dict[str, Any]) -> 
     assert (unused("train.compile", flat, {}) == "") is compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [{"depth": 1}, {}, {"parents": "every"}, {"inference": "top_down"}], ids=str)
 def test_decompositions_use_what_the_table_says(model: dict[str, Any]) -> None:
     """Another number of these draws changes a decomposition exactly where the table says that they are used."""
