@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from pipeline.addresses import BOUND, FINAL, SEARCH, VIEW_TAG, run_page, runs_page
+from pipeline.addresses import BOUND, FINAL, PICTURES, SEARCH, VIEW_TAG, run_page, runs_page
 from pipeline.files import sha256, write_json, write_text
 from pipeline.metric import BEST, VALUE, logged_key
 from pipeline.study import Study
@@ -32,22 +32,23 @@ FINALS = ("nll", "elbo", "reconstruction", "kl", "gap", "rate/z1", "ais", "nll/b
 def test_a_view_is_the_same_whenever_it_is_made() -> None:
     """A tag holds the state that it was made of, in MLflow's form; the same study gives the same tags."""
     metrics = [logged_key(name) for name in FINALS] + [VALUE]
-    views = study_views(("vae", "mhvae"), metrics, SPACE, "valid/elbo")
+    views = study_views(("vae", "mhvae"), metrics, SPACE, "valid/elbo", 60)
     assert [(view.key, view.name) for view in views] == [
         (FINAL, "Final models"),
         (BOUND, "The bound taken apart"),
+        (PICTURES, "Pictures"),
         (SEARCH, "The search"),
     ]
-    for view, again in zip(views, study_views(("vae", "mhvae"), metrics, SPACE, "valid/elbo"), strict=True):
+    for view, again in zip(views, study_views(("vae", "mhvae"), metrics, SPACE, "valid/elbo", 60), strict=True):
         assert encode(view, 5) == encode(again, 5)
         assert decode(encode(view, 5)) == view.state
-    assert study_views(("vae",), ["valid/elbo"], SPACE, "valid/elbo") == []
+    assert study_views(("vae",), ["valid/elbo"], SPACE, "valid/elbo", 60) == []
 
 
 def test_sections_without_a_chart_of_the_view_are_closed_and_those_of_other_runs_left_out() -> None:
     """MLflow's own section of system metrics is among them, by the name that the UI gives it."""
     metrics = [logged_key("nll"), logged_key("ais"), "train/elbo", VALUE, "system/node/cpu_utilization_percentage"]
-    _, bound, search = study_views(("vae",), metrics, SPACE, "valid/elbo")
+    _, bound, _, search = study_views(("vae",), metrics, SPACE, "valid/elbo", 60)
     closed = [
         [section["name"] for section in view.state["compareRunSections"] if not section["display"]]
         for view in (bound, search)
@@ -60,7 +61,7 @@ def test_a_view_of_any_study_fits_into_a_tag() -> None:
     names = [f"{term}/z{t}" for term in ("rate", "gap", "chain_kl", "active", "mig") for t in range(1, 21)]
     metrics = [logged_key(name, error=error) for name in [*FINALS, *names] for error in (False, True)] + [VALUE]
     metrics += [f"{number}/{number**9}/a" for number in range(300)]
-    for view in study_views([f"v{number}" for number in range(30)], metrics, SPACE, "valid/elbo"):
+    for view in study_views([f"v{number}" for number in range(30)], metrics, SPACE, "valid/elbo", 60):
         assert len(encode(view, 1)) <= LARGEST
 
 
@@ -150,11 +151,12 @@ def test_mlflow_shows_the_views_a_run_and_a_model(tmp_path: Path) -> None:
             for view, titles in (
                 (BOUND, ("elbo = reconstruction - kl", "Rate against distortion", "Through the training")),
                 (SEARCH, ("A line is a trial", "valid/objective", "vae trial 1")),
+                (PICTURES, ("the slider goes through its training", "pictures/samples", "vae seed 1")),
             ):
                 await browser.open(address + runs_page(experiment, view))
                 for title in titles:
                     await browser.wait(f"document.body.innerText.includes({title!r})")
-                await browser.wait(DRAWN)
+                await browser.wait("document.querySelectorAll('img[src^=blob]').length" if view == PICTURES else DRAWN)
                 assert not await browser.evaluate("document.body.innerText.includes('No charts in this section')")
             page, tail = run_page(experiment, run).split("?")
             name = registered_name(study, "vae")

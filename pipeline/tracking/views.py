@@ -15,8 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.addresses import BOUND, FINAL, SEARCH
+from pipeline.addresses import BOUND, FINAL, PICTURES, SEARCH
 from pipeline.metric import VALUE, levels_of
+from pipeline.tracking.media import IMAGES
 
 __all__ = ["View", "decode", "encode", "study_views"]
 
@@ -43,15 +44,17 @@ class View:
     state: Mapping[str, Any]
 
 
-def study_views(variants: Sequence[str], metrics: Collection[str], space: Sequence[str], metric: str) -> list[View]:
+def study_views(
+    variants: Sequence[str], metrics: Collection[str], space: Sequence[str], metric: str, epochs: int
+) -> list[View]:
     """Return a study's views.
 
-    `metrics` are the keys that its runs have, `space` the paths that are searched, and `metric` is what a search
-    maximizes. A view of what is not there yet is left out.
+    `metrics` are the keys that its runs have, `space` the paths that are searched, `metric` is what a search
+    maximizes, and `epochs` those of a final model. A view of what is not there yet is left out.
     """
     levels = levels_of((name.removeprefix("test/") for name in metrics if name.startswith("test/")), "rate")
     levels = levels[:GREATEST]
-    finals = [_final(levels), _bound(variants, metrics, levels)] if NLL in metrics else []
+    finals = [_final(levels), _bound(variants, metrics, levels), _pictures(metrics, epochs)] if NLL in metrics else []
     return finals + ([_search(metrics, space, metric)] if VALUE in metrics else [])
 
 
@@ -107,6 +110,16 @@ def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[i
     return View(BOUND, "The bound taken apart", page | _charts([parts, rates, plane, curves], shown))
 
 
+def _pictures(metrics: Collection[str], epochs: int) -> View:
+    """Return the pictures of a model of each variant, side by side, first those of the last power of two of epochs."""
+    shown = _Section("One model of each variant; the slider goes through its training", PICTURES, 1)
+    for name in ("samples", "reconstructions", "levels"):
+        shown.image(f"pictures/{name}", 1 << (epochs.bit_length() - 1))
+    page = _page(f"{FINALS} and tags.`{IMAGES}` = 'True'", "tags.`variant`", True, ["tags.`variant`"])
+    closed = [name for name in metrics if not name.startswith(OF_TRIALS)]
+    return View(PICTURES, "Pictures", page | _charts([shown], closed))
+
+
 def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View:
     """Return the charts of the trials; `VALUE` is what a trial has reached of `metric`."""
     lines = _Section(f"A line is a trial; search/value is its {metric}, higher is better", SEARCH, 1)
@@ -155,6 +168,9 @@ class _Section:
 
     def bar(self, metric: str) -> None:
         self._add("BAR", metricKey=metric)
+
+    def image(self, key: str, step: int) -> None:
+        self._add("IMAGE", imageKeys=[key], step=step, showRunParams=False)
 
     def line(self, metric: str) -> None:
         fixed = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear", "yAxisKey": "metric"}
