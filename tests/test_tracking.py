@@ -263,6 +263,21 @@ def test_system_metrics_arrive_where_they_are_wanted(
     assert not run.folder.path.exists()
 
 
+@pytest.mark.parametrize("state", [True, False])
+def test_a_description_that_is_replaced_still_says_how_to_run_again(study: Study, state: bool) -> None:
+    """Results replace it once the run has ended; publishing the run's folder again does not undo that."""
+    run = start(study)
+    if state:  # the folder stays, and the results are added to it
+        keep_state(run)
+    run.finish()
+    for _ in range(2):
+        again = Tracker(study).reopen("a", run.run_id)
+        again.describe("nll 7")
+        again.finish(None)
+    note = query(study, "select value from tags where key = 'mlflow.note.content'")
+    assert note == [(f"nll 7\n\nRun again and compare: `cave reproduce {run.run_id}`.",)]
+
+
 def test_artifacts_lie_at_the_root_whatever_the_working_folder(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,7 +160,7 @@ async def take(names: list[str]) -> None:
             if chosen("runs"):
                 await page("runs", address + runs_page(record.id, FINAL), texts, height=660)
             if chosen("charts"):
-                await page("charts", address + runs_page(record.id, BOUND), texts[:1], height=1300)
+                await page("charts", address + runs_page(record.id, BOUND), ["test/nll", "test/gap"], height=1300)
             if chosen("search"):
                 await page("search", address + runs_page(record.id, SEARCH), ["valid/objective"], height=1100)
             if chosen("run"):

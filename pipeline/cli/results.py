@@ -76,7 +76,10 @@ def list_runs(
 
 @app.command(rich_help_panel=LOOK, epilog="Example: cave compare default wide, cave compare HEAD~1 HEAD --all")
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A run's id, STUDY, STUDY:VARIANT, VARIANT or revision.")],
+    first: Annotated[
+        str,
+        typer.Argument(metavar="A", help="A run's id, STUDY or its folder, VARIANT, STUDY:VARIANT, REVISION[:STUDY]."),
+    ],
     second: Annotated[str, typer.Argument(metavar="B", help="The same.")],
     every: Annotated[bool, typer.Option("--all", help="Show every number, not only the main ones.")] = False,
     as_json: Json = False,

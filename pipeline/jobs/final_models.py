@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pipeline import data, processes
 from pipeline.environment import Resources
@@ -11,12 +12,21 @@ from pipeline.files import file_lock, read_csv, read_json, write_json
 from pipeline.params import Params, digest
 from pipeline.progress import reporting
 from pipeline.runs.source import code_digest
-from pipeline.searches import settings
+from pipeline.searches import describe_source, settings
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.training.matching import match_weights, seconds_per_epoch
 
-__all__ = ["match_time", "mean_curve", "state_digest", "trained"]
+__all__ = ["describe_training", "match_time", "mean_curve", "state_digest", "trained"]
+
+
+def describe_training(study: Study, variant: str, seed: int, widths: Sequence[int], splits: data.Splits) -> str:
+    """Describe a final model: what it is, and where its settings come from."""
+    return (
+        f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}` (protocol {splits.protocol},"
+        f" binarization {splits.binarization}), seed {seed}: final training, with"
+        f" {describe_source(study, variant, seed)}, and its test results.\n\n{study.how(f'evaluate@{variant}')}"
+    )
 
 
 def trained(study: Study, variant: str) -> bool:

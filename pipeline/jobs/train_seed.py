@@ -18,13 +18,13 @@ from pipeline.evaluations import trained_settings
 from pipeline.files import file_lock, write_csv, write_json
 from pipeline.jobs.cached_models import stage_digest
 from pipeline.jobs.epoch_pictures import is_shown, log_pictures
-from pipeline.jobs.final_models import match_time, state_digest
+from pipeline.jobs.final_models import describe_training, match_time, state_digest
 from pipeline.models.checkpoint import save_model
 from pipeline.progress import reporting
 from pipeline.redaction import reason, without_password
 from pipeline.runs import RunSpec
 from pipeline.runs.provenance import code, machine
-from pipeline.searches import describe_source, settings
+from pipeline.searches import settings
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress
@@ -48,19 +48,13 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     origin = {"code": stage_digest(), "settings": trained_settings(chosen)}  # before anybody edits them
     params = match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
-    widths = params.model.level_widths
     spec = RunSpec(stage="train", variant=variant, seed=seed, params=params, rng_seed=seed)
     run = Tracker(study, resources).start(
         spec,
         key=f"{study.unique_name}/{variant}/{seed}{epochs}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
-        about=(
-            f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}`"
-            f" (protocol {splits.protocol}, binarization {splits.binarization}), seed {seed}: final training, with"
-            f" {describe_source(study, variant, seed)}, and its test"
-            f" results.\n\n{study.how(f'evaluate@{variant}')}"
-        ),
+        about=describe_training(study, variant, seed, params.model.level_widths, splits),
         inputs=[study.data, study.sweep(variant) / "best.json"],
     )
     try:
