@@ -122,7 +122,7 @@ def _pictures(metrics: Collection[str], epochs: int) -> View:
 
 def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View:
     """Return the charts of the trials; `VALUE` is what a trial has reached of `metric`."""
-    lines = _Section(f"A line is a trial; search/value is its {metric}, higher is better", SEARCH, 1)
+    lines = _Section(f"A line is a trial; higher {metric} is better", SEARCH, 1)
     points = _Section("A point is a trial", SEARCH)
     curves, plane = _Section("Through the trials' training", SEARCH, 1), _Section("Rate against distortion", SEARCH)
     lines.parallel(space, [VALUE])
