@@ -145,8 +145,8 @@ def _log_seed(
     tags = {"nll_error": f"too high {excess}" if excess else "reliable"}
     run.set_tags(tags | ({"partial_errors": partial} if partial else {}))
     widths = read_json(source / "model.json", "widths")["widths"]
-    about, page = describe_training(study, variant, seed, widths, splits), run.tracker.experiment_id
-    run.describe(f"{_describe_results(estimates, page)}\n\n{about}")
+    reached = _describe_results(estimates, named.get("experiment"))
+    run.describe(f"{reached}\n\n{describe_training(study, variant, seed, widths, splits)}")
     run.finish(None)
     if run.missing:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
