@@ -481,7 +481,7 @@ def test_active_units_are_counted_at_every_level(depth: int, parents: Parents) -
     thresholds = [math.sqrt(a * b) for a, b in pairwise(sizes.tolist()) if b > 2 * a and b > 0.01]
     assert len(thresholds) >= 2
     for threshold in thresholds:
-        actual = unit_activity(model, iter(x.split(50)), draws=500, threshold=threshold)
+        actual = unit_activity(model, iter(x.split(50)), draws=2000, threshold=threshold)
         for t, variance in enumerate(variances, start=1):
             assert actual[f"active/z{t}"][0] == (variance > threshold).sum(), (t, threshold)
             assert actual[f"active/z{t}"][1] < 0.01

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.files import exclusive, read_json
+from pipeline.environment import Resources
+from pipeline.files import exclusive, file_lock, read_json
 from pipeline.jobs import train_seed
 from pipeline.log import STATE
 from pipeline.params import Params, dump_yaml
@@ -129,6 +130,21 @@ def test_a_second_command_in_one_folder_waits(sides: tuple[Study, Study], capsys
         f"vae: training: process {os.getpid()} on {os.uname().nodename} is at work in this folder; waits for its end"
     )
     assert output in capsys.readouterr().out
+
+
+def test_a_seed_waits_for_a_worker_of_a_killed_stage(
+    sides: tuple[Study, Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a worker that has outlived its stage still trains a seed, no second one begins it."""
+    one, _ = sides
+    begun = threading.Event()
+    monkeypatch.setattr(train_seed, "_train", lambda *_: begun.set())
+    waiting = threading.Thread(target=train_seed.train_seed, args=(one, "vae", 0, Resources.read()))
+    with file_lock(one.locks / "train" / "vae" / "0"):
+        waiting.start()
+        assert not begun.wait(0.5)
+    waiting.join()
+    assert begun.is_set()
 
 
 def test_a_second_process_shares_a_sweep(
