@@ -242,23 +242,23 @@ def test_a_run_has_its_results_once(study: Study) -> None:
     assert query(study, "select status from runs") == [("FINISHED",)]
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_system_metrics_arrive_where_they_are_wanted(
-    study: Study, monkeypatch: pytest.MonkeyPatch, wanted: bool
+@pytest.mark.parametrize("enabled", [True, False])
+def test_system_metrics_arrive_where_they_are_asked_for(
+    study: Study, monkeypatch: pytest.MonkeyPatch, enabled: bool
 ) -> None:
     """MLflow's option gives a run those of its machine, in a section of their own; epochs and end stay as they are."""
-    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", str(wanted).lower())
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", str(enabled).lower())
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     run, several = start(study), "select count(*) > 1 from metrics where key = 'system/cpu_utilization_percentage'"
     deadline = time.monotonic() + 60
-    while wanted and query(study, several) == [(0,)]:
+    while enabled and query(study, several) == [(0,)]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     log(run, RECORDS)
     run.finish()
     assert query(study, "select step from metrics where key = 'valid/elbo' order by step") == [(1,), (2,), (3,)]
     sections = {key.partition("/")[0] for (key,) in query(study, "select key from metrics")}
-    assert sections == {"valid", "system"} if wanted else {"valid"}
+    assert sections == {"valid", "system"} if enabled else {"valid"}
     assert query(study, "select status from runs") == [("FINISHED",)]
     assert not run.folder.path.exists()
 

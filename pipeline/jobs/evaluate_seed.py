@@ -145,8 +145,8 @@ def _log_seed(
     tags = {"nll_error": f"too high {excess}" if excess else "reliable"}
     run.set_tags(tags | ({"partial_errors": partial} if partial else {}))
     widths = read_json(source / "model.json", "widths")["widths"]
-    reached = _describe_results(estimates, named.get("experiment"))
-    run.describe(f"{reached}\n\n{describe_training(study, variant, seed, widths, splits)}")
+    summary = _describe_results(estimates, named.get("experiment"))
+    run.describe(f"{summary}\n\n{describe_training(study, variant, seed, widths, splits)}")
     run.finish(None)
     if run.missing:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
@@ -166,7 +166,7 @@ def _print_bounds(label: str, bounds: dict[str, Estimate]) -> None:
 
 
 def _describe_results(bounds: dict[str, Estimate], experiment: str | None) -> str:
-    """Describe what a model has reached on the test set, for a reader of its run."""
+    """Describe a model's test results, for a reader of its run."""
     nll, elbo, reconstruction, kl = (bounds[name] for name in ("nll", "elbo", "reconstruction", "kl"))
     error = "" if nll.se is None else f" ± {nll.se:.2g}"
     text = f"On the test set, in nats an image: **nll {nll.value:.3f}{error}**, of which less is better, and"
