@@ -124,6 +124,10 @@ class Study:
         """The test results."""
         return self.out / "evaluate" / variant
 
+    def decomposition(self, variant: str) -> Path:
+        """The test results of all seeds, with what they are of (`evaluations`)."""
+        return self.evaluate(variant) / "decomposition.json"
+
     def evaluation_time(self, variant: str, seed: int) -> Path:
         """The seconds that a seed's evaluation took: no output, since outputs are the same whenever they are made."""
         return self.cache / "evaluate" / self.unique_name / ".seconds" / f"{variant}-{seed}.json"

@@ -57,7 +57,7 @@ SCIENCE = [
     "figures",
     "testing",
 ]
-RESULTS = ["study", "project", "searches", "report"]  # what is written where, and the comparison made of it
+RESULTS = ["study", "project", "searches", "evaluations", "report"]  # what is written where, and their comparison
 MACHINERY = ["processes", "addresses", "run_folders", "tracking", "links", "sweep", "jobs", "stages"]
 COMMANDS = ["retrain", "reproduce", "removal", "doctor", "cli", "api", "__main__"]
 GROUPS = {"Tools": TOOLS, "Science": SCIENCE, "Results": RESULTS, "Machinery": MACHINERY, "Commands": COMMANDS}

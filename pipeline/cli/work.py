@@ -101,11 +101,12 @@ def sweep(
 
     with by_hand("sweep", name, variant, overrides, resources) as study:
         from pipeline import report
+        from pipeline.evaluations import retrained
         from pipeline.jobs.final_models import trained
         from pipeline.stages import sweep as stage
 
         stage.run(study, variant, resources)
-        if trained(study, variant) and (study.evaluate(variant) / "decomposition.json").exists():
+        if trained(study, variant) and study.decomposition(variant).exists() and not retrained(study, variant):
             report.write(study)  # its models are still those of the best settings
         else:
             report.write_search(study)

@@ -40,7 +40,8 @@ def update_experiment(
     saved in the UI stays as it is.
     """
     space = dict.fromkeys(path for variant in study.params.variants for path in study.params.space(variant))
-    views = study_views(tuple(study.params.variants), metrics, tuple(space), study.params.sweep.metric)
+    epochs = min(study.params.variant(variant).train.epochs for variant in study.params.variants)
+    views = study_views(tuple(study.params.variants), metrics, tuple(space), study.params.sweep.metric, epochs)
     tags = {NOTE: _description(study, experiment.experiment_id, views, report)}
     for view in views:
         if not _is_edited(experiment.tags.get(VIEW_TAG + view.key)):
