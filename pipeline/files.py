@@ -24,9 +24,11 @@ __all__ = [
     "file_lock",
     "is_temporary",
     "read_csv",
+    "read_group",
     "read_json",
     "read_parquet",
     "sha256",
+    "table_groups",
     "write_bytes",
     "write_csv",
     "write_json",
@@ -108,6 +110,47 @@ def read_parquet(path: Path) -> dict[str, list[Any]]:
         return columns
     except (OSError, ArrowException) as error:
         raise InputError(f"{path}: not readable as Parquet: {str(error)[:200]}") from None
+
+
+def table_groups(path: Path) -> list[int]:
+    """Return how many rows each group of a Parquet or Arrow file has; `InputError` where it is damaged."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        if path.suffix == ".arrow":
+            return [batch.num_rows for batch in _arrow_batches(path)]
+        about = parquet.ParquetFile(path).metadata
+        return [about.row_group(number).num_rows for number in range(about.num_row_groups)]
+    except (OSError, ArrowException) as error:
+        raise _unreadable_table(path, error) from None
+
+
+def read_group(path: Path, number: int) -> Any:
+    """Return a group of rows of a Parquet or Arrow file as a table of pyarrow; `InputError` where it is damaged."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        if path.suffix == ".arrow":
+            return _arrow_batches(path)[number]
+        return parquet.ParquetFile(path).read_row_group(number).combine_chunks()
+    except (OSError, ArrowException) as error:
+        raise _unreadable_table(path, error) from None
+
+
+def _arrow_batches(path: Path) -> list[Any]:
+    """Return the batches of an Arrow file, a stream or not, whose content stays on the disk until it is used."""
+    import pyarrow
+
+    try:
+        return list(pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))))
+    except pyarrow.ArrowInvalid:
+        reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
+        return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+
+def _unreadable_table(path: Path, error: Exception) -> InputError:
+    kind = "Arrow" if path.suffix == ".arrow" else "Parquet"
+    return InputError(f"{path}: not readable as {kind}: {' '.join(str(error).split())[:200]}")
 
 
 def write_parquet(path: Path, columns: Mapping[str, Any]) -> None:

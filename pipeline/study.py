@@ -26,9 +26,20 @@ from pipeline.location import nearest_project
 from pipeline.params import Params, notes
 from pipeline.params.derived import outdated
 
-__all__ = ["Study", "activate", "active", "creation_lock", "existing_studies", "find_root", "is_name"]
+__all__ = [
+    "Study",
+    "activate",
+    "active",
+    "creation_lock",
+    "existing_studies",
+    "find_root",
+    "is_name",
+    "pipeline_text",
+]
 
 VARIANT_STAGES = ("sweep", "train", "evaluate")
+PREPARE = "deps:\n    - ${out}/raw\n"  # how the dependencies of stage prepare begin
+OWN_IMAGES = "    - ${root}/${data.path}\n"  # and the one that a study of a user's own images has beside them
 HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 
 
@@ -153,6 +164,13 @@ class Study:
         return [*([changed] if changed else []), *self.notes(variant, stage)]
 
     @property
+    def watches_own_images(self) -> bool:
+        """Whether DVC sees a change of the user's own images, if there are any."""
+        if self.is_standalone or not self.params.has_own_images:
+            return True
+        return OWN_IMAGES in (self.folder / "dvc.yaml").read_text(encoding="utf-8")
+
+    @property
     def is_standalone(self) -> bool:
         """Whether `cave train` or `cave sweep` made this study, so that no `dvc repro` can run it."""
         return self.folder != self.root and not (self.folder / "dvc.yaml").exists()
@@ -184,6 +202,18 @@ class Study:
             return f"Made by `{self.command(stage)}`, with the settings in `experiments/{self.name}/params.yaml`."
         command = self.command(stage)
         return f"Reproduce with `{command}{' ' if self.folder == self.root else ':'}{stage}`."
+
+
+def pipeline_text(root: Path, folder: Path) -> bytes:
+    """Return the root's `dvc.yaml` as the study in `folder` has it; may raise `OSError`.
+
+    It is a copy; where the study has images of a user's own, stage prepare depends on them too.
+    """
+    text = (root / "dvc.yaml").read_bytes()
+    with suppress(InputError):
+        if Params.read_values(folder / "params.yaml").has_own_images and OWN_IMAGES.encode() not in text:
+            return text.replace(PREPARE.encode(), (PREPARE + OWN_IMAGES).encode(), 1)
+    return text
 
 
 def creation_lock(root: Path, name: str) -> Path:

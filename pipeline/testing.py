@@ -11,6 +11,7 @@ They need no test framework and draw from torch's global random state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import product
 
@@ -132,7 +133,7 @@ def check_network(network: Network, image: Image | None = None) -> None:
     Raises:
         AssertionError: the network breaks the contract; the message says in what.
     """
-    pixels = 1 if image is None else image.shape[0] * image.shape[1]
+    pixels = 1 if image is None else math.prod(image.shape)
     inputs, outputs = (2 * pixels if image is not None and image.side == side else 4 for side in ("input", "output"))
     built = network(inputs, outputs, [5, 3], "tanh", image=image).double()
     x = torch.randn(2, 3, inputs).double()

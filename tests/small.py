@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import Splits
-from pipeline.params import ModelParams, TrainParams
+from pipeline.params import CaveParams, DataParams, ModelParams, TrainParams
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,6 +31,23 @@ MODEL: dict[str, Any] = {
     "batch_norm": False,
     "hidden": ((8,),),
     "activation": "tanh",
+}
+DATA: dict[str, Any] = {
+    "name": "digits",
+    "path": None,
+    "layout": "auto",
+    "channels": "auto",
+    "size": None,
+    "fit": "refuse",
+    "labels": True,
+    "fractions": (0.7, 0.15, 0.15),
+    "limit": None,
+    "skip": False,
+    "protocol": "auto",
+    "binarization": "dynamic",
+    "dequantization": "none",
+    "seed": 0,
+    "cave": CaveParams(images=300, size=28, grey=False),
 }
 TRAIN: dict[str, Any] = {
     "objective": "elbo",
@@ -93,6 +110,11 @@ def model_params(**changes: Any) -> ModelParams:
     return ModelParams(**MODEL | changes)
 
 
+def data_params(**changes: Any) -> DataParams:
+    """Return the parameters of the data set digits, or of another with the defaults of the project."""
+    return DataParams(**DATA | changes)
+
+
 def train_params(**changes: Any) -> TrainParams:
     """Return the parameters of a training of five short epochs."""
     return TrainParams(**TRAIN | changes)
@@ -118,7 +140,7 @@ def splits(binarization: str = "dynamic", scale: int = 255, rows: int = 56) -> S
         labels={},
         factors={},
         factor_names=(),
-        shape=(4, 4),
+        shape=(1, 4, 4),
         scale=scale,
         binary=binarization != "none",
         digest="0" * 12,

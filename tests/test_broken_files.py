@@ -47,7 +47,7 @@ def test_a_broken_best_json_gets_its_line(tmp_path: Path, junk: int) -> None:
 @pytest.mark.parametrize("name", ["model.json", "data.json"])
 def test_broken_json_between_stages_gets_its_line(tmp_path: Path, name: str, junk: int) -> None:
     """A description of a model, or of the data, that is none is refused in one line by what reads it."""
-    model = build(model_params(), splits_mean(), (4, 4))
+    model = build(model_params(), splits_mean(), (1, 4, 4))
     save_model(tmp_path, model, model_params(), splits())
     (tmp_path / name).write_bytes(JUNK[junk])
     read = {"model.json": load, "data.json": data.load}[name]

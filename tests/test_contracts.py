@@ -78,7 +78,7 @@ def test_every_prior_keeps_its_contract(prior: str, inference: str, widths: tupl
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
-@pytest.mark.parametrize("image", [None, Image("input", (4, 4)), Image("output", (7, 5))], ids=str)
+@pytest.mark.parametrize("image", [None, Image("input", (1, 4, 4)), Image("output", (3, 7, 5))], ids=str)
 def test_every_network_keeps_its_contract(network: Network, image: Image | None) -> None:
     """Shapes, independent rows, the last bias and gradients are as the models need them."""
     check_network(network, image)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -23,6 +24,7 @@ from pipeline.data.protocols import choose
 from pipeline.environment import data_mirror
 from pipeline.errors import InputError
 from pipeline.params import CaveParams, DataParams
+from tests.small import data_params
 
 SPLITS = ("train", "valid", "test")
 LOCAL = ("digits", "cave")
@@ -30,14 +32,9 @@ FILES = Path(os.environ.get("CAVE_DATA_MIRROR") or Path(__file__).resolve().pare
 
 
 def params(name, protocol="auto", binarization="dynamic", seed=0, images=300, grey=False):
-    return DataParams(
-        name=name,
-        protocol=protocol,
-        binarization=binarization,
-        dequantization="none",
-        seed=seed,
-        cave=CaveParams(images=images, size=28, grey=grey),
-    )
+    cave = CaveParams(images=images, size=28, grey=grey)
+    path = "images" if name == "files" else None
+    return data_params(name=name, path=path, protocol=protocol, binarization=binarization, seed=seed, cave=cave)
 
 
 def made(settings, folder):
@@ -74,7 +71,7 @@ def test_contract(name):
     assert dataset.source
     assert dataset.protocols
     assert set(dataset.protocols) <= set(PROTOCOLS)
-    assert bool(dataset.remotes) == (name not in LOCAL)
+    assert bool(dataset.remotes) == (name not in (*LOCAL, "files"))
     for remote in dataset.remotes:
         assert re.fullmatch({"sha256": "[0-9a-f]{64}", "md5": "[0-9a-f]{32}"}[remote.checksum_type], remote.checksum)
         assert len(set(remote.addresses)) >= 2
@@ -120,7 +117,7 @@ def test_round_trip(name, grey, binarization, tmp_path):
     for split in SPLITS:
         images = getattr(splits, split)
         assert images.dtype == np.uint8
-        assert images.shape == (len(splits.labels[split]), splits.shape[0] * splits.shape[1])
+        assert images.shape == (len(splits.labels[split]), math.prod(splits.shape))
         assert splits.labels[split].dtype == np.int64
         still_grey = binarization == "none" or (binarization == "dynamic" and split == "train")
         assert images.max() == splits.scale
@@ -150,6 +147,7 @@ def test_digest(tmp_path):
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
     assert all(re.fullmatch("[0-9a-f]{32}", digest) for digest in digests)
+    assert digests[0] == "3121e022fa5152dbcca9b7ab6f19f8e4"  # a user's results depend on it
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -398,7 +396,7 @@ def test_caltech(tmp_path, monkeypatch):
     read = partial(readers.caltech101, train=6, valid=4, test=5)
     install(monkeypatch, tmp_path, "caltech101_silhouettes", read, file)
     splits = made(params("caltech101_silhouettes"), tmp_path)
-    assert (splits.scale, splits.binary, splits.shape) == (1, True, (28, 28))
+    assert (splits.scale, splits.binary, splits.shape) == (1, True, (1, 28, 28))
     for split, key in zip(SPLITS, counts, strict=True):
         np.testing.assert_array_equal(getattr(splits, split), images[key].reshape(-1, 784))
         np.testing.assert_array_equal(splits.labels[split], labels[key][:, 0].astype(int) - 1)
@@ -495,7 +493,7 @@ def test_binarized_mnist(tmp_path, monkeypatch):
 def test_frey_face(tmp_path, monkeypatch):
     """Frey's frames are 28x20; rows of a frame resemble their neighbours far more than rows of a wrong shape would."""
     splits = real("frey_face", tmp_path, monkeypatch)
-    assert (splits.shape, len(splits.train), len(splits.valid), len(splits.test)) == ((28, 20), 1565, 200, 200)
+    assert (splits.shape, len(splits.train), len(splits.valid), len(splits.test)) == ((1, 28, 20), 1565, 200, 200)
     frames = splits.train.astype(float)
 
     def roughness(height, width):

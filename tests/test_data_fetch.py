@@ -15,18 +15,11 @@ import pytest
 
 from pipeline.data import DATASETS, Remote, download, fetch, prepare, transport
 from pipeline.errors import InputError
-from pipeline.params import CaveParams, DataParams
+from tests.small import data_params
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 FILE = "frey_rawface.mat"
-PARAMS = DataParams(
-    name="frey_face",
-    protocol="auto",
-    binarization="dynamic",
-    dequantization="none",
-    seed=0,
-    cave=CaveParams(images=100, size=28, grey=False),
-)
+PARAMS = data_params(name="frey_face")
 
 
 class Handler(BaseHTTPRequestHandler):

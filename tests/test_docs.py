@@ -178,7 +178,7 @@ def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         compile(code, "README.md", "exec")
     bound = (ROOT / "pipeline" / "objectives.py").read_text()
     assert all(f"    {line}\n" in bound for line in five.splitlines())
-    data = replace(splits(), train=np.zeros((4, 64), np.uint8), shape=(8, 8))
+    data = replace(splits(), train=np.zeros((4, 64), np.uint8), shape=(1, 8, 8))
     model = build(model_params(), torch.full((64,), 0.5))
     save_model(tmp_path / "experiments/default/train/mhvae/seed-0", model, model_params(), data)
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -7,13 +8,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import figures
 from pipeline.figures import style
 from pipeline.metric import Metric
 
 RNG = np.random.default_rng(0)
-IMAGES = RNG.random((7, 8, 6))
+IMAGES = RNG.random((7, 1, 8, 6))
 
 
 def rows(depth: int, epochs: int = 12) -> list[dict[str, float]]:
@@ -68,9 +70,9 @@ FIGURES = {
     "samples": lambda: figures.samples(IMAGES, "draws"),
     "one sample": lambda: figures.samples(IMAGES[:1], "draws", ink=False),
     "reconstructions": lambda: figures.reconstructions(IMAGES, IMAGES, "vae"),
-    "levels": lambda: figures.levels(IMAGES[:2], RNG.random((3, 2, 4, 8, 6)), "mhvae"),
-    "levels of ten columns": lambda: figures.levels(IMAGES[:2], RNG.random((1, 2, 10, 8, 6)), "vae"),
-    "constant levels": lambda: figures.levels(IMAGES[:1], np.zeros((1, 1, 1, 8, 6)), "vae"),
+    "levels": lambda: figures.levels(IMAGES[:2], RNG.random((3, 2, 4, 1, 8, 6)), "mhvae"),
+    "levels of ten columns": lambda: figures.levels(IMAGES[:2], RNG.random((1, 2, 10, 3, 8, 6)), "vae"),
+    "constant levels": lambda: figures.levels(IMAGES[:1], np.zeros((1, 1, 1, 1, 8, 6)), "vae"),
     "curves": lambda: figures.curves({"vae": {0: rows(1)}, "mhvae": {0: rows(3), 1: rows(3, epochs=1)}}),
     "rates by epoch": lambda: figures.rates_by_epoch(
         {f"v{i}": {0: rows(i)} for i in range(1, 6)}, {f"v{i}": {0: i} for i in range(1, 6)}
@@ -265,13 +267,25 @@ def test_a_samples_grid_holds_every_image_in_order():
     picture = np.asarray(figures.samples(IMAGES, "draws").axes[0].images[0].get_array())
     for number, image in enumerate(IMAGES):
         top, first = number // 4 * 9, number % 4 * 7
-        assert picture[top : top + 8, first : first + 6, 0] == pytest.approx(1 - image, abs=0.01)
+        assert picture[top : top + 8, first : first + 6, 0] == pytest.approx(1 - image[0], abs=0.01)
     assert picture.shape == (17, 27, 3)
+
+
+def test_colour_images_are_shown_as_they_are():
+    """Red, green and blue stay what they are in figures and on the page, with ink or without."""
+    images = RNG.random((7, 3, 8, 6))
+    picture = np.asarray(figures.samples(images, "draws").axes[0].images[0].get_array())
+    assert picture[9:17, 7:13] == pytest.approx(images[5].transpose(1, 2, 0))
+    stored = np.rint(255 * images[None]).astype(np.uint8)
+    page = np.asarray(Image.open(io.BytesIO(figures.mosaic(stored))))
+    assert (page[:, 7:13, :3] == stored[0, 1].transpose(1, 2, 0)).all()
 
 
 def test_the_standard_deviation_of_each_level_is_taken_over_its_redraws():
     """The number over a block's last column is the mean over pixels of the deviation along the columns."""
-    redrawn = np.stack([np.full((2, 4, 8, 6), 0.5), np.broadcast_to([[[[0.0]], [[1.0]]]], (2, 2, 8, 6)).repeat(2, 1)])
+    redrawn = np.stack(
+        [np.full((2, 4, 1, 8, 6), 0.5), np.tile([0.0, 1.0], 4).reshape(2, 4, 1, 1, 1) * np.ones((1, 8, 6))]
+    )
     figure = figures.levels(IMAGES[:2], redrawn, "mhvae")
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert [text for text in texts if text.startswith("sd")] == ["sd, mean 0.000", "sd, mean 0.500"]
@@ -288,7 +302,7 @@ def test_no_global_state_is_touched():
     """Drawing and saving import no pyplot, so no back end is chosen."""
     code = (
         "import sys, numpy as np; from pipeline import figures;"
-        "figures.png(figures.samples(np.ones((3, 8, 8)), 'draws')); assert 'matplotlib.pyplot' not in sys.modules"
+        "figures.png(figures.samples(np.ones((3, 1, 8, 8)), 'draws')); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

@@ -46,7 +46,7 @@ def image_rows(count: int = 5) -> np.ndarray:
 @pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
 def test_a_model_applied_to_images_has_the_numbers_of_the_bound(inference: str) -> None:
     """Bounds are those of `elbo` at the same draws; latents and reconstructions do not depend on them."""
-    model = build(model_params(inference=inference), torch.zeros(16), (4, 4)).eval()
+    model = build(model_params(inference=inference), torch.zeros(16), (1, 4, 4)).eval()
     images = image_rows()
     results = apply_model(model, images, draws=7, seed=3)
     x = torch.tensor(images).flatten(1)
@@ -233,14 +233,14 @@ def test_tables_and_pictures_are_what_mlflow_reads(study: Study, monkeypatch: py
 
 def test_pictures_leave_the_training_as_it_is() -> None:
     """Mode and random numbers stay; equal weights have equal pictures."""
-    model = build(model_params(batch_norm=True), torch.zeros(16), (4, 4)).train()
+    model = build(model_params(batch_norm=True), torch.zeros(16), (1, 4, 4)).train()
     before = torch.get_rng_state()
-    first, second = (mosaics(model, torch.zeros(8, 16), (4, 4)) for _ in range(2))
+    first, second = (mosaics(model, torch.zeros(8, 16), (1, 4, 4)) for _ in range(2))
     assert model.training
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert {name: tuple(picture.shape) for name, picture in first.items()} == {
-        "samples": (20, 40), "reconstructions": (10, 40), "levels": (10, 40),
+        "samples": (1, 20, 40), "reconstructions": (1, 10, 40), "levels": (1, 10, 40),
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.data import Splits
+from pipeline.data import Shape, Splits
 from pipeline.data.images import to_unit_interval
 from pipeline.errors import InputError
 from pipeline.models import NETWORKS, HierarchicalVAE, Image, build, update_bn
@@ -174,13 +175,13 @@ def test_gradients_pass_through_normalization(objective: str) -> None:
 
 @covering(
     "shape, hidden, side",
-    [(28, 28), (28, 20), (8, 8), (4, 4), (7, 5)],
+    [(1, 28, 28), (1, 28, 20), (3, 8, 8), (1, 4, 4), (3, 7, 5)],
     [(), (3,), (3, 4), (2, 3, 4)],
     ["input", "output"],
 )
-def test_a_convolutional_network_fits_any_image(side: Any, shape: tuple[int, int], hidden: tuple[int, ...]) -> None:
-    """It maps images of any size from or to two numbers a pixel, acts on each row alone, with gradients everywhere."""
-    pixels = shape[0] * shape[1]
+def test_a_convolutional_network_fits_any_image(side: Any, shape: Shape, hidden: tuple[int, ...]) -> None:
+    """It maps images of any shape from or to two numbers a value, acts on each row alone, with gradients everywhere."""
+    pixels = math.prod(shape)
     inputs, outputs = (pixels, 5) if side == "input" else (5, 2 * pixels)
     built = conv(inputs, outputs, hidden, "elu", image=Image(side, shape))
     x = torch.randn(2, 3, inputs)
@@ -220,8 +221,8 @@ def test_a_convolutional_model_starts_at_the_mean_and_trains(inference: str, par
 
 
 def test_a_convolutional_model_needs_a_shape() -> None:
-    """Without height and width, or with others than the units', it is refused."""
-    for shape in (None, (3, 5)):
+    """Without channels, height and width, or with others than the units', it is refused."""
+    for shape in (None, (1, 3, 5), (3, 4, 4)):
         with pytest.raises(ValueError, match="needs the shape of images of 16 units"):
             build(model_params(network="conv"), torch.zeros(16), shape)
 

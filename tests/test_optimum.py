@@ -60,7 +60,7 @@ def splits(data: np.ndarray) -> Splits:
         labels={},
         factors={},
         factor_names=(),
-        shape=(1, 5),
+        shape=(1, 1, 5),
         scale=SCALE,
         binary=False,
         digest="0" * 12,

@@ -128,7 +128,7 @@ def test_the_time_left_is_by_the_rate_so_far(done: int, total: int, seconds: flo
 @pytest.mark.slow
 def test_annealing_prints_its_temperatures(capsys: pytest.CaptureFixture[str]) -> None:
     """The chains of a piece of work that is reported say at which temperature they are."""
-    model = build(model_params(), torch.full((16,), 0.5), (4, 4))
+    model = build(model_params(), torch.full((16,), 0.5), (1, 4, 4))
     x = torch.rand(2, 16).round()
     with reporting("mhvae seed 0", Clock(11.0)):
         annealed(model, x, Settings(temperatures=5, chains=2, leapfrog=1), simulated=2, draws=4)

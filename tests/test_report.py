@@ -256,7 +256,7 @@ def pictures(widths: tuple[int, ...]) -> bytes:
     shapes = {"samples": (50,), "nearest": (50,), "images": (10,), "reconstructions": (10,), "best": (10,)}
     shapes |= {"worst": (10,), "base": (4,), "redrawn": (depth, 4, 10), "interpolated": (3, 2)}
     shapes |= {"interpolations": (depth, 3, 9)} | {f"traversals/z{t}": (6, 9) for t in range(1, depth + 1)}
-    arrays = {name: rng.integers(0, 256, (*shape, 8, 8), dtype=np.uint8) for name, shape in shapes.items()}
+    arrays = {name: rng.integers(0, 256, (*shape, 1, 8, 8), dtype=np.uint8) for name, shape in shapes.items()}
     arrays |= {f"{name}/nll": np.linspace(*ends, 10) for name, ends in (("best", (9, 12)), ("worst", (40, 31)))}
     arrays |= {f"traversals/z{t}/units": np.arange(6) for t in range(1, depth + 1)}
     arrays |= {f"nats/z{t}": np.linspace(0.9, 0, width) for t, width in enumerate(widths, start=1)}
@@ -501,7 +501,7 @@ def test_only_variants_of_one_measure_share_a_figure(tmp_path, monkeypatch):
         def draw(results, *_):
             variants = sorted(captured_variants(results))
             captured.setdefault(name, []).append(variants)
-            return figures.samples(np.eye(8)[None], "spy")
+            return figures.samples(np.eye(8)[None, None], "spy")
 
         return draw
 
@@ -778,7 +778,7 @@ def test_whiskers_are_standard_errors(monkeypatch, fine, tmp_path):
 
     def spy(means, error):
         captured.update(means=means, error=error)
-        return figures.samples(np.eye(8)[None], "spy")
+        return figures.samples(np.eye(8)[None, None], "spy")
 
     monkeypatch.setattr(figures, "inference_gaps", spy)
     report.write(fine)

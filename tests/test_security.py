@@ -114,7 +114,7 @@ def pickles(mark: Path) -> dict[str, bytes]:
 
 
 def model_in(folder: Path) -> Any:
-    model = build(model_params(), torch.full((16,), 0.5), (4, 4))
+    model = build(model_params(), torch.full((16,), 0.5), (1, 4, 4))
     checkpoint.save_model(folder, model, model_params(), splits())
     return model
 
@@ -128,7 +128,7 @@ def prepared(folder: Path, **changes: Any) -> Study:
 
 
 def goes_on(folder: Path) -> None:
-    model = build(model_params(), torch.full((16,), 0.5), (4, 4))
+    model = build(model_params(), torch.full((16,), 0.5), (1, 4, 4))
     list(fit(model, splits(), train_params(), seed=0, folder=folder))
 
 
@@ -139,7 +139,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = prepared(root)
     for target_name in ("model", "model/epoch-2"):
         model_in(root / target_name)
-    model = build(model_params(), torch.full((16,), 0.5), (4, 4))
+    model = build(model_params(), torch.full((16,), 0.5), (1, 4, 4))
     training = fit(model, splits(), train_params(), seed=0, folder=root / "state")
     assert [next(training).epoch for _ in range(2)] == [1, 2]
     for target_name in ("sweep/mhvae", "report", "evaluate/vae", "train/vae/seed-0"):

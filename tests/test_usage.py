@@ -89,7 +89,7 @@ def numbers(settings: dict[str, Any]) -> list[dict[str, float]]:
     train = {name: value for name, value in settings.items() if name in TRAIN}
     data = splits("dynamic" if model.get("likelihood", "bernoulli") == "bernoulli" else "none")
     torch.manual_seed(0)
-    built = build(model_params(**model), torch.as_tensor(data.mean, dtype=torch.float32), (4, 4))
+    built = build(model_params(**model), torch.as_tensor(data.mean, dtype=torch.float32), (1, 4, 4))
     return [record.metrics for record in fit(built, data, train_params(epochs=3, **train), seed=0)]
 
 
@@ -117,7 +117,7 @@ def test_a_step_is_compiled_where_the_table_says_so(changes: dict[str, Any]) -> 
     """`train.compile` is used for the models and objectives that `CompiledStep` supports."""
     model = model_params(**{name: value for name, value in changes.items() if name in MODEL})
     train = train_params(**{name: value for name, value in changes.items() if name in TRAIN})
-    built = build(model, torch.full((16,), 0.5), (4, 4))
+    built = build(model, torch.full((16,), 0.5), (1, 4, 4))
     compiled = CompiledStep.supports(built, train)
     flat = {f"model.{n}": v for n, v in dict(model).items()} | {f"train.{n}": v for n, v in dict(train).items()}
     assert (unused("train.compile", flat, {}) == "") is compiled

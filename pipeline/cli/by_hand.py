@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import data, processes
 from pipeline.cli.new_study import create_study
+from pipeline.data.files import last_change
 from pipeline.environment import Resources
 from pipeline.errors import InputError
 from pipeline.files import file_lock
@@ -115,6 +116,14 @@ def bring_data(study: Study) -> None:
                 data.load(study.outliers)
         except InputError:
             _fetch(study)
+            return
+    path = study.root / (study.params.data.path or "")
+    read = (study.data / "data.json").stat().st_mtime
+    if study.is_standalone and study.params.has_own_images and path.exists() and last_change(path) > read:
+        print(
+            f"study {study.name} keeps the images that it has read, and {study.params.data.path} has changed since; to"
+            f" read it anew: cave study rm {study.name}, and the same command again"
+        )
 
 
 def _fetch(study: Study) -> None:

@@ -14,7 +14,7 @@ from pipeline.files import file_lock, write_bytes, write_text
 from pipeline.params import Params
 from pipeline.params.derived import write_settings
 from pipeline.processes.signals import ignore_signals
-from pipeline.study import Study, creation_lock, is_name
+from pipeline.study import Study, creation_lock, is_name, pipeline_text
 
 __all__ = ["copy_pipeline", "create_study"]
 
@@ -97,7 +97,7 @@ def copy_pipeline(root: Path, folder: Path) -> bool:
     """Make a study's `dvc.yaml` a copy of the root's, also where it was a link; return whether it was not one yet."""
     copy = folder / "dvc.yaml"
     try:
-        content = (root / "dvc.yaml").read_bytes()
+        content = pipeline_text(root, folder)
         if not copy.is_symlink() and copy.exists() and copy.read_bytes() == content:
             return False
     except OSError as error:

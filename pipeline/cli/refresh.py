@@ -14,6 +14,7 @@ from pipeline.params import Params
 from pipeline.params.derived import STUDY_FILE, derive, derived_text, differences, differing_paths, outdated
 from pipeline.params.writing import dump_mapping
 from pipeline.runs.git import git
+from pipeline.study import pipeline_text
 
 __all__ = ["refresh_params", "refresh_pipeline", "save_uncommitted"]
 
@@ -21,7 +22,7 @@ __all__ = ["refresh_params", "refresh_pipeline", "save_uncommitted"]
 def refresh_pipeline(root: Path, folder: Path) -> str:
     """Make a study's `dvc.yaml` a copy of the root's; return a line where it was not one."""
     path = folder / "dvc.yaml"
-    if not path.is_symlink() and path.read_bytes() == (root / "dvc.yaml").read_bytes():
+    if not path.is_symlink() and path.read_bytes() == pipeline_text(root, folder):
         return ""
     saved = "" if path.is_symlink() else save_uncommitted(root, path)
     copy_pipeline(root, folder)

@@ -21,15 +21,32 @@ app = typer.Typer(help="Make, list and remove studies.", no_args_is_help=True)
 
 
 @app.command("new")
-def study_new(name: str, assignments: Set = None) -> None:
+def study_new(
+    name: str,
+    assignments: Set = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="PATH", help="Images of your own: a folder, or an .npy, .npz or Parquet file."),
+    ] = None,
+) -> None:
     """Make the study experiments/NAME: study.yaml for its own values, params.yaml of all values, and a dvc.yaml."""
     from pipeline import data
 
     root, overrides = find_root(Path.cwd()), study_overrides(assignments)
+    if images is not None:
+        from pipeline.cli.own_images import own_settings
+
+        overrides = own_settings(root, images, overrides)
     params, file = Params.read_with_file(root / "params.yaml", overrides)
     data.check(params.data)
     linked = (root / "experiments" / name / "dvc.yaml").is_symlink()
-    create_study(root, name, overrides)
+    if params.data.name == "files":
+        from pipeline.cli.own_images import SHEET, describe_images
+
+        create_study(root, name, overrides, fill=describe_images)
+        print(f"experiments/{name}/{SHEET} shows some of the training images")
+    else:
+        create_study(root, name, overrides)
     for line in notes(params, file, overrides):
         print(line)
     if linked:

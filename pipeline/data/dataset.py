@@ -6,12 +6,16 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from pipeline.params import DataParams
 
-__all__ = ["Dataset", "Part", "Published", "Remote"]
+__all__ = ["Dataset", "Part", "Published", "Remote", "Shape"]
+
+Shape = tuple[int, int, int]
+"""Of an image: channels (1 for grey levels, 3 for red, green and blue), height, width."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,21 @@ class Remote:
         return None if actual == self.checksum else f"{self.checksum_type} {actual} instead of {self.checksum}"
 
 
+@runtime_checkable
+class Images(Protocol):
+    """Images of a file, or a whole array of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Return the images at some positions, uint8 [k, D]."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Images that were published together."""
 
-    images: np.ndarray  # uint8 [n, D], 0..scale, rows of an image one after another
+    images: Images  # uint8 [n, D], 0..scale; channels one after another, of each its rows
     labels: np.ndarray | None = None  # int64 [n]
     factors: np.ndarray | None = None  # float64 [n, F]
 
@@ -58,9 +72,12 @@ class Published:
     """A data set as published: its parts ("train", "valid", "test"; "all" where it has but one), not yet split."""
 
     parts: dict[str, Part]
-    shape: tuple[int, int]
+    shape: Shape
     scale: int
     factor_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # on the files, a line each
+    sizes: tuple[tuple[int, int], ...] = ()  # height and width of the files' images, where they may differ
+    skipped: tuple[str, ...] = ()  # images that are left out, each with what is wrong
 
 
 @dataclass(frozen=True)
@@ -73,3 +90,4 @@ class Dataset:
     remotes: tuple[Remote, ...] = ()
     dark_on_light: bool = True  # 1 is the ink of a drawing, which figures show black; else the light of a photograph
     holdout: dict[str, int] = field(default_factory=dict)  # split -> number of images that 'published' holds out
+    local: bool = False  # `read` gets the project's root instead, where a user's own files lie

@@ -50,25 +50,36 @@ def frozen(pixels: UInt8[Tensor, "n units"], scale: int, name: str) -> Float[Ten
 
 
 class TrainingImages:
-    """A training set on its device."""
+    """A training set on its device; one that stays on the disk (`mapped`) gives its device a batch at a time."""
 
-    def __init__(self, pixels: UInt8[Tensor, "n units"], scale: int, binarize: bool, dequantize: bool = False) -> None:
+    def __init__(
+        self,
+        pixels: UInt8[Tensor, "n units"],
+        scale: int,
+        binarize: bool,
+        dequantize: bool = False,
+        *,
+        mapped_for: torch.device | None = None,
+    ) -> None:
         self.scale, self.binarize, self.dequantize = scale, binarize, dequantize
-        self.pixels: Tensor = _thresholds(pixels, scale) if binarize else pixels
+        self.mapped_for = mapped_for
+        self.pixels: Tensor = _thresholds(pixels, scale) if binarize and mapped_for is None else pixels
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels lie."""
-        return self.pixels.device
+        """Where batches are."""
+        return self.mapped_for or self.pixels.device
 
     def batch(self, positions: Int64[Tensor, " batch"]) -> Float[Tensor, "batch units"]:
         """Return the images at these positions, binarized or dequantized anew."""
-        chosen = torch.index_select(self.pixels, 0, positions)
+        chosen = torch.index_select(self.pixels, 0, positions.to(self.pixels.device)).to(self.device)
         if self.dequantize:
             return dequantized(chosen, self.scale)
+        if self.binarize and self.mapped_for is not None:
+            chosen = _thresholds(chosen, self.scale)
         return _drawn(chosen) if self.binarize else to_unit_interval(chosen, self.scale)
 
 

@@ -6,6 +6,8 @@
 | standard | the first / the last 10,000 of the training part / the test part |
 | burda | the first / the last 400 of the training part / the test part |
 | static, published | the published parts; what was published in fewer is held out from a seeded shuffle |
+| fractions | shares `data.fractions` of the images, drawn by seed, in the order of the files |
+| folders | the folders, arrays or tables of these names |
 
 burda: Importance Weighted Autoencoders (Burda, Grosse, Salakhutdinov 2016), https://arxiv.org/abs/1509.00519.
 A choice maps each split to a published part and the rows of it, int64 [n].
@@ -17,21 +19,24 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.data.dataset import Dataset, Part
+from pipeline.data.dataset import Part
 from pipeline.data.registry import DATASETS
 from pipeline.errors import InputError
 from pipeline.params import DataParams
+from pipeline.text import plural
 
 __all__ = ["PROTOCOLS", "check", "choose", "resolve"]
 
 Choice = dict[str, tuple[str, np.ndarray]]
-Protocol = Callable[[Dataset, dict[str, Part], np.random.Generator], Choice]
+Protocol = Callable[[DataParams, dict[str, Part], np.random.Generator], Choice]
 
+NAMES = ("train", "valid", "test")
+FEWEST = 2  # images of a split
 SHARE = 0.15  # of validation, and of test, in 'stratified'
 MOST = 4 * 2**30  # bytes of rendered images
 
 
-def _stratified(dataset: Dataset, parts: dict[str, Part], rng: np.random.Generator) -> Choice:
+def _stratified(params: DataParams, parts: dict[str, Part], rng: np.random.Generator) -> Choice:
     labels = parts["all"].labels
     assert labels is not None
     split = np.empty(len(labels), np.int64)
@@ -41,11 +46,11 @@ def _stratified(dataset: Dataset, parts: dict[str, Part], rng: np.random.Generat
         split[rows] = 0
         split[rows[:share]] = 1
         split[rows[share : 2 * share]] = 2
-    return {name: ("all", np.flatnonzero(split == number)) for number, name in enumerate(("train", "valid", "test"))}
+    return {name: ("all", np.flatnonzero(split == number)) for number, name in enumerate(NAMES)}
 
 
 def _last(count: int) -> Protocol:
-    def choose(dataset: Dataset, parts: dict[str, Part], rng: np.random.Generator) -> Choice:
+    def choose(params: DataParams, parts: dict[str, Part], rng: np.random.Generator) -> Choice:
         rows = np.arange(len(parts["train"].images))
         test = np.arange(len(parts["test"].images))
         return {"train": ("train", rows[:-count]), "valid": ("train", rows[-count:]), "test": ("test", test)}
@@ -53,16 +58,26 @@ def _last(count: int) -> Protocol:
     return choose
 
 
-def _published(dataset: Dataset, parts: dict[str, Part], rng: np.random.Generator) -> Choice:
+def _published(params: DataParams, parts: dict[str, Part], rng: np.random.Generator) -> Choice:
     choice = {name: (name, np.arange(len(part.images))) for name, part in parts.items() if name != "all"}
-    if dataset.holdout:
+    if holdout := DATASETS[params.name].holdout:
         source = "all" if "all" in parts else "train"
         rows = rng.permutation(len(parts[source].images))
-        for name, count in reversed(dataset.holdout.items()):
+        for name, count in reversed(holdout.items()):
             choice[name] = (source, rows[-count:])
             rows = rows[:-count]
         choice["train"] = (source, rows)
     return choice
+
+
+def _fractions(params: DataParams, parts: dict[str, Part], rng: np.random.Generator) -> Choice:
+    rows = rng.permutation(len(parts["all"].images))[: params.limit]
+    ends = np.rint(np.cumsum(params.fractions)[:2] * len(rows)).astype(int)
+    return {name: ("all", np.sort(own)) for name, own in zip(NAMES, np.split(rows, ends), strict=True)}
+
+
+def _folders(params: DataParams, parts: dict[str, Part], rng: np.random.Generator) -> Choice:
+    return {name: (name, np.sort(rng.permutation(len(parts[name].images))[: params.limit])) for name in NAMES}
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -71,16 +86,20 @@ PROTOCOLS: dict[str, Protocol] = {
     "burda": _last(400),
     "static": _published,
     "published": _published,
+    "fractions": _fractions,
+    "folders": _folders,
 }
 
 
 def check(params: DataParams) -> None:
-    """Raise `InputError` where the data set does not have the protocol, or is too large to be rendered."""
+    """Raise `InputError` where the data set has no such protocol, lacks its path, or is too large to be rendered."""
     allowed = DATASETS[params.name].protocols
     if params.protocol not in ("auto", *allowed):
         raise InputError(
             f"data.protocol: '{params.protocol}' given for {params.name}; allowed: auto, {', '.join(allowed)}"
         )
+    if params.name == "files" and params.path is None:
+        raise InputError("data.path: null given for files; allowed: a folder or a file of images")
     size = params.cave.images * params.cave.size**2
     if params.name == "cave" and size > MOST:
         raise InputError(
@@ -98,4 +117,12 @@ def resolve(params: DataParams) -> str:
 def choose(params: DataParams, parts: dict[str, Part]) -> Choice:
     """Choose the images of every split; drawn from the seed where the protocol draws."""
     rng = np.random.default_rng([params.seed, 0])
-    return PROTOCOLS[resolve(params)](DATASETS[params.name], parts, rng)
+    choice = PROTOCOLS[resolve(params)](params, parts, rng)
+    for name, (_, rows) in choice.items():
+        if len(rows) < FEWEST:
+            images = sum(len(part.images) for part in parts.values())
+            raise InputError(
+                f"data: {plural(images, 'image')}, of which {name} gets {len(rows)} by protocol {resolve(params)};"
+                f" allowed: {FEWEST} or more in each of {', '.join(NAMES)}"
+            )
+    return choice

@@ -24,7 +24,7 @@ def digits(folder: Path, params: DataParams) -> Published:
 
     images, labels = load_digits(return_X_y=True)
     part = Part(images.astype(np.uint8), labels=labels.astype(np.int64))
-    return Published({"all": part}, shape=(8, 8), scale=16)
+    return Published({"all": part}, shape=(1, 8, 8), scale=16)
 
 
 def cave(folder: Path, params: DataParams) -> Published:
@@ -32,7 +32,9 @@ def cave(folder: Path, params: DataParams) -> Published:
     size, grey = params.cave.size, params.cave.grey
     factors = shadows.draw(params.cave.images, params.seed)
     part = Part(shadows.render(factors, size, grey), labels=factors[:, 0].astype(np.int64), factors=factors)
-    return Published({"all": part}, shape=(size, size), scale=255 if grey else 1, factor_names=tuple(shadows.FACTORS))
+    return Published(
+        {"all": part}, shape=(1, size, size), scale=255 if grey else 1, factor_names=tuple(shadows.FACTORS)
+    )
 
 
 def mnist(folder: Path, params: DataParams, *, train: int, test: int) -> Published:
@@ -45,7 +47,7 @@ def mnist(folder: Path, params: DataParams, *, train: int, test: int) -> Publish
         if labels.max() > 9:
             raise InputError(f"{path}: holds a label {labels.max()}; labels are 0..9")
         parts[name] = Part(images, labels=labels.astype(np.int64))
-    return Published(parts, shape=(28, 28), scale=255)
+    return Published(parts, shape=(1, 28, 28), scale=255)
 
 
 def binarized_mnist(folder: Path, params: DataParams, *, train: int, valid: int, test: int) -> Published:
@@ -54,7 +56,7 @@ def binarized_mnist(folder: Path, params: DataParams, *, train: int, valid: int,
     parts = {
         name: Part(read_amat(folder / f"binarized_mnist_{name}.amat", count, 784)) for name, count in counts.items()
     }
-    return Published(parts, shape=(28, 28), scale=1)
+    return Published(parts, shape=(1, 28, 28), scale=1)
 
 
 def omniglot(folder: Path, params: DataParams, *, train: int, test: int) -> Published:
@@ -69,7 +71,7 @@ def omniglot(folder: Path, params: DataParams, *, train: int, test: int) -> Publ
             raise InputError(f"{path}: {images} holds values outside 0..1")
         labels = content[target].argmax(0).astype(np.int64) if {"target", "testtarget"} <= set(content) else None
         parts[name] = Part(_upright(np.rint(255 * values).astype(np.uint8).T), labels=labels)
-    return Published(parts, shape=(28, 28), scale=255)
+    return Published(parts, shape=(1, 28, 28), scale=255)
 
 
 def caltech101(folder: Path, params: DataParams, *, train: int, valid: int, test: int) -> Published:
@@ -89,7 +91,7 @@ def caltech101(folder: Path, params: DataParams, *, train: int, valid: int, test
         if not np.isin(labels, np.arange(1, 102)).all():
             raise InputError(f"{path}: {key}_labels holds values outside 1..101")
         parts[name] = Part(_upright(images.astype(np.uint8)), labels=labels.astype(np.int64) - 1)
-    return Published(parts, shape=(28, 28), scale=1)
+    return Published(parts, shape=(1, 28, 28), scale=1)
 
 
 def frey_face(folder: Path, params: DataParams, *, frames: int) -> Published:
@@ -98,7 +100,7 @@ def frey_face(folder: Path, params: DataParams, *, frames: int) -> Published:
     values = read_mat(path, {"ff": (560, frames)})["ff"]
     if values.min() < 0 or values.max() > 255 or (values != np.rint(values)).any():
         raise InputError(f"{path}: ff holds values other than 0..255")
-    return Published({"all": Part(np.ascontiguousarray(values.T).astype(np.uint8))}, shape=(28, 20), scale=255)
+    return Published({"all": Part(np.ascontiguousarray(values.T).astype(np.uint8))}, shape=(1, 28, 20), scale=255)
 
 
 def _upright(images: np.ndarray) -> np.ndarray:

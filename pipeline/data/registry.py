@@ -9,6 +9,7 @@ from functools import partial
 
 from pipeline.data import readers
 from pipeline.data.dataset import Dataset, Remote
+from pipeline.data.files import read_files
 
 __all__ = ["DATASETS"]
 
@@ -171,5 +172,12 @@ DATASETS: dict[str, Dataset] = {
             ),
         ),
         holdout={"valid": 200, "test": 200},
+    ),
+    "files": Dataset(
+        source="Images of your own, at data.path",
+        protocols=("fractions", "folders"),
+        dark_on_light=False,
+        read=read_files,
+        local=True,
     ),
 }

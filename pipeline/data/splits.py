@@ -10,30 +10,36 @@ from __future__ import annotations
 
 import io
 import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.data.dataset import Images, Shape
 from pipeline.data.download import verify
 from pipeline.data.protocols import choose, resolve
 from pipeline.data.registry import DATASETS
+from pipeline.data.storage import ROWS, blocks_of, read_arrays, write_images
 from pipeline.errors import InputError
-from pipeline.files import read_json, sha256, write_bytes, write_json
+from pipeline.files import read_json, sha256, write_bytes, write_json, write_text
 from pipeline.params import DataParams
+from pipeline.progress import print_note, track_progress
+from pipeline.text import plural
 
-__all__ = ["Splits", "binarize", "load", "prepare"]
+__all__ = ["Splits", "binarize", "image_shape", "load", "prepare", "save"]
 
 STREAMS = {"train": 1, "valid": 2, "test": 3}  # of random numbers; 0 is that of the choice of images
-ROWS = 4096  # binarized at once
+SKIPPED, SHOWN = "skipped.txt", 10  # the file that lists images that are left out; lines that are printed
 DEQUANTIZATION = "dequantization"  # recorded where it is not none, so that other digests stay what they were
 FIELDS = ("name", "protocol", "binarization", "factor_names", "shape", "scale", "binary")
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, split and binarized; D = height * width pixels, rows of an image one after another."""
+    """A data set, split and binarized; D = channels * height * width, channel after channel, each row by row."""
 
     name: str
     protocol: str  # never 'auto'
@@ -44,7 +50,7 @@ class Splits:
     labels: dict[str, np.ndarray]  # split -> int64 [n]; empty if the set has none
     factors: dict[str, np.ndarray]  # split -> float64 [n, F]; empty if the set has none
     factor_names: tuple[str, ...]
-    shape: tuple[int, int]  # height, width
+    shape: Shape  # channels, height, width
     scale: int  # the highest intensity
     binary: bool  # are model inputs binary
     digest: str  # sha256 of all of the above and of the dequantization, 32 hexadecimal characters
@@ -55,6 +61,16 @@ class Splits:
         """Mean intensity of the training images as models see them, float64 [D] in [0, 1]."""
         mean: np.ndarray = self.train.mean(0, dtype=np.float64)
         return (mean + 0.5) / (self.scale + 1) if self.dequantized else mean / self.scale
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """Shape of an image in a user's arrays: [height, width] in grey, else [channels, height, width]."""
+        return self.shape if self.shape[0] > 1 else self.shape[1:]
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the images stay on the disk until they are used, since there are so many of them."""
+        return isinstance(self.train, np.memmap)
 
     @property
     def dequantized(self) -> bool:
@@ -72,33 +88,30 @@ def binarize(images: np.ndarray, scale: int, rng: np.random.Generator) -> np.nda
     return drawn
 
 
-def prepare(params: DataParams, raw: Path, folder: Path) -> Splits:
-    """Split and binarize the files in `raw` (as `fetch` wrote them), write the result to `folder` and return it."""
+def prepare(params: DataParams, raw: Path, folder: Path, root: Path | None = None) -> Splits:
+    """Split and binarize the files in `raw` (as `fetch` wrote them), write the result to `folder` and return it.
+
+    A user's own images are read at their path in the project's `root` instead. All images are read and written some at
+    a time; where one cannot be used, `InputError` is raised and `folder` stays as it was.
+    """
     protocol = resolve(params)
     dataset = DATASETS[params.name]
     verify(dataset, raw)
-    published = dataset.read(raw, params)
-    parts = published.parts
-    images, labels, factors = {}, {}, {}
-    for name, (source, rows) in choose(params, parts).items():
-        part = parts[source]
-        images[name] = part.images[rows]
-        if params.binarization == "static" or (params.binarization == "dynamic" and name != "train"):
-            rng = np.random.default_rng([params.seed, STREAMS[name]])
-            images[name] = binarize(images[name], published.scale, rng)
-        if part.labels is not None:
-            labels[name] = part.labels[rows]
-        if part.factors is not None:
-            factors[name] = part.factors[rows]
+    published = dataset.read((root or Path.cwd()) if dataset.local else raw, params)
+    for note in published.notes:
+        print_note(note)
+    parts = {name: (published.parts[source], rows) for name, (source, rows) in choose(params, published.parts).items()}
+    counts = {name: len(rows) for name, (_, rows) in parts.items()}
+    blocks = {name: _blocks(params, published.scale, name, part.images, rows) for name, (part, rows) in parts.items()}
+    write_images(folder, counts, math.prod(published.shape), blocks)
+    _list_skipped(published.skipped, folder)
     splits = Splits(
         name=params.name,
         protocol=protocol,
         binarization=params.binarization,
-        train=images["train"],
-        valid=images["valid"],
-        test=images["test"],
-        labels=labels,
-        factors=factors,
+        **read_arrays(folder, STREAMS),
+        labels={name: part.labels[rows] for name, (part, rows) in parts.items() if part.labels is not None},
+        factors={name: part.factors[rows] for name, (part, rows) in parts.items() if part.factors is not None},
         factor_names=published.factor_names,
         shape=published.shape,
         scale=published.scale,
@@ -107,19 +120,36 @@ def prepare(params: DataParams, raw: Path, folder: Path) -> Splits:
         dequantization=params.dequantization,
     )
     splits = replace(splits, digest=_digest(splits))
-    _save(splits, folder)
+    _save(splits, folder, {name: array for name, array in _arrays(splits).items() if name not in STREAMS})
     return splits
+
+
+def _blocks(params: DataParams, scale: int, name: str, images: Images, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the images of a split some at a time, binarized where they are binarized once."""
+    binarized = params.binarization == "static" or (params.binarization == "dynamic" and name != "train")
+    rng = np.random.default_rng([params.seed, STREAMS[name]])
+    for start in track_progress(range(0, len(rows), ROWS), f"reading {name}", f"batches of {ROWS} images"):
+        block = images[rows[start : start + ROWS]]
+        yield binarize(block, scale, rng) if binarized else block
+
+
+def _list_skipped(skipped: Sequence[str], folder: Path) -> None:
+    """Print which images are left out, as far as they are few, and write the list of all beside the splits."""
+    path = folder / SKIPPED
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    for line in skipped[:SHOWN]:
+        print_note(f"left out: {line}")
+    print_note(f"{plural(len(skipped), 'image')} left out; {path} lists them")
+    write_text(path, "".join(f"{line}\n" for line in skipped))
 
 
 def load(folder: Path) -> Splits:
     """Read what `prepare` wrote; raise `InputError` where it is missing or damaged."""
     record = read_json(folder / "data.json")
     try:
-        # Mapped before it is read, so that a header cannot claim more than there is.
-        arrays = {
-            name: np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))  # noqa: TID251
-            for name in record["arrays"]
-        }
+        arrays = read_arrays(folder, record["arrays"])
         splits = Splits(
             name=record["name"],
             protocol=record["protocol"],
@@ -130,7 +160,7 @@ def load(folder: Path) -> Splits:
             labels={name: arrays[f"labels_{name}"] for name in STREAMS if f"labels_{name}" in arrays},
             factors={name: arrays[f"factors_{name}"] for name in STREAMS if f"factors_{name}" in arrays},
             factor_names=tuple(record["factor_names"]),
-            shape=tuple(record["shape"]),
+            shape=image_shape(record["shape"]),
             scale=record["scale"],
             binary=record["binary"],
             digest=record["digest"],
@@ -148,6 +178,13 @@ def load(folder: Path) -> Splits:
     return splits
 
 
+def image_shape(recorded: Sequence[int]) -> Shape:
+    """Return the shape that a file states; where it has two numbers, they are height and width of grey images."""
+    *channels, height, width = recorded
+    (count,) = channels or [1]
+    return count, height, width
+
+
 def _arrays(splits: Splits) -> dict[str, np.ndarray]:
     """Return all arrays under the names of their files."""
     return (
@@ -159,19 +196,29 @@ def _arrays(splits: Splits) -> dict[str, np.ndarray]:
 
 def _describe(splits: Splits) -> dict[str, Any]:
     noise = {DEQUANTIZATION: splits.dequantization} if splits.dequantized else {}
-    return {name: getattr(splits, name) for name in FIELDS} | noise | {"arrays": sorted(_arrays(splits))}
+    described = {name: getattr(splits, name) for name in FIELDS} | noise | {"arrays": sorted(_arrays(splits))}
+    return described | {"shape": splits.array_shape}  # so that the digests of grey images stay what they were
 
 
 def _digest(splits: Splits) -> str:
-    parts = [json.dumps(_describe(splits), sort_keys=True).encode()]
-    for name, array in sorted(_arrays(splits).items()):
-        parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]
-    return sha256(parts)[:32]
+    def parts() -> Iterator[bytes]:
+        yield json.dumps(_describe(splits), sort_keys=True).encode()
+        for name, array in sorted(_arrays(splits).items()):
+            yield f"{name} {array.dtype.str} {array.shape}".encode()
+            yield from (block.tobytes() for block in blocks_of(array))
+
+    return sha256(parts())[:32]
 
 
-def _save(splits: Splits, folder: Path) -> None:
-    """Write one file an array, then `data.json`; a folder written in part does not match its digest."""
-    arrays = _arrays(splits)
+def save(splits: Splits, folder: Path) -> Splits:
+    """Write splits of any origin as `prepare` does; return them with their digest."""
+    splits = replace(splits, digest=_digest(splits))
+    _save(splits, folder, _arrays(splits))
+    return splits
+
+
+def _save(splits: Splits, folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write some of the arrays, then `data.json`; a folder written in part does not match its digest."""
     try:
         for name, array in arrays.items():
             content = io.BytesIO()
@@ -179,7 +226,7 @@ def _save(splits: Splits, folder: Path) -> None:
             write_bytes(folder / f"{name}.npy", content.getvalue())
         write_json(folder / "data.json", _describe(splits) | {"digest": splits.digest})
         for other in folder.glob("*.npy"):
-            if other.stem not in arrays:
+            if other.stem not in _arrays(splits):
                 other.unlink()
     except OSError as error:
         raise InputError.of_disk(error, error.filename or folder) from None

@@ -16,6 +16,7 @@ from pipeline.doctor.processes import command
 from pipeline.errors import InputError
 from pipeline.params import Params, read_yaml
 from pipeline.runs.git import dvc_starts, git
+from pipeline.study import pipeline_text
 from pipeline.text import plural
 
 __all__ = ["dvc_busy", "dvc_lock", "git_state", "held", "params", "pipelines"]
@@ -69,9 +70,12 @@ def pipelines(target: Target) -> Iterator[Finding]:
         yield ok("the root's alone")
         return
     try:
-        content = (target.root / "dvc.yaml").read_bytes()
         links = [path.parent.name for path in copies if path.is_symlink()]
-        stale = [path.parent.name for path in copies if not path.is_symlink() and path.read_bytes() != content]
+        stale = [
+            path.parent.name
+            for path in copies
+            if not path.is_symlink() and path.read_bytes() != pipeline_text(target.root, path.parent)
+        ]
     except OSError as error:
         yield fault(f"{error.filename}: cannot be read: {error.strerror}", "git checkout HEAD -- dvc.yaml")
         return

@@ -18,7 +18,9 @@ IMAGES = 100  # a batch
 
 @torch.no_grad()
 def apply_model(model: HierarchicalVAE, images: np.ndarray, draws: int = DRAWS, seed: int = 0) -> dict[str, np.ndarray]:
-    """Apply a model to images [n, height, width] or [n, units], whose values are those it was trained on, in [0, 1].
+    """Apply a model to images, whose values are those it was trained on, in [0, 1].
+
+    Their shape is [n, height, width] in grey, [n, channels, height, width] in colour, or [n, units].
 
     Equal images, `draws` and `seed` give equal numbers.
 

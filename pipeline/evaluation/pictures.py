@@ -1,14 +1,14 @@
 """What a model's figures are drawn of, computed where the model is, as small arrays: the report needs no model.
 
-Images are uint8 [.., h, w], 255 for 1. T is the model's depth, `columns` the images of a row.
+Images are uint8 [.., c, h, w], c channels, 255 for 1. T is the model's depth, `columns` the images of a row.
 
-    samples, nearest [n, h, w]: means of p(x | z_1) of draws from the prior; the training images nearest to them
-    images, reconstructions [columns, h, w]: test images, and the means of p(x | z_1) at draws of q(z_1 | x)
-    base [rows, h, w], redrawn [T, rows, columns, h, w]: draws, and the same with one level's noise drawn again
-    traversals/z1, .. [units, steps, h, w], with /units: one unit's noise from -2.5 to 2.5, all other noise being 0
-    interpolated [pairs, 2, h, w]: two test images each
-    interpolations [T, pairs, steps, h, w]: from one of them to the other in z_t and the levels above
-    best, worst [columns, h, w], with /nll: the test images with the highest and the lowest estimates of log p(x)
+    samples, nearest [n, c, h, w]: means of p(x | z_1) of draws from the prior; the training images nearest to them
+    images, reconstructions [columns, c, h, w]: test images, and the means of p(x | z_1) at draws of q(z_1 | x)
+    base [rows, c, h, w], redrawn [T, rows, columns, c, h, w]: draws; the same, one level's noise drawn again
+    traversals/z1, .. [units, steps, c, h, w], with /units: one unit's noise from -2.5 to 2.5, all other noise being 0
+    interpolated [pairs, 2, c, h, w]: two test images each
+    interpolations [T, pairs, steps, c, h, w]: from one of them to the other in z_t and the levels above
+    best, worst [columns, c, h, w], with /nll: the test images with the highest and the lowest estimates of log p(x)
     nats/z1, .. [units]: of each unit (`latents`), the `MOST_UNITS` largest in falling order
     map [images, 2]: the means of the top level along their first two principal axes
     ink [1]: whether figures show 1 as black
@@ -73,10 +73,10 @@ def compute_pictures(
 def _stored(x: Float[Tensor, "*batch units"], splits: Splits) -> np.ndarray:
     """Return images as they are stored; what is wider than `MOST_PIXELS` is averaged over squares."""
     grid = x.unflatten(-1, splits.shape).clamp(0, 1)
-    factor = -(-max(splits.shape) // MOST_PIXELS)
+    factor = -(-max(splits.shape[1:]) // MOST_PIXELS)
     if factor > 1:
-        flat = grid.flatten(0, -3)[:, None].float()
-        grid = avg_pool2d(flat, factor, ceil_mode=True)[:, 0].unflatten(0, grid.shape[:-2])
+        flat = grid.flatten(0, -4).float()
+        grid = avg_pool2d(flat, factor, ceil_mode=True).unflatten(0, grid.shape[:-3])
     pixels: np.ndarray = (255 * grid).round().byte().cpu().numpy()
     return pixels
 

@@ -1,4 +1,7 @@
-"""Pictures of images: what a model draws, restores, and decides level by level. Arrays are [.., h, w] in [0, 1]."""
+"""Pictures of images: what a model draws, restores, and decides level by level. Arrays are [.., c, h, w] in [0, 1].
+
+Images of one channel are grey; those of three are in colour and shown as they are.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ GAP = (0.85, 0.88, 0.91)  # between images
 
 
 def mosaic(grid: Array, *, ink: bool = True) -> bytes:
-    """Return images [rows, columns, h, w] of bytes side by side as a small PNG; between them one sees through.
+    """Return images [rows, columns, c, h, w] of bytes side by side as a small PNG; between them one sees through.
 
     `ink` shows 255 as black. A page enlarges it.
     """
-    rows, columns, height, width = grid.shape
+    rows, columns, channels, height, width = grid.shape
     gap = _gap(grid)
     canvas = np.zeros((rows, height + gap, columns, width + gap, 4), dtype=np.uint8)
-    canvas[:, :height, :, :width, :3] = (255 - grid if ink else grid).transpose(0, 2, 1, 3)[..., None]
+    canvas[:, :height, :, :width, :3] = (255 - grid if ink and channels == 1 else grid).transpose(0, 3, 1, 4, 2)
     canvas[:, :height, :, :width, 3] = 255
     content = io.BytesIO()
     shown = canvas.reshape(rows * (height + gap), columns * (width + gap), 4)[:-gap, :-gap]
@@ -38,7 +41,7 @@ def mosaic(grid: Array, *, ink: bool = True) -> bytes:
 
 
 def samples(images: Array, title: str, *, ink: bool = True) -> Drawing:
-    """Show draws [n, h, w] from the prior on a grid; `ink` shows 1 as black, else 1 is white."""
+    """Show draws [n, c, h, w] from the prior on a grid; `ink` shows 1 as black, else 1 is white."""
     side = math.isqrt(max(1, len(images) - 1)) + 1
     columns = min(range(side, 2 * side + 1), key=lambda n: (-len(images) % n, n))
     filler = np.full((-len(images) % columns, *images.shape[1:]), np.nan)
@@ -50,13 +53,13 @@ def samples(images: Array, title: str, *, ink: bool = True) -> Drawing:
 
 
 def reconstructions(x: Array, mean: Array, variant: str, *, ink: bool = True) -> Drawing:
-    """Show test images x [n, h, w] over the means [n, h, w] of p(x | z_1), z_1 drawn from q(z_1 | x)."""
+    """Show test images x [n, c, h, w] over the means of p(x | z_1), of the same shape, z_1 drawn from q(z_1 | x)."""
     caption = "Below each test image: the mean of p(x | $z_1$), with $z_1$ drawn from q($z_1$ | x) for the image above."
     title, width = f"{variant}: test images and their reconstructions", max(5.0, 0.75 * len(x) + 1)
     figure = blank(1.5, title, caption, width=width)
     axes = figure.subplots()
     _show(axes, _mosaic(np.stack([x, mean]), _paper(ink)))
-    height = x.shape[1] + _gap(x)
+    height = x.shape[-2] + _gap(x)
     axes.set_yticks([height / 2, height * 1.5], ["test image", "reconstruction"], fontsize=9)
     return figure
 
@@ -65,12 +68,12 @@ def levels(base: Array, redrawn: Array, variant: str, *, ink: bool = True) -> Dr
     """Show what each level decides: its noise alone is drawn again, that of every other level is held.
 
     Args:
-        base: [rows, h, w], means of p(x | z) of some draws from the prior.
-        redrawn: [T, rows, columns, h, w]; at [t - 1, i, j] the j-th image after the noise of z_t in draw i is replaced.
+        base: [rows, c, h, w], means of p(x | z) of some draws from the prior.
+        redrawn: [T, rows, columns, c, h, w]; at [t - 1, i, j] the j-th image after z_t's noise in draw i is replaced.
         variant: the name of the model.
         ink: show 1 as black.
     """
-    depth, rows, columns, _, width = redrawn.shape
+    depth, rows, columns, _, _, width = redrawn.shape
     caption = (
         "From the top level down to $z_1$, each $z_t$ is a mean plus a standard deviation (sd) times noise. Along a row"
         " only the noise of the named level is drawn again: levels above keep their values, levels below their noise."
@@ -78,7 +81,7 @@ def levels(base: Array, redrawn: Array, variant: str, *, ink: bool = True) -> Dr
     )
     height = depth * (0.62 * rows + 0.3) + 0.2
     figure = blank(height, f"{variant}: what each level decides", caption, width=0.62 * (columns + 2) + 2.8)
-    deviation = redrawn.std(axis=2)  # [T, rows, h, w]
+    deviation = redrawn.std(axis=2).mean(axis=2, keepdims=True)  # [T, rows, 1, h, w], in the mean of the channels
     spread = ScalarMappable(Normalize(0, max(float(deviation.max()), 1e-6)), "magma")
     all_axes = figure.subplots(depth, 1, squeeze=False)[:, 0]
     for level, axes in enumerate(all_axes, start=1):
@@ -115,13 +118,17 @@ def _paper(ink: bool) -> Callable[[Array], Array]:
 
 
 def _mosaic(grid: Array, tint: Callable[[Array], Array]) -> Array:
-    """Put images [rows, columns, h, w] side by side and return [height, width, rgb]; gaps and NaN are bluish grey."""
-    rows, columns, height, width = grid.shape
+    """Put images [rows, columns, c, h, w] side by side and return [height, width, rgb]; gaps and NaN are bluish grey.
+
+    `tint` gives the values of a single channel their colours.
+    """
+    rows, columns, channels, height, width = grid.shape
     gap = _gap(grid)
-    canvas = np.full((rows, height + gap, columns, width + gap), np.nan)
-    canvas[:, :height, :, :width] = grid.transpose(0, 2, 1, 3)
-    canvas = canvas.reshape(rows * (height + gap), columns * (width + gap))[:-gap, :-gap]
-    return np.where(np.isnan(canvas)[..., None], GAP, tint(np.nan_to_num(canvas))[..., :3])
+    canvas = np.full((rows, height + gap, columns, width + gap, channels), np.nan)
+    canvas[:, :height, :, :width] = grid.transpose(0, 3, 1, 4, 2)
+    canvas = canvas.reshape(rows * (height + gap), columns * (width + gap), channels)[:-gap, :-gap]
+    values = np.nan_to_num(canvas)
+    return np.where(np.isnan(canvas[..., :1]), GAP, tint(values[..., 0])[..., :3] if channels == 1 else values)
 
 
 def _show(axes: Any, picture: Array) -> None:

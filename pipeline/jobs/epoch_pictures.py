@@ -35,6 +35,6 @@ def log_pictures(run: Run, model: HierarchicalVAE, splits: Splits, epoch: int, t
     ink = DATASETS[splits.name].dark_on_light
     files: dict[str, bytes] = {}
     for name, picture in mosaics(model, valid, splits.shape).items():
-        grey = (1 - picture if ink else picture).numpy()
-        files |= step_image(f"pictures/{name}", epoch, time, grey)
+        shown = (1 - picture if ink else picture).numpy()
+        files |= step_image(f"pictures/{name}", epoch, time, shown)
     run.log_result(IMAGES, "True", {}, {}, files)

@@ -45,7 +45,7 @@ class TrainedModel(PythonModel):
         self.model = checkpoint.load(Path(context.artifacts["model.safetensors"]).parent)
 
     def predict(self, context, model_input: np.ndarray, params=None):
-        """Return reconstructions, latents and bounds of images [n, height, width] in [0, 1]."""
+        """Return reconstructions, latents and bounds of images [n, (channels,) height, width] in [0, 1]."""
         return apply_model(self.model, model_input, **(params or {}))
 
 
@@ -56,7 +56,7 @@ set_model(TrainedModel())
 @contextmanager
 def mlflow_model_files(folder: Path, splits: Splits, test: torch.Tensor) -> Iterator[list[Path]]:
     """Yield the files that MLflow needs beside the weights in `folder`; `test` holds the stored test images."""
-    example = to_unit_interval(test[:EXAMPLES].cpu(), splits.scale).unflatten(-1, splits.shape).numpy()
+    example = to_unit_interval(test[:EXAMPLES].cpu(), splits.scale).unflatten(-1, splits.array_shape).numpy()
     results = apply_model(checkpoint.load(folder), example, draws=1)
     packages = [f"{name}=={Version(version(name)).public}" for name in ("torch", "mlflow")]
     code = ModelCode(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pipeline.data import Shape
 from pipeline.distributions import (
     LATENT,
     BottomUpBlock,
@@ -29,17 +31,17 @@ from pipeline.params import ModelParams
 __all__ = ["PRIORS", "build"]
 
 
-def build(params: ModelParams, mean: Float[Tensor, " units"], shape: tuple[int, int] | None = None) -> HierarchicalVAE:
+def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | None = None) -> HierarchicalVAE:
     """Build the model that `params` describes for data of mean `mean`, a vector of all its units.
 
     The output bias starts at the data's mean; every latent conditional starts near N(0, I). `shape`, the images'
-    height and width, is what network conv needs.
+    channels, height and width, is what network conv needs.
 
     Raises:
         ValueError: network conv without a shape of as many units.
     """
     widths = [len(mean), *params.level_widths]
-    if params.network == "conv" and (shape is None or shape[0] * shape[1] != len(mean)):
+    if params.network == "conv" and (shape is None or math.prod(shape) != len(mean)):
         raise ValueError(f"network conv needs the shape of images of {len(mean)} units, not {shape}")
 
     def network(

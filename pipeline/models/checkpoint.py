@@ -18,7 +18,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.data import Splits
+from pipeline.data import Splits, image_shape
 from pipeline.errors import InputError
 from pipeline.files import read_json, sha256, write_bytes, write_json
 from pipeline.models import HierarchicalVAE, build
@@ -40,7 +40,12 @@ def save_model(folder: Path, model: HierarchicalVAE, params: ModelParams, splits
         "format": FORMAT,
         "model": params.model_dump(),
         "units": splits.train.shape[1],
-        "data": {"name": splits.name, "protocol": splits.protocol, "digest": splits.digest, "shape": splits.shape},
+        "data": {
+            "name": splits.name,
+            "protocol": splits.protocol,
+            "digest": splits.digest,
+            "shape": splits.array_shape,
+        },
     }
     write_json(folder / "model.json", description | about)
     return sha256([weights])
@@ -59,14 +64,14 @@ def load(path: str | Path) -> HierarchicalVAE:
         raise InputError(f"{folder / 'model.json'}: format {version!r} given; allowed: {FORMAT}")
     try:
         params = ModelParams.model_validate_json(json.dumps(description["model"]))
-        height, width = description["data"]["shape"]
+        shape = image_shape(description["data"]["shape"])
         weights, _ = read_state(folder / "model.safetensors")
         # First without memory: a description may claim a model of any size.
         with torch.device("meta"):
-            claimed = build(params, torch.zeros(description["units"]), (height, width)).state_dict()
+            claimed = build(params, torch.zeros(description["units"]), shape).state_dict()
         if {name: value.shape for name, value in claimed.items()} != {n: value.shape for n, value in weights.items()}:
             raise ValueError("other names or shapes")
-        model = build(params, torch.zeros(description["units"]), (height, width))
+        model = build(params, torch.zeros(description["units"]), shape)
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: weights and model.json do not fit: {' '.join(str(error).split())[:200]}") from None

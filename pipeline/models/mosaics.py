@@ -1,4 +1,4 @@
-"""Small pictures of what a model draws, restores and decides level by level: grey values [height, width] in [0, 1]."""
+"""Small pictures of what a model draws, restores and decides level by level, [channels, height, width] in [0, 1]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pipeline.data import Shape
 from pipeline.models.hierarchy import HierarchicalVAE
 from pipeline.randomness import seeded
 
@@ -17,8 +18,8 @@ COLUMNS = 8
 
 @torch.no_grad()
 def mosaics(
-    model: HierarchicalVAE, x: Float[Tensor, "n units"], shape: tuple[int, int], seed: int = 0
-) -> dict[str, Float[Tensor, "height width"]]:
+    model: HierarchicalVAE, x: Float[Tensor, "n units"], shape: Shape, seed: int = 0
+) -> dict[str, Float[Tensor, "channels height width"]]:
     """Return three pictures of a model, whose mode and weights stay as they are; equal seeds have equal noise.
 
     `samples` holds means of p(x | z) at draws from the prior. `reconstructions` holds the images x and, below them,
@@ -47,7 +48,7 @@ def mosaics(
     }
 
 
-def _mosaic(images: Float[Tensor, "rows columns units"], shape: tuple[int, int]) -> Float[Tensor, "height width"]:
+def _mosaic(images: Float[Tensor, "rows columns units"], shape: Shape) -> Float[Tensor, "channels height width"]:
     """Put images side by side, with a grey line of one pixel after each."""
     framed = pad(images.unflatten(-1, shape).clamp(0, 1), (0, 1, 0, 1), value=0.5)
-    return framed.transpose(1, 2).flatten(2, 3).flatten(0, 1).cpu()
+    return framed.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2).cpu()

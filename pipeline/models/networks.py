@@ -16,6 +16,7 @@ averaged over the training set, so that one example's outputs depend on no other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.data import Shape
 from pipeline.models.hierarchy import HierarchicalVAE
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "BatchNorm", "Image", "conv", "mlp", "update_bn"]
@@ -33,10 +35,10 @@ __all__ = ["ACTIVATIONS", "NETWORKS", "BatchNorm", "Image", "conv", "mlp", "upda
 
 @dataclass(frozen=True)
 class Image:
-    """The side of a network that is an image, and how high and wide that is."""
+    """The side of a network that is an image, and its channels, height and width."""
 
     side: Literal["input", "output"]
-    shape: tuple[int, int]
+    shape: Shape
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -139,17 +141,17 @@ def conv(
     """Return a residual convolutional network with `hidden` channels, the image's side first; an mlp without image."""
     if image is None:
         return mlp(inputs, outputs, hidden, activation, batch_norm)
-    sizes = [image.shape]
+    sizes = [image.shape[1:]]
     for _ in hidden:
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-    pixels, (height, width) = image.shape[0] * image.shape[1], sizes[-1]
+    pixels, (height, width) = math.prod(sizes[0]), sizes[-1]
     layers: list[nn.Module] = []
     if image.side == "input":
         channels = [inputs // pixels, *hidden]
         for lower, above in pairwise(channels):
             layers.append(_glorot(nn.Conv2d(lower, above, 3, stride=2, padding=1)))
             layers += [Residual(above, activation), ACTIVATIONS[activation]()]
-        encoder = Rows(nn.Unflatten(1, (channels[0], *image.shape)), *layers, nn.Flatten())
+        encoder = Rows(nn.Unflatten(1, (channels[0], *sizes[0])), *layers, nn.Flatten())
         return nn.Sequential(encoder, _glorot(nn.Linear(channels[-1] * height * width, outputs)))
     channels = [outputs // pixels, *hidden]
     for size, (below, upper) in zip(sizes[-2::-1], list(pairwise(channels))[::-1], strict=True):

@@ -160,6 +160,11 @@ class Params(Strict):
         return measure_of(self.model.likelihood, self.data.dequantization)
 
     @property
+    def has_own_images(self) -> bool:
+        """Whether images of the user's own are read, at `data.path`."""
+        return "files" in (self.data.name, self.evaluate.outliers.data if self.evaluate.outliers else "")
+
+    @property
     def outliers(self) -> DataParams | None:
         """The data set that outliers are taken from; None without outliers, or if they are shuffled images."""
         outliers = self.evaluate.outliers

@@ -29,7 +29,7 @@ def _is(path: str, *values: Any) -> Condition:
 
 def _uses_seed(name: str, binarization: str, grey: bool) -> bool:
     """Return whether splits, binarized pixels or rendered images depend on the seed of the data."""
-    split = name in ("digits", "cave", "omniglot", "frey_face")
+    split = name in ("digits", "cave", "omniglot", "frey_face", "files")
     return split or (binarization != "none" and not published_binary(name, grey))
 
 
@@ -49,6 +49,7 @@ def _is_compiled(*values: Any) -> bool:
 
 
 RENDERED = _is("data.name", "cave")
+OWN = _is("data.name", "files")
 SEARCHED = Condition(("sweep.space",), bool)
 DEEP = Condition(("model.depth",), lambda depth: depth > 1)
 CONDITIONS: dict[str, Condition] = {
@@ -56,6 +57,17 @@ CONDITIONS: dict[str, Condition] = {
         ("data.name", "data.cave.grey"), lambda name, grey: not published_binary(name, grey)
     ),
     "data.seed": Condition(("data.name", "data.binarization", "data.cave.grey"), _uses_seed),
+    "data.path": OWN,
+    "data.layout": OWN,
+    "data.channels": OWN,
+    "data.size": OWN,
+    "data.fit": OWN,
+    "data.labels": OWN,
+    "data.fractions": Condition(
+        ("data.name", "data.protocol"), lambda name, protocol: name == "files" and protocol != "folders"
+    ),
+    "data.limit": OWN,
+    "data.skip": OWN,
     "data.cave.images": RENDERED,
     "data.cave.size": RENDERED,
     "data.cave.grey": RENDERED,

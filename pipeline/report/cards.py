@@ -28,7 +28,7 @@ results = model.predict(images, params={{"draws": 100, "seed": 0}})
 
 """
 ARRAYS = (
-    "`images` is a float32 array [n, {height}, {width}] in [0, 1]. The results are arrays by name: `reconstructions`;"
+    "`images` is a float32 array [n, {shape}] in [0, 1]. The results are arrays by name: `reconstructions`;"
     " the latents {latents}; and by image, in nats, `elbo`, `kl`, `nll` and the rates of the levels, as `rate/z1`. The"
     " package `platos-cave` must be installed."
 )
@@ -44,11 +44,14 @@ def write_cards(study: Study, comparison: Comparison) -> None:
 
 def _card(study: Study, comparison: Comparison, result: Result) -> str:
     """Return a variant's card; its last line has the digest of the evaluation, by which an old card is known."""
+    from pipeline.data import image_shape
+
     evaluation = study.evaluate(result.variant)
     seed = read_json(evaluation / "champion.json", "seed")["seed"]
     about = inputs.model(study, result.variant, seed)
     tests = read_json(study.decomposition(result.variant), "seeds")["seeds"][str(seed)]
-    height, width = about["data"]["shape"]
+    channels, *size = image_shape(about["data"]["shape"])
+    shape = ", ".join(map(str, [channels, *size] if channels > 1 else size))
     latents = ", ".join(f"`z{level}` [n, {count}]" for level, count in enumerate(about["widths"], start=1))
     rows = [
         f"| {name}: {text} | {_number(tests[f'test/{name}'])} | {result.metrics[name]} |"
@@ -73,7 +76,7 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
 
 ## Use
 
-{USE.format(name=name)}{ARRAYS.format(height=height, width=width, latents=latents)}
+{USE.format(name=name)}{ARRAYS.format(shape=shape, latents=latents)}
 
 ## Data and protocol
 

@@ -205,9 +205,12 @@ def pictures(study: Study, variant: str) -> dict[str, np.ndarray]:
 
     with reading(study, study.evaluate(variant) / PICTURES, f"evaluate@{variant}") as path:
         try:
-            return dict(load(path.read_bytes()))
+            arrays = dict(load(path.read_bytes()))
         except SafetensorError as error:
             raise ValueError(str(error)) from None
+    if arrays["samples"].ndim == 3:  # an earlier version has written grey images without channels
+        return {name: array[..., None, :, :] if array.dtype == "uint8" else array for name, array in arrays.items()}
+    return arrays
 
 
 def circumstances(study: Study) -> Circumstances:

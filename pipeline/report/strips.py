@@ -42,7 +42,7 @@ def groups(variant: str, arrays: Mapping[str, np.ndarray], depth: int) -> list[G
     ink = bool(arrays["ink"][0])
 
     def strip(label: str, images: np.ndarray, alt: str) -> Strip:
-        return _strip(label, images if images.ndim == 4 else images[None], f"{variant}: {alt}", ink)
+        return _strip(label, images if images.ndim == 5 else images[None], f"{variant}: {alt}", ink)
 
     def rows(name: str) -> np.ndarray:
         return arrays[name][:COLUMNS]

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline import data
 from pipeline.display import shown
 from pipeline.environment import data_mirror
+from pipeline.errors import InputError
 from pipeline.progress import reporting
 from pipeline.study import Study
 
@@ -17,6 +18,11 @@ __all__ = ["main", "run"]
 def run(study: Study) -> None:
     """Check all parameters and fetch the files, those of `evaluate.outliers` into a folder of their own."""
     data.check(study.params.data)
+    if not study.watches_own_images:
+        raise InputError(
+            "data.name: files given, but dvc.yaml has no dependency on data.path; run `cave study refresh`, or"
+            " make a study for these images: `cave study new mine --data PATH`"
+        )
     mirror = data_mirror()
     outliers = study.raw / "outliers"
     with shown(study.stage_title("fetch")):

@@ -99,7 +99,7 @@ def _dataset(splits: Splits) -> dict[str, str]:
     counts = {name: len(getattr(splits, name)) for name in ("train", "valid", "test")}
     profile = {
         "images": counts,
-        "shape": splits.shape,
+        "shape": splits.array_shape,
         "protocol": splits.protocol,
         "binarization": splits.binarization,
     }

@@ -25,7 +25,7 @@ Files = dict[str, bytes]  # by artifact
 def table(name: str, columns: Mapping[str, Sequence[Any]]) -> Files:
     """Return a table of numbers, texts and images, and the files of its images.
 
-    An image is an array [height, width] of brightness in [0, 1].
+    An image is an array [channels, height, width] in [0, 1].
     """
     files: Files = {}
     for column, cells in columns.items():
@@ -55,7 +55,7 @@ def tables_tag(names: Iterable[str]) -> str:
 
 
 def step_image(key: str, step: int, time: int, image: np.ndarray) -> Files:
-    """Return the files of an image [height, width] in [0, 1] that is one of a series by `step`.
+    """Return the files of an image [channels, height, width] in [0, 1] that is one of a series by `step`.
 
     The UI begins at step 0, and puts what stands before a `/` in the key above a section of charts.
     """
@@ -67,8 +67,10 @@ def step_image(key: str, step: int, time: int, image: np.ndarray) -> Files:
 def _encoded(image: np.ndarray, form: str, smallest: int = SMALLEST) -> bytes:
     from PIL import Image
 
-    times = max(1, -(-smallest // max(image.shape)))
-    pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8).repeat(times, 0).repeat(times, 1)
+    times = max(1, -(-smallest // max(image.shape[1:])))
+    pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8).repeat(times, 1).repeat(times, 2)
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, form, lossless=True, method=0)
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(
+        out, form, lossless=True, method=0
+    )
     return out.getvalue()

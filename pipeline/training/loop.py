@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from pipeline.data import Splits
@@ -55,10 +55,14 @@ def fit(
     """
     model.to(device)
     binarize = splits.binary and splits.binarization == "dynamic"
-    train = TrainingImages(torch.as_tensor(splits.train, device=device), splits.scale, binarize, splits.dequantized)
-    valid = torch.as_tensor(splits.valid, device=device)
+    mapped = splits.is_mapped
+    pixels = torch.as_tensor(splits.train, device=None if mapped else device)
+    train = TrainingImages(
+        pixels, splits.scale, binarize, splits.dequantized, mapped_for=torch.device(device or "cpu") if mapped else None
+    )
+    valid = torch.as_tensor(splits.valid, device=None if mapped else device)
     valid = frozen(valid, splits.scale, f"{splits.digest}/valid") if splits.dequantized else valid
-    valid = to_unit_interval(valid, splits.scale)
+    valid = valid if mapped else to_unit_interval(valid, splits.scale)
     state = TrainingState(model, Adam(model, params), folder, params.ema)
     yield from state.resume()
     step = make_step(model, state.adam, params)
@@ -72,7 +76,7 @@ def fit(
                     model, map(train.batch, torch.arange(len(train), device=train.device).split(params.batch_size))
                 )
             with seeded(seed, "valid"):
-                metrics |= _validate(model, valid, params)
+                metrics |= _validate(model, valid, params, splits.scale, train.device)
             # A gradient whose norm overflows is clipped to 0, and training goes on.
             bounds = {name: value for name, value in metrics.items() if name != "train/gradient_norm"}
             require_finite(bounds, state.epoch, state.step)
@@ -90,11 +94,14 @@ def make_step(model: HierarchicalVAE, adam: Adam, params: TrainParams) -> Step |
     return (CompiledStep if compiled else Step)(model, adam, params)
 
 
-def _validate(model: HierarchicalVAE, valid: Float[Tensor, "n units"], params: TrainParams) -> dict[str, float]:
+def _validate(
+    model: HierarchicalVAE, valid: Shaped[Tensor, "n units"], params: TrainParams, scale: int, device: torch.device
+) -> dict[str, float]:
     """Measure the terms on the validation set, L_k of their draws, and the objective as it is after the warm-up."""
     draws = params.draws_behind_valid
-    total = torch.zeros(model.depth + 5, device=valid.device)
-    for x in valid.split(max(1, VALID_ROWS // draws)):
+    total = torch.zeros(model.depth + 5, device=device)
+    for pixels in valid.split(max(1, VALID_ROWS // draws)):
+        x = to_unit_interval(pixels.to(device), scale)
         bound = elbo(model, x, draws)
         objective = training_objective(bound, params, math.inf).mean()
         total += torch.cat([objective[None], bound.iwae.mean()[None], terms(bound)]) * (len(x) / len(valid))

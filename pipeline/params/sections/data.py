@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.params.ranges import Strict
-from pipeline.params.sections.types import DataName, Seed
+from pipeline.params.sections.types import DataName, Seed, Several
 
 __all__ = [
     "CaveParams",
     "DataParams",
     "published_binary",
 ]
+
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class CaveParams(Strict):
@@ -34,8 +37,34 @@ def published_binary(name: str, grey: bool) -> bool:
 class DataParams(Strict):
     """The images, their splits and their pixels."""
 
-    name: DataName = Field(description="Data set.")
-    protocol: Literal["auto", "stratified", "standard", "burda", "static", "published"] = Field(
+    name: DataName = Field(description="Data set; files is a folder or a file of your own images, at path.")
+    path: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)] | None = Field(
+        description="Where the images of data set files are, relative to the project's root: a folder of images, an "
+        ".npy or .npz file, or Parquet or Arrow files. docs/data.md has the details. null: none."
+    )
+    layout: Literal["auto", "nhw", "nchw", "nhwc"] = Field(
+        description="Order of an array's axes: images, channels, height, width. auto: as its shape says."
+    )
+    channels: Literal["auto", "grey", "rgb"] = Field(
+        description="Channels of an image: grey is one, rgb three; others are converted. auto: rgb if any image is in "
+        "colour."
+    )
+    size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
+        description="Height and width that images are brought to. null: their own, which must be equal."
+    )
+    fit: Literal["refuse", "resize", "crop"] = Field(
+        description="How images get that size: resize changes height and width, crop scales the shorter side and cuts "
+        "off the ends of the longer one, refuse accepts no other size."
+    )
+    labels: bool = Field(description="Whether the names of sub-folders, an array or a column of labels become labels.")
+    fractions: Annotated[tuple[Fraction, ...], Field(min_length=3, max_length=3)] = Field(
+        description="Shares of training, validation and test under protocol fractions; their sum is 1."
+    )
+    limit: Several | None = Field(
+        description="Largest number of images, drawn by the seed; under protocol folders, of each split. null: all."
+    )
+    skip: bool = Field(description="Whether images that cannot be used are left out and listed, instead of an error.")
+    protocol: Literal["auto", "stratified", "standard", "burda", "static", "published", "fractions", "folders"] = Field(
         description="How the images are split; auto is the first protocol of the data set. Numbers of different "
         "protocols are not comparable."
     )
@@ -49,6 +78,16 @@ class DataParams(Strict):
     )
     seed: Seed = Field(description="Seed of the splits, of the static binarization and of the rendered data set.")
     cave: CaveParams = Field(description="Parameters of the rendered data set cave.")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(f"fractions must have the sum 1, not {sum(self.fractions):g}")
+        if self.fit != "refuse" and self.size is None:
+            raise ValueError(f"fit {self.fit} needs a size, not null")
+        if self.path is not None and self.path.startswith(("/", "~")):
+            raise ValueError(f"path must be relative to the project's root, as ../images, not '{self.path}'")
+        return self
 
     @property
     def binary(self) -> bool:

@@ -34,4 +34,5 @@ DataName = Literal[
     "omniglot",
     "caltech101_silhouettes",
     "frey_face",
+    "files",
 ]

@@ -1,0 +1,50 @@
+"""Arrays of images on the disk: written some rows at a time, and read into memory unless there are too many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.files import atomic_file
+
+__all__ = ["ROWS", "blocks_of", "read_arrays", "write_images"]
+
+ROWS = 4096  # images at once
+MAPPED = 2**30  # bytes of arrays; larger ones stay on the disk, of which the system holds in memory what is used
+
+
+def blocks_of(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield an array some rows at a time."""
+    return (array[start : start + ROWS] for start in range(0, len(array), ROWS))
+
+
+def write_images(
+    folder: Path, counts: Mapping[str, int], units: int, blocks: Mapping[str, Iterable[np.ndarray]]
+) -> None:
+    """Write a file NAME.npy of uint8 [count, units] for each name, from its blocks of rows: all of them, or none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as files:
+            for name, count in counts.items():
+                file, _ = files.enter_context(atomic_file(folder / f"{name}.npy"))
+                about = {"descr": "|u1", "fortran_order": False, "shape": (count, units)}
+                np.lib.format.write_array_header_1_0(file, about)
+                for block in blocks[name]:
+                    file.write(np.ascontiguousarray(block, np.uint8).data)
+    except OSError as error:
+        raise InputError.of_disk(error, error.filename or folder) from None
+
+
+def read_arrays(folder: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return the arrays NAME.npy of a folder; all are copied to memory unless they have more than `MAPPED` bytes.
+
+    They are mapped first, so that a header cannot claim more than there is.
+    """
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in names}  # noqa: TID251
+    if sum(array.nbytes for array in arrays.values()) > MAPPED:
+        return arrays
+    return {name: np.array(array) for name, array in arrays.items()}
