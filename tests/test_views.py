@@ -127,7 +127,7 @@ def test_a_changed_view_stays_as_its_user_saved_it(tmp_path: Path) -> None:
     experiment = log_runs(study, client)
     tags = client.get_experiment(experiment).tags
     assert tags[NOTE].startswith(
-        "**The lowest mean nll is that of vae, 1 nats.** More of it.\n\nOpen [Final models](#/experiments/"
+        "**The lowest mean nll is that of vae, 1 nats.** A lower nll is better. More of it.\n\nOpen [Final models](#/ex"
     )
     own = json.dumps(json.loads(tags[VIEW_TAG + BOUND]) | {"updatedAt": 7})
     client.set_experiment_tag(experiment, VIEW_TAG + BOUND, own)

@@ -58,7 +58,8 @@ def _description(study: Study, experiment_id: str, views: Sequence[View], report
         pages["Report"] = run_page(experiment_id, report, "report.html")
     links = ", ".join(f"[{name}]({page.removeprefix('/')})" for name, page in pages.items())
     first, end, rest = study.verdict.partition("nats. ")  # what is lowest, and then what that decides
-    verdict = f"**{first}{end.strip()}** {rest}".strip() if first else ""
+    meaning = "A lower nll is better. " if "nll" in first else ""
+    verdict = f"**{first}{end.strip()}** {meaning}{rest}".strip() if first else ""
     file = study.report / "report.html"
     where = f"The report is `{os.path.relpath(file, study.root)}`." if file.is_file() else ""
     lines = [verdict, f"Open {links}. {where}".strip() if links else where, about(study)]
