@@ -19,6 +19,7 @@ __all__ = [
     "BOUND",
     "DRIVER",
     "FINAL",
+    "PICTURES",
     "SEARCH",
     "VARIABLES",
     "VIEW_TAG",
@@ -35,7 +36,7 @@ __all__ = [
 
 VARIABLES = {"mlflow": MLFLOW_ADDRESS, "optuna": OPTUNA_ADDRESS}
 DRIVER = "{} names a PostgreSQL, and its driver is missing: pip install 'platos-cave[postgres]'"
-FINAL, BOUND, SEARCH = "final-models", "bound-taken-apart", "search"  # keys of a study's views
+FINAL, BOUND, SEARCH, PICTURES = "final-models", "bound-taken-apart", "search", "pictures"  # keys of a study's views
 VIEW_TAG = "mlflow.sharedViewState."  # what the tags of views begin with, their keys following
 HERE = ("", "localhost", "127.0.0.1", "::1")
 
@@ -89,7 +90,7 @@ def runs_page(experiment_id: str, view: str = "", search: str = "") -> str:
     Without `workflowType` the UI opens on another page.
     """
     chosen = f"&viewStateShareKey={view}" if view else f"&searchFilter={quote(search)}" if search else ""
-    charts = "&compareRunsMode=CHART" if view in (BOUND, SEARCH) else ""
+    charts = "" if view in ("", FINAL) else "&compareRunsMode=CHART"
     return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning{charts}{chosen}"
 
 

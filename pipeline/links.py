@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.addresses import FINAL, SEARCH, VIEW_TAG, address, runs_page, sqlite_file
+from pipeline.addresses import FINAL, SEARCH, VIEW_TAG, address, run_page, runs_page, sqlite_file
 from pipeline.environment import TrackingCredentials
 from pipeline.errors import InputError
 from pipeline.redaction import one_line, without_password
 from pipeline.study import Study
 
-__all__ = ["experiment", "free_port", "report_line", "runs_line"]
+__all__ = ["Runs", "experiment", "find_runs", "free_port", "report_line", "runs_line"]
 
 PORT, LAST_PORT = 5000, 65535
 HOST = "127.0.0.1"
@@ -56,6 +56,20 @@ class Experiment:
         return address + runs_page(self.id, view, FILTER if self.marked else "")
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Where a study's runs are shown."""
+
+    address: str  # empty where they are not shown
+    reason: str  # why they are not
+    server: bool  # whether a server that is there shows them, and not one that `cave ui` starts
+    experiment: str = ""
+
+    def page(self, run_id: str) -> str:
+        """Return the address of a run's page; empty where runs are not shown."""
+        return self.address.partition("/#/")[0] + run_page(self.experiment, run_id) if self.address else ""
+
+
 def report_line(study: Study) -> str:
     """Say where the report lies, or what makes it."""
     path = study.report / "report.html"
@@ -64,28 +78,38 @@ def report_line(study: Study) -> str:
 
 def runs_line(study: Study, port: int = PORT) -> str:
     """Say at which address the runs are shown, or why there is none."""
+    runs = find_runs(study, port)
+    if not runs.address:
+        return runs.reason
+    command = "cave ui" if study.folder == study.root else f"cave ui {study.name}"
+    return f"runs:   {runs.address}" + ("" if runs.server else f"  (served by `{command}`)")
+
+
+def find_runs(study: Study, port: int = PORT) -> Runs:
+    """Return where the runs of a study are shown: by the server that the environment names, or by one at a port."""
     store = address("mlflow", study.shared_root)
     server = _is_server(store)
     shown = one_line(without_password(store).rstrip("/"))
+    reason = ""
     try:
         record = experiment(study)
     except InputError as error:
         fix = "start that server, or unset MLFLOW_TRACKING_URI" if server else "`cave doctor` says how to fix that"
-        return f"the runs of study {study.name} cannot be shown: {error}; {fix}"
+        return Runs("", f"the runs of study {study.name} cannot be shown: {error}; {fix}", server)
     if record is None and _results(study):
-        return (
+        reason = (
             f"the runs of study {study.name} are not in MLflow at {shown}: its results were made with another store;"
             " set MLFLOW_TRACKING_URI to that one"
         )
-    if record is None:
-        return f"study {study.name} has no runs yet in MLflow at {shown}; {_made_by(study)}"
-    if record.deleted:
-        return (
+    elif record is None:
+        reason = f"study {study.name} has no runs yet in MLflow at {shown}; {_made_by(study)}"
+    elif record.deleted:
+        reason = (
             f"the experiment of study {study.name} is deleted in MLflow at {shown};"
             " `cave doctor` says how to restore it"
         )
-    link = record.link(shown if server else f"http://{HOST}:{port}")
-    return f"runs:   {link}" + ("" if server else "  (served by `make ui`)")
+    link = "" if record is None or reason else record.link(shown if server else f"http://{HOST}:{port}")
+    return Runs(link, reason, server, record.id if record and link else "")
 
 
 def experiment(study: Study) -> Experiment | None:

@@ -1,8 +1,8 @@
 """The log of a run: a file to which lines are appended, one JSON object a line, each with its `type`.
 
-Training writes a line for every epoch; the other types are those of `pipeline.runs`. A line that a crash has cut off
-counts as not written: readers stop before it, and the next writer removes it. Lines of
-epochs after the last state are removed when training resumes.
+Training writes a line for every epoch; the other types are those of `pipeline.run_folders`. A line that a crash has
+cut off counts as not written: readers stop before it, and the next writer removes it. Lines of epochs after the last
+state are removed when training resumes.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from typing import TypeVar
 from pipeline.errors import InputError
 from pipeline.files import exclusive, file_lock
 from pipeline.log import STATE
-from pipeline.runs import study_folders
-from pipeline.runs.git import git
+from pipeline.run_folders import study_folders
+from pipeline.run_folders.git import git
 from pipeline.study import Study, is_name
 from pipeline.text import plural
 

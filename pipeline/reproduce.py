@@ -22,9 +22,9 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.processes.signals import ignore_signals
 from pipeline.retrain import FORMAT
-from pipeline.runs import PATCH, SPEC
-from pipeline.runs.git import git, git_failure
-from pipeline.runs.provenance import CAP, PATCHES
+from pipeline.run_folders import PATCH, SPEC
+from pipeline.run_folders.git import git, git_failure
+from pipeline.run_folders.provenance import CAP, PATCHES
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking import LoggedRun

@@ -23,9 +23,9 @@ from pipeline.models.checkpoint import save_model
 from pipeline.params import digest
 from pipeline.processes.entry import run_main
 from pipeline.progress import reporting
-from pipeline.runs import RunSpec
-from pipeline.runs.provenance import machine
-from pipeline.runs.source import code_digest
+from pipeline.run_folders import RunSpec
+from pipeline.run_folders.provenance import machine
+from pipeline.run_folders.source import code_digest
 from pipeline.training import best_record, fit, initial_model, print_progress
 
 __all__ = ["FORMAT"]

@@ -11,10 +11,11 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import read_json
+from pipeline.params import Params
 from pipeline.study import Study
 from pipeline.text import plural
 
-__all__ = ["best_trials", "entries", "search_index", "was_searched"]
+__all__ = ["best_trials", "describe_source", "entries", "search_index", "settings", "was_searched"]
 
 
 def entries(path: Path, *keys: str) -> list[dict[str, Any]]:
@@ -59,3 +60,30 @@ def best_trials(study: Study, variant: str) -> list[dict[str, Any]]:
             f" run stage sweep again: `{study.command(f'sweep@{variant}')}`"
         )
     return trials
+
+
+def settings(study: Study, variant: str, seed: int) -> Params:
+    """Return the variant's parameters with the values that the seed's search found best, if there was a search."""
+    params = study.params.variant(variant)
+    if not was_searched(study, variant):
+        return params
+    best = study.sweep(variant) / "best.json"
+    content = best_trials(study, variant)[search_index(study, seed)]
+    values, measure = content["params"], content.get("measure")
+    if not isinstance(values, dict):
+        raise InputError(f"{best}: damaged, its params are no mapping")
+    params = study.params.with_settings(variant, values, str(best))
+    if measure not in (None, params.measure):
+        raise InputError(
+            f"{best}: its trials were compared by a {measure}, but likelihood {params.model.likelihood} is a"
+            f" {params.measure}; search again"
+        )
+    return params
+
+
+def describe_source(study: Study, variant: str, seed: int) -> str:
+    """Say where a seed's settings come from."""
+    if not was_searched(study, variant):
+        return "settings as given"
+    several = study.params.sweep.searches > 1
+    return f"the best settings of {f'search {search_index(study, seed)}' if several else 'its sweep'}"

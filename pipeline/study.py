@@ -40,6 +40,7 @@ __all__ = [
 VARIANT_STAGES = ("sweep", "train", "evaluate")
 PREPARE = "deps:\n    - ${out}/raw\n"  # how the dependencies of stage prepare begin
 OWN_IMAGES = "    - ${root}/${data.path}\n"  # and the one that a study of a user's own images has beside them
+SPLITS = "      - ${out}/data\n"  # the dependency of the stages that a variant has, each of which has a model
 HIDDEN = "/dvc.yaml"  # the line of a study's .dvcignore that hides its pipeline from DVC
 
 
@@ -123,6 +124,10 @@ class Study:
         """The test results."""
         return self.out / "evaluate" / variant
 
+    def decomposition(self, variant: str) -> Path:
+        """The test results of all seeds, with what they are of (`evaluations`)."""
+        return self.evaluate(variant) / "decomposition.json"
+
     def evaluation_time(self, variant: str, seed: int) -> Path:
         """The seconds that a seed's evaluation took: no output, since outputs are the same whenever they are made."""
         return self.cache / "evaluate" / self.unique_name / ".seconds" / f"{variant}-{seed}.json"
@@ -203,12 +208,20 @@ class Study:
 def pipeline_text(root: Path, folder: Path) -> bytes:
     """Return the root's `dvc.yaml` as the study in `folder` has it; may raise `OSError`.
 
-    It is a copy; where the study has images of a user's own, stage prepare depends on them too.
+    It is a copy; where the study has images of a user's own, stage prepare depends on them too, and where it has
+    extensions in the root, the stages with a model depend on those.
     """
     text = (root / "dvc.yaml").read_bytes()
     with suppress(InputError):
-        if Params.read_values(folder / "params.yaml").has_own_images and OWN_IMAGES.encode() not in text:
-            return text.replace(PREPARE.encode(), (PREPARE + OWN_IMAGES).encode(), 1)
+        params = Params.read_values(folder / "params.yaml")
+        if params.has_own_images and OWN_IMAGES.encode() not in text:
+            text = text.replace(PREPARE.encode(), (PREPARE + OWN_IMAGES).encode(), 1)
+        for module in params.extensions:
+            path = module.replace(".", "/")
+            name = path if (root / path).is_dir() else f"{path}.py"
+            line = f"      - ${{root}}/{name}\n".encode()
+            if (root / name).exists() and line not in text:
+                text = text.replace(SPLITS.encode(), SPLITS.encode() + line)
     return text
 
 

@@ -1,7 +1,7 @@
-"""Contracts of what can be registered: a likelihood, a prior, a network, an objective, a schedule of the learning rate.
+"""Contracts of what can be registered: likelihoods, priors, posteriors, networks, objectives, learning rate schedules.
 
-Each function checks one member and raises `AssertionError` with the property that does not hold. A likelihood or prior
-of your own is tested as those of this project are:
+Each function checks one member and raises `AssertionError` with the property that does not hold. A part of your own
+(`pipeline.extensions`) is tested as those of this project are:
 
     from pipeline.testing import check_likelihood, interval
     check_likelihood(my_family, interval(0.0, 1.0))
@@ -30,6 +30,7 @@ __all__ = [
     "check_likelihood",
     "check_network",
     "check_objective",
+    "check_posterior",
     "check_prior",
     "check_schedule",
     "interval",
@@ -139,6 +140,31 @@ def check_prior(make: Callable[[], nn.Module]) -> None:
     if list(prior.parameters()):
         p.log_prob(torch.randn(50, *p.event_shape).double()).sum().backward()
         _check_gradients(prior)
+
+
+def check_posterior(family: Family) -> None:
+    """Check the family of a level's posterior; its units may depend on each other.
+
+    Raises:
+        AssertionError: the family breaks the contract; the message says in what.
+    """
+    numbers = family.raw_numbers(3)
+    raw = torch.randn(4, 1, numbers).double().requires_grad_()
+    q: Distribution = family.distribution(raw)
+    _shape(q.batch_shape, (4, 1), f"batch_shape of raw numbers [4, 1, {numbers}]")
+    _shape(q.event_shape, (3,), "event_shape of 3 units")
+    _shape(q.log_prob(torch.randn(4, 5, 3).double()).shape, (4, 5), "log_prob of [4, 5, 3] at raw numbers [4, 1, ...]")
+    z = q.expand((2, 4, 1)).rsample()
+    _shape(z.shape, (2, 4, 1, 3), "a draw of a distribution expanded to [2, 4, 1]")
+    (gradient,) = torch.autograd.grad(q.log_prob(z[0]).sum() + z.square().sum(), raw)
+    _require(bool(gradient.isfinite().all()) and bool(gradient.any()), "the gradient of a draw is 0 or not finite")
+    q = family.distribution(raw.detach()[0, 0])
+    _check_samples(q)
+    z = reparameterize(q, torch.randn(DRAWS, 3).double())
+    off = (z.mean(0) - q.mean).abs() / (q.stddev / DRAWS**0.5)
+    _require(bool((off < ERRORS).all()), "reparameterized noise has another mean")
+    start = family.distribution(family.bias(torch.zeros(3).double()))
+    _close(start.mean, 0.0, 1e-6, "the mean at `bias` of 0")
 
 
 def check_network(network: Network, image: Image | None = None) -> None:

@@ -45,10 +45,21 @@ TOOLS = [
     "log",
 ]
 TOOLS += ["randomness", "colours"]
-SCIENCE = ["params", "data", "distributions", "models", "objectives", "training", "evaluation", "figures", "testing"]
-RESULTS = ["study", "searches", "report"]  # what is written where, and the comparison made of it
-MACHINERY = ["processes", "addresses", "runs", "tracking", "links", "sweep", "jobs", "stages"]
-COMMANDS = ["retrain", "reproduce", "removal", "doctor", "cli", "__main__"]
+SCIENCE = [
+    "params",
+    "data",
+    "distributions",
+    "models",
+    "extensions",
+    "objectives",
+    "training",
+    "evaluation",
+    "figures",
+    "testing",
+]
+RESULTS = ["study", "project", "searches", "evaluations", "report"]  # what is written where, and their comparison
+MACHINERY = ["processes", "addresses", "run_folders", "tracking", "links", "sweep", "jobs", "stages"]
+COMMANDS = ["retrain", "reproduce", "removal", "doctor", "cli", "api", "__main__"]
 GROUPS = {"Tools": TOOLS, "Science": SCIENCE, "Results": RESULTS, "Machinery": MACHINERY, "Commands": COMMANDS}
 LINE = [name for group in GROUPS.values() for name in group]
 

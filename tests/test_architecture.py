@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from pipeline.params import read_yaml
-from pipeline.runs.source import PACKAGE, code_digest, code_without_texts, module_files
+from pipeline.run_folders.source import PACKAGE, code_digest, code_without_texts, module_files
 from tests.rooms import (
     BEGIN,
     COMMANDS,

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from pipeline.cli.common import print_json
+from pipeline.errors import InputError
+from pipeline.evaluations import Evaluation, trained_settings
 from pipeline.files import write_json, write_text
 from pipeline.params import Params, dump_yaml
+from pipeline.report import build, inputs
+from pipeline.searches import settings
 from pipeline.study import Study
 from tests.command import assert_one_line, call
 from tests.small import ROOT
+from tests.test_report import fake
 from tests.workshop import QUICK
 
 PROTOCOL = {"data": "cave", "images": 18, "draws": 60, "digest": "d"}
@@ -29,11 +35,17 @@ def fill(study: Study, values: dict[str, dict[int, float]], **protocol: Any) -> 
             s: {"test/nll": {"value": v, "se": 0.1}, "test/rate/z1": {"value": 4, "se": None}}
             for s, v in by_seed.items()
         }
-        write_json(study.evaluate(variant) / "decomposition.json", {"protocol": PROTOCOL | protocol, "seeds": seeds})
         for seed in by_seed:
-            folder = study.train(variant) / f"seed-{seed}"
-            write_json(folder / "mlflow.json", {"run": f"{variant.encode().hex()}{seed:024d}"[:32]})
-            write_json(folder / "model.json", {"best_epoch": 3, "seconds": 2.5})
+            train(study, variant, seed, "first")
+        Evaluation.write(study, variant, PROTOCOL | protocol, seeds)
+
+
+def train(study: Study, variant: str, seed: int, key: str) -> None:
+    """Write what the training of a seed leaves."""
+    folder, own = study.train(variant) / f"seed-{seed}", trained_settings(settings(study, variant, seed))
+    named = {"run": f"{variant.encode().hex()}{seed:024d}"[:32], "key": key, "settings": own}
+    write_json(folder / "mlflow.json", named)
+    write_json(folder / "model.json", {"best_epoch": 3, "seconds": 2.5})
 
 
 def made(folder: Path, **overrides: Any) -> Study:
@@ -60,26 +72,91 @@ def document(*words: str, code: int = 0) -> Any:
     return json.loads(out)
 
 
-def test_a_comparison_pairs_equal_seeds(project: Path) -> None:
-    """Of two seeds each the differences are 3 and 1.5: mean -1.75, half t(1) s / sqrt(2) = 12.706 * 0.25 = 3.18."""
+def test_a_comparison_without_tables_of_images_is_one_over_seeds(project: Path) -> None:
+    """Trainings of different variants are independent: the interval is Welch's, as SciPy has it."""
     (compared,) = document("compare", "vae", "mhvae")
     assert compared["settings"] == {"model.depth": [1, 2]}
     assert (compared["protocols"], compared["confidence"]) == ({}, 0.95)
     nll, rate = compared["numbers"]
-    assert nll.pop("half") == pytest.approx(3.1766, abs=1e-3)
+    welch = stats.ttest_ind([88.0, 89.5], [90.0, 91.0], equal_var=False).confidence_interval()
+    half = nll.pop("half")
+    assert half == pytest.approx((welch.high - welch.low) / 2)
     assert nll == {
         "metric": "nll",
         "unit": "nats",
         "first": 90.5,
         "second": 88.75,
         "difference": -1.75,
-        "error": "paired seeds",
+        "error": "seeds",
     }
     assert (rate["difference"], rate["half"]) == (0.0, 0.0)
     text = call("compare", "vae", "mhvae")[1]
     assert "\nmodel.depth           1  2\n" in text
-    assert "\nnll (nats)      90.500  88.750  -1.750 ± 3.177\n" in text
-    assert text.endswith("±: 95% interval over seeds, of the differences of equal seeds\n")
+    assert f"\nnll (nats)      90.500  88.750  -1.750 ± {half:.3f}\n" in text
+    assert text.endswith("±: 95% interval over seeds\n")
+
+
+def test_a_comparison_is_that_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what every test image has, difference and interval are those of the report, over seeds and images."""
+    study = fake(tmp_path)
+    write_text(tmp_path / "pyproject.toml", "")
+    monkeypatch.chdir(tmp_path)
+    (compared,) = document("compare", "vae", "mhvae")
+    numbers = {number["metric"]: number for number in compared["numbers"]}
+    pairs = [d for d in build(study).differences if (d.first, d.second) == ("vae", "mhvae")]
+    assert len(pairs) == 5
+    for pair in pairs:
+        number = numbers[pair.metric]
+        assert (number["difference"], number["half"]) == pytest.approx((-pair.mean, pair.half), abs=1e-6)
+        assert number["error"] == "seeds and images"
+    assert numbers["bpd"]["error"] == "seeds"
+    assert "±: 95% interval over seeds and test images, as in the report\n" in call("compare", "vae", "mhvae")[1]
+
+
+def test_studies_are_compared_by_their_paths(project: Path) -> None:
+    """A folder stands for its study, with or without a variant, the default study's outputs for the default one."""
+    expected = document("compare", "default", "wide")
+    assert document("compare", "experiments/default", "experiments/wide") == expected
+    assert document("compare", f"{project}/experiments/default:mhvae", "experiments/wide/") == expected
+
+
+def test_models_that_were_trained_again_have_no_old_numbers(project: Path) -> None:
+    """Between a training and its evaluation, the numbers that are there are of a model that is gone: a line says so."""
+    study = Study.at(project)
+    train(study, "vae", 0, "second")
+    line = (
+        "study default, variant vae: the model of seed 0 was trained again after the evaluation; `dvc repro`"
+        " evaluates it\n"
+    )
+    for words in (["runs"], ["runs", "--best"]):
+        code, out, err = call(*words, "--json")
+        assert (code, err) == (0, line)
+        shown = {(run["variant"], run["number"]): run["value"] for run in json.loads(out)}
+        assert shown.get(("vae", 0)) is None
+        assert shown["vae", 1] == 91.0
+    for word in ("vae", f"{b'vae'.hex()}{0:024d}"):
+        assert assert_one_line(*call("compare", word, "mhvae")) == f"error: {line}"
+    code, out, err = call("compare", "default", "default")
+    assert (code, err) == (0, line)
+    assert "variant mhvae" in out
+    assert "variant vae" not in out
+    assert document("study", "list")[0]["state"] == "evaluated 1 of 2"
+    with pytest.raises(InputError) as raised:
+        inputs.results(study)
+    assert f"{raised.value}\n" == line
+
+
+def test_settings_that_were_edited_since_are_not_those_of_the_numbers(project: Path) -> None:
+    """A comparison has the settings of the training, and a line says which are others now; added seeds are none."""
+    made(project, variants={"vae": {"model.depth": 1}, "mhvae": {}}, **{"model.z_dim": 32, "train.seeds": [0, 1, 2]})
+    (compared,) = document("compare", "default", "wide")
+    assert compared["settings"]["model.z_dim"] == [16, 20]
+    assert compared["notes"] == [
+        "study default, variant mhvae: settings have changed since it was trained: model.z_dim was 16 and is now 32"
+    ]
+    assert compared["notes"][0] in call("compare", "default", "wide")[1].replace("\n ", "")
+    assert document("study", "list")[0]["state"] == "evaluated, settings changed since"
+    assert [run["value"] for run in document("runs", "--best")] == [88.0, 90.0]
 
 
 def test_runs_are_compared_by_their_draws_and_other_images_are_named(project: Path) -> None:
@@ -109,6 +186,9 @@ def test_a_revision_is_compared_from_the_cache(project: Path) -> None:
     (compared,) = document("compare", "HEAD", "default")
     assert (compared["first"], compared["settings"]) == ("revision HEAD, variant vae", {})
     assert (compared["numbers"][0]["first"], compared["numbers"][0]["second"]) == (95.0, 90.5)
+    (named,) = document("compare", "HEAD:vae", "vae")
+    assert (named["first"], named["numbers"]) == ("revision HEAD:vae, variant vae", compared["numbers"])
+    assert "no test results of this revision" in assert_one_line(*call("compare", "HEAD:mhvae", "vae"))
 
 
 def test_runs_are_listed_and_the_best_comes_first(project: Path) -> None:

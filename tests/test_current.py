@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.files import read_json, write_json
-from pipeline.runs import RunSpec
+from pipeline.run_folders import RunSpec
 from pipeline.stages import fetch, prepare, train
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker, mark_current

@@ -24,7 +24,7 @@ from pipeline.doctor import CHECKS, Finding, Target, disk, examine, find_target,
 from pipeline.doctor.finding import Check
 from pipeline.errors import InputError
 from pipeline.files import file_lock, write_bytes
-from pipeline.runs.git import dvc_starts
+from pipeline.run_folders.git import dvc_starts
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.sweep import Sweep

@@ -104,7 +104,7 @@ def test_the_present_store_says_where_the_runs_are(study: Study) -> None:
     assert FILTER not in runs_line(study)  # no run says that it is current: all are shown
     tracker.server.client.create_run("2", tags={"current": "true"})
     link = Experiment("2", deleted=False, marked=True).link("http://127.0.0.1:5003")
-    assert runs_line(study, 5003) == f"runs:   {link}  (served by `make ui`)"
+    assert runs_line(study, 5003) == f"runs:   {link}  (served by `cave ui`)"
     tracker.server.client.set_experiment_tag("2", VIEW_TAG + FINAL, "{}")
     assert runs_page("2", FINAL) in runs_line(study)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runs import provenance
+from pipeline.run_folders import provenance
 from tests.small import ROOT
 from tests.test_reproduce import IDENTITY, git
 from tests.workshop import make_study
@@ -141,7 +141,7 @@ def repository(folder: Path) -> Path:
     return folder
 
 
-CODE = "from pathlib import Path; from pipeline.runs import provenance; print(provenance.code(Path.cwd()).tags)"
+CODE = "from pathlib import Path; from pipeline.run_folders import provenance; print(provenance.code(Path.cwd()).tags)"
 
 
 def test_a_commit_is_tagged_only_where_its_code_runs(tmp_path: Path) -> None:

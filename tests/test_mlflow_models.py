@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from pipeline.models import build, checkpoint
 from pipeline.models.mosaics import mosaics
 from pipeline.objectives import elbo
 from pipeline.randomness import seeded
-from pipeline.runs import RunSpec
+from pipeline.run_folders import RunSpec
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.tracking import Tracker, log_report, mark_current, registered_name, remove_experiments
 from pipeline.tracking.media import TABLES, tables_tag
+from tests.command import call
 from tests.small import model_params
 from tests.workshop import make_study, rows
 
@@ -66,7 +68,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Return a study with two models of a variant, evaluated and logged as the stages do it."""
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
         os.environ.pop(name, None)
-    made, params = make_study(tmp_path_factory.mktemp("study")), model_params()
+    return evaluated(make_study(tmp_path_factory.mktemp("study")))
+
+
+def evaluated(made: Study) -> Study:
+    """Train and evaluate nothing, but write and log what stages do."""
+    params = model_params()
     fetch.run(made)
     prepare.run(made)
     images = data.load(made.data)
@@ -129,6 +136,26 @@ def test_killed_after_a_version_was_made_none_is_made_twice(study: Study, monkey
     before = (study.shared_root / "mlflow.db").read_bytes()
     assert mark_current(study)
     assert (study.shared_root / "mlflow.db").read_bytes() == before
+
+
+def test_a_model_that_was_made_off_line_is_registered_by_cave_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent while MLflow was away; the command publishes the runs and registers their models, once."""
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "pyproject.toml", "")
+    with monkeypatch.context() as away:
+        away.setattr("pipeline.tracking.server.Server.can_send", lambda *_, **__: False)
+        made = evaluated(make_study(tmp_path))
+    assert [run_of(made, seed) for seed in BOUNDS] == ["None", "None"]
+    assert registry(made) == ([], [])
+    for _ in range(2):
+        code, out, err = call("sync")
+        assert (code, err) == (0, "")
+        versions, aliases = registry(made)
+        assert len(versions) == 2
+        assert [alias[:2] for alias in aliases] == [("default.vae", "champion")]
+    assert out == f"sent to MLflow at {Tracker(made).server.address}: 0; left: 0\n"
 
 
 def test_a_model_is_loaded_by_its_alias_with_equal_numbers(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

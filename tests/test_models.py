@@ -194,7 +194,7 @@ def test_an_untrained_model_starts_at_the_mean_of_the_data(depth: int, parents: 
     """Without noise the output is the data's mean, kept 0.001 off certainty, and every latent is N(0, I)."""
     built = model(depth=depth, parents=parents, activation=activation)
     zero = [torch.zeros(1, len(z[0])) for z in latents(built, 1)]
-    torch.testing.assert_close(built.decode(zero)[0], torch.tensor(MEAN).clamp(1e-3, 1 - 1e-3))
+    torch.testing.assert_close(built.decode_noise(zero)[0], torch.tensor(MEAN).clamp(1e-3, 1 - 1e-3))
     for factor, z in zip(built.joint([torch.zeros(1, 1, 6), *(z[None] for z in zero)])[1:], zero, strict=True):
         torch.testing.assert_close(factor.mean.flatten(), torch.zeros(z.numel()))
         torch.testing.assert_close(factor.stddev.flatten(), torch.ones(z.numel()))
@@ -211,7 +211,7 @@ def test_decoding_inverts_the_coordinates_of_a_sample(depth: int, parents: str) 
     z = built.sample(5)
     rungs = built.joint([node[None] for node in z])
     noise = [((node[None] - rung.mean) / rung.stddev)[0] for node, rung in zip(z[1:], rungs[1:], strict=True)]
-    torch.testing.assert_close(built.decode(noise), rungs[0].mean[0])
+    torch.testing.assert_close(built.decode_noise(noise), rungs[0].mean[0])
 
 
 @both
@@ -222,14 +222,14 @@ def test_one_level_is_decided_anew_with_those_above_held(parents: str) -> None:
     seeing = built.generative[0 if parents == "every" else 2]
     seeing.register_forward_pre_hook(lambda _, inputs: nodes.append(inputs))
     noise = latents(built, 4)
-    first = built.decode(noise)
-    second = built.decode([noise[0], torch.randn_like(noise[1]), noise[2]])
+    first = built.decode_noise(noise)
+    second = built.decode_noise([noise[0], torch.randn_like(noise[1]), noise[2]])
     assert torch.equal(nodes[0][-1], nodes[1][-1])
     if parents == "every":
         assert not torch.equal(nodes[0][0], nodes[1][0])
         assert not torch.equal(nodes[0][1], nodes[1][1])
     assert not torch.equal(first, second)
-    assert torch.equal(first, built.decode(noise))
+    assert torch.equal(first, built.decode_noise(noise))
 
 
 @both

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from pipeline.runs.source import PACKAGE
+from pipeline.run_folders.source import PACKAGE
 from tests.rooms import tree
 from tests.small import ROOT
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.runs import SPEC, RunSpec
+from pipeline.run_folders import SPEC, RunSpec
 from pipeline.study import Study
 from pipeline.tracking import LoggedRun, Run, Tracker, artifacts
 from pipeline.tracking.artifacts import moved_roots, relocate

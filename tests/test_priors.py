@@ -65,7 +65,7 @@ def test_every_prior_takes_its_place(prior: str, inference: str, parents: str, d
         assert value.grad.isfinite().all()
         assert value.grad.any()
     assert [node.shape for node in built.sample(5)] == [(5, 6), *((5, width) for width in widths)]
-    decoded = built.decode([torch.randn(5, width) for width in widths])
+    decoded = built.decode_noise([torch.randn(5, width) for width in widths])
     assert decoded.shape == (5, 6)
 
 

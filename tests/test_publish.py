@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.jobs import train_seed
 from pipeline.log import LOG, STATE, Log, Record
-from pipeline.runs import Header, RunFolder, RunSpec
+from pipeline.run_folders import Header, RunFolder, RunSpec
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run

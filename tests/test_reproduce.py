@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.params import Params, dump_yaml
 from pipeline.reproduce import Comparison, _check_room, _temporary_folder, _worktree, reproduce
-from pipeline.runs import provenance, source
+from pipeline.run_folders import provenance, source
 from pipeline.tracking.tags import mlflow_name, read_tags
 from tests import zygote
 from tests.small import ROOT

@@ -28,7 +28,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.log import LOG, STATE, Log, Record
 from pipeline.params import Params
-from pipeline.runs import RunSpec
+from pipeline.run_folders import RunSpec
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.tracking.publish import Publisher

@@ -55,8 +55,8 @@ from pipeline.redaction import one_line
 from pipeline.report import inputs, table_text
 from pipeline.report.milestones import milestones
 from pipeline.reproduce import reproduce
-from pipeline.runs import RunFolder, RunSpec
-from pipeline.runs.provenance import dvc_hashes
+from pipeline.run_folders import RunFolder, RunSpec
+from pipeline.run_folders.provenance import dvc_hashes
 from pipeline.stages import fetch, prepare
 from pipeline.study import Study
 from pipeline.tracking import Tracker

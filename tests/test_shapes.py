@@ -15,7 +15,7 @@ from jaxtyping import AbstractArray, TypeCheckError
 from torch import Tensor, zeros
 
 import pipeline
-from pipeline.runs.source import PACKAGE
+from pipeline.run_folders.source import PACKAGE
 from pipeline.training.manual.densities import standard_normal
 from tests.conftest import CHECKED
 

@@ -20,7 +20,7 @@ from pipeline.files import exclusive, file_lock, read_json
 from pipeline.jobs import train_seed
 from pipeline.log import STATE
 from pipeline.params import Params, dump_yaml
-from pipeline.runs import RunSpec
+from pipeline.run_folders import RunSpec
 from pipeline.stages import evaluate, fetch, prepare, train
 from pipeline.study import Study
 from pipeline.sweep import Sweep, run

@@ -23,7 +23,7 @@ from pipeline.cli.studies import table
 from pipeline.errors import InputError
 from pipeline.files import file_lock, write_json
 from pipeline.removal import Removal
-from pipeline.runs import Header, RunFolder, experiment_name, folder_of
+from pipeline.run_folders import Header, RunFolder, experiment_name, folder_of
 from pipeline.study import Study
 from tests.small import ROOT
 from tests.test_report import fake

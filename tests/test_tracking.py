@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.log import STATE, Record
-from pipeline.runs import RunSpec
+from pipeline.run_folders import RunSpec
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from tests.small import ROOT, splits
@@ -239,6 +240,42 @@ def test_a_run_has_its_results_once(study: Study) -> None:
         assert not again.missing
     assert query(study, "select key, count(*) from metrics group by key") == [("milestone/elbo", 2), ("test/elbo", 2)]
     assert query(study, "select status from runs") == [("FINISHED",)]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_system_metrics_arrive_where_they_are_asked_for(
+    study: Study, monkeypatch: pytest.MonkeyPatch, enabled: bool
+) -> None:
+    """MLflow's option gives a run those of its machine, in a section of their own; epochs and end stay as they are."""
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", str(enabled).lower())
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    run, several = start(study), "select count(*) > 1 from metrics where key = 'system/cpu_utilization_percentage'"
+    deadline = time.monotonic() + 60
+    while enabled and query(study, several) == [(0,)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    log(run, RECORDS)
+    run.finish()
+    assert query(study, "select step from metrics where key = 'valid/elbo' order by step") == [(1,), (2,), (3,)]
+    sections = {key.partition("/")[0] for (key,) in query(study, "select key from metrics")}
+    assert sections == {"valid", "system"} if enabled else {"valid"}
+    assert query(study, "select status from runs") == [("FINISHED",)]
+    assert not run.folder.path.exists()
+
+
+@pytest.mark.parametrize("state", [True, False])
+def test_a_description_that_is_replaced_still_says_how_to_run_again(study: Study, state: bool) -> None:
+    """Results replace it once the run has ended; publishing the run's folder again does not undo that."""
+    run = start(study)
+    if state:  # the folder stays, and the results are added to it
+        keep_state(run)
+    run.finish()
+    for _ in range(2):
+        again = Tracker(study).reopen("a", run.run_id)
+        again.describe("nll 7")
+        again.finish(None)
+    note = query(study, "select value from tags where key = 'mlflow.note.content'")
+    assert note == [(f"nll 7\n\nRun again and compare: `cave reproduce {run.run_id}`.",)]
 
 
 def test_artifacts_lie_at_the_root_whatever_the_working_folder(

@@ -7,6 +7,8 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,21 @@ def make_study(folder: Path, **overrides: Any) -> Study:
     if not (folder / "mlflow.db").exists():
         shutil.copy(_migrated(), folder / "mlflow.db")
     return Study.at(folder)
+
+
+@contextmanager
+def registries_restored() -> Iterator[None]:
+    """Remove the parts that are registered within this block."""
+    from pipeline.extensions import REGISTRIES
+    from pipeline.params import MEASURES
+    from pipeline.params.own import NAMES
+
+    registries = (*REGISTRIES.values(), MEASURES, *NAMES.values())
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, content in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(content)
 
 
 def trial_of(folder: Path) -> int:

@@ -40,7 +40,7 @@ from pipeline.files import read_json, write_csv, write_json  # noqa: E402
 from pipeline.models import HierarchicalVAE, build  # noqa: E402
 from pipeline.params import EvaluateParams, Params, digest  # noqa: E402
 from pipeline.randomness import seeded  # noqa: E402
-from pipeline.runs.source import code_digest  # noqa: E402
+from pipeline.run_folders.source import code_digest  # noqa: E402
 from pipeline.training import fit  # noqa: E402
 
 SEEDS = 24

@@ -160,9 +160,9 @@ async def take(names: list[str]) -> None:
             if chosen("runs"):
                 await page("runs", address + runs_page(record.id, FINAL), texts, height=660)
             if chosen("charts"):
-                await page("charts", address + runs_page(record.id, BOUND), texts[:1], height=1300)
+                await page("charts", address + runs_page(record.id, BOUND), ["test/nll", "test/gap"], height=1300)
             if chosen("search"):
-                await page("search", address + runs_page(record.id, SEARCH), ["valid/objective"], height=1100)
+                await page("search", address + runs_page(record.id, SEARCH), ["A point is a trial"], height=1100)
             if chosen("run"):
                 await page("run", address + run_page(record.id, str(finals["run"])), [texts[0]], height=1100)
     print(f"{sum(path.stat().st_size for path in IMAGES.glob('*')) // 1024} kB in docs/images, of 1,500 allowed")

@@ -80,7 +80,7 @@ def draw_decisions(path: Path, model: HierarchicalVAE, shape: tuple[int, int], c
             for level, width in reversed(list(enumerate(widths))):
                 noise = list(base)
                 noise[level] = torch.cat([base[level][:1], torch.randn(columns - 1, width)])
-                rows.append((f"$z_{{{level + 1}}}$ again", model.decode(noise)))
+                rows.append((f"$z_{{{level + 1}}}$ again", model.decode_noise(noise)))
     figure = Figure(figsize=(9, 0.84 * len(rows)), facecolor="white")
     grid = figure.subplots(len(rows), columns, gridspec_kw={"left": 0.11, "right": 0.995, "top": 0.99, "bottom": 0.01})
     for line, (name, images) in zip(grid, rows, strict=True):

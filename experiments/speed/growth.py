@@ -248,7 +248,7 @@ def main() -> None:
     else:
         import torch
 
-        from pipeline.runs.provenance import machine
+        from pipeline.run_folders.provenance import machine
 
         for axis in given.axes:
             grown[axis] = list(measure(axis, given.quick))

@@ -13,8 +13,8 @@ import torch
 from experiments.speed.ratio import Row
 from pipeline.files import read_json, write_json
 from pipeline.processes.machine import cores
-from pipeline.runs.git import git
-from pipeline.runs.provenance import machine
+from pipeline.run_folders.git import git
+from pipeline.run_folders.provenance import machine
 
 __all__ = ["Result", "change", "table"]
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.sides import Side, find_sides
 from pipeline.errors import InputError
 from pipeline.metric import Metric
 from pipeline.params.text import format_value
-from pipeline.report.intervals import fixed, interval
+from pipeline.report.intervals import fixed, welch
+from pipeline.report.paired import differences
 from pipeline.text import align_columns, terminal_width
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["compare", "comparison_text"]
 
@@ -42,7 +48,7 @@ class Number:
     second: float
     difference: float  # second - first
     half: float | None  # null where there is neither a second seed nor a Monte Carlo error
-    error: str  # what the interval covers: `paired seeds`, `seeds` or `draws`
+    error: str  # what the interval covers: `seeds and images`, `seeds`, `draws` or `nothing`
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Comparison:
     settings: Mapping[str, tuple[Any, Any]]  # that differ, by dotted path
     confidence: float  # of the intervals
     numbers: list[Number]
+    notes: list[str]  # what has changed since the numbers were measured
 
 
 def compare(root: Path, first: str, second: str) -> list[Comparison]:
@@ -63,7 +70,10 @@ def compare(root: Path, first: str, second: str) -> list[Comparison]:
     Raises:
         InputError: a side is not there, or they share no variant.
     """
-    left_sides, right_sides = find_sides(root, first), find_sides(root, second)
+    left_out: list[str] = []
+    left_sides, right_sides = find_sides(root, first, left_out), find_sides(root, second, left_out)
+    for line in dict.fromkeys(left_out):
+        print(line, file=sys.stderr)
     pairs = [(left_sides[name], right_sides[name]) for name in left_sides if name in right_sides]
     if not pairs and len(left_sides) == len(right_sides) == 1:
         pairs = list(zip(left_sides.values(), right_sides.values(), strict=True))
@@ -79,20 +89,41 @@ def _compare(a: Side, b: Side) -> Comparison:
     ignored = ("variants", "budget", "sweep.space", "root", "out", "report")
     settings = {path: both for path, both in _differing(a.settings, b.settings).items() if not path.startswith(ignored)}
     protocols = _differing(a.protocol, b.protocol)
-    return Comparison(a.label, b.label, protocols, settings, a.confidence, list(_numbers(a, b)))
+    notes = list(dict.fromkeys(side.note for side in (a, b) if side.note))
+    return Comparison(a.label, b.label, protocols, settings, a.confidence, list(_numbers(a, b)), notes)
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    a, b = (json.loads(json.dumps(dict(each), default=list)) for each in (a, b))  # a list that was read is one again
     return {key: (a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)}
 
 
 def _numbers(a: Side, b: Side) -> Iterator[Number]:
+    first_images, second_images = (_images(side) if a.protocol == b.protocol else {} for side in (a, b))
     for name, values in a.numbers.items():
         if not values or not (others := b.numbers.get(name, {})):
             continue
         first, second = (statistics.fmean(value for value, _ in each.values()) for each in (values, others))
-        half, error = _half(values, others, a.confidence)
+        if name in first_images and name in second_images:
+            matrices = {"B": second_images[name], "A": first_images[name]}
+            half, error = differences(name, matrices, a.confidence)[0].half, "seeds and images"
+        else:
+            half, error = None, ""
+        if half is None:
+            half, error = _half(values, others, a.confidence)
         yield Number(name, Metric.parse(name.removeprefix("valid/")).unit, first, second, second - first, half, error)
+
+
+def _images(side: Side) -> Mapping[str, np.ndarray]:
+    """Return the values [seeds, images] that every test image has; nothing where the tables are not all there."""
+    from pipeline.report.inputs import values_of
+
+    if not side.tables or not all(table.is_file() for table in side.tables):
+        return {}
+    try:
+        return values_of(side.tables)
+    except (KeyError, ValueError, OSError):
+        raise InputError(f"{side.label}: a table of its test images is damaged; evaluate again") from None
 
 
 Values = Mapping[int, tuple[float, float | None]]
@@ -101,22 +132,16 @@ Values = Mapping[int, tuple[float, float | None]]
 def _half(a: Values, b: Values, confidence: float) -> tuple[float | None, str]:
     """Return half the width of the interval of a difference of means, and what that covers.
 
-    Student's interval of the differences of equal seeds, Welch's where the seeds differ, and that of the draws where
-    one side has a single seed.
+    Trainings are independent, so that it is Welch's interval; where one side has a single seed, that of the draws.
     """
-    from scipy.special import ndtri, stdtrit
-
-    shared = sorted(a.keys() & b.keys())
-    if len(shared) > 1 and len(shared) == len(a) == len(b):
-        return interval([b[seed][0] - a[seed][0] for seed in shared], confidence).half, "paired seeds"
     if min(len(a), len(b)) > 1:
-        parts = [(statistics.variance(value for value, _ in each.values()) / len(each), len(each)) for each in (a, b)]
-        total = sum(part for part, _ in parts)
-        freedom = total**2 / sum(part**2 / (count - 1) for part, count in parts) if total else math.inf
-        return float(stdtrit(freedom, (1 + confidence) / 2)) * math.sqrt(total) if total else 0.0, "seeds"
+        first, second = ([value for value, _ in each.values()] for each in (a, b))
+        return welch(first, second, confidence), "seeds"
     errors = [se for each in (a, b) for _, se in each.values()]
     if any(se is None for se in errors):
         return None, "nothing"
+    from scipy.special import ndtri
+
     of_means = [sum((se or 0) ** 2 for _, se in each.values()) / len(each) ** 2 for each in (a, b)]
     return float(ndtri((1 + confidence) / 2)) * math.sqrt(sum(of_means)), "draws"
 
@@ -143,7 +168,11 @@ def comparison_text(comparison: Comparison, every: bool) -> str:
     table = align_columns(rows, right=True)
     if max(map(len, table)) > terminal_width():  # the change alone
         table = align_columns([[row[0].partition(" (")[0], row[3]] for row in rows], right=True)
-    foot = [*_covered({number.error for number in chosen}, comparison.confidence), *_warnings(comparison)]
+    foot = [
+        *_covered({number.error for number in chosen}, comparison.confidence),
+        *_warnings(comparison),
+        *comparison.notes,
+    ]
     return "\n".join([*lines, *table, "", *(line for text in foot for line in _wrapped(text))])
 
 
@@ -161,8 +190,8 @@ def _position(number: Number) -> int:
 def _covered(errors: set[str], confidence: float) -> Iterator[str]:
     """Say what the intervals cover."""
     texts = {
-        "paired seeds": "over seeds, of the differences of equal seeds",
-        "seeds": "over seeds, which differ on the two sides",
+        "seeds and images": "over seeds and test images, as in the report",
+        "seeds": "over seeds",
         "draws": "of the Monte Carlo draws alone; with one seed, nothing is known of other trainings",
     }
     yield from (f"±: {confidence:.0%} interval {text}" for error, text in texts.items() if error in errors)

@@ -13,7 +13,7 @@ from pipeline.files import write_bytes, write_text
 from pipeline.params import Params
 from pipeline.params.derived import STUDY_FILE, derive, derived_text, differences, differing_paths, outdated
 from pipeline.params.writing import dump_mapping
-from pipeline.runs.git import git
+from pipeline.run_folders.git import git
 from pipeline.study import pipeline_text
 
 __all__ = ["refresh_params", "refresh_pipeline", "save_uncommitted"]

@@ -42,7 +42,7 @@ def doctor(study: StudyArgument = None, as_json: Json = False) -> None:
 @app.command(rich_help_panel=REPAIR, epilog="Example: cave sync")
 def sync() -> None:
     """Publish to MLflow the runs that it lacks or has in part; exit code 0 if nothing is left, else 1."""
-    from pipeline.runs import earlier_version_runs
+    from pipeline.run_folders import earlier_version_runs
     from pipeline.tracking import Tracker, mark_current
 
     root = find_root(Path.cwd())

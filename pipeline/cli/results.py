@@ -61,8 +61,12 @@ def list_runs(
 ) -> None:
     """List a study's runs: of its final models with their nll, or of the trials of what was only searched."""
     from pipeline.cli.run_list import best_of, run_table, runs
+    from pipeline.evaluations import retrained_line
 
     chosen = existing_study(study)
+    for variant in chosen.params.variants:
+        if line := retrained_line(chosen, variant):
+            print(line, file=sys.stderr)
     listed = best_of(runs(chosen)) if best else runs(chosen)
     if as_json:
         print_json([asdict(run) for run in listed])
@@ -72,7 +76,10 @@ def list_runs(
 
 @app.command(rich_help_panel=LOOK, epilog="Example: cave compare default wide, cave compare HEAD~1 HEAD --all")
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A run's id, STUDY, STUDY:VARIANT, VARIANT or revision.")],
+    first: Annotated[
+        str,
+        typer.Argument(metavar="A", help="A run's id, STUDY or its folder, VARIANT, STUDY:VARIANT, REVISION[:STUDY]."),
+    ],
     second: Annotated[str, typer.Argument(metavar="B", help="The same.")],
     every: Annotated[bool, typer.Option("--all", help="Show every number, not only the main ones.")] = False,
     as_json: Json = False,

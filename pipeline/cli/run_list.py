@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.evaluations import Evaluation, retrained
 from pipeline.files import read_csv, read_json
 from pipeline.report.intervals import fixed
 from pipeline.study import Study
 from pipeline.text import align_columns, terminal_width
 
-__all__ = ["Numbers", "Run", "best_of", "measured", "read_numbers", "run_table", "runs"]
+__all__ = ["Run", "best_of", "run_table", "runs"]
 
 HEADER = ("variant", "of", "value", "run", "epoch", "time", "model")
-
-
-Numbers = dict[str, dict[int, tuple[float, float | None]]]  # by metric and seed: a value, and its Monte Carlo error
 
 
 @dataclass(frozen=True)
@@ -47,14 +43,16 @@ def runs(study: Study) -> list[Run]:
 
 
 def _trained(study: Study, variant: str) -> list[Run]:
+    """Return a variant's final models; one that was trained again after the evaluation is not measured."""
     rows = []
-    tests = measured(study, variant)
+    evaluation, outdated = Evaluation.of(study, variant), retrained(study, variant)
+    numbers = evaluation.numbers.get("nll", {}) if evaluation else {}
     for seed in study.params.variant(variant).train.seeds:
         folder = study.train(variant) / f"seed-{seed}"
         if not (folder / "mlflow.json").is_file():
             continue
         about = read_json(folder / "model.json", "best_epoch", "seconds")
-        value, se = tests.get("nll", {}).get(seed, (None, None))
+        value, se = (None, None) if seed in outdated else numbers.get(seed, (None, None))
         run = str(read_json(folder / "mlflow.json", "run")["run"] or "")
         location = str(folder.relative_to(study.root)) if folder.is_relative_to(study.root) else str(folder)
         rows.append(
@@ -93,25 +91,6 @@ def _trials(study: Study, variant: str) -> list[Run]:
         )
         for row in (read_csv(path) if path.is_file() else [])
     ]
-
-
-def measured(study: Study, variant: str) -> Numbers:
-    """Return the test results of a variant; nothing where it was not evaluated."""
-    path = study.evaluate(variant) / "decomposition.json"
-    return read_numbers(read_json(path, "seeds"), str(path)) if path.is_file() else {}
-
-
-def read_numbers(content: Any, where: str) -> Numbers:
-    """Return the numbers in the content of a `decomposition.json`."""
-    numbers: Numbers = {}
-    try:
-        for seed, results in content["seeds"].items():
-            for key, cell in results.items():
-                se = None if cell["se"] is None else float(cell["se"])
-                numbers.setdefault(key.removeprefix("test/"), {})[int(seed)] = (float(cell["value"]), se)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(f"{where}: damaged; evaluate again") from None
-    return numbers
 
 
 def best_of(runs: Sequence[Run]) -> list[Run]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.environment import has_screen
 from pipeline.files import read_csv
-from pipeline.links import runs_line
+from pipeline.links import find_runs
 from pipeline.study import Study
 
 __all__ = ["link_document", "open_page", "study_document"]
@@ -17,11 +17,10 @@ __all__ = ["link_document", "open_page", "study_document"]
 def link_document(study: Study) -> dict[str, Any]:
     """Return where a study's report lies and its runs are shown, null for what is not there."""
     page = study.report / "report.html"
-    kind, _, rest = runs_line(study).partition(" ")
     return {
         "study": study.name,
         "report": str(page) if page.is_file() else None,
-        "runs": rest.split()[0] if kind == "runs:" else None,
+        "runs": find_runs(study).address or None,
     }
 
 

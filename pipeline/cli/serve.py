@@ -16,7 +16,6 @@ import typer
 from pipeline.cli.common import StudyArgument, existing_study, print_runs
 from pipeline.environment import child_variables, has_screen, plain_output
 from pipeline.errors import InputError
-from pipeline.study import Study
 
 __all__ = ["app"]
 
@@ -32,8 +31,11 @@ PATIENCE = 60.0  # seconds that a server has to start
 
 @app.command(rich_help_panel=LOOK, epilog="Example: cave ui wide")
 def ui(study: StudyArgument = None, port: Port = None, no_browser: NoBrowser = False) -> None:
-    """Serve the MLflow UI on this machine alone, and open it at the study's final models, until Ctrl-C."""
-    from pipeline.links import free_port
+    """Serve the MLflow UI on this machine alone, and open it at the study's final models, until Ctrl-C.
+
+    Where MLFLOW_TRACKING_URI names a server, that one is opened.
+    """
+    from pipeline.links import find_runs, free_port
     from pipeline.tracking import mark_current, open_database, tracking_uri
 
     chosen = existing_study(study)
@@ -41,7 +43,9 @@ def ui(study: StudyArgument = None, port: Port = None, no_browser: NoBrowser = F
     if uri.startswith("http"):
         mark_current(chosen)
         print_runs(chosen)
-        print("MLFLOW_TRACKING_URI names a server: it shows the runs itself")
+        print("MLFLOW_TRACKING_URI names a server: it shows the runs itself", flush=True)
+        if not no_browser and _is_seen() and (address := find_runs(chosen).address):
+            webbrowser.open(address)
         return
     port, notice = free_port(port)
     open_database(chosen, read_only=True)
@@ -60,14 +64,14 @@ def ui(study: StudyArgument = None, port: Port = None, no_browser: NoBrowser = F
     os.chdir(chosen.shared_root)
     sys.stdout.flush()
     if not no_browser:
-        _open_when_ready(_runs_address(chosen, port), port)
+        _open_when_ready(find_runs(chosen, port).address, port)
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *words], child_variables(server))
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: cave dashboard wide")
 def dashboard(study: StudyArgument = None, port: Port = None, no_browser: NoBrowser = False) -> None:
     """Serve Optuna's dashboard of a study's searches on this machine alone, until Ctrl-C."""
-    from pipeline.links import free_port
+    from pipeline.links import find_runs, free_port
 
     chosen = existing_study(study)
     if importlib.util.find_spec("optuna_dashboard") is None:
@@ -75,7 +79,7 @@ def dashboard(study: StudyArgument = None, port: Port = None, no_browser: NoBrow
     from pipeline.sweep.dashboard import annotate, serve
 
     port, notice = free_port(port, DASHBOARD_PORT)
-    searches = annotate(chosen, _runs_address(chosen, 5000))
+    searches = annotate(chosen, find_runs(chosen))
     if notice:
         print(notice)
     address = f"http://127.0.0.1:{port}/dashboard"
@@ -87,17 +91,14 @@ def dashboard(study: StudyArgument = None, port: Port = None, no_browser: NoBrow
     serve(chosen, port)
 
 
-def _runs_address(study: Study, port: int) -> str:
-    """Return the address of a study's runs; empty where there is none."""
-    from pipeline.links import runs_line
-
-    kind, _, rest = runs_line(study, port).partition(" ")
-    return rest.split()[0] if kind == "runs:" else ""
+def _is_seen() -> bool:
+    """Return whether a user who sits at a terminal would see a browser."""
+    return sys.stdout.isatty() and has_screen() and not plain_output()
 
 
 def _open_when_ready(address: str, port: int) -> None:
     """Open an address in the browser, if a user can see it, once the server listens that this process becomes."""
-    if not address or not sys.stdout.isatty() or not has_screen() or plain_output():
+    if not address or not _is_seen():
         return
     server = os.getpid()
     child = os.fork()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import read_json
+from pipeline.evaluations import Evaluation, changed_settings, retrained
 from pipeline.study import Study, active
 from pipeline.text import align_columns, plural, terminal_width
 
@@ -21,6 +21,7 @@ SHOWN = 4  # variants by their names, settings that differ
 LEAST = 16  # columns that the settings need in a table
 SECTIONS = ("model", "train", "data", "sweep", "evaluate", "report")  # in the order in which settings are shown
 INACTIVE = ", inactive"
+OUTDATED = ", settings changed since"
 STATES = ("not run", "searched", "trained", "evaluated")
 
 
@@ -109,6 +110,8 @@ def _row(root: Path, folder: Path, default: Study | None) -> Row:
     most = max(steps.values())
     count = sum(step == most for step in steps.values())
     state = STATES[most] if least == most else f"{STATES[most]} {count} of {len(steps)}"
+    if any(changed_settings(study, variant) for variant, step in steps.items() if step == STATES.index("evaluated")):
+        state += OUTDATED
     return Row(
         name=study.name,
         how=_how(folder, root),
@@ -129,7 +132,7 @@ def _how(folder: Path, root: Path) -> str:
 
 def _step(study: Study, variant: str) -> int:
     """Return how far a variant is, as a place in `STATES`."""
-    if (study.evaluate(variant) / "decomposition.json").exists():
+    if study.decomposition(variant).exists() and not retrained(study, variant):
         return 3
     seeds = study.params.variant(variant).train.seeds
     if all((study.train(variant) / f"seed-{seed}" / "model.json").exists() for seed in seeds):
@@ -142,13 +145,9 @@ def _best(study: Study, variants: list[str]) -> str:
     values: dict[str, list[float]] = {}
     protocols = []
     for variant in variants:
-        path = study.evaluate(variant) / "decomposition.json"
-        content = read_json(path, "protocol", "seeds")
-        try:
-            values[variant] = [float(seed["test/nll"]["value"]) for seed in content["seeds"].values()]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise InputError(f"{path.relative_to(study.root)}: damaged") from None
-        protocols.append((content["protocol"], study.params.variant(variant).measure))
+        if (evaluation := Evaluation.of(study, variant)) and "nll" in evaluation.numbers:
+            values[variant] = [value for value, _ in evaluation.numbers["nll"].values()]
+            protocols.append((evaluation.protocol, study.params.variant(variant).measure))
     if not values:
         return ""
     if any(protocol != protocols[0] for protocol in protocols):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,32 +29,45 @@ def study_new(
         typer.Option("--data", metavar="PATH", help="Images of your own: a folder, or an .npy, .npz or Parquet file."),
     ] = None,
 ) -> None:
-    """Make the study experiments/NAME: study.yaml for its own values, params.yaml of all values, and a dvc.yaml."""
+    """Make the study experiments/NAME: study.yaml for its own values, params.yaml of all values, and a dvc.yaml.
+
+    Outside of a project, the files of one are made here first.
+    """
+    from pipeline.project import MADE, project_around
+
+    overrides = study_overrides(assignments)
+    with project_around(Path.cwd()) as (root, made):
+        lines = _make(root, name, images, overrides)
+    if made:
+        print(f"{root} is now a project, with {', '.join(MADE)}")
+    print("\n".join(lines))
+
+
+def _make(root: Path, name: str, images: Path | None, overrides: dict[str, Any]) -> list[str]:
+    """Make a study and return the lines that say so."""
     from pipeline import data
 
-    root, overrides = find_root(Path.cwd()), study_overrides(assignments)
     if images is not None:
         from pipeline.cli.own_images import own_settings
 
         overrides = own_settings(root, images, overrides)
     params, file = Params.read_with_file(root / "params.yaml", overrides)
     data.check(params.data)
-    linked = (root / "experiments" / name / "dvc.yaml").is_symlink()
+    linked, lines = (root / "experiments" / name / "dvc.yaml").is_symlink(), notes(params, file, overrides)
     if params.data.name == "files":
         from pipeline.cli.own_images import SHEET, describe_images
 
         create_study(root, name, overrides, fill=describe_images)
-        print(f"experiments/{name}/{SHEET} shows some of the training images")
+        lines.insert(0, f"experiments/{name}/{SHEET} shows some of the training images")
     else:
         create_study(root, name, overrides)
-    for line in notes(params, file, overrides):
-        print(line)
     if linked:
-        print(f"experiments/{name}/dvc.yaml was a link and is now a copy of the root's dvc.yaml")
-    print(
+        lines.append(f"experiments/{name}/dvc.yaml was a link and is now a copy of the root's dvc.yaml")
+    return [
+        *lines,
         f"experiments/{name}/study.yaml has its own values, params.yaml beside it all of them; run it with: dvc repro"
-        f" experiments/{name}/dvc.yaml"
-    )
+        f" experiments/{name}/dvc.yaml",
+    ]
 
 
 @app.command("activate")

@@ -39,7 +39,7 @@ def check(assignments: Set = None) -> None:
     """Check params.yaml, and that DVC would start; say in one line what is wrong."""
     from pipeline import addresses, data
     from pipeline.report.cost import seed_cost
-    from pipeline.runs.git import dvc_starts
+    from pipeline.run_folders.git import dvc_starts
 
     root, overrides = find_root(Path.cwd()), parse_assignments(assignments or [])
     params, file = Params.read_with_file(root / "params.yaml", overrides)
@@ -101,11 +101,12 @@ def sweep(
 
     with by_hand("sweep", name, variant, overrides, resources) as study:
         from pipeline import report
+        from pipeline.evaluations import retrained
         from pipeline.jobs.final_models import trained
         from pipeline.stages import sweep as stage
 
         stage.run(study, variant, resources)
-        if trained(study, variant) and (study.evaluate(variant) / "decomposition.json").exists():
+        if trained(study, variant) and study.decomposition(variant).exists() and not retrained(study, variant):
             report.write(study)  # its models are still those of the best settings
         else:
             report.write_search(study)

@@ -1,5 +1,7 @@
 """The live picture of long work on a terminal; where output is piped, or in a CI job, lines are printed instead.
 
+In a notebook it is a bar in the output of the cell.
+
     stage 8 of 12: train mhvae  1 of 3 seeds, about 2 min left
                  epoch                     valid/elbo     best  images/s     left
     seed 1  120 of 300  ============------    -23.123  -23.012     1,021     20 s
@@ -18,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline import progress
+from pipeline.display.notebook import Bar, notebook
 from pipeline.display.picture import Picture
 from pipeline.display.pipe import Pipe, send_statuses
 from pipeline.environment import plain_output
@@ -61,6 +64,13 @@ def count(total: int, done: int = 0) -> None:
 @contextmanager
 def shown(title: str, noun: str = "", metric: str = "valid/elbo") -> Iterator[None]:
     """Draw the picture of what is at work in this block, under a title whose last word is the variant's name."""
+    if (display := notebook()) is not None:
+        try:
+            progress.connect(Bar(display, title, metric).update)
+            yield
+        finally:
+            progress.connect(None)
+        return
     if not is_live() or _pictures:
         yield
         return

@@ -13,13 +13,22 @@ from pipeline.distributions.conditional import (
     reparameterize,
     to_noise,
 )
-from pipeline.distributions.families import LATENT, LIKELIHOODS, SMALLEST_SIGMA, Family, diag_gaussian, likelihood
+from pipeline.distributions.families import (
+    LATENT,
+    LIKELIHOODS,
+    POSTERIORS,
+    SMALLEST_SIGMA,
+    Family,
+    diag_gaussian,
+    likelihood,
+)
 from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.priors import Mixture, StandardNormal, Vamp
 
 __all__ = [
     "LATENT",
     "LIKELIHOODS",
+    "POSTERIORS",
     "SMALLEST_SIGMA",
     "BernoulliVector",
     "BottomUpBlock",

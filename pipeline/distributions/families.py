@@ -29,7 +29,7 @@ from pipeline.distributions.grey import ContinuousBernoulli, DiscretizedLogistic
 from pipeline.distributions.logistic_mixture import LogisticMixture
 from pipeline.params import ModelParams
 
-__all__ = ["LATENT", "LIKELIHOODS", "SMALLEST_SIGMA", "Family", "diag_gaussian", "likelihood"]
+__all__ = ["LATENT", "LIKELIHOODS", "POSTERIORS", "SMALLEST_SIGMA", "Family", "diag_gaussian", "likelihood"]
 
 SMALLEST_SIGMA = 1e-4
 SPREAD = 0.1  # scale of a discretized logistic at the start
@@ -142,6 +142,8 @@ def _logistic_mixture(levels: int, components: int, channels: int) -> Family:
 
 
 LATENT = Family(2, diag_gaussian, _diag_gaussian_bias)
+
+POSTERIORS = {"bottom_up": LATENT}  # of a level given those below it
 
 LIKELIHOODS: dict[str, Family] = {
     "bernoulli": Family(1, _bernoulli, _bernoulli_bias),

@@ -15,7 +15,7 @@ from pipeline.doctor.finding import Finding, Target, fault, ok, warning
 from pipeline.doctor.processes import command
 from pipeline.errors import InputError
 from pipeline.params import Params, read_yaml
-from pipeline.runs.git import dvc_starts, git
+from pipeline.run_folders.git import dvc_starts, git
 from pipeline.study import pipeline_text
 from pipeline.text import plural
 

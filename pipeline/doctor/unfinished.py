@@ -16,8 +16,8 @@ from pipeline.doctor.processes import working
 from pipeline.doctor.project import held
 from pipeline.errors import InputError
 from pipeline.log import LOG, Log
-from pipeline.runs import earlier_version_runs
-from pipeline.runs.git import git
+from pipeline.run_folders import earlier_version_runs
+from pipeline.run_folders.git import git
 from pipeline.study import Study
 from pipeline.text import plural
 

@@ -10,7 +10,7 @@ from pipeline.evaluation.bounds import many_draws
 from pipeline.models import HierarchicalVAE
 from pipeline.randomness import seeded
 
-__all__ = ["DRAWS", "apply_model"]
+__all__ = ["DRAWS", "apply_model", "mean_nodes"]
 
 DRAWS = 100  # from the posterior of an image, by default
 IMAGES = 100  # a batch
@@ -45,10 +45,15 @@ def apply_model(model: HierarchicalVAE, images: np.ndarray, draws: int = DRAWS, 
     return results | {"reconstructions": results["reconstructions"].reshape(np.shape(images))}
 
 
+def mean_nodes(model: HierarchicalVAE, x: torch.Tensor) -> list[torch.Tensor]:
+    """Return x and its latents z_1, ..., z_T [1, batch, width], from level to level the mean of q(z_t | .)."""
+    widths = [factor.event_shape[0] for factor in model.posterior(x)[1]]
+    return model.posterior(x, noise=[x.new_zeros(1, len(x), width) for width in widths])[0]
+
+
 def _apply(model: HierarchicalVAE, x: torch.Tensor, draws: int) -> dict[str, np.ndarray]:
     """Return the results of a batch [batch, units]."""
-    widths = [factor.event_shape[0] for factor in model.posterior(x)[1]]
-    nodes, _ = model.posterior(x, noise=[x.new_zeros(1, len(x), width) for width in widths])
+    nodes = mean_nodes(model, x)
     bound = many_draws(model, x, draws)
     results = {"reconstructions": model.joint(nodes)[0].mean[0]}
     results |= {f"z{level}": z[0] for level, z in enumerate(nodes[1:], start=1)}

@@ -22,6 +22,7 @@ from pipeline.data.images import to_unit_interval
 from pipeline.evaluation import annealing
 from pipeline.evaluation.estimates import Estimate, Measured
 from pipeline.evaluation.inference_gaps import measure_gaps
+from pipeline.evaluation.latents import has_units_apart
 from pipeline.evaluation.levels import measure_levels, two_sided_bound
 from pipeline.evaluation.surgery import surgery
 from pipeline.models import HierarchicalVAE
@@ -43,8 +44,8 @@ def decompose(
 ) -> Measured:
     """Take the bound of `model` apart on the test set; log p(x) stands on `params.draws` draws.
 
-    The terms of single images are those of levels and gaps. `aggregate` are the images that the surgery is of, in place
-    of the test images.
+    Surgery and gaps are left out where a posterior is no diagonal Gaussian (`pipeline.extensions`). The terms of single
+    images are those of levels and gaps. `aggregate` are the images that the surgery is of, in place of the test images.
     """
     x = to_unit_interval(test, scale)
     level = {"draws": settings.level_draws, "inner": settings.inner_draws}
@@ -52,6 +53,10 @@ def decompose(
         results = measure_levels(model, x[: settings.level_images], outer=params.draws, **level)
     with seeded(params.seed, f"sandwich {stream}"):
         results |= Measured(two_sided_bound(model, settings.simulated, inner=settings.inner_draws, outer=params.draws))
+    with seeded(params.seed, f"posterior {stream}"):
+        diagonal = has_units_apart(model, x[:1])
+    if not diagonal:
+        return results
     with seeded(params.seed, f"surgery {stream}"):
         results |= Measured(
             surgery(

@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Independent, Normal
 from pipeline.evaluation.passes import LATENT_ROWS
 from pipeline.models import HierarchicalVAE
 
-__all__ = ["MOST_IMAGES", "Latents", "latents"]
+__all__ = ["MOST_IMAGES", "Latents", "has_units_apart", "latents"]
 
 DRAWS = 20
 MOST_IMAGES = 1000
@@ -41,7 +41,7 @@ def latents(model: HierarchicalVAE, x: Float[Tensor, "images units"]) -> Latents
         p = model.joint(z)[1:]
         for level, (q_t, p_t, z_t) in enumerate(zip(q, p, z[1:], strict=True)):
             moments[level].append(torch.stack([q_t.mean.mean(0), (q_t.variance + q_t.mean**2).mean(0)]))
-            if _by_unit(p_t):
+            if _by_unit(p_t) and _by_unit(q_t):
                 rate = _log_prob(q_t, z_t) - _log_prob(p_t, z_t)
                 rates[level].append(rate.expand(DRAWS, len(batch), -1).mean(0))
     nats = []
@@ -51,6 +51,12 @@ def latents(model: HierarchicalVAE, x: Float[Tensor, "images units"]) -> Latents
         information = -0.5 * torch.log1p(-share.clamp(max=1 - 1e-9))
         nats.append(torch.cat(rates[level]).double().mean(0) if rates[level] else information)
     return Latents(nats, torch.cat([part[0] for part in moments[-1]]))
+
+
+@torch.no_grad()
+def has_units_apart(model: HierarchicalVAE, x: Float[Tensor, "images units"]) -> bool:
+    """Return whether every factor of the posterior is a diagonal Gaussian."""
+    return all(_by_unit(q_t) for q_t in model.posterior(x)[1])
 
 
 def _by_unit(p: Distribution) -> bool:

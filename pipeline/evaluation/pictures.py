@@ -91,14 +91,14 @@ def _drawn(model: HierarchicalVAE, splits: Splits, test: Tensor, columns: int) -
     def noise(count: int) -> list[Tensor]:
         return [torch.randn(count, width, device=test.device) for width in widths]
 
-    prior = model.decode(noise(columns * columns // 2))
+    prior = model.decode_noise(noise(columns * columns // 2))
     fixed = noise(ROWS)
-    base = model.decode(fixed)
+    base = model.decode_noise(fixed)
     redrawn = []
     for level, width in enumerate(widths):
         repeated = [eps.repeat_interleave(columns, 0) for eps in fixed]
         repeated[level] = torch.randn(ROWS * columns, width, device=test.device)
-        redrawn.append(model.decode(repeated).unflatten(0, (ROWS, columns)))
+        redrawn.append(model.decode_noise(repeated).unflatten(0, (ROWS, columns)))
     nearest = _nearest(prior, splits)
     tensors = {
         "samples": prior,
@@ -127,7 +127,7 @@ def _traversals(model: HierarchicalVAE, splits: Splits, inside: Latents) -> Arra
         noise = [torch.zeros(len(units) * STEPS, len(n), device=inside.top.device) for n in inside.nats]
         line = torch.linspace(-REACH, REACH, STEPS, device=inside.top.device)
         noise[level - 1][torch.arange(len(units) * STEPS), units.repeat_interleave(STEPS)] = line.repeat(len(units))
-        images = model.decode(noise).unflatten(0, (len(units), STEPS))
+        images = model.decode_noise(noise).unflatten(0, (len(units), STEPS))
         arrays[f"traversals/z{level}"] = _stored(images, splits)
         arrays[f"traversals/z{level}/units"] = units.cpu().numpy()
         arrays[f"nats/z{level}"] = nats.sort(descending=True).values[:MOST_UNITS].cpu().numpy()

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from pipeline import data
 from pipeline.files import write_bytes
-from pipeline.jobs.final_models import settings, state_digest
-from pipeline.runs.provenance import dvc_hashes
-from pipeline.runs.source import code_digest
+from pipeline.jobs.final_models import state_digest
+from pipeline.run_folders.provenance import dvc_hashes
+from pipeline.run_folders.source import code_digest
+from pipeline.searches import settings
 from pipeline.study import Study
 from pipeline.training.matching import match_weights
 

@@ -15,12 +15,14 @@ import torch
 from safetensors.numpy import save
 
 from pipeline import data
+from pipeline.addresses import FINAL, runs_page
 from pipeline.evaluation import Estimate, annealing
 from pipeline.evaluation.decompose import anneal
 from pipeline.evaluation.pictures import compute_pictures
 from pipeline.evaluation.saved_model import measure_saved_model, test_pixels
 from pipeline.figures.model_images import MODEL_IMAGES, draw_model
 from pipeline.files import file_lock, read_json, write_bytes, write_json, write_parquet
+from pipeline.jobs.final_models import describe_training
 from pipeline.jobs.mlflow_model import mlflow_model_files
 from pipeline.jobs.mlflow_tables import IMAGE_TABLE, TERM_TABLE, model_tables
 from pipeline.metric import logged_key, partial_errors
@@ -142,6 +144,9 @@ def _log_seed(
     partial = "; ".join(f"{', '.join(terms)}: {held} is held fixed" for held, terms in reasons.items())
     tags = {"nll_error": f"too high {excess}" if excess else "reliable"}
     run.set_tags(tags | ({"partial_errors": partial} if partial else {}))
+    widths = read_json(source / "model.json", "widths")["widths"]
+    summary = _describe_results(estimates, named.get("experiment"))
+    run.describe(f"{summary}\n\n{describe_training(study, variant, seed, widths, splits)}")
     run.finish(None)
     if run.missing:
         print(f"{variant} seed {seed}: the training's run is not in this MLflow store; results are in the files alone")
@@ -158,6 +163,16 @@ def _print_bounds(label: str, bounds: dict[str, Estimate]) -> None:
     excess = f", too high {_describe_excess(bounds)}" if _describe_excess(bounds) else ""
     elbo = bounds["elbo"].value
     print(f"{label}elbo {elbo:.3f}, nll {nll.value:.3f} (se {nll.se:.4f}{excess}){rounding}", flush=True)
+
+
+def _describe_results(bounds: dict[str, Estimate], experiment: str | None) -> str:
+    """Describe a model's test results, for a reader of its run."""
+    nll, elbo, reconstruction, kl = (bounds[name] for name in ("nll", "elbo", "reconstruction", "kl"))
+    error = "" if nll.se is None else f" ± {nll.se:.2g}"
+    text = f"On the test set, in nats an image: **nll {nll.value:.3f}{error}**, of which less is better, and"
+    text += f" elbo {elbo.value:.3f} = reconstruction {reconstruction.value:.3f} - kl {kl.value:.3f}."
+    views = f" [All final models]({runs_page(experiment, FINAL).removeprefix('/')})." if experiment else ""
+    return f"{text}{' The error is of the draws alone.' if error else ''}{views}"
 
 
 def _describe_excess(bounds: dict[str, Estimate]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline import data
 from pipeline.errors import InputError
+from pipeline.evaluations import Evaluation
 from pipeline.files import read_csv, read_json, write_csv, write_json
 from pipeline.study import Study
 
@@ -34,7 +35,7 @@ def write_evaluation(study: Study, variant: str) -> None:
         "draws": study.params.evaluate.draws,
         "digest": splits.digest,
     }
-    write_json(folder / "decomposition.json", {"variant": variant, "protocol": protocol, "seeds": seeds})
+    Evaluation.write(study, variant, protocol, seeds)
     rows = [
         {"seed": seed, "epoch": int(epoch), "metric": key, **estimate}
         for seed, content in files.items()

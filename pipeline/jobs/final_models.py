@@ -1,8 +1,9 @@
-"""The final models of a variant: the parameters of each seed's, whether they are trained, and their mean curve."""
+"""The final models of a variant: whether they are trained, how many epochs fit into a time, and their mean curve."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pipeline import data, processes
 from pipeline.environment import Resources
@@ -10,40 +11,22 @@ from pipeline.errors import InputError
 from pipeline.files import file_lock, read_csv, read_json, write_json
 from pipeline.params import Params, digest
 from pipeline.progress import reporting
-from pipeline.runs.source import code_digest
-from pipeline.searches import best_trials, search_index, was_searched
+from pipeline.run_folders.source import code_digest
+from pipeline.searches import describe_source, settings
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.training.matching import match_weights, seconds_per_epoch
 
-__all__ = ["describe_source", "match_time", "mean_curve", "settings", "state_digest", "trained"]
+__all__ = ["describe_training", "match_time", "mean_curve", "state_digest", "trained"]
 
 
-def settings(study: Study, variant: str, seed: int) -> Params:
-    """Return the variant's parameters with the values that the seed's search found best, if there was a search."""
-    params = study.params.variant(variant)
-    if not was_searched(study, variant):
-        return params
-    best = study.sweep(variant) / "best.json"
-    content = best_trials(study, variant)[search_index(study, seed)]
-    values, measure = content["params"], content.get("measure")
-    if not isinstance(values, dict):
-        raise InputError(f"{best}: damaged, its params are no mapping")
-    params = study.params.with_settings(variant, values, str(best))
-    if measure not in (None, params.measure):
-        raise InputError(
-            f"{best}: its trials were compared by a {measure}, but likelihood {params.model.likelihood} is a"
-            f" {params.measure}; search again"
-        )
-    return params
-
-
-def describe_source(study: Study, variant: str, seed: int) -> str:
-    """Say where a seed's settings come from."""
-    if not was_searched(study, variant):
-        return "settings as given"
-    several = study.params.sweep.searches > 1
-    return f"the best settings of {f'search {search_index(study, seed)}' if several else 'its sweep'}"
+def describe_training(study: Study, variant: str, seed: int, widths: Sequence[int], splits: data.Splits) -> str:
+    """Describe a final model: what it is, and where its settings come from."""
+    return (
+        f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}` (protocol {splits.protocol},"
+        f" binarization {splits.binarization}), seed {seed}: final training, with"
+        f" {describe_source(study, variant, seed)}, and its test results.\n\n{study.how(f'evaluate@{variant}')}"
+    )
 
 
 def trained(study: Study, variant: str) -> bool:

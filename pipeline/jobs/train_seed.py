@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -13,15 +14,17 @@ from pipeline import data, processes
 from pipeline.addresses import address, run_page
 from pipeline.environment import Resources
 from pipeline.errors import InputError, RunError, external_fault
+from pipeline.evaluations import trained_settings
 from pipeline.files import file_lock, write_csv, write_json
 from pipeline.jobs.cached_models import stage_digest
 from pipeline.jobs.epoch_pictures import is_shown, log_pictures
-from pipeline.jobs.final_models import describe_source, match_time, settings, state_digest
+from pipeline.jobs.final_models import describe_training, match_time, state_digest
 from pipeline.models.checkpoint import save_model
 from pipeline.progress import reporting
 from pipeline.redaction import reason, without_password
-from pipeline.runs import RunSpec
-from pipeline.runs.provenance import code, machine
+from pipeline.run_folders import RunSpec
+from pipeline.run_folders.provenance import code, machine
+from pipeline.searches import settings
 from pipeline.study import Study
 from pipeline.tracking import Run, Tracker
 from pipeline.training import Record, best_record, fit, initial_model, milestones, print_progress
@@ -39,27 +42,23 @@ def train_seed(study: Study, variant: str, seed: int, resources: Resources) -> N
 
 def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
     splits = data.load(study.data)
-    params = match_weights(settings(study, variant, seed), splits)
-    state, stage_code = state_digest(params, splits), stage_digest()  # before anybody edits the code
+    chosen = settings(study, variant, seed)
+    params = match_weights(chosen, splits)
+    state = state_digest(params, splits)
+    origin = {"code": stage_digest(), "settings": trained_settings(chosen)}  # before anybody edits them
     params = match_time(study, variant, params, splits, state, resources)
     epochs = f"-{params.train.epochs}" if params.compare.match == "time" else ""
-    widths = params.model.level_units(splits.shape)
     spec = RunSpec(stage="train", variant=variant, seed=seed, params=params, rng_seed=seed)
     run = Tracker(study, resources).start(
         spec,
         key=f"{study.unique_name}/{variant}/{seed}{epochs}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
-        about=(
-            f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}`"
-            f" (protocol {splits.protocol}, binarization {splits.binarization}), seed {seed}: final training, with"
-            f" {describe_source(study, variant, seed)}, and its test"
-            f" results.\n\n{study.how(f'evaluate@{variant}')}"
-        ),
+        about=describe_training(study, variant, seed, params.model.level_units(splits.shape), splits),
         inputs=[study.data, study.sweep(variant) / "best.json"],
     )
     try:
-        _fit(study, variant, spec, splits, run, resources, stage_code)
+        _fit(study, variant, spec, splits, run, resources, origin)
     except RunError as error:
         hint = f"; its last good state is kept in {run.folder.path}" if run.folder.has_state else ""
         run.finish("FAILED", str(error))
@@ -76,7 +75,13 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
 
 
 def _fit(
-    study: Study, variant: str, spec: RunSpec, splits: data.Splits, run: Run, resources: Resources, stage_code: str
+    study: Study,
+    variant: str,
+    spec: RunSpec,
+    splits: data.Splits,
+    run: Run,
+    resources: Resources,
+    origin: Mapping[str, Any],
 ) -> None:
     """Train, write the model and its curve, and log them to the run."""
     params, seed, widths = spec.params, spec.seed, spec.params.model.level_units(splits.shape)
@@ -127,7 +132,7 @@ def _fit(
     }
     run.log_result("weights_digest", weights_digest, {0: numbers}, {"model": files})
     run.finish()
-    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, "code": stage_code}
+    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, **origin}
     page = run_page(named["experiment"], named["run"]) if named["experiment"] and named["run"] else ""
     write_json(folder / "mlflow.json", named | _circumstances(study, device) | {"page": page})
 

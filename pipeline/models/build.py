@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from pipeline.data import Shape
 from pipeline.distributions import (
     LATENT,
+    POSTERIORS,
     BottomUpBlock,
     Conditional,
     Family,
@@ -67,8 +68,9 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
 
     levels = range(1, params.depth + 1)
     inference: list[nn.Module] = []
-    if params.inference == "bottom_up":
-        inference += [conditional(t - 1, t, range(t - 1, -1, -1), LATENT, torch.zeros(units[t])) for t in levels]
+    if params.inference != "top_down":
+        posterior = POSTERIORS[params.inference]
+        inference += [conditional(t - 1, t, range(t - 1, -1, -1), posterior, torch.zeros(units[t])) for t in levels]
     else:
         below = nodes[0]
         for t in levels:
@@ -94,7 +96,8 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
         for t in levels
     ]
     prior = PRIORS[params.prior](params, units, mean, inference)
-    return HierarchicalVAE([*generative, prior], inference, params.parents, params.inference)
+    direction: Literal["bottom_up", "top_down"] = "top_down" if params.inference == "top_down" else "bottom_up"
+    return HierarchicalVAE([*generative, prior], inference, params.parents, direction)
 
 
 def _planes(numbers: int, node: Shape) -> Shape:

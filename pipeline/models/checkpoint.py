@@ -38,7 +38,7 @@ def save_model(folder: Path, model: HierarchicalVAE, params: ModelParams, splits
     """
     weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     write_bytes(folder / "model.safetensors", weights)
-    description = {
+    description: dict[str, Any] = {
         "format": FORMAT,
         "model": params.model_dump(),
         "units": splits.train.shape[1],
@@ -49,6 +49,8 @@ def save_model(folder: Path, model: HierarchicalVAE, params: ModelParams, splits
             "shape": splits.array_shape,
         },
     }
+    if splits.dequantized:
+        description["data"]["dequantized_levels"] = splits.scale + 1
     write_json(folder / "model.json", description | about)
     return sha256([weights])
 
@@ -76,7 +78,9 @@ def load(path: str | Path) -> HierarchicalVAE:
         model = build(params, torch.zeros(description["units"]), shape)
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder}: weights and model.json do not fit: {' '.join(str(error).split())[:200]}") from None
+        reason = " ".join(str(error).split())[:200]
+        own = "; for a part of one's own, import the module that registers it" if "literal_error" in reason else ""
+        raise InputError(f"{folder}: weights and model.json do not fit: {reason}{own}") from None
     return model.eval()
 
 

@@ -190,7 +190,12 @@ class HierarchicalVAE(nn.Module):
             z.insert(0, reparameterize(p[0], eps))
         return z, [self.generative[0](*self._parents(z)), *p]
 
-    def decode(self, noise: Sequence[Float[Tensor, "count _"]]) -> Float[Tensor, "count units"]:
+    def decode(self, z: Sequence[Float[Tensor, "*batch _"]]) -> Float[Tensor, "*batch units"]:
+        """Return E[x | z_1:T] at the latents z_1, ..., z_T; where the parents are the `nearest`, z_1 is enough."""
+        x: Tensor = self.generative[0](*self._parents(z)).mean
+        return x
+
+    def decode_noise(self, noise: Sequence[Float[Tensor, "count _"]]) -> Float[Tensor, "count units"]:
         """Return E[x | z_1:T] at z_t = mu_t + sigma_t * noise_t, `noise` given for levels 1 to T.
 
         One level's decision can be taken again with all others held. Noise from N(0, I) gives z_1:T from the

@@ -33,12 +33,12 @@ def mosaics(
             nodes, q = model.posterior(x)
             restored = model.joint(nodes)[0].mean[0]
             noise = [torch.randn(COLUMNS * COLUMNS // 2, factor.event_shape[0], device=x.device) for factor in q]
-            samples = model.decode(noise)
+            samples = model.decode_noise(noise)
             rows = []
             for level, eps in enumerate(noise):
                 held = [other[:1].expand(COLUMNS, -1) for other in noise]
                 held[level] = eps[:COLUMNS]
-                rows.append(model.decode(held))
+                rows.append(model.decode_noise(held))
     finally:
         model.train(training)
     return {

@@ -6,6 +6,7 @@ there. Every mistake is an `InputError` of one line with the path, the value and
 """
 
 from pipeline.params.notes import notes
+from pipeline.params.own import KINDS, add_name, extension_files, import_extensions
 from pipeline.params.parameters import Params
 from pipeline.params.ranges import MOST_VALUES, Choices, Range
 from pipeline.params.rules import check_model
@@ -34,6 +35,7 @@ __all__ = [
     "DENSITY",
     "DEQUANTIZED",
     "INFORMATIVE",
+    "KINDS",
     "MEASURES",
     "MOST_VALUES",
     "PROBABILITY",
@@ -49,10 +51,13 @@ __all__ = [
     "ReportParams",
     "SweepParams",
     "TrainParams",
+    "add_name",
     "check_model",
     "digest",
     "dump_yaml",
+    "extension_files",
     "halvings",
+    "import_extensions",
     "measure_of",
     "notes",
     "parse_assignments",

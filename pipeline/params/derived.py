@@ -121,7 +121,8 @@ def _edited(path: Path, values: Mapping[str, Any]) -> str:
 
 def _values(params: Params) -> dict[str, Any]:
     """Return every value of a study by its dotted path, in the order of the file."""
-    values = {"budget": params.budget, "budgets": params.budgets, "variants": params.variants} | params.flat()
+    whole = {name: getattr(params, name) for name in ("extensions", "budget", "budgets", "variants")}
+    values = whole | params.flat()
     order = list(Params.model_fields)
     return dict(sorted(values.items(), key=lambda item: order.index(item[0].partition(".")[0])))
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from pipeline.errors import InputError
 from pipeline.params.explain import RENAMED, explain
 from pipeline.params.metric import check_metric
+from pipeline.params.own import import_extensions
 from pipeline.params.ranges import Choices, Range, Strict
 from pipeline.params.rules import check_model, check_outliers
 from pipeline.params.sections import (
@@ -32,6 +33,7 @@ __all__ = ["Params"]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
 Folder = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
+ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", max_length=200)]
 Overrides = dict[str, Any]
 
 
@@ -41,6 +43,10 @@ class Params(Strict):
     root: Folder = Field(description="Folder of the project, relative to this file.")
     out: Folder = Field(
         description="Folder of this study's outputs, relative to this file; its last part is the study's name."
+    )
+    extensions: tuple[ModuleName, ...] = Field(
+        description="Python modules in the project's root, or installed, that register likelihoods, networks, priors or"
+        " posteriors of one's own (docs/python.md)."
     )
     budget: Annotated[str, Field(max_length=100)] = Field(
         description="Name of one of the budgets: its values replace those of this file, but not those of a variant or"
@@ -86,7 +92,8 @@ class Params(Strict):
         raw = read_yaml(path)
         if not isinstance(raw, dict):
             raise InputError(f"{path.name}: expected a mapping of sections, not {repr(raw)[:60]}")
-        return cls._validate(raw, path.name)
+        root = raw.get("root")
+        return cls._validate(raw, path.name, (path.parent / root).resolve() if isinstance(root, str) else None)
 
     def _remove_from_space(self, overrides: Mapping[str, Any]) -> Params:
         """Return these parameters without the overridden paths in the search space, unless that is overridden too."""
@@ -116,7 +123,10 @@ class Params(Strict):
         return by_budget[self.budget]
 
     @classmethod
-    def _validate(cls, raw: object, source: str) -> Params:
+    def _validate(cls, raw: object, source: str, root: Path | None = None) -> Params:
+        modules = raw.get("extensions") if isinstance(raw, dict) else ()
+        if isinstance(modules, list | tuple):
+            import_extensions([name for name in modules if isinstance(name, str)], root)
         try:
             return cls.model_validate(_tuples(raw))
         except ValidationError as error:
@@ -197,7 +207,7 @@ class Params(Strict):
 
     def flat(self) -> dict[str, Any]:
         """Return every value of data, model, train, sweep, compare, evaluate and report by its dotted path."""
-        sections = self.model_dump(exclude={"root", "out", "budget", "budgets", "variants"})
+        sections = self.model_dump(exclude={"root", "out", "extensions", "budget", "budgets", "variants"})
         return dict(_flatten(sections, ""))
 
     def check(self) -> None:

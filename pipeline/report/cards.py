@@ -49,7 +49,7 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
     evaluation = study.evaluate(result.variant)
     seed = read_json(evaluation / "champion.json", "seed")["seed"]
     about = inputs.model(study, result.variant, seed)
-    tests = read_json(evaluation / "decomposition.json", "seeds")["seeds"][str(seed)]
+    tests = read_json(study.decomposition(result.variant), "seeds")["seeds"][str(seed)]
     channels, *size = image_shape(about["data"]["shape"])
     shape = ", ".join(map(str, [channels, *size] if channels > 1 else size))
     latents = ", ".join(f"`z{level}` [n, {count}]" for level, count in enumerate(about["widths"], start=1))
@@ -96,7 +96,7 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
 - Images must be made as those of the data set were: numbers of other images, or of another binarization, say little.
 - A single rate is not a divergence and may be negative.
 
-Evaluation {sha256([(evaluation / "decomposition.json").read_bytes()])[:12]}
+Evaluation {sha256([study.decomposition(result.variant).read_bytes()])[:12]}
 """
 
 

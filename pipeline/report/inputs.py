@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.evaluations import retrained_line
 from pipeline.files import read_csv, read_json
 from pipeline.metric import Metric
 from pipeline.params import MEASURES
@@ -36,6 +37,7 @@ __all__ = [
     "searched",
     "searches",
     "trials",
+    "values_of",
 ]
 
 PICTURES = "pictures.safetensors"
@@ -70,12 +72,24 @@ def results(study: Study) -> pd.DataFrame:
 
 def image_values(study: Study, variant: str) -> dict[str, np.ndarray]:
     """Return by metric the values [seeds, images] of all test images; what some images or seeds lack is left out."""
+    paths = [study.evaluate(variant) / f"seed-{seed}.parquet" for seed in _seeds(study, variant)]
+    return values_of(paths, lambda path: reading(study, path, f"evaluate@{variant}"))
+
+
+def values_of(
+    paths: Sequence[Path], opened: Callable[[Path], AbstractContextManager[object]] = nullcontext
+) -> dict[str, np.ndarray]:
+    """Return what `image_values` does of Parquet files, one a seed; each is read within the context `opened`.
+
+    Raises:
+        ValueError: a file is damaged, or two are of different images.
+    """
     import numpy as np
     import pandas as pd
 
-    tables = []
-    for seed in _seeds(study, variant):
-        with reading(study, study.evaluate(variant) / f"seed-{seed}.parquet", f"evaluate@{variant}") as path:
+    tables: list[pd.DataFrame] = []
+    for path in paths:
+        with opened(path):
             tables.append(pd.read_parquet(path).set_index("image").astype("float64"))
             if not tables[-1].index.equals(tables[0].index):
                 raise ValueError("the seeds were measured on different images")
@@ -232,18 +246,16 @@ def _tests(study: Study, variant: str) -> dict[int, Mapping[str, Mapping[str, fl
     tests, seeds = _decomposition(study, variant)["seeds"], _seeds(study, variant)
     for seed in seeds:
         if str(seed) not in tests:
-            source = _shown(study, _source(study, variant))
+            source = _shown(study, study.decomposition(variant))
             stage = f"evaluate@{variant}"
             raise InputError(f"{source}: has no seed {seed}; `{study.command(stage)}` runs {stage} again")
+    if line := retrained_line(study, variant):
+        raise InputError(line)
     return {seed: tests[str(seed)] for seed in seeds}
 
 
 def _decomposition(study: Study, variant: str) -> Any:
-    return read_json(needed(study, _source(study, variant), f"evaluate@{variant}"), "protocol", "seeds")
-
-
-def _source(study: Study, variant: str) -> Path:
-    return study.evaluate(variant) / "decomposition.json"
+    return read_json(needed(study, study.decomposition(variant), f"evaluate@{variant}"), "protocol", "seeds")
 
 
 def _seeds(study: Study, variant: str) -> tuple[int, ...]:

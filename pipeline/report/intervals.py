@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Interval", "fixed", "interval"]
+__all__ = ["Interval", "fixed", "interval", "welch"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,22 @@ def interval(values: Sequence[float], confidence: float, seeds: int | None = Non
 
     t = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
     return Interval(statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values)), part)
+
+
+def welch(a: Sequence[float], b: Sequence[float], confidence: float) -> float:
+    """Return the half width of Welch's interval of the difference of two means, each of two or more values.
+
+    >>> round(welch([1.0, 2.0], [3.0, 4.0], confidence=0.95), 3)
+    3.042
+    """
+    from scipy.special import stdtrit
+
+    parts = [(statistics.variance(each) / len(each), len(each)) for each in (a, b)]
+    total = sum(part for part, _ in parts)
+    if total == 0:
+        return 0.0
+    freedom = total**2 / sum(part**2 / (count - 1) for part, count in parts)
+    return float(stdtrit(freedom, (1 + confidence) / 2)) * math.sqrt(total)
 
 
 def fixed(value: float, digits: int = 2) -> str:

@@ -17,11 +17,12 @@ SPECIAL = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
     | {"<": r"$<$", ">": r"$>$", "−": "--", "∞": r"$\infty$", "…": r"\dots"}
 )
+COLUMNS = 3  # variants that fit side by side
 NAMES = {"nll": "NLL", "elbo": "ELBO", "gap": "gap", "kl": "KL", "reconstruction": r"$\log p(x|z_1)$"}
 
 
 def papers(comparison: Comparison) -> dict[str, str]:
-    """Return by name the tables of a paper: `comparison`, a row a variant, and `differences`, a row a pair."""
+    """Return by name the tables of a paper: `comparison`, of the variants, and `differences`, a row a pair."""
     about = tables.notes(comparison)
     made = {"comparison": _comparison(comparison)}
     if comparison.differences:
@@ -32,7 +33,10 @@ def papers(comparison: Comparison) -> dict[str, str]:
 
 
 def _comparison(comparison: Comparison) -> str:
-    """Return the main table: what was trained, and the terms of the bound with their intervals."""
+    """Return the main table: what was trained, and the terms of the bound with their intervals.
+
+    Of few variants each is a column, so that the table is no wider than the text of a page.
+    """
     terms = ("nll", "elbo", "reconstruction", "kl", "gap")
     depth = max(result.depth for result in comparison.results)
     levels = [str(Metric("rate", level)) for level in range(1, depth + 1)]
@@ -47,6 +51,9 @@ def _comparison(comparison: Comparison) -> str:
         ]
         for result in comparison.results
     ]
+    if len(rows) <= COLUMNS:
+        header, *rows = map(list, zip(header, *rows, strict=True))
+        return _tabular(header, rows, "l" + "r" * (len(header) - 1))
     return _tabular(header, rows, "ll" + "r" * (len(header) - 2))
 
 

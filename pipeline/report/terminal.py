@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
+from pipeline.evaluations import retrained_line
 from pipeline.files import read_csv
 from pipeline.metric import Metric
 from pipeline.report.inputs import needed, reading
@@ -42,7 +43,8 @@ def overview(study: Study) -> str:
     searched = begun or any((study.sweep(variant) / "best.json").exists() for variant in study.params.variants)
     if study.is_standalone and searched and not (study.report / "table.csv").exists():
         return search_text(study)
-    return table_text(study)
+    lines = [line for variant in study.params.variants if (line := retrained_line(study, variant))]
+    return "\n\n".join([table_text(study), *lines])
 
 
 def table_text(study: Study) -> str:

@@ -13,7 +13,7 @@ from pipeline.files import exclusive, write_csv
 from pipeline.jobs.cached_models import restore_models
 from pipeline.jobs.final_models import mean_curve, trained
 from pipeline.jobs.train_seed import train_seed
-from pipeline.runs import study_folders
+from pipeline.run_folders import study_folders
 from pipeline.study import Study
 
 __all__ = ["main", "run"]

@@ -35,7 +35,7 @@ def reopen(study: optuna.Study, trial: FrozenTrial) -> Trial:
     return Trial(study, trial._trial_id)
 
 
-def storage_trial_id(trial: Trial) -> int:
+def storage_trial_id(trial: Trial | FrozenTrial) -> int:
     """Return the number by which the storage knows a trial, whatever its study."""
     return trial._trial_id
 

@@ -24,7 +24,7 @@ from pipeline import processes
 from pipeline.addresses import coordinator_lock
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.progress import reporting
-from pipeline.runs import RunSpec, study_folders
+from pipeline.run_folders import RunSpec, study_folders
 from pipeline.sweep.claims import MAX_ATTEMPTS, check_failure_limit, finished, trials_with_live_worker
 from pipeline.sweep.compat import internal, set_internal
 from pipeline.sweep.outputs import publish, write, write_nothing

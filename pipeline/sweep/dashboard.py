@@ -5,18 +5,20 @@ from __future__ import annotations
 import optuna
 
 from pipeline.errors import InputError
+from pipeline.links import Runs
 from pipeline.study import Study
-from pipeline.sweep.compat import study_id
+from pipeline.sweep.compat import internal, reopen, storage_trial_id, study_id
 from pipeline.sweep.database import Database
 
 __all__ = ["annotate", "serve"]
 
-HEAD = "Runs in MLflow: "  # what a note of ours begins with; one of a user stays
-NOTE = "dashboard:note_str:0"
+HEADS = ("Runs in MLflow: ", "Run in MLflow: ")  # what notes of ours begin with; one of a user stays
 
 
-def annotate(study: Study, runs: str) -> dict[str, int]:
-    """Write a note with the address of the study's runs into each of its searches; return their numbers by name.
+def annotate(study: Study, runs: Runs) -> dict[str, int]:
+    """Write notes with the addresses of their `runs` into the study's searches and trials.
+
+    Returns the numbers of the searches by name.
 
     Raises:
         InputError: the study has no searches.
@@ -33,11 +35,21 @@ def annotate(study: Study, runs: str) -> dict[str, int]:
         raise InputError(missing)
     for record in searches:
         search = optuna.load_study(study_name=record.study_name, storage=storage)
-        note = f"{HEAD}{runs or '`cave ui` shows them'}\n\nEvery trial is a run named after its number."
-        noted = storage.get_study_system_attrs(study_id(record)).get(NOTE, HEAD)
-        if str(noted).startswith(HEAD) and noted != note:
+        notes = storage.get_study_system_attrs(study_id(record))
+        note = f"{HEADS[0]}{runs.address or '`cave ui` shows them'}\n\nEvery trial is a run named after its number."
+        if _is_replaced(notes.get("dashboard:note_str:0"), note):
             save_note(search, note)
+        for trial in search.get_trials(deepcopy=False) if runs.address else ():
+            number, run_id = storage_trial_id(trial), internal(trial, "mlflow_run_id")
+            note = f"{HEADS[1]}{runs.page(str(run_id))}"
+            if run_id is not None and _is_replaced(notes.get(f"dashboard:{number}:note_str:0"), note):
+                save_note(reopen(search, trial), note)
     return {record.study_name: study_id(record) for record in searches}
+
+
+def _is_replaced(present: object, note: str) -> bool:
+    """Return whether a note takes the place of the present one: of none, or of another of ours."""
+    return present is None or (str(present).startswith(HEADS) and present != note)
 
 
 def serve(study: Study, port: int) -> None:

@@ -28,7 +28,7 @@ from pipeline.environment import Resources
 from pipeline.errors import DisconnectedError, InputError
 from pipeline.params import Choices, Params, Range, digest
 from pipeline.redaction import reason
-from pipeline.runs.source import code_digest
+from pipeline.run_folders.source import code_digest
 from pipeline.study import Study
 from pipeline.sweep import space
 from pipeline.sweep.compat import internal, name_objective, set_internal

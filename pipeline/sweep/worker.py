@@ -24,7 +24,7 @@ from pipeline.log import STATE, Record
 from pipeline.metric import VALUE
 from pipeline.params import digest
 from pipeline.progress import reporting
-from pipeline.runs import RunSpec
+from pipeline.run_folders import RunSpec
 from pipeline.sweep.claims import claim, finished, trials_with_live_worker
 from pipeline.sweep.compat import internal, set_internal
 from pipeline.sweep.reports import Reports

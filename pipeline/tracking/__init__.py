@@ -10,6 +10,7 @@ nothing but its view of the work until the folder is published.
 from pipeline.tracking.backlog import Published
 from pipeline.tracking.connection import import_mlflow, open_database, tracking_uri
 from pipeline.tracking.current import mark_current
+from pipeline.tracking.downloads import download_model
 from pipeline.tracking.logged import LoggedRun
 from pipeline.tracking.model_folder import ModelCode, model_files
 from pipeline.tracking.registry import registered_name
@@ -24,6 +25,7 @@ __all__ = [
     "Published",
     "Run",
     "Tracker",
+    "download_model",
     "experiments",
     "has_results",
     "import_mlflow",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.redaction import one_line
-from pipeline.runs import DamagedError, RunFolder, end
+from pipeline.run_folders import DamagedError, RunFolder, end
 from pipeline.study import Study
 from pipeline.text import plural
 from pipeline.tracking.publish import Publisher

@@ -15,7 +15,7 @@ from pipeline.data import Splits
 from pipeline.environment import Resources
 from pipeline.params import digest
 from pipeline.redaction import redacted
-from pipeline.runs import PATCH, SPEC, RunSpec, provenance
+from pipeline.run_folders import PATCH, SPEC, RunSpec, provenance
 from pipeline.study import Study
 from pipeline.tracking.server import NOTE
 

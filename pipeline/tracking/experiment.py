@@ -40,7 +40,8 @@ def update_experiment(
     saved in the UI stays as it is.
     """
     space = dict.fromkeys(path for variant in study.params.variants for path in study.params.space(variant))
-    views = study_views(tuple(study.params.variants), metrics, tuple(space), study.params.sweep.metric)
+    epochs = min(study.params.variant(variant).train.epochs for variant in study.params.variants)
+    views = study_views(tuple(study.params.variants), metrics, tuple(space), study.params.sweep.metric, epochs)
     tags = {NOTE: _description(study, experiment.experiment_id, views, report)}
     for view in views:
         if not _is_edited(experiment.tags.get(VIEW_TAG + view.key)):
@@ -57,7 +58,8 @@ def _description(study: Study, experiment_id: str, views: Sequence[View], report
         pages["Report"] = run_page(experiment_id, report, "report.html")
     links = ", ".join(f"[{name}]({page.removeprefix('/')})" for name, page in pages.items())
     first, end, rest = study.verdict.partition("nats. ")  # what is lowest, and then what that decides
-    verdict = f"**{first}{end.strip()}** {rest}".strip() if first else ""
+    meaning = "A lower nll is better. " if "nll" in first else ""
+    verdict = f"**{first}{end.strip()}** {meaning}{rest}".strip() if first else ""
     file = study.report / "report.html"
     where = f"The report is `{os.path.relpath(file, study.root)}`." if file.is_file() else ""
     lines = [verdict, f"Open {links}. {where}".strip() if links else where, about(study)]

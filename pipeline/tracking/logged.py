@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
-from pipeline.runs.provenance import CAP
+from pipeline.run_folders.provenance import CAP
 from pipeline.study import Study
 from pipeline.tracking.artifacts import local_folder
 from pipeline.tracking.connection import connect, display_address, tracking_uri

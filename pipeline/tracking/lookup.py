@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.runs import Header, RunFolder
+from pipeline.run_folders import Header, RunFolder
 from pipeline.tracking.batches import shortened
 from pipeline.tracking.connection import quoted
 from pipeline.tracking.server import Server

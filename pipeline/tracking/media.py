@@ -18,7 +18,7 @@ from pipeline.files import sha256
 __all__ = ["IMAGES", "TABLES", "step_image", "table", "tables_tag"]
 
 TABLES, IMAGES = "mlflow.loggedArtifacts", "mlflow.loggedImages"
-SMALLEST, OF_TABLE = 112, 224  # pixels of the shorter side of an image, to which small ones are enlarged
+SMALLEST, OF_TABLE = 280, 224  # pixels of the longer side of an image, to which small ones are enlarged
 Files = dict[str, bytes]  # by artifact
 
 
@@ -67,7 +67,7 @@ def step_image(key: str, step: int, time: int, image: np.ndarray) -> Files:
 def _encoded(image: np.ndarray, form: str, smallest: int = SMALLEST) -> bytes:
     from PIL import Image
 
-    times = max(1, -(-smallest // min(image.shape[1:])))
+    times = max(1, -(-smallest // max(image.shape[1:])))
     pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8).repeat(times, 1).repeat(times, 2)
     out = io.BytesIO()
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline import faults
-from pipeline.runs import Header, RunFolder
+from pipeline.run_folders import Header, RunFolder
 from pipeline.tracking.batches import log_in_batches, metric_rows, shortened
 from pipeline.tracking.lookup import FOLDER_TAG, GONE, create_run, own_run, published_epochs, results_run
 from pipeline.tracking.server import NOTE, Server
@@ -138,7 +138,7 @@ class Publisher:
                 case "epoch" if self._epochs[entry["epoch"]] != entry["timestamp"]:
                     tags["restarted"] = "true"
                 case "tags":
-                    tags |= entry["tags"]
+                    tags |= self._completed(entry["tags"])
                 case "params":
                     params |= entry["params"]
                     if any(self._params.get(name, value) != value for name, value in entry["params"].items()):
@@ -168,9 +168,12 @@ class Publisher:
         """Return the tags that make the run this folder's and, once it has an id, say how to train it again."""
         if self._tags.get(FOLDER_TAG) != header.id:
             return {FOLDER_TAG: header.id}
-        if header.reproducible:
-            return {NOTE: f"{header.tags[NOTE]}\n\nRun again and compare: `cave reproduce {self.run_id}`."}
-        return {}
+        return self._completed({NOTE: header.tags[NOTE]}) if header.reproducible else {}
+
+    def _completed(self, tags: dict[str, str]) -> dict[str, str]:
+        """Return tags where a description ends with the command that trains the run again."""
+        command = f"Run again and compare: `cave reproduce {self.run_id}`."
+        return tags | {name: f"{value}\n\n{command}" for name, value in tags.items() if name == NOTE}
 
     def _missing_provenance(self, header: Header) -> list[str]:
         """Return the files of the run's beginning that MLflow does not have; those that it has stay."""

@@ -87,7 +87,7 @@ def _is_refused(error: MlflowException) -> bool:
 
 def _card(study: Study, variant: str) -> str:
     """Return the variant's model card, or where the report has none of this evaluation, what makes it."""
-    evaluation = sha256([(study.evaluate(variant) / "decomposition.json").read_bytes()])[:12]
+    evaluation = sha256([study.decomposition(variant).read_bytes()])[:12]
     path = study.report / "models" / f"{variant}.md"
     card = path.read_text(encoding="utf-8") if path.exists() else ""
     return card if evaluation in card else f"The final models of {variant}. {study.how('report')}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
 from pipeline.log import Log
-from pipeline.runs import RunFolder, experiment_name, study_folders
+from pipeline.run_folders import RunFolder, experiment_name, study_folders
 from pipeline.study import Study
 from pipeline.tracking.connection import connect, quoted, tracking_uri
 from pipeline.tracking.failures import translate_mlflow_errors

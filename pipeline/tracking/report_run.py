@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from pipeline.files import sha256
-from pipeline.runs import now
+from pipeline.run_folders import now
 from pipeline.study import Study
 from pipeline.tracking.run import Run
 from pipeline.tracking.server import NOTE

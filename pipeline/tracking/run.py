@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.log import Entry, Record
 from pipeline.redaction import redacted
-from pipeline.runs import RunFolder, end, now
+from pipeline.run_folders import RunFolder, end, now
 from pipeline.tracking.describe import as_param
 from pipeline.tracking.publish import Publisher
+from pipeline.tracking.server import NOTE
 from pipeline.tracking.system import monitor
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ class Run:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
         self._append({"type": "tags", "tags": {name: redacted(value) for name, value in tags.items()}})
+
+    def describe(self, text: str) -> None:
+        """Replace the description, to which the command that trains the run again is added."""
+        self.set_tags({NOTE: text})
 
     def set_params(self, params: Mapping[str, Any]) -> None:
         """Set parameters; one that the run has already cannot change, and then a tag says so."""

@@ -11,7 +11,7 @@ from pipeline import faults
 from pipeline.data import Splits
 from pipeline.environment import Resources
 from pipeline.errors import InputError
-from pipeline.runs import Header, RunFolder, RunSpec, experiment_name, folder_of, new_id, now
+from pipeline.run_folders import Header, RunFolder, RunSpec, experiment_name, folder_of, new_id, now
 from pipeline.study import Study
 from pipeline.tracking.backlog import Backlog
 from pipeline.tracking.connection import quoted

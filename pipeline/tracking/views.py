@@ -15,8 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.addresses import BOUND, FINAL, SEARCH
+from pipeline.addresses import BOUND, FINAL, PICTURES, SEARCH
 from pipeline.metric import VALUE, levels_of
+from pipeline.tracking.media import IMAGES
 
 __all__ = ["View", "decode", "encode", "study_views"]
 
@@ -24,6 +25,8 @@ NLL = "test/nll"
 DEPTH, WIDTH = "model.depth", "model.z_dim"
 TERMS = ("nll", "elbo", "reconstruction", "kl", "gap")
 FINALS, TRIALS = (f"tags.stage = '{stage}' and tags.current = 'true'" for stage in ("train", "trial"))
+OF_TRIALS, OF_FINALS = "search/", ("test", "milestone", "training/")  # what metrics begin with that the others lack
+SYSTEM = "System metrics"  # what the UI calls the section of `system/`
 GREATEST = 12  # levels that a view shows
 GROUPINGS = (("variant",), ("variant", "stage"), ("variant", "current"), ("variant", "stage", "current"))
 COLOURS = 29  # of the UI's groups
@@ -41,15 +44,17 @@ class View:
     state: Mapping[str, Any]
 
 
-def study_views(variants: Sequence[str], metrics: Collection[str], space: Sequence[str], metric: str) -> list[View]:
+def study_views(
+    variants: Sequence[str], metrics: Collection[str], space: Sequence[str], metric: str, epochs: int
+) -> list[View]:
     """Return a study's views.
 
-    `metrics` are the keys that its runs have, `space` the paths that are searched, and `metric` is what a search
-    maximizes. A view of what is not there yet is left out.
+    `metrics` are the keys that its runs have, `space` the paths that are searched, `metric` is what a search
+    maximizes, and `epochs` those of a final model. A view of what is not there yet is left out.
     """
     levels = levels_of((name.removeprefix("test/") for name in metrics if name.startswith("test/")), "rate")
     levels = levels[:GREATEST]
-    finals = [_final(levels), _bound(variants, metrics, levels)] if NLL in metrics else []
+    finals = [_final(levels), _bound(variants, metrics, levels), _pictures(metrics, epochs)] if NLL in metrics else []
     return finals + ([_search(metrics, space, metric)] if VALUE in metrics else [])
 
 
@@ -85,8 +90,11 @@ def _final(levels: Sequence[int]) -> View:
 
 def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[int]) -> View:
     """Return the charts of the bound's terms by variant: means over seeds, and their spread in curves."""
-    parts, rates = _Section("elbo = reconstruction - kl", BOUND), _Section("kl = sum of the rates", BOUND)
-    plane, curves = _Section("Rate against distortion", BOUND, 2), _Section("Through the training", BOUND)
+    parts, rates = (
+        _Section("elbo = reconstruction - kl; a lower nll is better", BOUND),
+        _Section("kl = sum of the rates", BOUND),
+    )
+    plane, curves = _Section("Rate against distortion", BOUND), _Section("Through the training", BOUND)
     for term in TERMS:
         parts.bar(f"test/{term}")
     for level in levels:
@@ -95,14 +103,28 @@ def _bound(variants: Sequence[str], metrics: Collection[str], levels: Sequence[i
     plane.scatter(("test/kl", "METRIC"), (NLL, "METRIC"))
     for name in ("valid/elbo", "valid/kl", "valid/reconstruction", *(f"valid/rate/z{level}" for level in levels)):
         curves.line(name)
-    page = _page(FINALS, f"metrics.`{NLL}`", True, ["tags.`variant`"]) | {"groupBy": _grouped(variants)}
-    return View(BOUND, "The bound taken apart", page | _charts([parts, rates, plane, curves], metrics))
+    # The list of groups cuts their names, and leaves the charts too narrow for a legend with all of them.
+    page = _page(FINALS, f"metrics.`{NLL}`", True, ["tags.`variant`"]) | {"runListHidden": True}
+    page |= {"groupBy": _grouped(variants)}
+    shown = [name for name in metrics if not name.startswith(OF_TRIALS)]
+    return View(BOUND, "The bound taken apart", page | _charts([parts, rates, plane, curves], shown))
+
+
+def _pictures(metrics: Collection[str], epochs: int) -> View:
+    """Return the pictures of a model of each variant, side by side, first those of the last power of two of epochs."""
+    shown = _Section("One model of each variant; the slider goes through its training", PICTURES, 1)
+    for name in ("samples", "reconstructions", "levels"):
+        shown.image(f"pictures/{name}", 1 << (epochs.bit_length() - 1))
+    page = _page(f"{FINALS} and tags.`{IMAGES}` = 'True'", "tags.`variant`", True, ["tags.`variant`"])
+    closed = [name for name in metrics if not name.startswith(OF_TRIALS)]
+    return View(PICTURES, "Pictures", page | _charts([shown], closed))
 
 
 def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View:
     """Return the charts of the trials; `VALUE` is what a trial has reached of `metric`."""
-    lines, points = _Section("A line is a trial", SEARCH, 1), _Section(f"A point is a trial: {metric}", SEARCH, 2)
-    curves, plane = _Section("Through the trials' training", SEARCH, 1), _Section("Rate against distortion", SEARCH, 2)
+    lines = _Section(f"A line is a trial; higher {metric} is better", SEARCH, 1)
+    points = _Section("A point is a trial", SEARCH)
+    curves, plane = _Section("Through the trials' training", SEARCH, 1), _Section("Rate against distortion", SEARCH)
     lines.parallel(space, [VALUE])
     for path in space:
         points.scatter((path, "PARAM"), (VALUE, "METRIC"))
@@ -112,7 +134,8 @@ def _search(metrics: Collection[str], space: Sequence[str], metric: str) -> View
     plane.scatter(("valid/kl", "METRIC"), ("valid/reconstruction", "METRIC"))
     columns = [f"metrics.`{VALUE}`", "tags.`variant`", "tags.`state`", *(f"params.`{path}`" for path in space)]
     page = _page(TRIALS, f"metrics.`{VALUE}`", False, columns)
-    return View(SEARCH, "The search", page | _charts([lines, points, curves, plane], metrics))
+    shown = [name for name in metrics if not name.startswith(OF_FINALS)]
+    return View(SEARCH, "The search", page | _charts([lines, points, curves, plane], shown))
 
 
 def _grouped(variants: Sequence[str]) -> dict[str, Any]:
@@ -135,7 +158,7 @@ def _colour(tags: Sequence[str], variant: str) -> int:
 class _Section:
     """A section of charts, whose ids are the same whenever it is made."""
 
-    def __init__(self, name: str, view: str, columns: int = 3) -> None:
+    def __init__(self, name: str, view: str, columns: int = 2) -> None:
         self.name, self.id, self.columns = name, f"{view}/{name}", columns
         self.charts: list[dict[str, Any]] = []
 
@@ -145,6 +168,9 @@ class _Section:
 
     def bar(self, metric: str) -> None:
         self._add("BAR", metricKey=metric)
+
+    def image(self, key: str, step: int) -> None:
+        self._add("IMAGE", imageKeys=[key], step=step, showRunParams=False)
 
     def line(self, metric: str) -> None:
         fixed = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear", "yAxisKey": "metric"}
@@ -193,7 +219,7 @@ def _charts(sections: Sequence[_Section], metrics: Collection[str]) -> dict[str,
 
 def _folded(metrics: Collection[str]) -> list[dict[str, Any]]:
     """Return the sections that the UI makes of the names of metrics, closed."""
-    names = sorted({name.rpartition("/")[0] for name in metrics})
+    names = sorted({SYSTEM if name.startswith("system/") else name.rpartition("/")[0] for name in metrics})
     return [_section(f"all/{name}", name or "Model metrics", display=False) for name in names]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.params.own import or_own
 from pipeline.params.ranges import Strict
 from pipeline.params.sections.types import Positive, Width
 
@@ -55,18 +56,20 @@ class ModelParams(Strict):
         description="Levels that a level is conditioned on: nearest, the level next to it (a Markov chain), or every "
         "level before it."
     )
-    inference: Literal["bottom_up", "top_down"] = Field(
+    inference: Annotated[Literal["bottom_up", "top_down"], or_own("posterior")] = Field(
         description="Direction of the posterior: bottom_up, equation (20), or top_down, the ladder, which merges "
         "features of x with the prior on the way down."
     )
-    prior: Literal["normal", "vamp", "mixture"] = Field(
+    prior: Annotated[Literal["normal", "vamp", "mixture"], or_own("prior")] = Field(
         description="Distribution of the top level: normal, vamp (a mixture of the posterior at learned "
         "pseudo-inputs) or mixture (of learned Gaussians)."
     )
     pseudo_inputs: Annotated[int, Field(ge=1, le=65536)] = Field(
         description="Components of the priors vamp and mixture."
     )
-    likelihood: Literal["bernoulli", "gaussian", "continuous_bernoulli", "discretized_logistic"] = Field(
+    likelihood: Annotated[
+        Literal["bernoulli", "gaussian", "continuous_bernoulli", "discretized_logistic"], or_own("likelihood")
+    ] = Field(
         description="Distribution of a pixel: bernoulli for binary pixels; for grey ones the densities gaussian and "
         "continuous_bernoulli or the probability discretized_logistic, which is never ranked with densities."
     )
@@ -81,7 +84,7 @@ class ModelParams(Strict):
         description="Logistics that are mixed in a pixel of the likelihood discretized_logistic. In colour, green "
         "depends on red, and blue on both."
     )
-    network: Literal["mlp", "conv", "resnet"] = Field(
+    network: Annotated[Literal["mlp", "conv", "resnet"], or_own("network")] = Field(
         description="Networks between the levels: mlp; conv, residual convolutions next to x and mlps above; or "
         "resnet, the same with group normalization and any number of blocks."
     )

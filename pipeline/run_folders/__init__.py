@@ -3,10 +3,10 @@
 This package knows nothing of models and nothing of MLflow: `pipeline.tracking` brings MLflow up to date from here.
 """
 
-from pipeline.runs.entries import DamagedError, Header, end, new_id, now
-from pipeline.runs.folder import PATCH, SPEC, RunFolder
-from pipeline.runs.places import earlier_version_runs, experiment_name, folder_of, study_folders
-from pipeline.runs.spec import RunSpec
+from pipeline.run_folders.entries import DamagedError, Header, end, new_id, now
+from pipeline.run_folders.folder import PATCH, SPEC, RunFolder
+from pipeline.run_folders.places import earlier_version_runs, experiment_name, folder_of, study_folders
+from pipeline.run_folders.spec import RunSpec
 
 __all__ = [
     "PATCH",

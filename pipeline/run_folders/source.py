@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import sha256
+from pipeline.params import extension_files
 
 __all__ = ["PACKAGE", "code_digest", "code_without_texts", "module_files"]
 
@@ -32,8 +33,8 @@ def module_files(module: str) -> set[Path]:
 
 
 def code_digest(module: str) -> str:
-    """Return a short sha256 over the code of `module` and its imports, on which its numbers depend."""
-    files = sorted(module_files(module))
+    """Return a short sha256 over the code of `module`, of its imports, and of the extensions that are registered."""
+    files = [*sorted(module_files(module)), *extension_files()]
     return sha256(part.encode() for path in files for part in (path.name, _read(path)[1]))[:12]
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from pipeline.errors import InputError
 from pipeline.files import file_lock
 from pipeline.log import LOG, STATE, Entry, Log
-from pipeline.runs.entries import DamagedError, Header, now, read_header
+from pipeline.run_folders.entries import DamagedError, Header, now, read_header
 
 __all__ = ["PATCH", "SPEC", "RunFolder"]
 

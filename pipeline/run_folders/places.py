@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import InputError
 from pipeline.files import sha256
 from pipeline.log import LOG, Log
-from pipeline.runs.entries import read_header
+from pipeline.run_folders.entries import read_header
 from pipeline.study import Study
 
 __all__ = ["earlier_version_runs", "experiment_name", "folder_of", "study_folders"]

@@ -14,8 +14,8 @@ from pipeline.errors import InputError
 from pipeline.location import runs_code_of
 from pipeline.params import read_yaml
 from pipeline.redaction import passwords
-from pipeline.runs.git import git, git_command
-from pipeline.runs.source import PACKAGE, code_digest, module_files
+from pipeline.run_folders.git import git, git_command
+from pipeline.run_folders.source import PACKAGE, code_digest, module_files
 
 if TYPE_CHECKING:
     import torch
