@@ -20,9 +20,11 @@ from pipeline.errors import InputError
 
 __all__ = [
     "atomic_file",
+    "csv_text",
     "exclusive",
     "file_lock",
     "is_temporary",
+    "json_text",
     "read_csv",
     "read_group",
     "read_json",
@@ -76,19 +78,29 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def json_text(value: Any) -> str:
+    """Return a value as indented JSON."""
+    return json.dumps(value, indent=1, default=list) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON at once."""
-    write_text(path, json.dumps(value, indent=1, default=list) + "\n")
+    write_text(path, json_text(value))
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV at once; the columns are all the rows' keys in the order of their first use."""
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV; the columns are all the rows' keys in the order of their first use."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV at once, as `csv_text` gives them."""
+    write_text(path, csv_text(rows))
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pipeline.distributions import Family, reparameterize
-from pipeline.models.networks import Image, Network
+from pipeline.models import Image
+from pipeline.models.networks import Network
 from pipeline.objectives import ELBO
 
 __all__ = [
@@ -39,6 +40,7 @@ Support = tuple[Float[Tensor, " points"], Float[Tensor, " points"]]
 """Points of one unit's support and the volume of each, by which functions of x are summed or integrated."""
 
 DRAWS = 20_000
+LARGEST = 5  # raw numbers of a pixel whose extremes are tried in all combinations
 ERRORS = 6.0  # standard errors that a mean of draws may be off
 
 
@@ -57,45 +59,57 @@ def interval(low: float, high: float, cells: int = 400) -> Support:
 
 
 def check_likelihood(
-    family: Family, support: Support, *, tolerance: float = 1e-6, bias_tolerance: float = 0.08
+    family: Family,
+    support: Support,
+    *,
+    tolerance: float = 1e-6,
+    bias_tolerance: float = 0.08,
+    moment_tolerance: float | None = None,
 ) -> None:
     """Check a family of distributions over vectors.
 
     Args:
         family: the family; its raw numbers are drawn from N(0, 1).
-        support: of one unit, by `points` or `interval`.
+        support: of one unit, by `points` or `interval`; with several channels its points are taken in all combinations.
         tolerance: of the mass, mean and deviation over the support.
         bias_tolerance: by which the mean at `bias` may differ from that of the data, pixels between 0.1 and 0.9.
+        moment_tolerance: of the mean and the deviation, where it is another.
 
     Raises:
         AssertionError: the family breaks the contract; the message says in what.
     """
-    x, volume = support
-    _shape(family.distribution(torch.randn(family.per_unit * 3).double()).event_shape, (3,), "event_shape of 3 units")
+    numbers, channels = family.per_unit, family.channels
+    x, volume = (torch.cartesian_prod(*[axis] * channels).view(-1, channels) for axis in support)
+    volume, off = volume.prod(-1), tolerance if moment_tolerance is None else moment_tolerance
+    shape, raw = (3 * channels,), torch.randn(numbers * 3).double()
+    _shape(family.distribution(raw).event_shape, shape, f"event_shape of {3 * channels} units")
     for _ in range(3):
-        p = family.distribution(torch.randn(family.per_unit).double())
-        mass = volume * p.log_prob(x[:, None]).exp()
+        p = family.distribution(torch.randn(numbers).double())
+        mass = (volume * p.log_prob(x).exp())[:, None]
         _close(mass.sum(), 1.0, tolerance, "the density summed over the support")
-        mean = (mass * x).sum()
-        _close(p.mean[0], mean, tolerance, "the mean")
-        _close(p.stddev[0], ((mass * (x - mean) ** 2).sum()).sqrt(), tolerance, "the standard deviation")
-    raw = torch.randn(4, 1, family.per_unit * 3).double()
+        mean = (mass * x).sum(0)
+        _close(p.mean, mean, off, "the mean")
+        _close(p.stddev, ((mass * (x - mean) ** 2).sum(0)).sqrt(), off, "the standard deviation")
+    raw = torch.randn(4, 1, numbers * 3).double()
     p = family.distribution(raw)
-    value = x[torch.randint(len(x), (4, 5, 3))]
-    density = p.log_prob(value)
+    value = x[torch.randint(len(x), (4, 5, 3))].transpose(-1, -2)
+    density = p.log_prob(value.flatten(-2))
     _shape(density.shape, (4, 5), "log_prob of [4, 5, 3] at raw numbers [4, 1, 3 units]")
-    per_unit = raw.unflatten(-1, (family.per_unit, 3))
-    alone = [family.distribution(per_unit[..., unit]).log_prob(value[..., unit : unit + 1]) for unit in range(3)]
+    pixels = raw.unflatten(-1, (numbers, 3))
+    alone = [family.distribution(pixels[..., pixel]).log_prob(value[..., pixel]) for pixel in range(3)]
     _close(density, torch.stack(alone).sum(0), tolerance, "log_prob of a vector, the sum over its units")
-    _shape(p.expand((2, 4, 1)).sample().shape, (2, 4, 1, 3), "a sample of a distribution expanded to [2, 4, 1]")
-    _check_samples(family.distribution(torch.randn(family.per_unit * 3).double()))
-    mean = torch.tensor([0.1, 0.3, 0.5, 0.9]).double()
+    _shape(p.expand((2, 4, 1)).sample().shape, (2, 4, 1, *shape), "a sample of a distribution expanded to [2, 4, 1]")
+    _check_samples(family.distribution(torch.randn(numbers * 3).double()))
+    mean = torch.tensor([0.1, 0.3, 0.5, 0.9]).double().repeat(channels)
     _close(family.distribution(family.bias(mean)).mean, mean, bias_tolerance, "the mean at `bias`")
+    if numbers <= LARGEST:
+        signs = torch.tensor(list(product([-1, 0, 1], repeat=numbers)))
+    else:
+        signs = torch.randint(-1, 2, (3**LARGEST, numbers))
     for size, dtype in product((1e2, 1e4), (torch.float32, torch.float64)):
-        signs = torch.tensor(list(product([-1.0, 0.0, 1.0], repeat=family.per_unit)), dtype=dtype)
-        raw = (size * signs).requires_grad_()
+        raw = (size * signs).to(dtype).requires_grad_()
         p = family.distribution(raw)
-        ends = torch.stack([x.min(), x.max()]).to(dtype)[:, None, None]
+        ends = torch.stack([x.min(), x.max()]).to(dtype)[:, None, None].expand(2, 1, channels)
         density = p.log_prob(ends)
         (gradient,) = torch.autograd.grad(density.sum(), raw)
         for name, number in {"log_prob": density, "mean": p.mean, "stddev": p.stddev, "its gradient": gradient}.items():

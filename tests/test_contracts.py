@@ -43,6 +43,10 @@ FAMILIES = {name: (family, SUPPORT[name]) for name, family in LIKELIHOODS.items(
         likelihood(model_params(likelihood="discretized_logistic", grey_levels=17)),
         points(torch.arange(17) / 16),
     ),
+    "three components": (
+        likelihood(model_params(likelihood="discretized_logistic", components=3)),
+        SUPPORT["discretized_logistic"],
+    ),
 }
 
 
@@ -50,6 +54,13 @@ FAMILIES = {name: (family, SUPPORT[name]) for name, family in LIKELIHOODS.items(
 def test_every_likelihood_keeps_its_contract(family: Family, support: Support) -> None:
     """Mass, moments, shapes, samples, bias and extreme raw numbers are those of a distribution over vectors."""
     check_likelihood(family, support)
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_a_likelihood_of_channels_that_depend_on_each_other_keeps_its_contract(components: int) -> None:
+    """Over all colours of a pixel of 9 levels: the mass is 1, and moments are within half a level, being integrals."""
+    family = likelihood(model_params(likelihood="discretized_logistic", grey_levels=9, components=components), 3)
+    check_likelihood(family, points(torch.arange(9) / 8), moment_tolerance=1 / 16)
 
 
 @pytest.mark.parametrize("name", list(LIKELIHOODS))

@@ -2,11 +2,13 @@
 
 import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import struct
+import tarfile
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -421,6 +423,78 @@ def test_omniglot_rejects(tmp_path):
         readers.omniglot(tmp_path, params("omniglot"), train=2, test=2)
 
 
+def archive(path, files):
+    """Write a gzipped tar archive, its files in this order."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def test_cifar10(tmp_path, monkeypatch):
+    """Records of a label and three planes become images [channel, row, column] and labels, batch after batch."""
+    rng = np.random.default_rng(0)
+    records = rng.integers(0, 256, (3, 4, 3073), np.uint8)
+    records[:, :, 0] = rng.integers(0, 10, (3, 4))
+    names = [f"cifar-10-batches-bin/{name}.bin" for name in ("data_batch_2", "data_batch_1", "test_batch")]
+    files = {"cifar-10-batches-bin/readme.html": b"<html>", "../data_batch_1.bin": records[2].tobytes()}
+    archive(tmp_path / "cifar-10-binary.tar.gz", files | dict(zip(names, map(bytes, records), strict=True)))
+    read = partial(readers.cifar10, batches=2, images=4)
+    published = read(tmp_path, params("cifar10"))
+    assert (published.shape, published.scale) == ((3, 32, 32), 255)
+    for part, batches in {"train": [1, 0], "test": [2]}.items():
+        expected = records[batches].reshape(-1, 3073)
+        np.testing.assert_array_equal(published.parts[part].images, expected[:, 1:])
+        np.testing.assert_array_equal(published.parts[part].labels, expected[:, 0])
+
+
+@pytest.mark.parametrize("case", ["label", "short", "link", "missing", "cut", "page", "bomb"])
+def test_cifar10_rejects(case, tmp_path):
+    """A label beyond 9, a file of another size, a link, a missing file, a cut archive and a bomb are one line each."""
+    path, record = tmp_path / "cifar-10-binary.tar.gz", bytes([10 if case == "label" else 9]) + bytes(3072)
+    files = {"cifar-10-batches-bin/data_batch_1.bin": record, "cifar-10-batches-bin/test_batch.bin": record}
+    if case == "missing":
+        del files["cifar-10-batches-bin/test_batch.bin"]
+    if case == "short":
+        files["cifar-10-batches-bin/test_batch.bin"] = record[:-1]
+    if case == "bomb":
+        files = {"large": bytes(2**26)} | files
+    archive(path, files)
+    if case == "link":
+        with tarfile.open(path, "w:gz") as tar:
+            member = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
+            member.type, member.linkname, member.size = tarfile.SYMTYPE, "/etc/passwd", 3073
+            tar.addfile(member)
+    if case == "cut":
+        path.write_bytes(path.read_bytes()[:-30])
+    if case == "page":
+        path.write_bytes(b"<html>" * 100)
+    with pytest.raises(InputError, match=r"^[^\n]*cifar-10-binary\.tar\.gz: [^\n]*$") as error:
+        readers.cifar10(tmp_path, params("cifar10"), batches=1, images=1)
+    assert {"label": "label 10", "bomb": "unpacks to more", "link": "3073 bytes"}.get(case, "") in str(error.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_svhn(tmp_path):
+    """Numbers [row, column, channel, image] become images [channel, row, column]; the label 10 is the digit 0."""
+    rng = np.random.default_rng(0)
+    images = {"train": rng.integers(0, 256, (32, 32, 3, 5), np.uint8), "test": np.zeros((32, 32, 3, 2), np.uint8)}
+    for name, pixels in images.items():
+        labels = np.arange(1, 1 + pixels.shape[3], dtype=np.uint8)[:, None] + (5 if name == "train" else 0)
+        savemat(tmp_path / f"{name}_32x32.mat", {"X": pixels, "y": labels}, do_compression=True)
+    published = readers.svhn(tmp_path, params("svhn"), train=5, test=2)
+    train = published.parts["train"]
+    assert (published.shape, published.scale, train.images.dtype) == ((3, 32, 32), 255, np.uint8)
+    planes = train.images.reshape(5, 3, 32, 32)
+    np.testing.assert_array_equal(planes[4, 1, 7], images["train"][7, :, 1, 4])
+    assert train.labels.tolist() == [6, 7, 8, 9, 0]
+    for wrong in ({"X": images["test"], "y": np.zeros((2, 1))}, {"X": images["test"] / 1.0, "y": np.ones((2, 1))}):
+        savemat(tmp_path / "test_32x32.mat", wrong)
+        with pytest.raises(InputError, match=r"^[^\n]*test_32x32\.mat: [^\n]*$"):
+            readers.svhn(tmp_path, params("svhn"), train=5, test=2)
+
+
 # --- protocols, and the published files where they are at hand
 
 
@@ -435,6 +509,8 @@ def test_omniglot_rejects(tmp_path):
         ("omniglot", "auto", {"train": 24345, "test": 8070}, (23000, 1345, 8070)),
         ("caltech101_silhouettes", "auto", {"train": 4100, "valid": 2264, "test": 2307}, (4100, 2264, 2307)),
         ("frey_face", "auto", {"all": 1965}, (1565, 200, 200)),
+        ("cifar10", "auto", {"train": 50000, "test": 10000}, (40000, 10000, 10000)),
+        ("svhn", "auto", {"train": 73257, "test": 26032}, (63257, 10000, 26032)),
     ],
 )
 def test_sizes(name, protocol, counts, sizes):

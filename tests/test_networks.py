@@ -15,7 +15,8 @@ from pipeline.data.images import to_unit_interval
 from pipeline.errors import InputError
 from pipeline.models import NETWORKS, HierarchicalVAE, Image, build, update_bn
 from pipeline.models.checkpoint import load, save_model
-from pipeline.models.networks import BatchNorm, conv, mlp
+from pipeline.models.layers import BatchNorm, mlp
+from pipeline.models.networks import conv
 from pipeline.objectives import OBJECTIVES, PATHWISE, elbo, pathwise_terms
 from pipeline.params import ModelParams, Params
 from pipeline.randomness import seeded
@@ -199,8 +200,8 @@ def test_without_an_image_a_convolutional_network_is_the_mlp() -> None:
     for network in NETWORKS.values():
         torch.manual_seed(0)
         built.append(network(3, 5, [7, 4], "tanh").state_dict())
-    assert built[0].keys() == built[1].keys()
-    assert all(torch.equal(built[0][name], built[1][name]) for name in built[0])
+    assert built[0].keys() == built[1].keys() == built[2].keys()
+    assert all(torch.equal(built[0][name], other[name]) for name in built[0] for other in built[1:])
 
 
 @directions

@@ -105,6 +105,16 @@ def test_shuffled_images_keep_their_own_pixels() -> None:
     assert not torch.equal(mixed, shuffled(pixels, 1))
 
 
+def test_shuffled_pixels_keep_their_colours() -> None:
+    """Red, green and blue of a pixel move together; grey images are shuffled as they were without channels."""
+    pixels = torch.arange(24).view(2, 12)
+    mixed = shuffled(pixels, 0, channels=3).unflatten(1, (3, 4))
+    assert (mixed.diff(dim=1) == 4).all()
+    assert torch.equal(mixed.flatten(1).sort(1).values, pixels)
+    noise = torch.rand(2, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(shuffled(pixels, 0), pixels.gather(1, noise.argsort(1)))
+
+
 def digits(tmp_path: Path) -> Splits:
     """Return the digits, binarized."""
     return data.prepare(Params.read(ROOT / "params.yaml").data, tmp_path, tmp_path / "data")

@@ -447,6 +447,7 @@ def test_a_server_that_dies_in_a_sweep_has_all_of_it_in_the_end(
 ) -> None:
     """What arrives when it is back, or by `cave sync`, is what an undisturbed sweep has logged, row by row."""
     monkeypatch.setattr("pipeline.tracking.server.BACK_OFF", 0.0)
+    monkeypatch.setenv("CAVE_THREADS", "1")  # which the runs have as a tag
     name = f"away-{back}"
     away = Study(study.params, study.folder, study.root, study.out.rename(study.out.with_name(name)), study.shared_root)
     dies = at(1, 2, server.stop)

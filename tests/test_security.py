@@ -250,7 +250,7 @@ import os; os.system('ls')
 import tarfile
 import shutil; shutil.unpack_archive(a, b)
 """
-ALLOWED = re.compile(r"allow_pickle=False|import YAML")
+ALLOWED = re.compile(r"allow_pickle=False|import YAML|import tarfile")
 
 
 def lint(*words: str, code: str | None = None) -> list[int]:
@@ -270,14 +270,14 @@ def lint(*words: str, code: str | None = None) -> list[int]:
 
 
 def test_no_module_can_run_what_it_reads() -> None:
-    """Nothing is unpickled or evaluated, no shell is called, no archive with members is opened: the linter says so."""
+    """Nothing is unpickled or evaluated, no shell called, no member of an archive written: the linter says so."""
     assert lint("pipeline") == []
     for line in (line for path in FILES for line in path.read_text().splitlines()):
         assert "TID251" not in line or ALLOWED.search(line), line
         assert "YAML(" not in line or re.search(r'YAML\((typ="(safe|rt)"|\))', line), (
             line
         )  # neither loader builds objects
-        assert not re.search(r"(?<![.\w])(compile|__import__)\(", line), line
+        assert not re.search(r"(?<![.\w])(compile|__import__)\(|\.extract(all)?\(", line), line
 
 
 def test_the_linter_finds_what_it_looks_for() -> None:
@@ -287,7 +287,7 @@ def test_the_linter_finds_what_it_looks_for() -> None:
 
 
 def test_no_name_of_a_published_file_leads_elsewhere() -> None:
-    """Files are published one by one, each under a plain name: there is no archive whose members could leave."""
+    """Files are published one by one, each under a plain name; members of an archive are read and never written."""
     for dataset in DATASETS.values():
         for remote in dataset.remotes:
             assert re.fullmatch(r"[\w-][\w.-]*", remote.file)

@@ -33,7 +33,7 @@ from pipeline.study import Study
 from pipeline.sweep import PRUNERS, SAMPLERS, Sweep, outputs, run
 from pipeline.sweep.claims import MAX_ATTEMPTS
 from pipeline.sweep.compat import set_internal
-from pipeline.sweep.coordinator import _parent
+from pipeline.sweep.coordinator import _clear, _parent
 from pipeline.sweep.database import Database
 from pipeline.sweep.worker import work
 from pipeline.training import NonFiniteError, Record, fit
@@ -85,6 +85,17 @@ def test_a_sweep_finishes_its_trials_and_writes_them_down(study: Study, monkeypa
     assert len({row["run_id"] for row in table}) == 4
     pictures = {path.name for path in (study.sweep("mhvae") / "figures").iterdir()}
     assert {"history.png", "parallel_coordinate.png", "slice.png", "depth_width.png"} <= pictures
+
+
+def test_a_process_that_ends_takes_nothing_from_the_one_that_writes(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one process writes the results, another that has shared the sweep tidies up: all results are there."""
+    monkeypatch.setattr(outputs, "_figures", lambda outcome: _clear(outcome.sweep) or [])
+    run(Sweep(study, "mhvae"), 1)
+    check_sweep(study, "mhvae", 4)
+    (uri,) = rows(study.shared_root / "mlflow.db", "select artifact_uri from runs where name = 'sweep mhvae'")[0]
+    assert {"trials.csv", "best.json"} <= {path.name for path in Path(uri.removeprefix("file://")).iterdir()}
 
 
 def test_the_table_holds_rate_and_distortion_of_each_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,10 +539,12 @@ def test_kill_9_of_everything_loses_nothing(study: Study, workers: str) -> None:
     slow = again(study, **{"sweep.epochs": 40, "data.cave.images": 120})
     words = ("pipeline.stages", "sweep", "mhvae")
     process = Program(slow.folder, *words, CAVE_WORKERS=workers)
-    while "trial" not in process.stdout:
+    running = "select count(*) from trials where state = 'RUNNING'"
+    begun = False
+    while not begun:
         time.sleep(0.01)
-    while rows(slow.shared_root / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]:
-        time.sleep(0.01)
+        with suppress(sqlite3.OperationalError):  # no tables yet
+            begun = rows(slow.shared_root / "optuna.db", running) != [(0,)]
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     done = rows(slow.shared_root / "optuna.db", "select number, state from trials where state = 'COMPLETE'")

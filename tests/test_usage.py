@@ -21,7 +21,7 @@ from tests.workshop import DECOMPOSE, QUICK
 FLAT = Params.read(ROOT / "params.yaml").flat()
 ALWAYS = {
     "data": "name protocol dequantization",
-    "model": "depth widths inference prior likelihood network batch_norm hidden",
+    "model": "depth widths inference prior likelihood network latents hidden",
     "train": "objective draws batch_size learning_rate schedule adam_beta1 adam_beta2 adam_eps"
     " adam_initial_second_moment reduction clip precision shuffle ema patience keep seeds",
     "sweep": "space",
@@ -66,6 +66,12 @@ NUMBERS: list[tuple[str, tuple[Any, Any], dict[str, Any], bool]] = [
     ("model.sigma", ("learned", 0.5), {"likelihood": "continuous_bernoulli"}, False),
     ("model.grey_levels", (17, 256), {"likelihood": "discretized_logistic"}, True),
     ("model.grey_levels", (17, 256), {"likelihood": "gaussian"}, False),
+    ("model.components", (1, 2), {"likelihood": "discretized_logistic"}, True),
+    ("model.components", (1, 2), {"likelihood": "gaussian"}, False),
+    ("model.blocks", (1, 2), {"network": "resnet", "hidden": ((3,),)}, True),
+    ("model.blocks", (1, 2), {"network": "conv", "hidden": ((3,),)}, False),
+    ("model.batch_norm", (False, True), {}, True),
+    ("model.batch_norm", (False, True), {"network": "resnet", "latents": "maps", "hidden": ((3,),)}, False),
     ("model.activation", ("tanh", "relu"), {}, True),
     ("model.activation", ("tanh", "relu"), {"hidden": ((),)}, False),
     ("train.beta", (1.0, 2.0), BETA, True),
@@ -108,7 +114,7 @@ def test_the_table_agrees_with_the_numbers(
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"inference": "top_down"}, {"prior": "vamp"}, {"network": "conv"}, {"batch_norm": True},
+    {}, {"inference": "top_down"}, {"prior": "vamp"}, {"network": "conv"}, {"batch_norm": True}, {"network": "resnet"},
     {"likelihood": "gaussian"}, {"likelihood": "gaussian", "sigma": 0.5}, {"likelihood": "continuous_bernoulli"},
     {"likelihood": "discretized_logistic"}, {"objective": "stl"}, {"objective": "iwae"}, {"objective": "dreg"}, BETA,
     {"free_bits": 1.0}, BETA | {"warmup_stagger": 1}, {"ema": 0.9}, {"depth": 1}, {"parents": "every"},

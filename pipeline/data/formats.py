@@ -1,4 +1,4 @@
-"""Readers of the published file formats: IDX, .amat and .mat.
+"""Readers of the published file formats: IDX, .amat, .mat and archives of files of records.
 
 No file is trusted: magic number, shape, type and range must be the expected ones, and no more is decompressed than
 they allow. Anything else raises an `InputError` that names the file. No reader runs code from a file.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tarfile  # noqa: TID251 (members are read as streams, and none is written)
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -17,9 +18,9 @@ import numpy as np
 
 from pipeline.errors import InputError
 
-__all__ = ["read_amat", "read_idx", "read_mat"]
+__all__ = ["read_amat", "read_idx", "read_mat", "read_tar"]
 
-SLACK = 2**25  # bytes of a MATLAB file for what else there may be in it
+SLACK = 2**25  # bytes of a MATLAB file or an archive for what else there may be in it
 CHUNK = 2**18  # bytes unpacked at once
 MAT_CLASSES = ("double", "single", "logical", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 
@@ -60,12 +61,52 @@ def read_amat(path: Path, rows: int, columns: int) -> np.ndarray:
     raise InputError(f"{path}: is not a text of {rows} lines of {columns} digits 0 or 1")
 
 
+def read_tar(path: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Read the regular files of a gzipped tar archive that `sizes` names, of exactly these numbers of bytes.
+
+    The archive is read as a stream: no member is written to the disk, and others are passed over.
+    """
+    contents: dict[str, bytes] = {}
+    try:
+        limit = sum(sizes.values()) + SLACK
+        with _Limited(path, limit) as file, tarfile.open(fileobj=file, mode="r|") as archive:
+            for member in archive:
+                if member.name in sizes and member.isreg() and member.size == sizes[member.name]:
+                    content = archive.extractfile(member)
+                    contents[member.name] = content.read() if content else b""
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise InputError(f"{path}: cannot be read as a gzipped tar archive: {error}") from None
+    for name, size in sizes.items():
+        if len(contents.get(name, b"")) != size:
+            raise InputError(f"{path}: is not an archive with {size} bytes {name}")
+    return {name: contents[name] for name in sizes}
+
+
+class _Limited(gzip.GzipFile):
+    """A gzipped file that unpacks to no more than `limit` bytes."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        super().__init__(path, "rb")
+        self.limit = limit
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
+        self.limit -= len(content)
+        if self.limit < 0:
+            raise InputError(f"{self.name}: is not an archive of these files: it unpacks to more")
+        return content
+
+
 def read_mat(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], optional: Mapping[str, tuple[int | None, ...]] | None = None
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    optional: Mapping[str, tuple[int | None, ...]] | None = None,
+    itemsize: int = 16,
 ) -> dict[str, np.ndarray]:
     """Read the numeric variables of a MATLAB file (version 4 to 7) that `shapes` names, of exactly these shapes.
 
     A variable of `optional` is left out where it is absent or has another shape; None stands for any length there.
+    `itemsize` is the most bytes that a number takes in the file.
     """
     from scipy.io import loadmat, whosmat
 
@@ -73,7 +114,7 @@ def read_mat(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not _decompresses_within(path, 16 * sum(int(np.prod(shape)) for shape in shapes.values()) + SLACK):
+            if not _decompresses_within(path, itemsize * sum(int(np.prod(shape)) for shape in shapes.values()) + SLACK):
                 raise InputError(f"{path}: is not a MATLAB file of these numbers: it unpacks to more")
             # Names and shapes come before any content, so that a false file cannot unpack to more than they say.
             declared = {name: (shape, kind) for name, shape, kind in whosmat(path, appendmat=False)}

@@ -5,17 +5,20 @@ Counts are arguments, so that the registry states them and a reader rejects any 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data import cave as shadows
 from pipeline.data.dataset import Part, Published
-from pipeline.data.formats import read_amat, read_idx, read_mat
+from pipeline.data.formats import read_amat, read_idx, read_mat, read_tar
 from pipeline.errors import InputError
 from pipeline.params import DataParams
 
-__all__ = ["binarized_mnist", "caltech101", "cave", "digits", "frey_face", "mnist", "omniglot"]
+__all__ = ["binarized_mnist", "caltech101", "cave", "cifar10", "digits", "frey_face", "mnist", "omniglot", "svhn"]
+
+COLOUR = (3, 32, 32)  # of CIFAR-10 and SVHN
 
 
 def digits(folder: Path, params: DataParams) -> Published:
@@ -101,6 +104,44 @@ def frey_face(folder: Path, params: DataParams, *, frames: int) -> Published:
     if values.min() < 0 or values.max() > 255 or (values != np.rint(values)).any():
         raise InputError(f"{path}: ff holds values other than 0..255")
     return Published({"all": Part(np.ascontiguousarray(values.T).astype(np.uint8))}, shape=(1, 28, 20), scale=255)
+
+
+def cifar10(folder: Path, params: DataParams, *, batches: int, images: int) -> Published:
+    """Read the binary version of CIFAR-10, in batches of so many images: records of a label and three planes.
+
+    Source: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+    """
+    path, record = folder / "cifar-10-binary.tar.gz", 1 + math.prod(COLOUR)
+    names = [f"data_batch_{number}" for number in range(1, batches + 1)]
+    sizes = {f"cifar-10-batches-bin/{name}.bin": images * record for name in (*names, "test_batch")}
+    *train, test = [np.frombuffer(c, np.uint8).reshape(images, record) for c in read_tar(path, sizes).values()]
+    parts = {}
+    for name, rows in (("train", np.concatenate(train)), ("test", test)):
+        labels = rows[:, 0].astype(np.int64)
+        if labels.max() > 9:
+            raise InputError(f"{path}: holds a label {labels.max()}; labels are 0..9")
+        parts[name] = Part(np.ascontiguousarray(rows[:, 1:]), labels=labels)
+    return Published(parts, shape=COLOUR, scale=255)
+
+
+def svhn(folder: Path, params: DataParams, *, train: int, test: int) -> Published:
+    """Read the cropped digits of SVHN, numbers [height, width, channel, image]; the published label of 0 is 10.
+
+    Source: http://ufldl.stanford.edu/housenumbers/, "Format 2".
+    """
+    channels, height, width = COLOUR
+    parts = {}
+    for name, count in (("train", train), ("test", test)):
+        path = folder / f"{name}_32x32.mat"
+        content = read_mat(path, {"X": (height, width, channels, count), "y": (count, 1)}, itemsize=1)
+        pixels, labels = content["X"], content["y"][:, 0]
+        if pixels.dtype != np.uint8:
+            raise InputError(f"{path}: X holds numbers of type {pixels.dtype} instead of bytes")
+        if not np.isin(labels, np.arange(1, 11)).all():
+            raise InputError(f"{path}: y holds values outside 1..10")
+        images = pixels.transpose(3, 2, 0, 1).reshape(count, -1)
+        parts[name] = Part(np.ascontiguousarray(images), labels=labels.astype(np.int64) % 10)
+    return Published(parts, shape=COLOUR, scale=255)
 
 
 def _upright(images: np.ndarray) -> np.ndarray:

@@ -32,6 +32,8 @@ OMNIGLOT = (
     "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/",
 )
 CALTECH = ("https://people.cs.umass.edu/~marlin/data/", "http://people.cs.umass.edu/~marlin/data/")
+CIFAR = ("https://www.cs.toronto.edu/~kriz/", "http://www.cs.toronto.edu/~kriz/")
+SVHN = ("http://ufldl.stanford.edu/housenumbers/", "https://ufldl.stanford.edu/housenumbers/")
 FREY = ("https://cs.nyu.edu/~roweis/data/", "http://www.cs.nyu.edu/~roweis/data/")
 
 
@@ -172,6 +174,25 @@ DATASETS: dict[str, Dataset] = {
             ),
         ),
         holdout={"valid": 200, "test": 200},
+    ),
+    "cifar10": Dataset(
+        source="Learning Multiple Layers of Features from Tiny Images (Krizhevsky 2009),"
+        " https://www.cs.toronto.edu/~kriz/cifar.html",
+        protocols=("standard",),
+        dark_on_light=False,
+        read=partial(readers.cifar10, batches=5, images=10000),
+        remotes=(_remote(CIFAR, "cifar-10-binary.tar.gz", 170052171, md5="c32a1d4ab5d03f1284b67883e8d87530"),),
+    ),
+    "svhn": Dataset(
+        source="Reading Digits in Natural Images with Unsupervised Feature Learning (Netzer et al. 2011),"
+        " http://ufldl.stanford.edu/housenumbers/",
+        protocols=("standard",),
+        dark_on_light=False,
+        read=partial(readers.svhn, train=73257, test=26032),
+        remotes=(
+            _remote(SVHN, "train_32x32.mat", 182040794, md5="e26dedcc434d2e4c54c9b2d4a06d8373"),
+            _remote(SVHN, "test_32x32.mat", 64275384, md5="eb5a983be6a315427106f1b164d9cef3"),
+        ),
     ),
     "files": Dataset(
         source="Images of your own, at data.path",

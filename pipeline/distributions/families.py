@@ -4,7 +4,8 @@
     bernoulli               p(x = 1) = sigmoid(logit), pixels 0 or 1
     gaussian                N(x; mu, diag sigma^2), the variance learned or fixed, pixels in [0, 1]
     continuous_bernoulli    density C(eta) exp(eta x) on [0, 1], pixels grey
-    discretized_logistic    a logistic's mass in the bin around each grey level, the outer bins open
+    discretized_logistic    a logistic's mass in the bin around each grey level, the outer bins open; a mixture of such
+                            masses, and one whose channels depend on each other, is a `LogisticMixture`
 
 `softplus` and not `exp`: in a chain of levels the exponential of a network's output led to non-finite bounds
 for inputs of standard deviation 5, the soft one did not.
@@ -25,11 +26,13 @@ from torch.nn import functional as F
 from pipeline.distributions.bernoulli import BernoulliVector
 from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.grey import ContinuousBernoulli, DiscretizedLogistic
+from pipeline.distributions.logistic_mixture import LogisticMixture
 from pipeline.params import ModelParams
 
 __all__ = ["LATENT", "LIKELIHOODS", "SMALLEST_SIGMA", "Family", "diag_gaussian", "likelihood"]
 
 SMALLEST_SIGMA = 1e-4
+SPREAD = 0.1  # scale of a discretized logistic at the start
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,19 @@ class Family:
     """A family of distributions over vectors, given by `per_unit` raw numbers a unit.
 
     `distribution` takes raw numbers [..., per_unit * units]; `bias` gives the raw numbers at which an
-    untrained network should start for data of mean `mean` [units].
+    untrained network should start for data of mean `mean` [units]. Where the channels of a pixel depend on each other,
+    `channels` is their number, `per_unit` counts the raw numbers of a whole pixel, and an event holds the planes of the
+    channels one after another.
     """
 
     per_unit: int
     distribution: Callable[[Tensor], Distribution]
     bias: Callable[[Tensor], Tensor]
+    channels: int = 1
+
+    def raw_numbers(self, units: int) -> int:
+        """Return the number of raw numbers that give a distribution over `units` units."""
+        return self.per_unit * units // self.channels
 
 
 def diag_gaussian(raw: Float[Tensor, "*batch two_units"]) -> Distribution:
@@ -101,7 +111,34 @@ def _discretized_logistic(levels: int) -> Family:
         mu, scale = raw.chunk(2, dim=-1)
         return Independent(DiscretizedLogistic(mu, F.softplus(scale) + SMALLEST_SIGMA, levels), 1, validate_args=False)
 
-    return Family(2, distribution, lambda mean: _with_spread(mean, 0.1))
+    return Family(2, distribution, lambda mean: _with_spread(mean, SPREAD))
+
+
+def _logistic_mixture(levels: int, components: int, channels: int) -> Family:
+    """Return the mixtures of `components` over pixels of `channels`, whose raw numbers are those of each component.
+
+    Raw means are on a scale from -1 to 1, as published, so that an untrained network is half as far off.
+    """
+    numbers = [channels, channels, channels * (channels - 1) // 2, int(components > 1)]
+
+    def distribution(raw: Float[Tensor, "*batch raw"]) -> Distribution:
+        by_component = raw.unflatten(-1, (components, sum(numbers), -1))
+        mu, scale, slopes, logits = by_component.split(numbers, dim=-2)
+        return LogisticMixture(
+            logits[..., 0, :] if components > 1 else None,
+            (mu + 1) / 2,
+            F.softplus(scale) + SMALLEST_SIGMA,
+            torch.tanh(slopes),
+            levels,
+        )
+
+    def bias(mean: Float[Tensor, " units"]) -> Float[Tensor, " raw"]:
+        """Return components around the mean, side by side, of equal weight and without dependence of the channels."""
+        offsets = [SPREAD * (2 * k + 1 - components) / max(1, components - 1) for k in range(components)]
+        rest = mean.new_zeros(sum(numbers[2:]) * len(mean) // channels)
+        return torch.cat([torch.cat([_with_spread(2 * (mean + offset) - 1, SPREAD), rest]) for offset in offsets])
+
+    return Family(components * sum(numbers), distribution, bias, channels)
 
 
 LATENT = Family(2, diag_gaussian, _diag_gaussian_bias)
@@ -114,10 +151,12 @@ LIKELIHOODS: dict[str, Family] = {
 }
 
 
-def likelihood(params: ModelParams) -> Family:
-    """Return the family of p(x | .), with the sigma or the number of grey levels of `params`."""
+def likelihood(params: ModelParams, channels: int = 1) -> Family:
+    """Return the family of p(x | .) for images of so many channels."""
     if params.likelihood == "gaussian" and params.sigma != "learned":
         return _fixed_gaussian(params.sigma)
     if params.likelihood == "discretized_logistic":
-        return _discretized_logistic(params.grey_levels)
+        if params.components == channels == 1:
+            return _discretized_logistic(params.grey_levels)
+        return _logistic_mixture(params.grey_levels, params.components, channels)
     return LIKELIHOODS[params.likelihood]

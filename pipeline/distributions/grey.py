@@ -20,7 +20,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
-__all__ = ["ContinuousBernoulli", "DiscretizedLogistic"]
+__all__ = ["ContinuousBernoulli", "DiscretizedLogistic", "Shape"]
 
 Shape = Size | list[int] | tuple[int, ...]  # as torch.distributions has it
 

@@ -15,7 +15,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from pipeline.evaluation.mixtures import log_dimensions, log_mixture
 from pipeline.evaluation.passes import LATENT_ROWS
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, rows_within
 from pipeline.progress import track_progress
 
 __all__ = ["GROUPS", "Bounds", "level_densities", "log_probs"]
@@ -96,7 +96,9 @@ def level_densities(
 
 def _posteriors(model: HierarchicalVAE, x: Float[Tensor, "n units"]) -> list[tuple[Tensor, Tensor]]:
     """Return mean and sigma of every level's factor of q at each example, given one draw of the levels before it."""
-    passes = [[_normal(q_t) for q_t in model.posterior(rows)[1]] for rows in x.split(LATENT_ROWS)]
+    passes = [
+        [_normal(q_t) for q_t in model.posterior(rows)[1]] for rows in x.split(rows_within(model, x, LATENT_ROWS))
+    ]
     return [
         (torch.cat([mean for mean, _ in level]), torch.cat([sigma for _, sigma in level]))
         for level in zip(*passes, strict=True)

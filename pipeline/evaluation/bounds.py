@@ -40,7 +40,7 @@ from pipeline.evaluation.jackknife import log_mean_variance
 from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.evaluation.weights import effective_draws, nll_bias, pareto_khat, weight_diagnostics
 from pipeline.metric import Metric
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, rows_within
 from pipeline.models.precision import linear_autocast
 from pipeline.objectives import ELBO, elbo, top_down_kl
 from pipeline.params import EvaluateParams
@@ -155,7 +155,8 @@ def _top_down(model: HierarchicalVAE, batches: Iterator[Float[Tensor, "batch uni
     """Measure the KL divergence of each level (decomposition (b) of a hierarchy)."""
     means, variances = [], []
     for x in batches:
-        kl = torch.cat([top_down_kl(model, x, size) for size in passes(draws, len(x), DECODED_ROWS)], dim=1)
+        sizes = passes(draws, len(x), rows_within(model, x, DECODED_ROWS))
+        kl = torch.cat([top_down_kl(model, x, size) for size in sizes], dim=1)
         means.append(kl.mean(1))
         variances.append(kl.var(1) / draws)
     mean, variance = torch.cat(means, dim=1), torch.cat(variances, dim=1)
@@ -170,7 +171,8 @@ def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: i
     reconstruction = torch.empty(draws, len(x), device=x.device, dtype=x.dtype)
     rate = torch.empty(model.depth, draws, len(x), device=x.device, dtype=x.dtype)
     done = 0
-    for size in track_progress(passes(draws, len(x), DECODED_ROWS), "draws of the posterior", "passes", long=True):
+    sizes = passes(draws, len(x), rows_within(model, x, DECODED_ROWS))
+    for size in track_progress(sizes, "draws of the posterior", "passes", long=True):
         part = elbo(model, x, size)
         reconstruction[done : done + size], rate[:, done : done + size] = part.reconstruction, part.rate
         done += size

@@ -33,7 +33,7 @@ from pipeline.evaluation.levels import level_terms, log_mean_exp
 from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.evaluation.refinement import refine
 from pipeline.metric import Metric
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, rows_within
 from pipeline.progress import print_note
 
 __all__ = ["gap_terms", "measure_gaps"]
@@ -122,7 +122,7 @@ def _weights(
     Of the latter each is the mean of a pair: the weights of one draw from q and of one from q*.
     """
     parts: list[list[Tensor]] = [[], [], []]
-    for size in passes(k, len(x), DECODED_ROWS):
+    for size in passes(k, len(x), rows_within(model, x, DECODED_ROWS)):
         mixed = []
         for side, (source, other) in enumerate(((model, refined), (refined, model))):
             z, q = source.posterior(x, size)

@@ -48,7 +48,7 @@ from pipeline.evaluation.extrapolation import Extrapolation, extrapolate, halved
 from pipeline.evaluation.jackknife import log_mean_variance
 from pipeline.evaluation.passes import LATENT_ROWS, passes
 from pipeline.metric import Metric
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, rows_within
 from pipeline.progress import print_note, track_progress
 
 __all__ = [
@@ -200,7 +200,8 @@ def log_marginals(
     them, and so on. The draws are of the levels that are left, from q given x and those `drawn` (in that order);
     where none is left there is one exact weight.
     """
-    sizes = passes(draws, len(x), LATENT_ROWS) if len(drawn) < model.depth else [1]
+    most = rows_within(model, x, LATENT_ROWS)
+    sizes = passes(draws, len(x), most) if len(drawn) < model.depth else [1]
     parts = []
     for size in track_progress(sizes, "inner bounds", "passes"):
         z, q = model.posterior(x, size, drawn)

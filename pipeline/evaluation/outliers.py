@@ -38,7 +38,7 @@ from torch import Tensor
 from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.metric import Metric
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, rows_within
 from pipeline.progress import track_progress
 
 __all__ = ["auroc", "bounds_above", "outliers", "scores", "shuffled"]
@@ -65,7 +65,8 @@ def scores(model: HierarchicalVAE, x: Float[Tensor, "n units"], draws: int) -> d
     """Return -elbo and LLR^{>k} of each image, k from 1 to T - 1, by the names that their AUROC has."""
     means = []
     for batch in track_progress(x.split(IMAGES), "likelihood ratios", f"batches of {IMAGES} images"):
-        sums = [bounds_above(model, batch, size).sum(1) for size in passes(draws, len(batch), DECODED_ROWS)]
+        sizes = passes(draws, len(batch), rows_within(model, batch, DECODED_ROWS))
+        sums = [bounds_above(model, batch, size).sum(1) for size in sizes]
         means.append(torch.stack(sums).sum(0) / draws)
     elbo, *above = torch.cat(means, dim=1)
     return {"elbo": -elbo} | {str(Metric("llr", k)): elbo - bound for k, bound in enumerate(above, start=1)}
@@ -83,7 +84,10 @@ def auroc(own: Float[Tensor, " n"], other: Float[Tensor, " m"]) -> Estimate:
     return Estimate(wins.mean().item(), math.sqrt(by_other.var() / len(other) + by_own.var() / len(own)))
 
 
-def shuffled(pixels: Shaped[Tensor, "n units"], seed: int) -> Shaped[Tensor, "n units"]:
-    """Return the images with the pixels of each in a random order of its own."""
-    noise = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return pixels.gather(1, noise.argsort(1).to(pixels.device))
+def shuffled(pixels: Shaped[Tensor, "n units"], seed: int, channels: int = 1) -> Shaped[Tensor, "n units"]:
+    """Return the images with the pixels of each in a random order of its own, each in its colour."""
+    planes = pixels.unflatten(1, (channels, -1))
+    size, generator = (len(planes), planes.shape[2]), torch.Generator().manual_seed(seed)
+    order = torch.rand(size, generator=generator, dtype=torch.float64).argsort(1).to(pixels.device)
+    moved: Tensor = planes.gather(2, order[:, None].expand_as(planes)).flatten(1)
+    return moved

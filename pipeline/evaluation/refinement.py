@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from pipeline.evaluation.passes import DECODED_ROWS, passes
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, rows_within
 from pipeline.objectives import elbo, pathwise_terms
 from pipeline.progress import track_progress
 from pipeline.training.schedules import SCHEDULES
@@ -132,5 +132,5 @@ def _bound(model: HierarchicalVAE, x: Float[Tensor, "batch units"], seed: int) -
     """Return the log-weights of draws that depend on the seed and on q alone."""
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        sizes = passes(COMPARED, len(x), DECODED_ROWS)
+        sizes = passes(COMPARED, len(x), rows_within(model, x, DECODED_ROWS))
         return torch.cat([elbo(model, x, size).log_weight for size in sizes])

@@ -137,7 +137,7 @@ def measure_outliers(
 ) -> Measured:
     """Measure how well levels separate the test set from other images: shuffled ones, or the data set in `folder`."""
     if params.data == "shuffled":
-        others, scale = outliers.shuffled(test[: params.images], rng_seed), splits.scale
+        others, scale = outliers.shuffled(test[: params.images], rng_seed, splits.shape[0]), splits.scale
     else:
         # Data sets of equal grey levels may be stored to different scales: 1 or 255 of binary pixels.
         other_splits = data.load(folder)

@@ -54,7 +54,7 @@ def _train(study: Study, variant: str, seed: int, resources: Resources) -> None:
         key=f"{study.unique_name}/{variant}/{seed}{epochs}/{state}",
         name=f"{variant} seed {seed}",
         splits=splits,
-        about=describe_training(study, variant, seed, params.model.level_widths, splits),
+        about=describe_training(study, variant, seed, params.model.level_units(splits.shape), splits),
         inputs=[study.data, study.sweep(variant) / "best.json"],
     )
     try:
@@ -84,7 +84,7 @@ def _fit(
     origin: Mapping[str, Any],
 ) -> None:
     """Train, write the model and its curve, and log them to the run."""
-    params, seed, widths = spec.params, spec.seed, spec.params.model.level_widths
+    params, seed, widths = spec.params, spec.seed, spec.params.model.level_units(splits.shape)
     model = initial_model(params.model, splits, seed)
     records: list[Record] = []
     device = processes.device(resources.device)

@@ -25,7 +25,9 @@ from pipeline.distributions import (
     likelihood,
 )
 from pipeline.models.hierarchy import HierarchicalVAE
-from pipeline.models.networks import ACTIVATIONS, NETWORKS, Image
+from pipeline.models.layers import ACTIVATIONS, Image
+from pipeline.models.networks import NETWORKS
+from pipeline.models.resnet import maps, resnet
 from pipeline.params import ModelParams
 
 __all__ = ["PRIORS", "build"]
@@ -35,57 +37,70 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
     """Build the model that `params` describes for data of mean `mean`, a vector of all its units.
 
     The output bias starts at the data's mean; every latent conditional starts near N(0, I). `shape`, the images'
-    channels, height and width, is what network conv needs.
+    channels, height and width, is what convolutions need, and a likelihood whose channels depend on each other. Nodes
+    are vectors in any case: a level of maps holds its channels one after another.
 
     Raises:
-        ValueError: network conv without a shape of as many units.
+        ValueError: a network of convolutions without a shape of as many units.
     """
-    widths = [len(mean), *params.level_widths]
-    if params.network == "conv" and (shape is None or math.prod(shape) != len(mean)):
-        raise ValueError(f"network conv needs the shape of images of {len(mean)} units, not {shape}")
+    if params.network != "mlp" and (shape is None or math.prod(shape) != len(mean)):
+        raise ValueError(f"network {params.network} needs the shape of images of {len(mean)} units, not {shape}")
+    image = shape or (len(mean), 1, 1)
+    nodes = [image, *params.level_shapes(image)]
+    units = [math.prod(node) for node in nodes]
+    make = partial(resnet, blocks=params.blocks) if params.network == "resnet" else NETWORKS[params.network]
 
     def network(
-        rung: int, inputs: int, outputs: int, hidden: Sequence[int], side: Literal["input", "output"]
+        rung: int, inputs: Sequence[Shape], output: Shape, hidden: Sequence[int], side: Literal["input", "output"]
     ) -> nn.Sequential:
-        image = Image(side, shape) if shape is not None and rung == 0 else None
-        return NETWORKS[params.network](inputs, outputs, hidden, params.activation, params.batch_norm, image)
+        if params.latents == "maps":
+            return maps(inputs, output, hidden, side, params.activation, params.blocks)
+        widths = sum(map(math.prod, inputs)), math.prod(output)
+        pixels = Image(side, shape) if shape is not None and rung == 0 else None
+        return make(*widths, hidden, params.activation, params.batch_norm, pixels)
 
     def conditional(rung: int, child: int, ancestors: Sequence[int], family: Family, at: Tensor) -> Conditional:
-        inputs = sum(widths[node] for node in (ancestors if params.parents == "every" else ancestors[:1]))
-        outputs = family.per_unit * widths[child]
-        built = network(rung, inputs, outputs, _hidden(params, rung), "output" if child == 0 else "input")
+        inputs = [nodes[node] for node in (ancestors if params.parents == "every" else ancestors[:1])]
+        output = _planes(family.raw_numbers(units[child]), nodes[child])
+        built = network(rung, inputs, output, params.hidden_of(rung), "output" if child == rung else "input")
         return Conditional(_starting_at(built, family, at), family)
 
     levels = range(1, params.depth + 1)
     inference: list[nn.Module] = []
     if params.inference == "bottom_up":
-        inference += [conditional(t - 1, t, range(t - 1, -1, -1), LATENT, torch.zeros(widths[t])) for t in levels]
+        inference += [conditional(t - 1, t, range(t - 1, -1, -1), LATENT, torch.zeros(units[t])) for t in levels]
     else:
-        below = widths[0]
+        below = nodes[0]
         for t in levels:
-            *hidden, d = _hidden(params, t - 1)
-            body = network(t - 1, below, d, hidden, "input")
+            hidden = params.hidden_of(t - 1)
+            d, output = (hidden[-1], *nodes[t][1:]), _planes(LATENT.raw_numbers(units[t]), nodes[t])
+            if params.latents == "maps":
+                body, head = network(t - 1, [below], d, hidden, "input"), network(t - 1, [d], output, [], "input")
+            else:
+                body = network(t - 1, [below], d, hidden[:-1], "input")
+                head = NETWORKS["mlp"](d[0], output[0], [], params.activation, params.batch_norm)
             body.append(ACTIVATIONS[params.activation]())
-            head = NETWORKS["mlp"](d, LATENT.per_unit * widths[t], [], params.activation, params.batch_norm)
-            inference.append(BottomUpBlock(body, _starting_at(head, LATENT, torch.zeros(widths[t]))))
+            inference.append(BottomUpBlock(body, _starting_at(head, LATENT, torch.zeros(units[t]))))
             below = d
-    family = likelihood(params)
+    family = likelihood(params, shape[0] if shape else 1)
     generative: list[nn.Module] = [
         conditional(
             t - 1,
             t - 1,
             range(t, params.depth + 1),
             family if t == 1 else LATENT,
-            mean if t == 1 else torch.zeros(widths[t - 1]),
+            mean if t == 1 else torch.zeros(units[t - 1]),
         )
         for t in levels
     ]
-    prior = PRIORS[params.prior](params, mean, inference)
+    prior = PRIORS[params.prior](params, units, mean, inference)
     return HierarchicalVAE([*generative, prior], inference, params.parents, params.inference)
 
 
-def _hidden(params: ModelParams, rung: int) -> Sequence[int]:
-    return params.hidden[min(rung, len(params.hidden) - 1)]
+def _planes(numbers: int, node: Shape) -> Shape:
+    """Return the shape of so many numbers in planes of the size of a node's."""
+    _, height, width = node
+    return numbers // (height * width), height, width
 
 
 def _starting_at(network: nn.Sequential, family: Family, mean: Tensor) -> nn.Sequential:
@@ -95,16 +110,15 @@ def _starting_at(network: nn.Sequential, family: Family, mean: Tensor) -> nn.Seq
     return network
 
 
-def _vamp(params: ModelParams, mean: Tensor, inference: Sequence[nn.Module]) -> Vamp:
+def _vamp(params: ModelParams, units: Sequence[int], mean: Tensor, inference: Sequence[nn.Module]) -> Vamp:
     """Images start at the data's mean and noise of deviation 1 in the logit, latent parents at draws from N(0, I)."""
-    widths = [len(mean), *params.level_widths]
     count = params.pseudo_inputs
     if params.inference == "top_down":
         top, ancestors = partial(_ladder_top, inference), [0]
     else:
         top, ancestors = partial(_call, inference[-1]), list(range(params.depth - 1, -1, -1))
         ancestors = ancestors if params.parents == "every" else ancestors[:1]
-    start = torch.randn(count, sum(widths[node] for node in ancestors)).split([widths[t] for t in ancestors], dim=1)
+    start = torch.randn(count, sum(units[node] for node in ancestors)).split([units[t] for t in ancestors], dim=1)
     image = ancestors[-1] == 0
     if image:
         start = (*start[:-1], start[-1] + torch.logit(mean, eps=1e-2))
@@ -120,8 +134,8 @@ def _call(rung: nn.Module, *parents: Tensor) -> Distribution:
     return q
 
 
-PRIORS: dict[str, Callable[[ModelParams, Tensor, Sequence[nn.Module]], nn.Module]] = {
-    "normal": lambda params, mean, inference: StandardNormal(params.level_widths[-1]),
+PRIORS: dict[str, Callable[[ModelParams, Sequence[int], Tensor, Sequence[nn.Module]], nn.Module]] = {
+    "normal": lambda params, units, mean, inference: StandardNormal(units[-1]),
     "vamp": _vamp,
-    "mixture": lambda params, mean, inference: Mixture(params.level_widths[-1], params.pseudo_inputs),
+    "mixture": lambda params, units, mean, inference: Mixture(units[-1], params.pseudo_inputs),
 }

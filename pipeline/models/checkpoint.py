@@ -27,6 +27,8 @@ from pipeline.params import ModelParams
 __all__ = ["FORMAT", "load", "read_state", "save_model", "write_state"]
 
 FORMAT = 1
+ADDED = {"components": 1, "blocks": 1, "latents": "vectors"}
+"""Parameters that models of earlier versions lack, with the values that they were built with."""
 
 
 def save_model(folder: Path, model: HierarchicalVAE, params: ModelParams, splits: Splits, **about: Any) -> str:
@@ -63,7 +65,7 @@ def load(path: str | Path) -> HierarchicalVAE:
         version = description.get("format") if isinstance(description, dict) else description
         raise InputError(f"{folder / 'model.json'}: format {version!r} given; allowed: {FORMAT}")
     try:
-        params = ModelParams.model_validate_json(json.dumps(description["model"]))
+        params = ModelParams.model_validate_json(json.dumps(ADDED | description["model"]))
         shape = image_shape(description["data"]["shape"])
         weights, _ = read_state(folder / "model.safetensors")
         # First without memory: a description may claim a model of any size.

@@ -24,6 +24,7 @@ from pipeline.params.sections import (
     ReportParams,
     SweepParams,
     TrainParams,
+    halvings,
     measure_of,
 )
 from pipeline.params.text import digest, parse_assignments, read_yaml
@@ -51,6 +52,7 @@ __all__ = [
     "check_model",
     "digest",
     "dump_yaml",
+    "halvings",
     "measure_of",
     "notes",
     "parse_assignments",

@@ -45,8 +45,12 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
         raise InputError(
             f"{where}model.sigma: {model.sigma} given, which only likelihood gaussian uses; allowed: learned"
         )
-    if model.network == "conv" and not model.hidden[0]:
-        raise InputError(f"{where}model.hidden: network conv needs channels in the first rung")
+    if model.network != "mlp" and not model.hidden[0]:
+        raise InputError(f"{where}model.hidden: network {model.network} needs channels in the first rung")
+    if model.latents == "maps" and model.network != "resnet":
+        raise InputError(
+            f"{where}model.latents: 'maps' given with network {model.network}; allowed: vectors, or network resnet"
+        )
     if model.batch_norm and model.prior == "vamp":
         raise InputError(
             f"{where}model.batch_norm: true given with prior vamp, whose pseudo-inputs would be normalized apart"

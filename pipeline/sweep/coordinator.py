@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -216,7 +215,6 @@ def _clear(sweep: Sweep) -> None:
     with sweep.locks.hold(f"{sweep.name}/admission"):
         if all(trial.state != TrialState.RUNNING for trial in sweep.trials()):
             sweep.tracker.backlog.discard_states(*study_folders(sweep.study, f"{sweep.key}/"))
-            shutil.rmtree(sweep.scratch, ignore_errors=True)
 
 
 def _search(sweep: Sweep, workers: int, progress: Progress) -> None:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline import figures
 from pipeline.environment import set_defaults
 from pipeline.errors import RunError
-from pipeline.files import write_csv, write_json
+from pipeline.files import csv_text, json_text, write_csv, write_json
 from pipeline.log import Record
 from pipeline.metric import BEST, VALUE
 from pipeline.params import digest
@@ -82,10 +82,7 @@ class Outcome:
 def publish(sweep: Sweep, parent: Run) -> Outcome:
     """Draw the plots of one finished search, and log them, its table and its best trial in its run."""
     outcome = Outcome.of(sweep)
-    folder = sweep.scratch / "outputs"  # those in the study's folder are of all searches
-    write_csv(folder / "trials.csv", outcome.rows)
     best, top = outcome.best, outcome.top
-    write_json(folder / "best.json", {"searches": [best]})
     pictures = _figures(outcome)
     # Tags too: a search that is extended may find a better trial, and parameters cannot change.
     chosen = {
@@ -95,11 +92,13 @@ def publish(sweep: Sweep, parent: Run) -> Outcome:
     for record in _history(outcome):
         parent.log_record(record)
     parent.set_params(top.params)
-    widths = sweep.base.override(top.params).model.level_widths
+    widths = sweep.base.override(top.params).model.level_units(sweep.splits.shape)
     shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
-    files = {"figures": pictures, "": [folder / "trials.csv", folder / "best.json"]}
-    parent.log_result("best", digest([best, outcome.runs]), {0: terms(top)}, files)
+    # The files in the study's folder are of all searches.
+    tables = {"trials.csv": csv_text(outcome.rows), "best.json": json_text({"searches": [best]})}
+    contents = {name: text.encode() for name, text in tables.items()}
+    parent.log_result("best", digest([best, outcome.runs]), {0: terms(top)}, {"figures": pictures}, contents)
     return outcome
 
 

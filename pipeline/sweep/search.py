@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -154,11 +153,6 @@ class Sweep:
     @cached_property
     def _common_space(self) -> IntersectionSearchSpace:
         return IntersectionSearchSpace(include_pruned=True)
-
-    @property
-    def scratch(self) -> Path:
-        """What the sweep draws and writes before it is logged."""
-        return self.study.cache / "sweeps" / self.key
 
     @cached_property
     def database(self) -> Database:

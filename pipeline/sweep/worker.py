@@ -207,7 +207,7 @@ def _fail(reports: Reports, run: Run, reason: str) -> None:
 
 
 def _open(sweep: Sweep, trial: Trial, spec: RunSpec) -> Run:
-    widths = " - ".join(map(str, spec.params.model.level_widths))
+    widths = " - ".join(map(str, spec.params.model.level_units(sweep.splits.shape)))
     run = sweep.tracker.start(
         spec,
         key=f"{sweep.key}/{trial.number}",

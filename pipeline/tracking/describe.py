@@ -46,7 +46,7 @@ def describe(
     code = provenance.code(study.root)
     machine = provenance.machine(processes.device(resources.device))
     origin = code.tags | machine | {"data_digest": splits.digest}
-    tags = _tags(study, spec, about, inputs, parent) | origin
+    tags = _tags(study, spec, splits, about, inputs, parent) | origin
     searched = study.params.space(spec.variant) if spec.stage == "sweep" else {}  # which it is to find
     return Description(
         tags={tag: redacted(value) for tag, value in tags.items()},
@@ -62,8 +62,10 @@ def as_param(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _tags(study: Study, spec: RunSpec, about: str, inputs: Sequence[Path], parent: str | None) -> dict[str, str]:
-    widths = spec.params.model.level_widths
+def _tags(
+    study: Study, spec: RunSpec, splits: Splits, about: str, inputs: Sequence[Path], parent: str | None
+) -> dict[str, str]:
+    widths = spec.params.model.level_units(splits.shape)
     tags = {
         "stage": spec.stage,
         "study": study.name,

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.data import Splits
 from pipeline.data.images import TrainingImages, frozen, to_unit_interval
 from pipeline.log import Record
-from pipeline.models import HierarchicalVAE, build, update_bn
+from pipeline.models import HierarchicalVAE, build, rows_within, update_bn
 from pipeline.objectives import elbo, training_objective
 from pipeline.params import ModelParams, TrainParams
 from pipeline.progress import Reporter, track_progress
@@ -100,7 +100,7 @@ def _validate(
     """Measure the terms on the validation set, L_k of their draws, and the objective as it is after the warm-up."""
     draws = params.draws_behind_valid
     total = torch.zeros(model.depth + 5, device=device)
-    for pixels in valid.split(max(1, VALID_ROWS // draws)):
+    for pixels in valid.split(max(1, rows_within(model, valid, VALID_ROWS) // draws)):
         x = to_unit_interval(pixels.to(device), scale)
         bound = elbo(model, x, draws)
         objective = training_objective(bound, params, math.inf).mean()

@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.evaluation.annealing.chains import SCHEDULES, Weights, anneal, tune
 from pipeline.evaluation.annealing.paths import PATHS, widths
 from pipeline.evaluation.passes import passes
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, rows_within
 from pipeline.randomness import seeded
 
 __all__ = ["Sandwich", "Settings", "sandwich"]
@@ -105,7 +105,7 @@ def sandwich(
     kind = "simulated" if isinstance(data, int) else "given"
     with seeded(settings.seed, f"annealing {stream} {kind} {settings.start} {settings.temperatures}"):
         x, eps = simulate(model, data) if isinstance(data, int) else (data, None)
-        per_pass = max(1, ROWS // settings.chains)
+        per_pass = max(1, rows_within(model, x, ROWS) // settings.chains)
         starts = [None] * len(x) if eps is None else eps.split(per_pass)
         parts = [_bound(model, part, start, settings) for part, start in zip(x.split(per_pass), starts, strict=False)]
     up = _join([up for up, _ in parts])

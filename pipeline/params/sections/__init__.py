@@ -9,6 +9,7 @@ from pipeline.params.sections.model import (
     MEASURES,
     PROBABILITY,
     ModelParams,
+    halvings,
     measure_of,
 )
 from pipeline.params.sections.sweep import CompareParams, SweepParams
@@ -30,6 +31,7 @@ __all__ = [
     "ReportParams",
     "SweepParams",
     "TrainParams",
+    "halvings",
     "measure_of",
     "published_binary",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -16,12 +17,14 @@ __all__ = [
     "MEASURES",
     "PROBABILITY",
     "ModelParams",
+    "halvings",
     "measure_of",
 ]
 
 PROBABILITY = "probability"
 DENSITY = "density of pixels scaled to [0, 1]"
 DEQUANTIZED = "density of dequantized pixels in [0, 1]"
+Shape = tuple[int, int, int]  # channels, height, width
 INFORMATIVE = 0.01  # of a unit's variance, above which it counts as informative
 MEASURES = {  # what a likelihood gives to an image; numbers of different measures cannot be compared
     "bernoulli": PROBABILITY,
@@ -74,13 +77,26 @@ class ModelParams(Strict):
         description="Number of grey levels of the likelihood discretized_logistic, which must be that of the data: 17 "
         "for digits, else 256."
     )
-    network: Literal["mlp", "conv"] = Field(
-        description="Networks between the levels: mlp, or conv, residual convolutions next to x and mlps above."
+    components: Annotated[int, Field(ge=1, le=10)] = Field(
+        description="Logistics that are mixed in a pixel of the likelihood discretized_logistic. In colour, green "
+        "depends on red, and blue on both."
+    )
+    network: Literal["mlp", "conv", "resnet"] = Field(
+        description="Networks between the levels: mlp; conv, residual convolutions next to x and mlps above; or "
+        "resnet, the same with group normalization and any number of blocks."
+    )
+    blocks: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="Residual blocks of a resnet at each height and width."
+    )
+    latents: Literal["vectors", "maps"] = Field(
+        description="Form of the levels: vectors, or maps, as high and wide as the network below has left of the "
+        "image; then z_dim and widths count channels, and every network is a resnet."
     )
     batch_norm: bool = Field(description="Whether every dense layer of the mlps is followed by batch normalization.")
     hidden: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=1)] = Field(
         description="Widths of the hidden layers of each network from the data up; the last list serves all levels "
-        "above. With conv, the first list has channels, each at half the height and width of the one before."
+        "above. With conv and resnet, the first list has channels, each at half the height and width of the one "
+        "before; with maps, every list has."
     )
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu"] = Field(
         description="Activation function of the hidden layers."
@@ -88,7 +104,32 @@ class ModelParams(Strict):
 
     @property
     def level_widths(self) -> tuple[int, ...]:
-        """Units of z_1, ..., z_T: `widths`, or `z_dim` shrunk by `z_ratio` from level to level."""
+        """Units of z_1, ..., z_T, or channels of maps: `widths`, or `z_dim` shrunk by `z_ratio` from level to level."""
         if self.widths is not None:
             return self.widths
         return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.depth))
+
+    def level_shapes(self, image: Shape) -> list[Shape]:
+        """Return channels, height and width of z_1, ..., z_T for images of this shape; vectors have the size 1x1."""
+        size, shapes = image[1:], []
+        for rung, units in enumerate(self.level_widths):
+            if self.latents == "maps":
+                size = halvings(size, len(self.hidden_of(rung)))[-1]
+            shapes.append((units, *size) if self.latents == "maps" else (units, 1, 1))
+        return shapes
+
+    def level_units(self, image: Shape) -> list[int]:
+        """Return the numbers of units of z_1, ..., z_T for images of this shape, of maps those in all channels."""
+        return [math.prod(shape) for shape in self.level_shapes(image)]
+
+    def hidden_of(self, rung: int) -> tuple[int, ...]:
+        """Return the hidden widths of a rung's networks, the lowest being 0."""
+        return self.hidden[min(rung, len(self.hidden) - 1)]
+
+
+def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
+    """Return a height and width, and those after each of so many halvings, rounded up."""
+    sizes = [size]
+    for _ in range(times):
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes

@@ -34,5 +34,7 @@ DataName = Literal[
     "omniglot",
     "caltech101_silhouettes",
     "frey_face",
+    "cifar10",
+    "svhn",
     "files",
 ]
