@@ -110,7 +110,11 @@ def test_a_comparison_is_that_of_the_report(tmp_path: Path, monkeypatch: pytest.
         assert (number["difference"], number["half"]) == pytest.approx((-pair.mean, pair.half), abs=1e-6)
         assert number["error"] == "seeds and images"
     assert numbers["bpd"]["error"] == "seeds"
-    assert "±: 95% interval over seeds and test images, as in the report\n" in call("compare", "vae", "mhvae")[1]
+    text = call("compare", "vae", "mhvae")[1]
+    assert (
+        "±: 95% interval over seeds and test images, as in the report\n± of bpd, information/z1: 95% interval over"
+        in text
+    )
 
 
 def test_studies_are_compared_by_their_paths(project: Path) -> None:
@@ -118,6 +122,14 @@ def test_studies_are_compared_by_their_paths(project: Path) -> None:
     expected = document("compare", "default", "wide")
     assert document("compare", "experiments/default", "experiments/wide") == expected
     assert document("compare", f"{project}/experiments/default:mhvae", "experiments/wide/") == expected
+
+
+def test_a_study_that_cannot_be_read_is_said_to_be_one(project: Path) -> None:
+    """Its name or folder leads to what is wrong with its parameters."""
+    path = project / "experiments" / "wide" / "params.yaml"
+    write_text(path, path.read_text().replace("z_dim:", "zdim:"))
+    for word in ("wide", "experiments/wide"):
+        assert "zdim" in assert_one_line(*call("compare", "default", word))
 
 
 def test_models_that_were_trained_again_have_no_old_numbers(project: Path) -> None:

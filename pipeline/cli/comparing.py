@@ -7,7 +7,7 @@ import math
 import statistics
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,7 +169,7 @@ def comparison_text(comparison: Comparison, every: bool) -> str:
     if max(map(len, table)) > terminal_width():  # the change alone
         table = align_columns([[row[0].partition(" (")[0], row[3]] for row in rows], right=True)
     foot = [
-        *_covered({number.error for number in chosen}, comparison.confidence),
+        *_covered(chosen, comparison.confidence),
         *_warnings(comparison),
         *comparison.notes,
     ]
@@ -187,14 +187,17 @@ def _position(number: Number) -> int:
     return 1 + MAIN.index(metric.term) if metric.term in MAIN and whole and not metric.side else 0
 
 
-def _covered(errors: set[str], confidence: float) -> Iterator[str]:
-    """Say what the intervals cover."""
+def _covered(numbers: Sequence[Number], confidence: float) -> Iterator[str]:
+    """Say what the intervals cover: those of most numbers, and then of which ones another thing."""
     texts = {
         "seeds and images": "over seeds and test images, as in the report",
         "seeds": "over seeds",
         "draws": "of the Monte Carlo draws alone; with one seed, nothing is known of other trainings",
     }
-    yield from (f"±: {confidence:.0%} interval {text}" for error, text in texts.items() if error in errors)
+    kinds = [error for error in texts if any(number.error == error for number in numbers)]
+    for error in kinds:
+        names = ", ".join(number.metric for number in numbers if number.error == error)
+        yield f"±{'' if error == kinds[0] else f' of {names}'}: {confidence:.0%} interval {texts[error]}"
 
 
 def _warnings(comparison: Comparison) -> Iterator[str]:

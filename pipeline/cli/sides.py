@@ -62,6 +62,10 @@ def find_sides(root: Path, word: str, left_out: list[str]) -> dict[str, Side]:
     revision, _, folder = word.partition(":")
     if (commit := git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")) is not None:
         return _of_revision(root, word, commit.decode().strip(), folder)
+    for path in (root / name, root / "experiments" / name):
+        if name and (path / "params.yaml").is_file():  # of parameters that cannot be read, which is an `InputError`
+            study = Study.at(path)
+            return _of_study(study, [variant] if variant else list(study.params.variants), left_out)
     raise InputError(
         f"{word}: no run, study, variant or revision of this name; `cave runs` and `cave study list` show those that"
         " are there"
