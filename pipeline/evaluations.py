@@ -41,7 +41,7 @@ class Evaluation:
     protocol: Mapping[str, Any]
     numbers: Numbers  # by metrics without their prefix `test/`
     settings: Mapping[str, Any]  # of the measurement, by dotted path; empty for a file of an earlier version
-    trainings: Mapping[int, Mapping[str, Any]]  # by seed, each with `key` and `settings`; empty for an earlier version
+    trainings: Mapping[int, Mapping[str, Any]]  # by seed: `key`, `weights`, `settings`; empty for an earlier version
 
     @classmethod
     def of(cls, study: Study, variant: str) -> Evaluation | None:
@@ -63,7 +63,11 @@ class Evaluation:
                     se = None if cell["se"] is None else float(cell["se"])
                     numbers.setdefault(key.removeprefix("test/"), {})[int(seed)] = (float(cell["value"]), se)
             trainings = {
-                int(seed): {"key": training["key"], "settings": dict(training["settings"])}
+                int(seed): {
+                    "key": training["key"],
+                    "weights": training.get("weights"),
+                    "settings": dict(training["settings"]),
+                }
                 for seed, training in content.get("trainings", {}).items()
             }
             return cls(dict(content.get("protocol", {})), numbers, dict(content.get("settings", {})), trainings)
@@ -95,7 +99,11 @@ class Evaluation:
             "protocol": protocol,
             "settings": {path: value for path, value in study.params.flat().items() if path.startswith("evaluate.")},
             "trainings": {
-                seed: {"key": training.get("key"), "settings": training.get("settings", {})}
+                seed: {
+                    "key": training.get("key"),
+                    "weights": training.get("weights"),
+                    "settings": training.get("settings", {}),
+                }
                 for seed, training in named.items()
             },
             "seeds": results,
@@ -114,7 +122,8 @@ def retrained(study: Study, variant: str) -> list[int]:
     seeds = []
     for seed, training in evaluation.trainings.items() if evaluation else ():
         path = study.train(variant) / f"seed-{seed}" / "mlflow.json"
-        if path.is_file() and read_json(path, "run").get("key") != training["key"]:
+        present = read_json(path, "run") if path.is_file() else training
+        if any(present.get(name) != training[name] for name in ("key", "weights")):
             seeds.append(seed)
     return seeds
 

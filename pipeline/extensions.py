@@ -20,9 +20,10 @@ module before.
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
-from pipeline.distributions import LIKELIHOODS, POSTERIORS
+from pipeline.distributions import LIKELIHOODS, POSTERIORS, Family
 from pipeline.errors import InputError
 from pipeline.models import NETWORKS, PRIORS
 from pipeline.params import DENSITY, KINDS, MEASURES, PROBABILITY, add_name
@@ -56,8 +57,9 @@ def register(kind: str, name: str, part: Any, *, measure: str = "") -> None:
         raise InputError(
             f"register: measure '{measure}' given for {kind} {name}; allowed: {' or '.join(measures) or 'none'}"
         )
+    if kind == "likelihood" and not isinstance(part, Family):
+        raise InputError(f"register: likelihood {name} is a {type(part).__name__}; allowed: a Family")
     REGISTRIES[kind][name] = part
     if measure:
         MEASURES[name] = measure
-    function = getattr(part, "distribution", part)  # of a family, its function
-    add_name(kind, name, function.__module__)
+    add_name(kind, name, sys._getframe(1).f_globals.get("__name__", ""))  # the caller's: a library may have made it

@@ -129,7 +129,7 @@ def table_groups(path: Path) -> list[int]:
     from pyarrow import ArrowException, parquet
 
     try:
-        if path.suffix == ".arrow":
+        if path.suffix.lower() == ".arrow":
             return [batch.num_rows for batch in _arrow_batches(path)]
         about = parquet.ParquetFile(path).metadata
         return [about.row_group(number).num_rows for number in range(about.num_row_groups)]
@@ -142,7 +142,7 @@ def read_group(path: Path, number: int) -> Any:
     from pyarrow import ArrowException, parquet
 
     try:
-        if path.suffix == ".arrow":
+        if path.suffix.lower() == ".arrow":
             return _arrow_batches(path)[number]
         return parquet.ParquetFile(path).read_row_group(number).combine_chunks()
     except (OSError, ArrowException) as error:
@@ -161,7 +161,7 @@ def _arrow_batches(path: Path) -> list[Any]:
 
 
 def _unreadable_table(path: Path, error: Exception) -> InputError:
-    kind = "Arrow" if path.suffix == ".arrow" else "Parquet"
+    kind = "Arrow" if path.suffix.lower() == ".arrow" else "Parquet"
     return InputError(f"{path}: not readable as {kind}: {' '.join(str(error).split())[:200]}")
 
 

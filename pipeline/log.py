@@ -38,6 +38,11 @@ class Record:
     metrics: dict[str, float]
 
     @property
+    def row(self) -> dict[str, Any]:
+        """The record as a row of a table, a column a metric."""
+        return {name: value for name, value in asdict(self).items() if name != "metrics"} | self.metrics
+
+    @property
     def entry(self) -> Entry:
         """The record as a line of the log."""
         return {"type": "epoch", **asdict(self)}

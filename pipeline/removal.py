@@ -128,7 +128,7 @@ class Removal:
 def _states(study: Study) -> list[Path]:
     """Return the folders of a study's unfinished work, other than those of its runs."""
     cache = study.cache
-    return [cache / "train" / study.unique_name, cache / "evaluate" / study.unique_name, cache / "sweeps" / study.name]
+    return [cache / "train" / study.unique_name, cache / "evaluate" / study.unique_name]
 
 
 def _tried(act: Callable[[], T], instead: T) -> tuple[T, str]:

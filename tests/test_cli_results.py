@@ -13,8 +13,8 @@ from scipy import stats
 
 from pipeline.cli.common import print_json
 from pipeline.errors import InputError
-from pipeline.evaluations import Evaluation, trained_settings
-from pipeline.files import write_json, write_text
+from pipeline.evaluations import Evaluation, retrained, trained_settings
+from pipeline.files import read_json, write_json, write_text
 from pipeline.params import Params, dump_yaml
 from pipeline.report import build, inputs
 from pipeline.searches import settings
@@ -136,6 +136,12 @@ def test_models_that_were_trained_again_have_no_old_numbers(project: Path) -> No
     """Between a training and its evaluation, the numbers that are there are of a model that is gone: a line says so."""
     study = Study.at(project)
     train(study, "vae", 0, "second")
+    assert retrained(study, "vae") == [0]
+    train(study, "vae", 0, "first")
+    assert retrained(study, "vae") == []
+    change = study.train("vae") / "seed-0" / "mlflow.json"
+    write_json(change, read_json(change) | {"weights": "of another device"})  # whose settings are the same
+    assert retrained(study, "vae") == [0]
     line = (
         "study default, variant vae: the model of seed 0 was trained again after the evaluation; `dvc repro`"
         " evaluates it\n"
@@ -251,7 +257,10 @@ def test_scripts_get_json(project: Path) -> None:
         "variant,seeds,nll [nats],widths\n007,2,90.5,4\n",
     )
     shown = document("show")
-    assert shown == document("link") | {"variants": [{"variant": "007", "seeds": 2, "nll [nats]": 90.5, "widths": "4"}]}
+    assert shown == document("link") | {
+        "variants": [{"variant": "007", "seeds": 2, "nll [nats]": 90.5, "widths": "4"}],
+        "notes": [],
+    }
     assert shown["report"] is None
     code, out, _ = call("doctor", "--json")
     findings = json.loads(out)

@@ -266,6 +266,7 @@ def test_the_metrics_file_has_the_numbers_that_people_compare(tmp_path: Path, mo
         for seed, findings in results.items():
             write_json(study.evaluate("vae") / f"seed-{seed}.json", {"final": findings, "milestones": {}})
             write_json(study.train("vae") / f"seed-{seed}" / "model.json", {"best_epoch": 1})
+            write_json(study.train("vae") / f"seed-{seed}" / "mlflow.json", {"run": None, "key": f"vae/{seed}"})
             write_text(study.train("vae") / f"seed-{seed}" / "curves.csv", "epoch,valid/objective\n1,-2.0\n")
 
     monkeypatch.setattr(evaluate.processes, "map_in_workers", measured)

@@ -127,6 +127,15 @@ def test_a_study_names_the_module(parts: ModuleType, tmp_path: Path, monkeypatch
 
     source._read.cache_clear()
     assert code_digest("pipeline.training") != digest
+    digest = code_digest("pipeline.training")  # of a part that a library makes, too
+    (tmp_path / "my_parts.py").write_text(
+        f"{PARTS}\nimport functools\nregister('network', 'wide', functools.partial(int, 3))\n"
+    )
+    monkeypatch.delitem(sys.modules, "my_parts")
+    Params.read(path)
+    source._read.cache_clear()
+    assert tmp_path / "my_parts.py" in own.extension_files()
+    assert code_digest("pipeline.training") != digest
     params = Params.read(path)
     assert (params.model.likelihood, params.measure) == ("laplace", DENSITY)
     names = [name for name in ("my_parts",) if sys.modules.pop(name)]  # as in another process
@@ -172,6 +181,8 @@ def test_what_is_not_registered_is_refused(tmp_path: Path) -> None:
 )
 def test_a_wrong_registration_is_one_line(arguments: tuple[str, str, None], message: str) -> None:
     """It says what is allowed, and registers nothing."""
+    with pytest.raises(InputError, match="likelihood x is a function; allowed: a Family"):
+        register("likelihood", "x", lambda raw: raw, measure=DENSITY)
     with pytest.raises(InputError) as error:
         register(*arguments)
     assert str(error.value).startswith(message)

@@ -165,6 +165,17 @@ def test_folders_for_the_splits(tmp_path: Path) -> None:
     assert [len(part) for part in (splits.train, splits.valid, splits.test)] == [5, 3, 4]
 
 
+def test_folders_without_one_of_the_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where `valid` is missing, `train` and `test` are split anew, which is said, and are no labels."""
+    for split in ("train", "test"):
+        for kind in ("cat", "dog"):
+            for number in range(6):
+                save_image(tmp_path / "images" / split / kind / f"{number}.png")
+    splits = prepared(tmp_path)
+    assert set(np.concatenate(list(splits.labels.values()))) == {0, 1}
+    assert "what is named train, test is split anew, together" in capsys.readouterr().err
+
+
 def test_dvc_links_and_blanks(tmp_path: Path) -> None:
     """Names with blanks and other letters are read, and so are the links that DVC makes into its cache."""
     folder = folder_of(tmp_path).rename(tmp_path / "fotos ä ß")
@@ -175,7 +186,7 @@ def test_dvc_links_and_blanks(tmp_path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    """Write a PNG of 20,000 x 20,000 pixels in a few bytes."""
+    """Write a PNG of 9,000 x 9,000 pixels in a few bytes."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -163,7 +163,10 @@ def test_a_study_whose_files_dvc_does_not_see_is_refused(root: Path) -> None:
     (root / "params.yaml").write_text(
         dump_yaml(Params.read(root / "params.yaml", {"data.name": "files", "data.path": "photos"}))
     )
-    with pytest.raises(InputError, match=r"dvc\.yaml has no dependency on data\.path; run `cave study refresh`"):
+    with pytest.raises(
+        InputError,
+        match=r"dvc\.yaml has no dependency on data\.path; add `- .*` to the deps of prepare",
+    ):
         fetch.run(Study.at(root))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.data import Shape
@@ -22,7 +23,9 @@ def array_of(images: Any, what: str = "images") -> np.ndarray:
         InputError: they are no numbers.
     """
     if isinstance(images, Tensor):
-        return images.detach().cpu().numpy()
+        images = images.detach().cpu()
+        array: np.ndarray = (images.float() if images.dtype == torch.bfloat16 else images).numpy()
+        return array
     try:
         array = np.asarray(images)
     except ValueError as error:  # rows of different lengths
@@ -81,7 +84,9 @@ def in_form_of(images: Any, made: Any, shape: Shape) -> Any:
 
 def _forms(shape: Shape) -> list[tuple[int, ...]]:
     channels, height, width = shape
-    return [shape, (height, width)] if channels == 1 else [shape, (height, width, channels)]
+    return [shape, (height, width)] + (
+        [(height, width, channels)] if shape[1:] != (width, channels) or channels > 1 else []
+    )
 
 
 def _has_channels_last(form: tuple[int, ...], shape: Shape) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.api.place import EXPERIMENT, study_here
 from pipeline.data import Splits
 from pipeline.environment import Resources
+from pipeline.files import write_csv
 from pipeline.models.checkpoint import save_model
 from pipeline.params import Params, digest
 from pipeline.redaction import reason
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoggedTraining"]
 
-FILES = ("model.safetensors", "model.json")
+FILES = ("model.safetensors", "model.json", "curves.csv")
 
 
 class LoggedTraining:
@@ -32,7 +33,7 @@ class LoggedTraining:
         study = study_here(name, params)
         spec = RunSpec(stage="train", variant=EXPERIMENT, seed=seed, params=study.params, rng_seed=seed)
         state = digest([spec.flat, splits.digest, code_digest("pipeline.training")])
-        widths = " - ".join(map(str, params.model.level_widths))
+        widths = " - ".join(map(str, params.model.level_units(splits.shape)))
         self.tracker = Tracker(study, Resources.read()).require()
         self.run = self.tracker.start(
             spec,
@@ -40,6 +41,7 @@ class LoggedTraining:
             name=f"{splits.name} seed {seed}",
             splits=splits,
             about=f"A model with levels {widths} on `{splits.name}`, seed {seed}, trained by `cave.fit`.",
+            reproducible=False,
         )
 
     @property
@@ -56,6 +58,7 @@ class LoggedTraining:
         with tempfile.TemporaryDirectory() as folder:
             assert model.splits is not None
             weights = save_model(Path(folder), model.module, model.params, model.splits)
+            write_csv(Path(folder) / "curves.csv", [record.row for record in model.records])
             numbers = {"training/seconds": model.records[-1].seconds}
             self.run.log_result("weights_digest", weights, {0: numbers}, {"model": [Path(folder) / f for f in FILES]})
         self.run.finish()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from pipeline.data import Shape, Splits
 from pipeline.errors import InputError
 from pipeline.evaluation.application import mean_nodes
 from pipeline.evaluation.bounds import many_draws
+from pipeline.files import write_csv
 from pipeline.log import Record
 from pipeline.models import HierarchicalVAE
 from pipeline.models.checkpoint import save_model
@@ -66,14 +66,13 @@ class Model:
         >>> model.history[["train/elbo", "valid/elbo"]].shape
         (2, 2)
         """
-        rows = [{**{k: v for k, v in asdict(one).items() if k != "metrics"}, **one.metrics} for one in self.records]
-        return frame(rows, index="epoch")
+        return frame([record.row for record in self.records], index="epoch")
 
     def __repr__(self) -> str:
         """Say in a line what the model is."""
         channels, height, width = self.shape
         colour = f" in {channels} channels" if channels > 1 else ""
-        levels = " - ".join(map(str, self.params.level_widths))
+        levels = " - ".join(map(str, self.widths))
         return f"Model(levels {levels}, images {height} x {width}{colour}, likelihood {self.params.likelihood})"
 
     @property
@@ -82,12 +81,9 @@ class Model:
         return self.module.depth
 
     @property
-    @torch.no_grad()
     def widths(self) -> tuple[int, ...]:
         """Units of z_1, ..., z_T; a level of maps has those of all its channels."""
-        with seeded(0, "widths"):
-            factors = self.module.posterior(self._weight.new_zeros(1, math.prod(self.shape)))[1]
-        return tuple(factor.event_shape[0] for factor in factors)
+        return tuple(self.params.level_units(self.shape))
 
     @property
     def discrete(self) -> bool:
@@ -160,15 +156,14 @@ class Model:
         >>> bool((model.sample(64, seed=1) == model.sample(64, seed=1)).all())
         True
         """
-        if count < 1:
-            raise InputError(f"count: {count} given; allowed: 1 or more")
+        _check_count(count, "count")
         chosen = torch.randint(2**31, ()).item() if seed is None else seed
         with seeded(int(chosen), "sample"):
             nodes = self.module.sample(count)
         images: np.ndarray = self._images(self.module.decode(nodes[1:]) if mean else nodes[0])
         return images
 
-    def elbo(self, x: Any, draws: int = 100, *, seed: int = 0) -> np.ndarray:
+    def elbo(self, x: Any, draws: int = 100, *, seed: int = 0) -> Any:
         """Return the evidence lower bound of each image in nats, the mean over draws.
 
         >>> import pipeline as cave
@@ -179,7 +174,7 @@ class Model:
         """
         return self._bound(x, draws, seed, "elbo")
 
-    def log_prob(self, x: Any, draws: int = 500, *, seed: int = 0) -> np.ndarray:
+    def log_prob(self, x: Any, draws: int = 500, *, seed: int = 0) -> Any:
         """Return an estimate of log p(x) of each image in nats: the importance-weighted bound L_k, k the draws.
 
         In the mean it lies below log p(x), and comes closer with more draws. `elbo` has an example.
@@ -187,7 +182,7 @@ class Model:
         return self._bound(x, draws, seed, "iwae")
 
     def save(self, folder: str | Path) -> None:
-        """Write the model into a folder, which `cave.load` reads: `model.safetensors` and `model.json`.
+        """Write the model into a folder, which `cave.load` reads: `model.safetensors`, `model.json`, `curves.csv`.
 
         >>> import tempfile
         >>> import pipeline as cave
@@ -198,8 +193,12 @@ class Model:
         (1, 8, 8)
         """
         if self.splits is None:
-            raise InputError("save: this model was loaded; copy the folder that it was loaded from")
+            raise InputError(
+                "save: this model was loaded; allowed: a copy of the folder that it was loaded from, or the files of"
+                " its run by mlflow.artifacts.download_artifacts"
+            )
         save_model(Path(folder), self.module, self.params, self.splits)
+        write_csv(Path(folder) / "curves.csv", [record.row for record in self.records])
 
     def rows(self, x: Any, seed: int = 0) -> Tensor:
         """Return images as the model sees them: rows [n, units], on its device.
@@ -219,13 +218,12 @@ class Model:
         return rows.to(self._weight.device)
 
     @torch.no_grad()
-    def _bound(self, x: Any, draws: int, seed: int, name: str) -> np.ndarray:
-        if draws < 1:
-            raise InputError(f"draws: {draws} given; allowed: 1 or more")
+    def _bound(self, x: Any, draws: int, seed: int, name: str) -> Any:
+        _check_count(draws, "draws")
         rows = self.rows(x, seed)
         with seeded(seed, "bounds"):
             bounds: list[ELBO] = [many_draws(self.module, part, draws) for part in rows.split(BATCH)]
-        return torch.cat([getattr(bound, name) for bound in bounds]).cpu().numpy()
+        return self._like(torch.cat([getattr(bound, name) for bound in bounds]), x)
 
     @property
     def _weight(self) -> Tensor:
@@ -233,6 +231,8 @@ class Model:
 
     def _levels(self, z: Any, what: str, counts: Sequence[int]) -> list[Tensor]:
         """Return one tensor [n, units] a level, of so many levels as are allowed."""
+        if not hasattr(z, "ndim") and not isinstance(z, list | tuple):
+            raise InputError(f"{what}: {z!r} given; allowed: a list of one array [n, units] a level")
         levels = [z] if hasattr(z, "ndim") and z.ndim == 2 else list(z)
         shapes = [list(np.shape(level)) for level in levels]
         allowed = [[shapes[0][0] if shapes and shapes[0] else "n", width] for width in self.widths]
@@ -249,3 +249,9 @@ class Model:
     def _like(self, values: Tensor, like: Any) -> Any:
         """Return values as a tensor on the device of `like` where that is one, else as an array."""
         return values.to(like.device) if isinstance(like, Tensor) else values.cpu().numpy()
+
+
+def _check_count(value: Any, what: str) -> None:
+    """Raise `InputError` unless a value is a whole number from 1."""
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{what}: {value!r} given; allowed: a whole number from 1")

@@ -61,7 +61,8 @@ def evaluation_params(settings: Mapping[str, Any], arguments: Iterable[str]) -> 
 
 def _by_path(settings: Mapping[str, Any], paths: Iterable[str], arguments: Iterable[str]) -> dict[str, Any]:
     """Return the settings by their dotted paths."""
-    names = {path.rpartition(".")[2]: path for path in paths}
+    # Of `data.size` and `data.cave.size` the second is `cave_size`.
+    names = {("_".join(path.split(".")[-2:]) if ".cave." in path else path.rpartition(".")[2]): path for path in paths}
     for name in settings:
         if name not in names:
             raise InputError(

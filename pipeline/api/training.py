@@ -76,7 +76,8 @@ def steps(
     """Train as `fit` does, and yield the model after every epoch, to look at it, or to stop where you break off.
 
     It is one model, with the weights of the epoch, and a row more in `history` each time. After the last epoch it has
-    the weights that `keep` chooses.
+    the weights that `keep` chooses. With `log`, the run of a loop that is left early has no weights (`patience` ends a
+    training early with them), and the same call goes on after the last epoch.
 
     >>> import pipeline as cave
     >>> for model in cave.steps("digits", epochs=5):
@@ -113,12 +114,18 @@ def _train(plan: Plan, device: str, log: bool | str) -> Iterator[Model]:
     model = Model(module, params.model, splits.shape, splits=splits, dequantized_levels=levels)
     with ExitStack() as ended:
         name = log if isinstance(log, str) else EXPERIMENT
-        logged = ended.enter_context(LoggedTraining(params, splits, seed, name)) if log else None
+        logged = ended.enter_context(LoggedTraining(params, splits, seed, name)) if log is not False else None
         folder = logged.folder if logged else None
+        if logged:
+            model.run_id = logged.run.run_id
+        last_logged = 0
         for record in train(module, splits, params.train, seed=seed, device=processes.device(device), folder=folder):
+            if logged and not model.records:  # the training has brought the log to the state that it goes on from
+                last_logged = logged.run.folder.last_epoch
             model.records.append(record)
             if logged:
                 logged.publish()
-            yield model
+            if record.epoch >= last_logged:  # of earlier epochs the weights are gone
+                yield model
         if logged:
             model.run_id = logged.finish(model)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.environment import has_screen
+from pipeline.evaluations import retrained_line
 from pipeline.files import read_csv
 from pipeline.links import find_runs
 from pipeline.study import Study
@@ -30,7 +31,8 @@ def study_document(study: Study) -> dict[str, Any]:
     rows = read_csv(path) if path.is_file() else []
     texts = ("variant", "widths")
     variants = [{key: cell if key in texts else _number(cell) for key, cell in row.items()} for row in rows]
-    return {**link_document(study), "variants": variants}
+    notes = [line for variant in study.params.variants if (line := retrained_line(study, variant))]
+    return {**link_document(study), "variants": variants, "notes": notes}
 
 
 def open_page(page: Path) -> None:

@@ -80,7 +80,11 @@ def _of_study(study: Study, variants: list[str], left_out: list[str]) -> dict[st
             lines.append(line)
         elif evaluation := Evaluation.of(study, variant):
             first = own.train.seeds[0]
-            present = own.flat() if evaluation.trainings else settings(study, variant, first).flat()
+            present = (
+                own.flat()
+                if evaluation.trainings.get(first, {}).get("settings")
+                else settings(study, variant, first).flat()
+            )
             actual = {**present, **evaluation.recorded()}
             sides[variant] = Side(
                 f"study {study.name}, variant {variant}",
@@ -108,7 +112,9 @@ def _of_run(study: Study, run: Run) -> dict[str, Side]:
             raise InputError(retrained_line(study, run.variant))
         if evaluation is None:
             raise InputError(f"{label} was not evaluated yet; run `{study.command(f'evaluate@{run.variant}')}`")
-        own = settings(study, run.variant, run.number).flat() | evaluation.recorded(run.number)
+        recorded = evaluation.trainings.get(run.number, {}).get("settings")
+        present = study.params.variant(run.variant) if recorded else settings(study, run.variant, run.number)
+        own = present.flat() | evaluation.recorded(run.number)
         numbers = {
             metric: {run.number: values[run.number]}
             for metric, values in evaluation.numbers.items()

@@ -88,12 +88,10 @@ def study_refresh() -> None:
     root = find_root(Path.cwd())
     defaults = Params.read_values(root / "params.yaml")
     folders = [path.parent for path in sorted((root / "experiments").glob("*/dvc.yaml"))]
-    for line in (refresh_pipeline(root, folder) for folder in folders):
-        if line:
-            print(line)
-    for line in (refresh_params(root, folder, defaults) for folder in folders):
-        if line:
-            print(line)
+    for folder in folders:  # dvc.yaml depends on what params.yaml names
+        for line in (refresh_params(root, folder, defaults), refresh_pipeline(root, folder)):
+            if line:
+                print(line)
 
 
 @app.command("list")

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.dataset import Images, Shape
+from pipeline.data.dataset import Images, Published, Shape
 from pipeline.data.download import verify
 from pipeline.data.protocols import choose, resolve
 from pipeline.data.registry import DATASETS
-from pipeline.data.storage import ROWS, blocks_of, read_arrays, write_images
+from pipeline.data.storage import blocks_of, read_arrays, rows_of, write_images
 from pipeline.errors import InputError
 from pipeline.files import read_json, sha256, write_bytes, write_json, write_text
 from pipeline.params import DataParams
@@ -81,10 +81,11 @@ class Splits:
 def binarize(images: np.ndarray, scale: int, rng: np.random.Generator) -> np.ndarray:
     """Draw each pixel of uint8 images [n, D] from Bernoulli(x / scale); return 0 or `scale`."""
     drawn = np.empty_like(images)
-    for start in range(0, len(images), ROWS):
-        rows = images[start : start + ROWS]
+    step = rows_of(images.shape[1])
+    for start in range(0, len(images), step):
+        rows = images[start : start + step]
         # random() < 1 always, and x / scale is exactly 1 at x = scale: the extremes never flip.
-        drawn[start : start + ROWS] = np.where(rng.random(rows.shape) < rows / scale, scale, 0)
+        drawn[start : start + step] = np.where(rng.random(rows.shape) < rows / scale, scale, 0)
     return drawn
 
 
@@ -97,14 +98,16 @@ def prepare(params: DataParams, raw: Path, folder: Path, root: Path | None = Non
     protocol = resolve(params)
     dataset = DATASETS[params.name]
     verify(dataset, raw)
-    published = dataset.read((root or Path.cwd()) if dataset.local else raw, params)
+    root = root or Path.cwd()
+    published = dataset.read(root if dataset.local else raw, params)
     for note in published.notes:
         print_note(note)
     parts = {name: (published.parts[source], rows) for name, (source, rows) in choose(params, published.parts).items()}
     counts = {name: len(rows) for name, (_, rows) in parts.items()}
-    blocks = {name: _blocks(params, published.scale, name, part.images, rows) for name, (part, rows) in parts.items()}
-    write_images(folder, counts, math.prod(published.shape), blocks)
-    _list_skipped(published.skipped, folder)
+    units = math.prod(published.shape)
+    blocks = {name: _blocks(params, published, name, part.images, rows) for name, (part, rows) in parts.items()}
+    write_images(folder, counts, units, blocks)
+    _list_skipped([line.removeprefix(f"{root}/") for line in published.skipped], folder)
     splits = Splits(
         name=params.name,
         protocol=protocol,
@@ -124,13 +127,16 @@ def prepare(params: DataParams, raw: Path, folder: Path, root: Path | None = Non
     return splits
 
 
-def _blocks(params: DataParams, scale: int, name: str, images: Images, rows: np.ndarray) -> Iterator[np.ndarray]:
+def _blocks(
+    params: DataParams, published: Published, name: str, images: Images, rows: np.ndarray
+) -> Iterator[np.ndarray]:
     """Yield the images of a split some at a time, binarized where they are binarized once."""
     binarized = params.binarization == "static" or (params.binarization == "dynamic" and name != "train")
     rng = np.random.default_rng([params.seed, STREAMS[name]])
-    for start in track_progress(range(0, len(rows), ROWS), f"reading {name}", f"batches of {ROWS} images"):
-        block = images[rows[start : start + ROWS]]
-        yield binarize(block, scale, rng) if binarized else block
+    step = rows_of(math.prod(published.shape))
+    for start in track_progress(range(0, len(rows), step), f"reading {name}", f"batches of {step} images"):
+        block = images[rows[start : start + step]]
+        yield binarize(block, published.scale, rng) if binarized else block
 
 
 def _list_skipped(skipped: Sequence[str], folder: Path) -> None:

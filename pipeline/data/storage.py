@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,15 +12,21 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.files import atomic_file
 
-__all__ = ["ROWS", "blocks_of", "read_arrays", "write_images"]
+__all__ = ["blocks_of", "read_arrays", "rows_of", "write_images"]
 
-ROWS = 4096  # images at once
+ROWS, BYTES = 4096, 2**26  # images at once, and the most bytes of them
 MAPPED = 2**30  # bytes of arrays; larger ones stay on the disk, of which the system holds in memory what is used
+
+
+def rows_of(values: int) -> int:
+    """Return how many images of so many values are handled at once."""
+    return max(1, min(ROWS, BYTES // max(1, values)))
 
 
 def blocks_of(array: np.ndarray) -> Iterator[np.ndarray]:
     """Yield an array some rows at a time."""
-    return (array[start : start + ROWS] for start in range(0, len(array), ROWS))
+    step = rows_of(math.prod(array.shape[1:]))
+    return (array[start : start + step] for start in range(0, len(array), step))
 
 
 def write_images(

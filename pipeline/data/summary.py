@@ -35,7 +35,8 @@ def survey(splits: Splits) -> list[str]:
     lines.append(f"{copies} of {plural(len(held_out), 'image')} of validation and test are in the training set too")
     repeated = len(train) - len(seen)
     if repeated:
-        lines.append(f"{plural(repeated, 'training image')} repeat another one")
+        are = "is a copy" if repeated == 1 else "are copies"
+        lines.append(f"{plural(repeated, 'training image')} {are} of another one")
     if "train" in splits.labels:
         lines.append(f"{plural(len(np.unique(splits.labels['train'])), 'label')}")
     return lines
@@ -47,12 +48,12 @@ def misfits(splits: Splits, likelihoods: Collection[str]) -> list[str]:
     if splits.shape[0] > 1 and splits.binary:
         lines.append(
             f"the images are in colour, and data.binarization {splits.binarization} makes each value 0 or 1;"
-            " data.binarization none with model.likelihood discretized_logistic has all of them"
+            " data.binarization none with model.likelihood discretized_logistic keeps all of them"
         )
     elif splits.binary and splits.name == "files" and ends < NEARLY_BINARY:
         lines.append(
             f"{1 - ends:.0%} of the training pixels are grey, and data.binarization {splits.binarization} makes"
-            " them black or white; data.binarization none with model.likelihood discretized_logistic has all of them"
+            " them black or white; data.binarization none with model.likelihood discretized_logistic keeps all levels"
         )
     if not splits.binary and ends == 1 and _extremes(splits.train)[1].max() == splits.scale and _is_binary(splits):
         lines.append(

@@ -117,7 +117,7 @@ def _discretized_logistic(levels: int) -> Family:
 def _logistic_mixture(levels: int, components: int, channels: int) -> Family:
     """Return the mixtures of `components` over pixels of `channels`, whose raw numbers are those of each component.
 
-    Raw means are on a scale from -1 to 1, as published, so that an untrained network is half as far off.
+    Raw means are on a scale from -1 to 1, as published, so that an error of a raw mean is half as large in x.
     """
     numbers = [channels, channels, channels * (channels - 1) // 2, int(components > 1)]
 

@@ -11,7 +11,8 @@ Salimans et al., "PixelCNN++" (2017), sections 2.1 and 2.2, https://arxiv.org/ab
 
 Masses and draws are exact. The moments of the first channel are exact, too; those of the others are integrals over the
 channels before them, of which a Gauss-Legendre rule takes a few values, and are those of logistics that are clipped to
-[0, 1] instead of rounded to levels: they are off by less than half a grey level.
+[0, 1] instead of rounded to levels. At 256 levels means are off by less than a grey level, mostly by far less, and
+standard deviations, which tests alone use, by a few.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = ["LogisticMixture"]
 
 Moment = Callable[[DiscretizedLogistic], Tensor]
 
+NUMBERS = 2**22  # values of a channel that moments are taken of at once
 NODES = 5  # values of a channel between 0 and 1 by which the moments of the next one are integrated
 
 
@@ -115,6 +117,20 @@ class LogisticMixture(Distribution):
 
     def _expected(self, exact: Moment, clipped: Moment) -> Float[Tensor, "*batch units"]:
         """Return the expectation of a moment, `exact` in the first channel and `clipped` in the others."""
+        values = self.mu[..., :1, :1].numel() * (NODES + 2) ** (self.channels - 1)  # of a pixel
+        size = max(1, NUMBERS // max(1, values))
+        weights = None if self.logits is None else self.logits.split(size, -1)
+        parts = zip(*(part.split(size, -1) for part in (self.mu, self.scale, self.slopes)), strict=True)
+        pieces = [
+            LogisticMixture(weights[number] if weights else None, mu, scale, slopes, self.levels)._at_once(
+                exact, clipped
+            )
+            for number, (mu, scale, slopes) in enumerate(parts)
+        ]
+        return torch.cat(pieces, -1).flatten(-2)
+
+    def _at_once(self, exact: Moment, clipped: Moment) -> Float[Tensor, "*batch channels pixels"]:
+        """Return the expectation of all pixels together."""
         before, weight, moments = self.mu[None, ..., :0, :], torch.ones_like(self.mu[None, ..., 0, :]), []
         for channel in range(self.channels):
             p = self._channel(channel, before)
@@ -125,8 +141,8 @@ class LogisticMixture(Distribution):
                 weight = (weight * share).flatten(0, 1)
         by_component = torch.stack(moments, -2)
         if self.logits is None:
-            return by_component[..., 0, :, :].flatten(-2)
-        return (by_component * F.softmax(self.logits, -2)[..., None, :]).sum(-3).flatten(-2)
+            return by_component[..., 0, :, :]
+        return (by_component * F.softmax(self.logits, -2)[..., None, :]).sum(-3)
 
 
 def _by_level(p: DiscretizedLogistic, power: int) -> Tensor:

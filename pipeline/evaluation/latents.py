@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from pipeline.evaluation.passes import LATENT_ROWS
-from pipeline.models import HierarchicalVAE
+from pipeline.models import HierarchicalVAE, rows_within
 
 __all__ = ["MOST_IMAGES", "Latents", "has_units_apart", "latents"]
 
@@ -36,7 +36,7 @@ def latents(model: HierarchicalVAE, x: Float[Tensor, "images units"]) -> Latents
     """Measure both on images as the model sees them; the random numbers are the caller's."""
     rates: list[list[Tensor]] = [[] for _ in range(model.depth)]
     moments: list[list[Tensor]] = [[] for _ in range(model.depth)]
-    for batch in x.split(max(1, LATENT_ROWS // DRAWS)):
+    for batch in x.split(max(1, rows_within(model, x, LATENT_ROWS) // DRAWS)):
         z, q = model.posterior(batch, DRAWS)
         p = model.joint(z)[1:]
         for level, (q_t, p_t, z_t) in enumerate(zip(q, p, z[1:], strict=True)):

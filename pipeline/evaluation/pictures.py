@@ -39,7 +39,7 @@ REACH = 2.5  # standard deviations
 PAIRS = 3
 MOST_UNITS = 200
 MOST_PIXELS = 32  # of a side
-BATCH = 10_000  # training images that are compared at a time
+BATCH, NUMBERS = 10_000, 2**27  # training images that are compared at a time, and the most of their pixels
 
 
 @torch.no_grad()
@@ -115,7 +115,8 @@ def _nearest(samples: Tensor, splits: Splits) -> Tensor:
     """Return for each sample the training image, in grey levels, at the least Euclidean distance."""
     train = torch.as_tensor(splits.train)
     own = samples.float().cpu()
-    distances = [torch.cdist(own, part.float() / splits.scale) for part in train.split(BATCH)]
+    step = max(1, min(BATCH, NUMBERS // train.shape[1]))
+    distances = [torch.cdist(own, part.float() / splits.scale) for part in train.split(step)]
     return train[torch.cat(distances, dim=1).argmin(1)].float() / splits.scale
 
 

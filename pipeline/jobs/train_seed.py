@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -120,8 +119,7 @@ def _fit(
         model.load_state_dict(weights)
         described = about | {"epochs": epoch, "best_epoch": epoch, "seconds": round(records[epoch - 1].seconds, 2)}
         save_model(folder / f"epoch-{epoch}", model, params.model, splits, **described)
-    rows = [{**{key: value for key, value in asdict(r).items() if key != "metrics"}, **r.metrics} for r in records]
-    write_csv(folder / "curves.csv", rows)
+    write_csv(folder / "curves.csv", [record.row for record in records])
     files = [folder / "model.safetensors", folder / "model.json", folder / "curves.csv"]
     numbers: dict[str, float] = {
         "training/seconds": records[-1].seconds,
@@ -132,7 +130,13 @@ def _fit(
     }
     run.log_result("weights_digest", weights_digest, {0: numbers}, {"model": files})
     run.finish()
-    named = {"experiment": run.tracker.experiment_id, "run": run.run_id, "key": run.key, **origin}
+    named = {
+        "experiment": run.tracker.experiment_id,
+        "run": run.run_id,
+        "key": run.key,
+        "weights": weights_digest,
+        **origin,
+    }
     page = run_page(named["experiment"], named["run"]) if named["experiment"] and named["run"] else ""
     write_json(folder / "mlflow.json", named | _circumstances(study, device) | {"page": page})
 

@@ -18,6 +18,7 @@ __all__ = ["KINDS", "NAMES", "add_name", "extension_files", "import_extensions",
 KINDS = ("likelihood", "network", "prior", "posterior")
 
 NAMES: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}  # by kind and name, the module that has registered it
+_imported: set[str] = set()  # modules that `extensions` names, and those of their packages
 _roots: list[Path] = []  # of projects whose parameters were read
 
 
@@ -52,10 +53,16 @@ def import_extensions(modules: Sequence[str], root: Path | None = None) -> None:
             importlib.import_module(name)
         except Exception as error:  # whatever its code raises
             raise InputError(f"extensions: module '{name}' cannot be imported: {reason(error, 300)}") from None
+        file = getattr(sys.modules[name], "__file__", None)
+        own = [path for path in (root / f"{name.replace('.', '/')}.py" for root in _roots) if path.exists()]
+        if own and not any(file is not None and path.samefile(file) for path in own):
+            other = file or "a part of Python"
+            raise InputError(f"extensions: '{name}' is {other} and not {own[-1]}; rename your file")
+        _imported.update(module for module in list(sys.modules) if module == name or module.startswith(f"{name}."))
 
 
 def extension_files() -> list[Path]:
     """Return the files of the modules that have registered parts, on which numbers depend."""
-    modules = {module for names in NAMES.values() for module in names.values()}
+    modules = {module for names in NAMES.values() for module in names.values()} | _imported
     files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
     return sorted(Path(file) for file in files if file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.errors import InputError
-from pipeline.params.sections import DataParams, ModelParams
+from pipeline.params.sections import MEASURES, PROBABILITY, DataParams, ModelParams
 
 __all__ = ["check_model", "check_outliers"]
 
@@ -31,9 +31,9 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
             f"{where}data.dequantization: 'uniform' needs grey pixels, but those of {data.name} are binary here;"
             " allowed: none, or data.binarization none where the data are grey"
         )
-    if data.dequantization == "uniform" and model.likelihood == "discretized_logistic":
+    if data.dequantization == "uniform" and MEASURES[model.likelihood] == PROBABILITY:
         raise InputError(
-            f"{where}data.dequantization: 'uniform' given, but likelihood discretized_logistic is a probability of"
+            f"{where}data.dequantization: 'uniform' given, but likelihood {model.likelihood} is a probability of"
             " the grey levels themselves; allowed: none, or model.likelihood gaussian or continuous_bernoulli"
         )
     if model.likelihood == "discretized_logistic" and model.grey_levels != data.grey_levels:

@@ -3,7 +3,7 @@
 `reporting` names the piece of work; within it, `track_progress` goes through the steps of a loop, however deep below.
 Where a display was connected (`connect`), it gets the status of the work a few times a second, and no line is printed
 for progress alone. Without one, a line is printed when the last one is 30 seconds old: by the loop, or, where none
-takes a step in time, by a thread. Outside of `reporting` nothing is printed.
+takes a step in time, by a thread. Outside of `reporting` notes alone are printed.
 
     mhvae seed 0: annealing, 40 of 100 temperatures, about 40 s left
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,10 +65,12 @@ def line_printed() -> None:
 
 
 def print_note(text: str) -> None:
-    """Print a line under the name of the present piece of work, if there is one."""
+    """Print a line under the name of the present piece of work, without one on the standard error."""
     reporter = _current.get()
     if reporter is not None:
         reporter.print(text)
+    else:
+        print(text, file=sys.stderr)
 
 
 @contextmanager

@@ -39,12 +39,12 @@ SHOWN = (
 
 def overview(study: Study) -> str:
     """Return what a study has to show: its comparison, or, of a search whose settings were not trained, its trials."""
-    begun = (study.cache / "sweeps" / study.name).exists()
-    searched = begun or any((study.sweep(variant) / "best.json").exists() for variant in study.params.variants)
+    trained = any(study.train(variant).exists() for variant in study.params.variants)
+    searched = not trained or any((study.sweep(variant) / "best.json").exists() for variant in study.params.variants)
     if study.is_standalone and searched and not (study.report / "table.csv").exists():
         return search_text(study)
     lines = [line for variant in study.params.variants if (line := retrained_line(study, variant))]
-    return "\n\n".join([table_text(study), *lines])
+    return "\n\n".join([*lines, table_text(study)])
 
 
 def table_text(study: Study) -> str:

@@ -19,9 +19,15 @@ def run(study: Study) -> None:
     """Check all parameters and fetch the files, those of `evaluate.outliers` into a folder of their own."""
     data.check(study.params.data)
     if not study.watches_own_images:
+        key = "data.name" if study.params.data.name == "files" else "evaluate.outliers.data"
+        how = (
+            "add `- ${root}/${data.path}` to the deps of prepare"
+            if study.folder == study.root
+            else "run `cave study refresh`"
+        )
         raise InputError(
-            "data.name: files given, but dvc.yaml has no dependency on data.path; run `cave study refresh`, or"
-            " make a study for these images: `cave study new mine --data PATH`"
+            f"{key}: files given, but dvc.yaml has no dependency on data.path; {how}, or make a study for these"
+            " images: `cave study new mine --data PATH`"
         )
     mirror = data_mirror()
     outliers = study.raw / "outliers"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.addresses import sqlite_file
 from pipeline.errors import InputError
 from pipeline.study import Study
-from pipeline.tracking.connection import open_database
+from pipeline.tracking.connection import open_database, tracking_uri
 from pipeline.tracking.failures import reason_of
 from pipeline.tracking.registry import FOLDER
 
@@ -21,6 +22,9 @@ def download_model(study: Study, source: str, folder: Path) -> Path:
     Raises:
         InputError: MLflow cannot be reached, or has no such model.
     """
+    file = sqlite_file(tracking_uri(study), study.shared_root)
+    if file is not None and not file.exists():
+        raise InputError(f"{source}: no MLflow database at {file}; work in the project, or set MLFLOW_TRACKING_URI")
     uri = open_database(study, read_only=True)
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException

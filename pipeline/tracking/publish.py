@@ -138,7 +138,8 @@ class Publisher:
                 case "epoch" if self._epochs[entry["epoch"]] != entry["timestamp"]:
                     tags["restarted"] = "true"
                 case "tags":
-                    tags |= self._completed(entry["tags"])
+                    has_command = header.reproducible or header.type == "results"
+                    tags |= self._completed(entry["tags"]) if has_command else entry["tags"]
                 case "params":
                     params |= entry["params"]
                     if any(self._params.get(name, value) != value for name, value in entry["params"].items()):

@@ -62,11 +62,13 @@ class Tracker:
         about: str,
         inputs: Sequence[Path] = (),
         parent: str | None = None,
+        reproducible: bool = True,
     ) -> Run:
         """Start the run of a piece of work, or go on in the one that it has, here or elsewhere.
 
         Work whose folder is there goes on in its run. Else it takes a run of its key that MLflow has: a finished one
-        only if no other work has this key. `inputs` are the DVC outs whose hashes become tags.
+        only if no other work has this key. `inputs` are the DVC outs whose hashes become tags;
+        `reproducible` says whether `cave reproduce` can train it again.
 
         Raises:
             InputError: another process works on the run, or the disk cannot be written.
@@ -86,7 +88,7 @@ class Tracker:
                     "run",
                     key,
                     reuse_finished=reuse,
-                    reproducible=spec.rng_seed is not None,
+                    reproducible=reproducible and spec.rng_seed is not None,
                     name=name,
                     tags=about_run.tags,
                     params=about_run.params,

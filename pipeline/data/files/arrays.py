@@ -30,7 +30,8 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
         for name in names & set(named):
             labels[split] = named.pop(name)
     if len(named) == 1:
-        return {"all": next(iter(named.values()))}, labels
+        only = next(iter(labels.values())) if len(labels) == 1 else labels.get("all")
+        return {"all": next(iter(named.values()))}, {} if only is None else {"all": only}
     if "images" in named:
         return {"all": named["images"]}, labels
     images = {split: named[name] for split, names in SPLIT_NAMES.items() for name in names if name in named}
@@ -71,6 +72,8 @@ def as_planes(images: np.ndarray, layout: str, where: str) -> tuple[np.ndarray, 
         possible = ["nhw"]
     elif images.ndim == 4:
         possible = [name for name, axis in (("nchw", 1), ("nhwc", 3)) if shape[axis] in (1, 3)]
+    if 0 in shape[1:]:
+        possible = []
     if layout != "auto":
         possible = [layout] if layout in possible else []
     if not possible:

@@ -15,6 +15,7 @@ __all__ = ["SPLIT_NAMES", "image_files", "labels_of", "last_change", "split_fold
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SPLIT_NAMES = {"train": ("train", "training"), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
+SPLIT_WORDS = frozenset(word for words in SPLIT_NAMES.values() for word in words)
 CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")  # where DVC keeps the files that it tracks
 
 
@@ -66,14 +67,18 @@ def split_folders(folder: Path) -> dict[str, Path]:
     return {split: folder / name for split, names in SPLIT_NAMES.items() for name in names if (folder / name).is_dir()}
 
 
+def _label(file: Path, base: Path) -> str:
+    """Return the sub-folder that an image lies in, without the folder of a split around it."""
+    parts = file.parent.relative_to(base).parts
+    return "/".join(parts[1:] if parts[:1] and parts[0] in SPLIT_WORDS else parts) or "."
+
+
 def labels_of(groups: dict[str, tuple[Path, Sequence[Path]]]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return a number for each image, by group, and the names of these labels: the sub-folders that the images lie in.
 
     There are none unless all images lie in two or more sub-folders. `groups` has a base folder and its images by name.
     """
-    names = {
-        group: [file.parent.relative_to(base).as_posix() for file in files] for group, (base, files) in groups.items()
-    }
+    names = {group: [_label(file, base) for file in files] for group, (base, files) in groups.items()}
     every = sorted({name for group in names.values() for name in group})
     if len(every) < 2 or "." in every:
         return {}, []

@@ -55,9 +55,10 @@ def read_header(source: Path | bytes, name: str) -> Header:
             raise InputError(f"{name}: {kind}; allowed: grey levels or RGB, without transparency")
         if "transparency" in image.info:
             raise InputError(f"{name}: {KINDS['RGBA']}; allowed: grey levels or RGB, without transparency")
-        if getattr(image, "n_frames", 1) > 1:
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a JPEG with a second, smaller picture
             raise InputError(f"{name}: has {getattr(image, 'n_frames', 1)} frames; allowed: one")
-        form, channels, (width, height) = str(image.format), MODES[image.mode], image.size
+        form = "JPEG" if image.format == "MPO" else str(image.format)
+        channels, (width, height) = MODES[image.mode], image.size
         if image.getexif().get(ORIENTATION) in SIDEWAYS:
             # Before it is decoded, a TIFF image may have either size.
             width, height = ImageOps.exif_transpose(image).size if form == "TIFF" else (height, width)

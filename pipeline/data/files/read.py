@@ -1,7 +1,8 @@
 """What `data.path` holds as images that are decoded when they are asked for, split by split, and what is said of them.
 
-Everything that headers and shapes show is checked before the first image is decoded. With `data.skip`, every image is
-decoded twice, so that those which cannot be decoded are known before the splits are drawn.
+Everything that headers and shapes show is checked before the first split is written. For that a PNG is decoded, since
+its orientation may stand after its pixels, and with `data.skip` every image is, so that those which cannot be decoded
+are known before the splits are drawn.
 """
 
 from __future__ import annotations
@@ -72,20 +73,32 @@ def _folder(path: Path, params: DataParams) -> Published:
     labels, names = labels_of({split: (bases[split], files[split]) for split in files}) if params.labels else ({}, [])
     notes = [f"{plural(others, 'file')} of other kinds left out"] if others else []
     notes += [f"{plural(len(names), 'label')} by sub-folder: {_some(names)}"] if names else []
+    notes += _mixed(split_folders(path) if params.protocol != "folders" else ())
     return _encoded(files, labels, params, path, notes)
 
 
 def _tables(files: dict[str, list[Path]], params: DataParams, path: Path) -> Published:
     """Return the images of Parquet or Arrow files."""
+    notes: list[str] = []
     if params.protocol == "folders":
         _require_splits(files, f"{path}: has no table for {{}}")
         files = {split: files[split] for split in SPLIT_NAMES}
     else:
+        notes = _mixed([split for split in files if split != "all"])
         files = {"all": sorted(file for own in files.values() for file in own)}
     tables = {split: Table(own) for split, own in files.items()}
     labels = {split: table.labels() for split, table in tables.items()} if params.labels else {}
     columns = {split: array for split, array in labels.items() if array is not None}
-    return _encoded(tables, columns if len(columns) == len(tables) else {}, params, path, [])
+    if params.labels and len(columns) < len(tables) and any(table.has_labels for table in tables.values()):
+        notes.append("a column of labels that are no whole numbers, or are missing, is left out")
+    return _encoded(tables, columns if len(columns) == len(tables) else {}, params, path, notes)
+
+
+def _mixed(splits: Collection[str]) -> list[str]:
+    """Return a line where there are splits that are not taken as such."""
+    if not splits:
+        return []
+    return [f"what is named {', '.join(splits)} is split anew, together; data.protocol folders keeps all three apart"]
 
 
 def _encoded(
@@ -135,7 +148,7 @@ def _headers(
         for row in track_progress(range(len(source)), "reading headers", "images"):
             try:
                 header = read_header(source[row], name_of(source, row))
-                if params.skip:
+                if params.skip and header.form != "PNG":
                     decode(source[row], name_of(source, row), header.channels, whole)
                 headers[split][row] = header
             except InputError as error:

@@ -22,7 +22,8 @@ def table_files(path: Path) -> dict[str, list[Path]]:
     files = (
         [path] if path.is_file() else sorted(p for ending in ("parquet", "arrow") for p in path.rglob(f"*.{ending}"))
     )
-    files = [file for file in files if file.suffix in (".parquet", ".arrow") and not file.name.startswith("cache-")]
+    files = [file for file in files if file.suffix.lower() in (".parquet", ".arrow")]
+    files = [file for file in files if not file.name.startswith("cache-")]
     by_split: dict[str, list[Path]] = {}
     for file in files:
         words = re.split(r"[^a-z]+", file.relative_to(path.parent if path.is_file() else path).as_posix().lower())
@@ -49,8 +50,14 @@ class Table:
 
     def name(self, row: int) -> str:
         """Return what an image is called in a message."""
-        group = int(np.searchsorted(self.ends, row, side="right"))
-        return f"{self.groups[group][0]}: image {row}"
+        file = self.groups[int(np.searchsorted(self.ends, row, side="right"))][0]
+        first = next(number for number, (other, _) in enumerate(self.groups) if other == file)
+        return f"{file}: image {row - (int(self.ends[first - 1]) if first else 0)}"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a column of labels of whatever type."""
+        return any(name in read_group(*self.groups[0]).schema.names for name in LABELS) if self.groups else False
 
     def __getitem__(self, row: int) -> bytes:
         group = int(np.searchsorted(self.ends, row, side="right"))
