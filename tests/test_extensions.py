@@ -131,7 +131,7 @@ def test_a_study_names_the_module(parts: ModuleType, tmp_path: Path, monkeypatch
     (tmp_path / "my_parts.py").write_text(
         f"{PARTS}\nimport functools\nregister('network', 'wide', functools.partial(int, 3))\n"
     )
-    monkeypatch.delitem(sys.modules, "my_parts")
+    del sys.modules["my_parts"]
     Params.read(path)
     source._read.cache_clear()
     assert tmp_path / "my_parts.py" in own.extension_files()
