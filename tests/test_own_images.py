@@ -365,7 +365,7 @@ def test_what_cannot_be_used_is_left_out_and_listed(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "data" / "skipped.txt").exists()
 
 
-def test_grey_images_are_binarized_by_the_published_rules(tmp_path: Path) -> None:
+def test_grey_images_are_binarized_by_the_published_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Pixels are drawn once by their brightness under static, and in validation and test under dynamic."""
     np.save(tmp_path / "x.npy", np.repeat(np.array([0, 64, 255], np.uint8), 3000).reshape(-1, 5, 6))
     once, anew = (prepared(tmp_path, "x.npy", binarization=way) for way in ("static", "dynamic"))
@@ -374,6 +374,7 @@ def test_grey_images_are_binarized_by_the_published_rules(tmp_path: Path) -> Non
     assert set(np.unique(anew.train)) == {0, 64, 255}
     assert set(np.unique(anew.valid)) == {0, 255}
     assert (once.binary, anew.binary) == (True, True)
+    assert capsys.readouterr().err.count("33% of the training pixels are grey, and data.binarization static") == 1
 
 
 @pytest.mark.parametrize("binarization", ["dynamic", "none"])

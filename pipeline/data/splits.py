@@ -22,7 +22,7 @@ from pipeline.data.dataset import Images, Published, Shape
 from pipeline.data.download import verify
 from pipeline.data.protocols import choose, resolve
 from pipeline.data.registry import DATASETS
-from pipeline.data.storage import blocks_of, read_arrays, rows_of, write_images
+from pipeline.data.storage import blocks_of, greyness_note, read_arrays, rows_of, write_images
 from pipeline.errors import InputError
 from pipeline.files import read_json, sha256, write_bytes, write_json, write_text
 from pipeline.params import DataParams
@@ -136,7 +136,14 @@ def _blocks(
     step = rows_of(math.prod(published.shape))
     for start in track_progress(range(0, len(rows), step), f"reading {name}", f"batches of {step} images"):
         block = images[rows[start : start + step]]
+        if start == 0 and name == "train" and params.binarization == "static" and _is_grey(params, published):
+            for line in greyness_note(block, published.scale, "static"):
+                print_note(f"note: {line}")
         yield binarize(block, published.scale, rng) if binarized else block
+
+
+def _is_grey(params: DataParams, published: Published) -> bool:
+    return params.name == "files" and published.shape[0] == 1
 
 
 def _list_skipped(skipped: Sequence[str], folder: Path) -> None:

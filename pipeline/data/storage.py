@@ -12,9 +12,11 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.files import atomic_file
 
-__all__ = ["blocks_of", "read_arrays", "rows_of", "write_images"]
+__all__ = ["NEARLY_BINARY", "blocks_of", "greyness_note", "read_arrays", "rows_of", "share_of_ends", "write_images"]
 
 ROWS, BYTES = 4096, 2**26  # images at once, and the most bytes of them
+ENDS = 0.1  # of the range at either end, where the pixels of an image that is nearly binary are
+NEARLY_BINARY = 0.9  # share of the pixels there
 MAPPED = 2**30  # bytes of arrays; larger ones stay on the disk, of which the system holds in memory what is used
 
 
@@ -27,6 +29,23 @@ def blocks_of(array: np.ndarray) -> Iterator[np.ndarray]:
     """Yield an array some rows at a time."""
     step = rows_of(math.prod(array.shape[1:]))
     return (array[start : start + step] for start in range(0, len(array), step))
+
+
+def share_of_ends(pixels: np.ndarray, scale: int) -> float:
+    """Return the share of stored pixels that are nearly black or nearly white."""
+    grey = sum(int(((block > ENDS * scale) & (block < (1 - ENDS) * scale)).sum()) for block in blocks_of(pixels))
+    return 1 - grey / max(1, pixels.size)
+
+
+def greyness_note(pixels: np.ndarray, scale: int, binarization: str) -> list[str]:
+    """Return a line where training pixels are not nearly binary before they are made so."""
+    ends = share_of_ends(pixels, scale)
+    if ends >= NEARLY_BINARY:
+        return []
+    return [
+        f"{1 - ends:.0%} of the training pixels are grey, and data.binarization {binarization} makes them black or"
+        " white; data.binarization none with model.likelihood discretized_logistic keeps all levels"
+    ]
 
 
 def write_images(

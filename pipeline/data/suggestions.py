@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.files import has_splits, read_files
-from pipeline.data.summary import NEARLY_BINARY, share_of_ends
+from pipeline.data.storage import NEARLY_BINARY, share_of_ends
 from pipeline.params import DataParams
 
 __all__ = ["suggest_settings"]

@@ -8,13 +8,10 @@ from collections.abc import Collection
 import numpy as np
 
 from pipeline.data.splits import Splits
-from pipeline.data.storage import blocks_of
+from pipeline.data.storage import blocks_of, greyness_note
 from pipeline.text import plural
 
-__all__ = ["misfits", "share_of_ends", "survey"]
-
-ENDS = 0.1  # of the range at either end, where the pixels of an image that is nearly binary are
-NEARLY_BINARY = 0.9  # share of the pixels there
+__all__ = ["misfits", "survey"]
 
 
 def survey(splits: Splits) -> list[str]:
@@ -44,18 +41,15 @@ def survey(splits: Splits) -> list[str]:
 
 def misfits(splits: Splits, likelihoods: Collection[str]) -> list[str]:
     """Return a line for each thing in which likelihoods or the binarization do not fit the pixels."""
-    lines, ends = [], share_of_ends(splits.train, splits.scale)
+    lines = []
     if splits.shape[0] > 1 and splits.binary:
         lines.append(
             f"the images are in colour, and data.binarization {splits.binarization} makes each value 0 or 1;"
             " data.binarization none with model.likelihood discretized_logistic keeps all of them"
         )
-    elif splits.binary and splits.name == "files" and ends < NEARLY_BINARY:
-        lines.append(
-            f"{1 - ends:.0%} of the training pixels are grey, and data.binarization {splits.binarization} makes"
-            " them black or white; data.binarization none with model.likelihood discretized_logistic keeps all levels"
-        )
-    if not splits.binary and ends == 1 and _extremes(splits.train)[1].max() == splits.scale and _is_binary(splits):
+    elif splits.binary and splits.name == "files" and splits.binarization == "dynamic":
+        lines += greyness_note(splits.train, splits.scale, splits.binarization)  # with static, `prepare` has seen them
+    if not splits.binary and _extremes(splits.train)[1].max() == splits.scale and _is_binary(splits):
         lines.append(
             "all pixels are black or white; data.binarization static with model.likelihood bernoulli fits them"
         )
@@ -66,12 +60,6 @@ def misfits(splits: Splits, likelihoods: Collection[str]) -> list[str]:
             " pixels have; data.dequantization uniform bounds it"
         )
     return lines
-
-
-def share_of_ends(pixels: np.ndarray, scale: int) -> float:
-    """Return the share of stored pixels that are nearly black or nearly white."""
-    grey = sum(int(((block > ENDS * scale) & (block < (1 - ENDS) * scale)).sum()) for block in blocks_of(pixels))
-    return 1 - grey / max(1, pixels.size)
 
 
 def _is_binary(splits: Splits) -> bool:
