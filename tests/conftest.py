@@ -38,7 +38,8 @@ def _shapes_checked(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
-    """Give every test the same random stream, whatever ran before it."""
+    """Give every test the same random stream and one thread: a sweep in this process has taken all cores."""
+    torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield

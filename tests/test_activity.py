@@ -153,6 +153,7 @@ def test_no_rescaling_of_a_unit_moves_what_the_image_explains(scale: float) -> N
     assert actual[1]["active/z1"][0] == (0 if scale < 1 else 4)
 
 
+@pytest.mark.slow
 def test_printed_errors_are_those_of_many_seeds() -> None:
     """Over 60 seeds the nats of an upper level deviate by 0.8 to 1.25 times their printed error around the truth."""
     x = torch.randn(40, 1)

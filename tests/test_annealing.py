@@ -260,6 +260,7 @@ def test_the_sandwich_holds_the_truth(depth: int) -> None:
     assert abs(results.width.mean()) < 0.01
 
 
+@pytest.mark.slow
 def test_fewer_temperatures_widen_the_sandwich() -> None:
     """With 3 temperatures in place of 20 the sandwich of single chains is wider by more than 3 standard errors."""
     exact = linear(2)
@@ -375,6 +376,7 @@ def test_steps_adapted_inside_a_weighted_chain_are_biased_and_frozen_ones_are_no
 # The entry points
 
 
+@pytest.mark.slow
 def test_the_keys_and_their_identities() -> None:
     """Differences are those of the keys they name, errors are positive, and rates of acceptance lie in (0, 1)."""
     model, test = bent((2, 1)), torch.randint(2, (6, 6), dtype=torch.uint8)
@@ -392,6 +394,7 @@ def test_the_keys_and_their_identities() -> None:
     assert all(0 < results[f"{name}/acceptance"].value < 1 for name in ("ais", "bdmc"))
 
 
+@pytest.mark.slow
 def test_chains_of_given_and_of_simulated_images_draw_from_different_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """No two runs of one measurement share a stream of random numbers: their errors are independent."""
     module = sys.modules["pipeline.evaluation.annealing.sandwich"]
@@ -414,6 +417,7 @@ def test_temperatures_are_doubled_until_the_bound_stands_still() -> None:
     assert still["bdmc/width"].value == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_start_with_the_higher_bound_is_used() -> None:
     """Where q lies far from the true posterior the chains start at the prior."""
     exact = linear(1)
@@ -424,6 +428,7 @@ def test_the_start_with_the_higher_bound_is_used() -> None:
     assert results["ais/gain"].value > 2 * results["ais/gain"].se
 
 
+@pytest.mark.slow
 def test_chains_that_are_too_short_get_a_warning() -> None:
     """Chains of two temperatures from the prior lie below L_k: a line says by how much, and what helps."""
     exact = linear(3)

@@ -29,6 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_check_accepts_the_params_that_are_shipped() -> None:
     """`cave check` finds nothing wrong with params.yaml."""
     done = cave(ROOT, "check")

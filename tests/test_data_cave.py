@@ -47,6 +47,7 @@ def area(row):
     return disc if w <= 1 else disc * (1 + (np.sqrt(w**2 - 1) - np.arccos(1 / w)) / np.pi)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solid", SOLIDS)
 def test_area(solid):
     """A shadow has the area of the closed form: of a zonogon, a stadium, a hull of point and ellipse, an ellipse."""
@@ -95,6 +96,7 @@ def test_every_factor_matters(name):
     assert (render(low, 28, False) != render(high, 28, False)).sum() >= 10
 
 
+@pytest.mark.slow
 def test_inside():
     """Every shadow lies inside the image and covers at least 3% of it, at the ends of all ranges too."""
     ends = np.array(np.meshgrid(*[(0, 1, 2, 3), *list(FACTORS.values())[1:]])).reshape(len(FACTORS), -1).T

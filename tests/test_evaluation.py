@@ -138,6 +138,7 @@ def test_a_tight_posterior_has_no_gap_and_no_error() -> None:
 # --- Sums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_table_adds_up(depth: int) -> None:
     """The elbo is reconstruction - kl and iwae/1, kl is the sum of rates, gap is L_k - elbo, bpd is nll / (D log 2)."""
@@ -195,6 +196,7 @@ def test_what_a_bound_lacks_stands_beside_its_error(size: float, reliable: bool)
         assert results["khat/high"].value > 0.2
 
 
+@pytest.mark.slow
 def test_generalization_is_training_less_test() -> None:
     """On the same images every difference is 0 within its error; of images that fit worse each is that much lower."""
     model, test = bernoulli(2)
@@ -210,12 +212,14 @@ def test_generalization_is_training_less_test() -> None:
     assert other["generalization/elbo"].value == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.slow
 def test_only_discrete_images_have_bits() -> None:
     """A continuous density has no bits per dimension, so that none are reported."""
     model, test = bernoulli()
     assert "bpd" not in evaluate(model, test, 1, evaluate_params(), discrete=False).estimates
 
 
+@pytest.mark.slow
 def test_evaluation_depends_on_its_seed_alone() -> None:
     """The same seed gives the same numbers whatever was drawn before, another seed others; the caller's dice rest."""
     model, test = bernoulli()
@@ -230,6 +234,7 @@ def test_evaluation_depends_on_its_seed_alone() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_error_shrinks_as_the_root_of_the_draws() -> None:
     """Sixteen times the draws leave a quarter of the standard error of the elbo."""
     _, model, test = linear()

@@ -553,6 +553,7 @@ def test_both_gaps_are_measured(depth: int) -> None:
 # --- Annealed importance sampling
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "parents"),
     [

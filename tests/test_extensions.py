@@ -85,6 +85,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTyp
     (tmp_path / "my_parts.py").write_text(PARTS)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(own, "_roots", [])
+    monkeypatch.setattr(own, "_imported", set())
     with registries_restored():
         own.import_extensions(["my_parts"], tmp_path)
         yield sys.modules["my_parts"]

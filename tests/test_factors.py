@@ -71,6 +71,7 @@ def only(columns: list[int]) -> np.ndarray:
     return np.eye(8)[columns]
 
 
+@pytest.mark.slow
 def test_a_permutation_of_the_factors_is_disentangled() -> None:
     """Where units are the factors in another order, D and C are above 0.99, informativeness and probes of numbers too.
 
@@ -83,6 +84,7 @@ def test_a_permutation_of_the_factors_is_disentangled() -> None:
     assert 1 - lost - 0.03 < permuted()["mig/z1"].value <= 1
 
 
+@pytest.mark.slow
 def test_a_rotation_is_entangled_and_as_informative_to_a_linear_map() -> None:
     """Units that mix all factors equally have D, C and MIG below 0.2, and the probes of the factors themselves."""
     rotated = scores(HADAMARD @ only([0, 1, 2, 3]), images())
@@ -104,6 +106,7 @@ def test_two_units_for_one_factor_are_disentangled_and_not_complete(monkeypatch:
     assert abs(double["mig/z1"].value) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2))])
 def test_noise_knows_nothing(seed: int) -> None:
     """Units independent of the factors have MIG, D and C of 0 within 4 standard errors; no fit beats a constant."""
@@ -177,6 +180,7 @@ def test_information_is_that_of_gaussians(correlation: float) -> None:
         assert plain > exact + 0.01 + 2 * score.se
 
 
+@pytest.mark.slow
 def test_a_wide_posterior_says_little_however_its_mean_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A permutation of the factors behind posteriors 30 times as wide has the same probes and a MIG near 0."""
     narrow = permuted()
@@ -293,6 +297,7 @@ def test_every_model_is_measured(inference: str, parents: str, depth: int, monke
         assert measure(1) != actual
 
 
+@pytest.mark.slow
 def test_a_level_of_one_unit_and_constant_units_have_scores() -> None:
     """A level's only unit is complete; units that are constant know nothing, exactly 0."""
     random = np.random.default_rng(0)

@@ -90,6 +90,7 @@ def test_log_p_is_measured_where_the_best_posterior_is_too_narrow() -> None:
         assert abs(terms[name].value - value) < 4 * terms[name].se
 
 
+@pytest.mark.slow
 def test_a_posterior_that_is_right_has_no_gap() -> None:
     """Where the posterior is a diagonal Gaussian that q already is, both gaps are 0 to 0.01 nats."""
     exact = chain((3, 1), "nearest")
@@ -149,6 +150,7 @@ def test_the_search_ends_where_the_bound_stops_rising(sigmas: float) -> None:
     assert abs(gap.mean().item() - diagonal_gap(linear)) < 4 * se + 0.01
 
 
+@pytest.mark.slow
 def test_a_search_that_is_cut_short_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """60 steps from 8 sigmas off leave nats of amortization in the approximation gap; the key and a line say so."""
     linear = chain((3, 2), "nearest")

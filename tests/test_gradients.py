@@ -138,6 +138,7 @@ def test_expected_gradients_are_those_of_quadrature(objective: tuple[str, int], 
     agree(sampled(model, name, X, k), exact)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_elbo_is_that_of_its_closed_form() -> None:
     """In a linear-Gaussian VAE elbo and stl have the gradient of E log p(x|z) - KL in closed form."""
     model, evidence = chain(1)
@@ -281,6 +282,7 @@ def squared_twice(bound: ELBO) -> Tensor:
     return (share**2 * bound.log_weight).sum(0)
 
 
+@pytest.mark.slow
 def test_the_generative_weights_are_not_doubly_reparameterized() -> None:
     """Squared shares in the gradient of log p(x, z) shrink it: that form disagrees with iwae."""
     model = small()

@@ -26,7 +26,7 @@ from pipeline.sweep.locks import locks
 from tests.postgres import Postgres
 from tests.workshop import check_sweep, make_study, rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
+pytestmark = pytest.mark.slow
 
 VARIANT = "mhvae"
 CUT = OperationalError("select 1", {}, RuntimeError("server closed the connection unexpectedly"))  # of any driver

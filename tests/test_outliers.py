@@ -30,6 +30,7 @@ from tests.workshop import make_study
 WIDTHS = (3, 2, 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("parents", ["nearest", "every"])
 def test_every_weight_with_redrawn_levels_has_the_mean_p_of_x(parents: Any) -> None:

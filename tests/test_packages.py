@@ -73,6 +73,7 @@ def test_the_package_is_imported_without_extras() -> None:
     assert undeclared(sorted(PACKAGE.rglob("*.py")), PROJECT["dependencies"], at_once=True) == {}
 
 
+@pytest.mark.slow
 def test_the_tests_are_collected_without_extras() -> None:
     """Importing any module of the tests needs the dependencies and `dev`, which is what `make env` installs."""
     files = sorted((ROOT / "tests").glob("*.py"))

@@ -84,6 +84,7 @@ def test_the_model_is_left_as_it_was() -> None:
         assert torch.equal(built.joint([torch.zeros(1, 2, 196), z])[0].mean, exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["normal", "vamp"])
 def test_a_training_ends_where_one_in_single_precision_ends(prior: str) -> None:
     """After five epochs the validation bound of both is within 0.1 nats, and higher than at first."""
