@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 from pipeline.run_folders.source import PACKAGE
 from tests.rooms import tree
 from tests.small import ROOT
