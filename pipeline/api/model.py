@@ -210,7 +210,7 @@ class Model:
         if (levels := self.dequantized_levels) is not None:
             with seeded(seed, "dequantization"):
                 rows = ((rows * (levels - 1)).round() + torch.rand_like(rows)) / levels
-        if self.params.likelihood == "discretized_logistic":  # whose pixels are grey levels
+        if self.params.likelihood == "discretized_logistic":  # its pixels are grey levels
             rows = (rows * (self.params.grey_levels - 1)).round() / (self.params.grey_levels - 1)
         if self.params.likelihood == "bernoulli" and not bool(((rows == 0) | (rows == 1)).all()):
             with seeded(seed, "binarization"):

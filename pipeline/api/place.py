@@ -17,7 +17,7 @@ EXPERIMENT = "fit"  # of trainings from Python, where none is named
 
 
 def study_here(experiment: str = EXPERIMENT, params: Params | None = None) -> Study:
-    """Return a study of one variant without files of its own, whose name is that of an experiment in MLflow."""
+    """Return a study of one variant without files of its own, named as an experiment in MLflow."""
     if not is_name(experiment):
         raise InputError(f"log: '{experiment}' given; allowed: a name of lower-case letters, digits, - and _")
     root = (nearest_project(Path.cwd()) or Path.cwd()).resolve()

@@ -102,7 +102,7 @@ def _plan(images: Any, seed: int, settings: Mapping[str, Any]) -> Plan:
     with source_of(images) as (source, folder):
         params = training_params(settings, source, folder, seed, ARGUMENTS)
         splits = prepare_splits(params.data, folder)
-    if not isinstance(images, str | Path):  # whose file is gone
+    if not isinstance(images, str | Path):  # the file that it was written to is gone
         params = params.override({"data.path": "array"})
     return Plan(params, splits, seed)
 

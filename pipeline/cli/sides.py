@@ -40,7 +40,7 @@ class Side:
 def find_sides(root: Path, word: str, left_out: list[str]) -> dict[str, Side]:
     """Return by variant what a word of the command line stands for.
 
-    Lines on variants whose models were trained again since their evaluation are added to `left_out`.
+    Lines on variants of which models were trained again since their evaluation are added to `left_out`.
 
     Raises:
         InputError: it is no run, study, variant or revision, or it has no results.

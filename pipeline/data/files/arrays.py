@@ -81,7 +81,7 @@ def as_planes(images: np.ndarray, layout: str, where: str) -> tuple[np.ndarray, 
         raise InputError(f"{where}: images of the shape {shape}; allowed: {allowed}, with 1 or 3 channels")
     if len(possible) > 1:
         raise InputError(
-            f"{where}: images of the shape {shape}, whose channels may be the second axis or the last; set"
+            f"{where}: images of the shape {shape}, where the channels may be the second axis or the last; set"
             " data.layout to nchw or nhwc"
         )
     if possible == ["nhw"]:
