@@ -303,9 +303,9 @@ class Machine(RuleBasedStateMachine):
             assert (path.parent / STATE).exists()
 
 
-@pytest.mark.slow
-def test_mlflow_has_in_the_end_what_the_log_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Append, publish, crash, tear, resume, lose the state, end, and a server that is away, in any order."""
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let MLflow be the client in memory, which is asked without a pause."""
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
     for name in ("PAUSE", "FACTOR", "BACK_OFF", "LONGEST"):
@@ -320,11 +320,34 @@ def test_mlflow_has_in_the_end_what_the_log_has(monkeypatch: pytest.MonkeyPatch)
         )
 
     monkeypatch.setattr(Publisher, "_repository", repository)
-    count = 400 if NIGHTLY else 25
+
+
+@pytest.mark.usefixtures("memory")
+def test_new_work_leaves_the_run_of_finished_work_that_still_waits() -> None:
+    """A training ends while MLflow is away, and the same is trained anew: each has a run of its own."""
+    machine = Machine()
+    machine.begin("train")
+    machine.train(crashes=False)
+    machine.client.faults = ["before"] * 3
+    machine.finish("FINISHED")
+    machine.resume()
+    machine.train(crashes=False)
+    machine.finish("KILLED")
+    machine.teardown()
+    first, second = machine.client.runs.values()
+    assert (first.info.status, second.info.status) == ("FINISHED", "KILLED")
+    assert first.data.tags["cave.folder"] < second.data.tags["cave.folder"]
+    assert "restarted" not in first.data.tags | second.data.tags
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("memory")
+def test_mlflow_has_in_the_end_what_the_log_has() -> None:
+    """Append, publish, crash, tear, resume, lose the state, end, and a server that is away, in any order."""
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=count,
+            max_examples=400 if NIGHTLY else 25,
             stateful_step_count=25,
             deadline=None,
             database=None,

@@ -114,6 +114,15 @@ class RunFolder:
         """Whether other work of the same key has taken the folder's name."""
         return self.path.name.endswith(".replaced")
 
+    @property
+    def ids_set_aside(self) -> set[str]:
+        """The ids of undamaged folders that had this one's name (`set_aside`) and wait to be published."""
+        ids = set()
+        for path in self.path.parent.glob(f"{self.path.name}.*.replaced"):
+            with suppress(DamagedError, OSError, InputError):
+                ids.add(read_header(path, Log(path).read()).id)
+        return ids
+
     def begin(self, header: Header, files: Mapping[str, Path | bytes], start: Entry) -> None:
         """Write the files and, after them, the first two lines."""
         for artifact, source in files.items():

@@ -47,7 +47,8 @@ def own_run(server: Server, folder: RunFolder, run_id: str | None) -> Run | None
     """Return the run that was created from a folder or, without one, a run of its key that it may take.
 
     Where MLflow has created several from this folder, because its answer was lost, one stays: that with `run_id`,
-    which this process logs to, else the one that has parameters, which an earlier process has logged to.
+    which this process logs to, else the one that has parameters, which an earlier process has logged to. A run that a
+    folder which was set aside is still to be published to is not taken, whatever status it has until then.
     """
     runs = _runs_of_key(server, folder.header)
     own = [run for run in runs if read_tags(run.data.tags).get(FOLDER_TAG) == folder.header.id]
@@ -56,7 +57,9 @@ def own_run(server: Server, folder: RunFolder, run_id: str | None) -> Run | None
         server.client.delete_run(double.info.run_id)
     if own or folder.is_replaced:
         return own[0] if own else None
-    return next((run for run in runs if folder.header.reuse_finished or run.info.status != "FINISHED"), None)
+    waiting = folder.ids_set_aside
+    free = (run for run in runs if read_tags(run.data.tags).get(FOLDER_TAG) not in waiting)
+    return next((run for run in free if folder.header.reuse_finished or run.info.status != "FINISHED"), None)
 
 
 def published_epochs(server: Server, folder: RunFolder, run: Run) -> dict[int, int]:
