@@ -10,6 +10,8 @@ endif
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Files keep their order: by their number of tests, those of few and long ones would come last, one process waiting.
 PYTEST := --numprocesses auto --dist loadfile --no-loadscope-reorder
+# Temporary files of tests lie in memory where it has room for them: databases then wait for no disk.
+export PYTEST_DEBUG_TEMPROOT ?= $(shell df --output=avail /dev/shm 2> /dev/null | awk 'NR == 2 && $$1 > 4e6 { print "/dev/shm" }')
 export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true

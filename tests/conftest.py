@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded: threads that wait leave the cores alone
+
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
@@ -49,6 +51,12 @@ def _seeded() -> Iterator[None]:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let sweeps of this process draw no figures, which take a third of a small one's time."""
     monkeypatch.setattr("pipeline.sweep.outputs._figures", lambda outcome: [])
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reports of this process have no figures, which take seconds."""
+    monkeypatch.setattr("pipeline.report.folder.draw", lambda *_: {})
 
 
 @pytest.fixture

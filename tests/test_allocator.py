@@ -30,7 +30,7 @@ print(churn())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not tune_malloc(), reason="not glibc")
 def test_memory_that_was_freed_is_taken_again_without_a_page_fault() -> None:
     """A worker takes 24 MB many times with next to no page faults, and glibc by itself with thousands."""

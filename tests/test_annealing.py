@@ -245,7 +245,7 @@ def test_a_single_temperature_from_the_posterior_gives_the_importance_bound(infe
     assert (again - torch.cat(noise, -1)[0]).abs().max() < 1e-9
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "depth", [pytest.param(1, marks=pytest.mark.nightly), 2, pytest.param(3, marks=pytest.mark.nightly)]
 )
@@ -473,7 +473,7 @@ def test_a_seed_gives_one_result_and_leaves_the_caller_alone() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_passes_of_few_rows_give_the_same_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Split into passes over examples and over chains, the shapes are the same and the mean weight still p(x)."""
     exact = linear(2)

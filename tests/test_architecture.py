@@ -184,6 +184,7 @@ def test_private_attributes_are_those_of_the_own_class() -> None:
     assert users == []
 
 
+@pytest.mark.slow
 def test_what_a_module_offers_is_used() -> None:
     """Every name in the `__all__` of a module, packages apart, is used by another module, a test or an experiment."""
     trees = {

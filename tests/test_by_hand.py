@@ -268,6 +268,7 @@ def test_a_search_that_was_stopped_names_the_command_that_goes_on(planted: Study
         report.overview(planted)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_fit_into_a_narrow_terminal(planted: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Variants that do not fit side by side stand one below the other; so do a search's trials."""
     root, command = Study.at(planted.root), 40  # characters of a command, which is never broken

@@ -78,6 +78,7 @@ def test_outside_a_project_there_is_nothing_to_do(tmp_path: Path, monkeypatch: p
     assert "not inside a platos-cave project" in assert_one_line(*call("check"))
 
 
+@pytest.mark.slow
 def test_a_stage_with_bad_params_stops_before_it_works(tmp_path: Path) -> None:
     """The first stage checks all sections, also those it does not use, before it fetches anything."""
     text = dump_yaml(Params.read(ROOT / "params.yaml", QUICK))
@@ -95,7 +96,7 @@ def test_a_worker_count_that_is_none_gets_one_line(project: Path, monkeypatch: p
     assert err.endswith("error: CAVE_WORKERS: 'many' given; allowed: a whole number from 1\n")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_sweep_by_hand_is_a_study_of_its_own(project: Path) -> None:
     """The same command extends its study by more trials, and `cave study list` names it."""
     command = ["sweep", "--variant", "vae", "--set", "train.batch_size=16", "--trials"]
@@ -128,7 +129,7 @@ def test_what_is_set_by_hand_is_not_swept(project: Path) -> None:
     assert "model.depth" not in header
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_by_hand_needs_no_sweep(project: Path) -> None:
     """`cave train` trains and evaluates the settings as given, and ends with their table and the report's place."""
     done = cave(project, "train", "--variant", "mhvae", "--set", "model.widths=[5, 3]")

@@ -255,6 +255,7 @@ def test_a_connection_that_cannot_be_set_up_is_closed(
     assert [connection.closed for connection in made] == [True]
 
 
+@pytest.mark.nightly
 def test_a_second_coordinator_shares_the_sweep(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     """Over the network, too, it helps the first, whose process and host it names, and writes when that has ended."""
     helping = threading.Thread(target=run, args=(Sweep(study, VARIANT), 1))
@@ -324,6 +325,7 @@ def test_a_schema_of_another_version_is_told_with_the_command_that_mends_it(
         time.sleep(0.05)
 
 
+@pytest.mark.nightly
 def test_two_hosts_that_start_at_once_share_a_sweep(served: Cluster) -> None:
     """On a fresh database, two lone `cave worker`s finish exactly the trials; one writes, nothing is left running."""
     cluster = served

@@ -149,7 +149,7 @@ def on_a_terminal(folder: Path, columns: int, **variables: str) -> str:
     return output.decode()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_worker_is_drawn_by_its_coordinator(tmp_path: Path) -> None:
     """Rows come and go, lines stay; the cursor is never hidden; a narrow ASCII terminal gets its letters alone."""
     text = on_a_terminal(tmp_path, 40, PYTHONIOENCODING="ascii", NO_COLOR="1")

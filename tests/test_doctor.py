@@ -439,6 +439,7 @@ def execute(path: Path, *statements: str) -> None:
     connection.close()
 
 
+@pytest.mark.nightly
 def test_an_old_schema_is_found_and_mended(study: Study) -> None:
     """A database one migration back is a fault, and what is said brings it to the schema of today."""
     from alembic import command
@@ -719,6 +720,7 @@ def test_a_run_that_says_running_is_found(study: Study) -> None:
     assert findings_of(study, "runs", "ok")
 
 
+@pytest.mark.nightly
 def test_what_nothing_goes_on_with_is_not_said_to_go_on(study: Study) -> None:
     """Trials and runs of today's params go on; of older ones, or of other studies, that is reported as what it is."""
     import optuna

@@ -146,7 +146,7 @@ def test_an_experiment_uses_the_setting_it_is_given(project: Path) -> None:
     assert "faster" in dvc(project, "exp", "list", "--name-only", "--rev", "before")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_studies_that_nobody_has_run_do_not_disturb(project: Path, tmp_path: Path) -> None:
     """Status, dag, push, checkout and pull work, also in a clone, though the shipped studies have no outputs."""
     dvc(project, "push")

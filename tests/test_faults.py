@@ -177,6 +177,7 @@ def test_kill_9_at_any_step_of_a_sweep_over_postgresql_changes_nothing(
     check(made, undisturbed, url)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("group", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in (1, 2))])
 @pytest.mark.parametrize("over", [None, pytest.param("postgresql", marks=pytest.mark.nightly)])
 def test_kill_9_of_workers_side_by_side_changes_nothing(
@@ -235,6 +236,7 @@ def test_kills_at_random_steps_change_nothing(
     check(made, undisturbed)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(12 if NIGHTLY else 1))
 def test_kills_at_random_moments_change_nothing(
     undisturbed: tuple[list[Any], list[Any]], tmp_path: Path, seed: int

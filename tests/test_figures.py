@@ -196,6 +196,7 @@ def test_lines_of_the_plane_have_slope_minus_one():
     assert points == [(3.0, 20.0), (4.0, 18.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_words_and_saves(name, tmp_path, monkeypatch):
     """Every figure says what it shows, is no wider than a column unless it is of images, and its file is a PNG."""

@@ -170,6 +170,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path, whole: Study, number: sign
         assert (study.evaluate("mhvae") / name).read_bytes() == (whole.evaluate("mhvae") / name).read_bytes()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_sigterm_ends_a_sweep_as_ctrl_c_does(tmp_path: Path, workers: int) -> None:
     """It says how to go on, closes every run, and goes on to exactly its trials."""
@@ -226,6 +227,7 @@ def test_a_killed_stage_goes_on(study: Study, whole: Study, workers: int) -> Non
     assert not any(worker.is_running() for worker in workers_before)
 
 
+@pytest.mark.nightly
 def test_a_stage_ends_with_its_dvc(study: Study, whole: Study) -> None:
     """SIGTERM to `dvc repro` alone reaches the stage; a second stage waits for that end, and then goes on.
 

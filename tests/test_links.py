@@ -133,6 +133,7 @@ def test_a_server_is_asked_and_shown(study: Study, server: Server, monkeypatch: 
     assert runs_line(study).startswith(f"study default has no runs yet in MLflow at http://{address}; ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [(200, b"<html>"), (200, b'{"experiment": {"experiment_id": "\\u001b[2J"}}'),
                                     (401, b""), (404, b"not here"), (200, b"[1]")])  # fmt: skip
 def test_a_server_that_is_none_of_mlflow_gets_a_sentence(
@@ -193,6 +194,7 @@ def test_a_busy_port_is_seen_before(monkeypatch: pytest.MonkeyPatch) -> None:
         free_port(everywhere.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_the_ui_does_not_start_on_a_busy_port(study: Study) -> None:
     """`cave ui --port` on a port that another process has ends with one line and exit code 2."""
     with socket.create_server(("127.0.0.1", 0)) as busy:

@@ -119,6 +119,7 @@ def test_where_a_restart_does_not_help_one_line_says_so(clones: tuple[Path, Path
     )
 
 
+@pytest.mark.nightly
 def test_workers_run_the_code_of_their_stage(clones: tuple[Path, Path]) -> None:
     """A worker process inherits the path of the command that was restarted, and is not restarted again."""
     first, second = clones

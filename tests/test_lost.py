@@ -131,6 +131,7 @@ def test_a_sweep_goes_on_where_its_database_was_away(
     assert best["trial"] in (0, 1)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("point", ["coordinator", *nightly("mlflow_run_id", "plots", "outputs")])
 def test_a_worker_that_joins_goes_on_where_its_database_was_away(
     point: str, study: Study, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -152,6 +153,7 @@ def test_a_worker_that_joins_goes_on_where_its_database_was_away(
     assert list(study.runs.glob("*/log.jsonl")) == []
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("point", ["holder", pytest.param("plots", marks=pytest.mark.nightly)])
 def test_a_server_that_starts_again_finds_the_sweep_going_on(
     point: str, study: Study, url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
@@ -180,6 +182,7 @@ def test_a_server_that_starts_again_finds_the_sweep_going_on(
     check_sweep(study, VARIANT, 2, url)
 
 
+@pytest.mark.nightly
 def test_a_file_that_fails_is_one_line(
     study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +195,7 @@ def test_a_file_that_fails_is_one_line(
     assert rows(study.shared_root / "mlflow.db", query) == [("FAILED",)]
 
 
+@pytest.mark.nightly
 def test_a_worker_waits_for_what_its_lost_connection_holds(study: Study, url: str, postgres: Postgres) -> None:
     """While the server has not given up the connection that was lost, a worker does not take itself for another."""
     run(Sweep(study, VARIANT), 1)

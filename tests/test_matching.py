@@ -43,6 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @covering("model, weights", list(MODELS), [20_000, 100_000])
 def test_hidden_widths_are_scaled_to_a_number_of_weights(model: str, weights: int) -> None:
     """Every kind of model comes within 1%, by its hidden widths alone; the model that is built has that number."""

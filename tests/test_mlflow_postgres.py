@@ -40,7 +40,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return make_study(tmp_path, **{"train.seeds": [0], "sweep.trials": 2})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_study_runs_with_mlflow_on_postgresql(
     study: Study, url: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

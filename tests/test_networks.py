@@ -77,6 +77,7 @@ def test_every_dense_layer_is_normalized() -> None:
     assert len(dense) == sum(isinstance(module, BatchNorm) for module in modules) == 8
 
 
+@pytest.mark.slow
 @directions
 @both
 def test_in_evaluation_an_example_s_bound_depends_on_no_other(inference: str, parents: str) -> None:
@@ -204,6 +205,7 @@ def test_without_an_image_a_convolutional_network_is_the_mlp() -> None:
     assert all(torch.equal(built[0][name], other[name]) for name in built[0] for other in built[1:])
 
 
+@pytest.mark.slow
 @directions
 @both
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])

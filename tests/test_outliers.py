@@ -45,6 +45,7 @@ def test_every_weight_with_redrawn_levels_has_the_mean_p_of_x(parents: Any) -> N
     assert (ratio.mean(1) < 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_the_ratio_of_an_exact_chain_has_its_closed_form() -> None:
     """With an exact q, L^{>0} is log p(x), and L^{>1} the mean of E_p(z_1 | z_2) log p(x | z_1) + log p / q of z_2."""

@@ -1,6 +1,6 @@
 """The whole line, `dvc repro`, in two temporary repositories: what it makes, that it repeats, that it then rests.
 
-In the second, which has one of the three variants, it is killed in the middle of a sweep's trial and run again.
+In the second, which has one of the two variants, it is killed in the middle of a sweep's trial and run again.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from tests.zygote import Program, run
 
 pytestmark = pytest.mark.slow
 
-VARIANTS = ("vae", "hvae", "mhvae")
+VARIANTS = ("vae", "mhvae")
 OF = (VARIANTS, ("mhvae",))
 """The variants of either repository."""
-ONE = {"variants": {"mhvae": {"model.parents": "nearest"}}}
+TWO = {"vae": {"model.depth": 1, "model.z_ratio": 1.0}, "mhvae": {"model.parents": "nearest"}}
+ONE = {"variants": {"mhvae": TWO["mhvae"]}}
 SMALL = {
+    "variants": TWO,
     "model.hidden": [[16]],
     "train.epochs": 3,
     "train.milestones": [1, 2],
@@ -291,6 +293,7 @@ def test_evaluation_settings_leave_training_alone(repositories: list[Path]) -> N
     assert stale == {"report", *(f"evaluate@{variant}" for variant in OF[1])}
 
 
+@pytest.mark.nightly
 def test_a_study_of_its_own_runs_beside_the_default_one(repositories: list[Path]) -> None:
     """`cave study new` makes a folder whose pipeline runs there, with its own lock and its own experiment."""
     folder = repositories[1]

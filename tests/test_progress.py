@@ -138,7 +138,7 @@ def test_annealing_prints_its_temperatures(capsys: pytest.CaptureFixture[str]) -
     assert "mhvae seed 0: tuning of annealing, " in out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stage_prints_while_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -433,6 +433,7 @@ def test_a_finished_run_that_waits_is_not_taken_by_new_work(study: Study, monkey
     assert rows(study.shared_root / "mlflow.db", "select count(*) from metrics group by run_uuid") == [(80,)] * 2
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "back", [pytest.param(3, marks=pytest.mark.nightly), None], ids=["it comes back", "it stays away"]
 )
@@ -549,6 +550,7 @@ def test_a_server_that_makes_a_run_twice_has_one_in_the_end(
     assert rows(server.database, query) == [("active", "FINISHED"), ("deleted", "RUNNING")]
 
 
+@pytest.mark.nightly
 def test_a_slow_server_is_asked_seldom(study: Study, proxy: Proxy) -> None:
     """Forty epochs that take no time are sent in a handful of requests, however long each of them takes."""
     made = start(study, "quick")

@@ -110,7 +110,7 @@ def trials(study: Study) -> int:
         return 0  # the tables are not there yet
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_worker_costs_nothing(study: Study, nodes: Nodes) -> None:
     """After kill -9 of a worker process in a trial, the sweep finishes exactly its trials, in one run each."""
     nodes.add()
@@ -169,6 +169,7 @@ def test_workers_elsewhere_end_with_what_has_started_them(study: Study, nodes: N
     check_sweep(study, "mhvae", 6)
 
 
+@pytest.mark.nightly
 def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) -> None:
     """Ray says which GPU; settings come along, and a password is that of the node."""
     code = "import json, os, sys\nopen(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))\n"
@@ -199,6 +200,7 @@ def test_workers_get_their_gpu_and_their_settings(tmp_path: Path, nodes: Nodes) 
         assert "OTHER" not in records
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("ray_address", ["HOST:PORT", pytest.param("auto", marks=pytest.mark.nightly)])
 def test_a_cluster_that_answers_and_says_nothing_is_given_up(ray_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Ray itself would try for minutes, a time limit ends it with one line, however the address was given."""

@@ -22,7 +22,6 @@ from pipeline.errors import InputError
 from pipeline.files import read_csv, write_bytes, write_csv, write_json, write_parquet
 from pipeline.metric import Metric
 from pipeline.report import drawings, inputs, latex, tables
-from pipeline.report import folder as report_folder
 from pipeline.report.families import families
 from pipeline.report.milestones import milestones
 from pipeline.report.milestones import table as beside
@@ -276,12 +275,6 @@ def _epoch(epoch: int, values: dict[str, float], rates: np.ndarray) -> dict[str,
 DRAWINGS = {"bound_in_parts", "differences", "bounds", "log_likelihoods", "curves", "depth_width", "history"}
 DRAWINGS |= {"rate_distortion"}  # of bounds: once a measure
 OTHERS = {"rates_by_epoch", "unit_nats", "top_map", "importances"}
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Write reports without figures, which take seconds."""
-    monkeypatch.setattr(report_folder, "draw", lambda *_: {})
 
 
 SVG = figures.svg

@@ -274,7 +274,7 @@ def test_the_final_model_comes_out_equal_bit_for_bit(repository: Path, scratch: 
     assert [rows(repository / "mlflow.db", f"select * from {table}") for table in ("metrics", "tags")] == stores
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_trial_comes_out_equal_though_its_data_are_gone(
     repository: Path, scratch: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,7 +292,7 @@ def test_a_trial_comes_out_equal_though_its_data_are_gone(
     assert worktrees(repository) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_pruned_trial_is_run_as_far_as_it_came(tagged: Path, scratch: Path) -> None:
     """Of a trial that was pruned after an epoch, that epoch is run again and is equal."""
     run_id = trial(tagged)

@@ -196,6 +196,7 @@ def test_states_of_trials_stay_as_long_as_a_trial_runs(sides: tuple[Study, Study
     assert not run.folder.path.exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "killed", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["both end", "coordinator is killed"]
 )

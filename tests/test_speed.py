@@ -218,7 +218,7 @@ def test_a_local_exponent_is_the_slope_in_logarithms() -> None:
     assert exponents(points, "megabytes") == [None, pytest.approx(0), None]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("axis", "few", "many"),
     [

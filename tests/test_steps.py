@@ -101,7 +101,7 @@ print(json.dumps([plain, compiled, trained(True, folder)]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("objective", ["clipped", pytest.param("iwae", marks=pytest.mark.nightly)])
 def test_a_compiled_training_is_the_plain_one_but_for_rounding(objective: str, tmp_path: Path) -> None:
     """Validation bounds differ by less than 1e-3 nats; resumed after a stop it has the same metrics and weights."""
@@ -114,7 +114,7 @@ def test_a_compiled_training_is_the_plain_one_but_for_rounding(objective: str, t
         assert one["valid/elbo"] == pytest.approx(other["valid/elbo"], abs=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_without_a_compiler_one_line_says_so(tmp_path: Path) -> None:
     """Where there is no C++ compiler the stage ends with exit code 2 and a line, and leaves no run open."""
     study = make_study(tmp_path, **{"train.compile": True})

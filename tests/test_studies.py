@@ -224,7 +224,7 @@ def cave(folder: Path, *words: str, answer: str | None = None) -> Program | subp
         os.close(stdin)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_asks_first(project: Path) -> None:
     """Without a terminal it wants --yes; on one it asks, and removes after a yes alone; git's copy is pointed to."""
     for words in (["init", "-q"], ["add", "-f", "experiments/wide/params.yaml"]):

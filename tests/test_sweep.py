@@ -170,6 +170,7 @@ def check_parent(study: Study) -> None:
     assert ({key: str(value) for key, value in best.items()}.items() <= params.items()) != (outdated == [("true",)])
 
 
+@pytest.mark.nightly
 def test_the_numbers_depend_on_the_seed_alone(tmp_path: Path, study: Study) -> None:
     """Two sweeps of one seed in two places, one worker each, give the same trials."""
     other = make_study(tmp_path / "other")
@@ -251,6 +252,7 @@ def test_a_trial_without_memory_fails_alone(study: Study, monkeypatch: pytest.Mo
     assert rows(study.shared_root / "mlflow.db", query) == [("FAILED", trials(study)[1]["reason"])]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "fault",
     [pytest.param(InputError("the disk is full"), marks=pytest.mark.nightly), KeyboardInterrupt()],
@@ -359,6 +361,7 @@ def test_a_database_that_fails_in_a_trial_fails_no_trial(study: Study, monkeypat
     check_sweep(study, "mhvae", 4)
 
 
+@pytest.mark.nightly
 def test_a_disk_that_fills_in_a_sweep_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real disk that is full, both databases on it, the stage says one line; with room again it finishes."""
     words = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(tmp_path)]

@@ -43,7 +43,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a project whose study has a report."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "pyproject.toml").touch()
-    report.write(fake(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.report.folder.draw", lambda *_: {})
+        report.write(fake(folder))
     return folder
 
 

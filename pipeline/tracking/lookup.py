@@ -47,8 +47,8 @@ def own_run(server: Server, folder: RunFolder, run_id: str | None) -> Run | None
     """Return the run that was created from a folder or, without one, a run of its key that it may take.
 
     Where MLflow has created several from this folder, because its answer was lost, one stays: that with `run_id`,
-    which this process logs to, else the one that has parameters, which an earlier process has logged to. A run that a
-    folder which was set aside is still to be published to is not taken, whatever status it has until then.
+    which this process logs to, else the one that has parameters, which an earlier process has logged to. A run that an
+    earlier folder of this name is still to be published to is not taken, whatever status it has until then.
     """
     runs = _runs_of_key(server, folder.header)
     own = [run for run in runs if read_tags(run.data.tags).get(FOLDER_TAG) == folder.header.id]
