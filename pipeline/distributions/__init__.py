@@ -14,6 +14,7 @@ from pipeline.distributions.conditional import (
     to_noise,
 )
 from pipeline.distributions.families import (
+    FULL,
     LATENT,
     LIKELIHOODS,
     POSTERIORS,
@@ -22,10 +23,12 @@ from pipeline.distributions.families import (
     diag_gaussian,
     likelihood,
 )
+from pipeline.distributions.flows import FlowDistribution, FlowPrior, InverseAutoregressive
 from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.priors import Mixture, StandardNormal, Vamp
 
 __all__ = [
+    "FULL",
     "LATENT",
     "LIKELIHOODS",
     "POSTERIORS",
@@ -35,6 +38,9 @@ __all__ = [
     "Conditional",
     "DiagGaussian",
     "Family",
+    "FlowDistribution",
+    "FlowPrior",
+    "InverseAutoregressive",
     "Mixture",
     "StandardNormal",
     "Vamp",

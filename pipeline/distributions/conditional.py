@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from pipeline.distributions.families import LATENT, Family
+from pipeline.distributions.flows import FlowDistribution, InverseAutoregressive
 from pipeline.distributions.gaussian import DiagGaussian
 
 __all__ = ["BottomUpBlock", "Conditional", "bottom_up_pass", "merge", "reparameterize", "to_noise"]
@@ -27,7 +28,7 @@ __all__ = ["BottomUpBlock", "Conditional", "bottom_up_pass", "merge", "reparamet
 class Conditional(nn.Module):
     """A distribution of one rung given its parents, from a network and a family."""
 
-    def __init__(self, network: nn.Module, family: Family) -> None:
+    def __init__(self, network: nn.Module, family: Family | InverseAutoregressive) -> None:
         super().__init__()
         self.network = network
         self.family = family
@@ -74,17 +75,18 @@ def merge(p: Distribution, evidence: Distribution) -> Distribution:
 
 
 def reparameterize(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
-    """Carry N(0, I) over to `p`: mu + sigma * noise for a Gaussian, exactly also for a mixture of diagonal ones.
+    """Carry N(0, I) over to `p`: mu + sigma * noise for a Gaussian, exactly also for a flow or a mixture of Gaussians.
 
     In a mixture the first unit's noise, as a uniform number, picks the component; where it falls within the
     component's share is uniform again, and becomes that unit's noise.
 
     Raises:
-        ValueError: `p` is neither.
+        ValueError: `p` is none of them.
     """
+    if isinstance(p, FlowDistribution):
+        return p.at_noise(noise)
     if isinstance(p, MultivariateNormal):
-        shifted: Tensor = p.loc + (p.scale_tril @ noise[..., None])[..., 0]
-        return shifted
+        return _shifted(p.loc, p.scale_tril, noise)
     if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
         return p.mean + p.stddev * noise
     if not isinstance(p, MixtureSameFamily):
@@ -95,16 +97,25 @@ def reparameterize(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Flo
     chosen = torch.searchsorted(ends, uniform).clamp(max=len(shares) - 1)
     within = ((uniform - ends[chosen] + shares[chosen]) / shares[chosen]).clamp(1e-12, 1 - 1e-12)
     first = torch.special.ndtri(within).to(noise.dtype)
-    component = p.component_distribution
-    return component.mean[chosen] + component.stddev[chosen] * torch.cat([first[..., None], noise[..., 1:]], dim=-1)
+    component, noise = p.component_distribution, torch.cat([first[..., None], noise[..., 1:]], dim=-1)
+    if isinstance(component, MultivariateNormal):
+        return _shifted(component.loc[chosen], component.scale_tril[chosen], noise)
+    return component.mean[chosen] + component.stddev[chosen] * noise
+
+
+def _shifted(mean: Tensor, tril: Tensor, noise: Tensor) -> Tensor:
+    shifted: Tensor = mean + (tril @ noise[..., None])[..., 0]
+    return shifted
 
 
 def to_noise(p: Distribution, value: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
-    """Return the noise that `reparameterize` maps to `value` under a Gaussian `p`.
+    """Return the noise that `reparameterize` maps to `value` under a Gaussian or a flow `p`.
 
     Raises:
-        ValueError: `p` is no Gaussian.
+        ValueError: `p` is neither.
     """
+    if isinstance(p, FlowDistribution):
+        return p.noise_of(value)
     if isinstance(p, MultivariateNormal):
         centred = (value - p.loc)[..., None]
         noise: Tensor = torch.linalg.solve_triangular(p.scale_tril, centred, upper=False)[..., 0]

@@ -14,11 +14,14 @@ from torch.distributions import Distribution
 
 from pipeline.data import Shape
 from pipeline.distributions import (
+    FULL,
     LATENT,
     POSTERIORS,
     BottomUpBlock,
     Conditional,
     Family,
+    FlowPrior,
+    InverseAutoregressive,
     Mixture,
     StandardNormal,
     Vamp,
@@ -60,7 +63,9 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
         pixels = Image(side, shape) if shape is not None and rung == 0 else None
         return make(*widths, hidden, params.activation, params.batch_norm, pixels)
 
-    def conditional(rung: int, child: int, ancestors: Sequence[int], family: Family, at: Tensor) -> Conditional:
+    def conditional(
+        rung: int, child: int, ancestors: Sequence[int], family: Family | InverseAutoregressive, at: Tensor
+    ) -> Conditional:
         inputs = [nodes[node] for node in (ancestors if params.parents == "every" else ancestors[:1])]
         output = _planes(family.raw_numbers(units[child]), nodes[child])
         built = network(rung, inputs, output, params.hidden_of(rung), "output" if child == rung else "input")
@@ -69,8 +74,10 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
     levels = range(1, params.depth + 1)
     inference: list[nn.Module] = []
     if params.inference != "top_down":
-        posterior = POSTERIORS[params.inference]
-        inference += [conditional(t - 1, t, range(t - 1, -1, -1), posterior, torch.zeros(units[t])) for t in levels]
+        inference += [
+            conditional(t - 1, t, range(t - 1, -1, -1), _posterior(params, units[t]), torch.zeros(units[t]))
+            for t in levels
+        ]
     else:
         below = nodes[0]
         for t in levels:
@@ -106,7 +113,14 @@ def _planes(numbers: int, node: Shape) -> Shape:
     return numbers // (height * width), height, width
 
 
-def _starting_at(network: nn.Sequential, family: Family, mean: Tensor) -> nn.Sequential:
+def _posterior(params: ModelParams, units: int) -> Family | InverseAutoregressive:
+    """Return the family of a level of so many units, given those below it."""
+    if params.posterior == "iaf":
+        return InverseAutoregressive(units, params.flow_transforms, params.flow_hidden)
+    return FULL if params.posterior == "full" else POSTERIORS[params.inference]
+
+
+def _starting_at(network: nn.Sequential, family: Family | InverseAutoregressive, mean: Tensor) -> nn.Sequential:
     """Return the network, its output bias set so that it starts at `mean`."""
     with torch.no_grad():
         network[-1].bias.copy_(family.bias(mean))  # type: ignore[operator]
@@ -141,4 +155,5 @@ PRIORS: dict[str, Callable[[ModelParams, Sequence[int], Tensor, Sequence[nn.Modu
     "normal": lambda params, units, mean, inference: StandardNormal(units[-1]),
     "vamp": _vamp,
     "mixture": lambda params, units, mean, inference: Mixture(units[-1], params.pseudo_inputs),
+    "flow": lambda params, units, mean, inference: FlowPrior(units[-1], params.flow_transforms, params.flow_hidden),
 }

@@ -27,7 +27,14 @@ from pipeline.params import ModelParams
 __all__ = ["FORMAT", "load", "read_state", "save_model", "write_state"]
 
 FORMAT = 1
-ADDED = {"components": 1, "blocks": 1, "latents": "vectors"}
+ADDED = {
+    "components": 1,
+    "blocks": 1,
+    "latents": "vectors",
+    "posterior": "gaussian",
+    "flow_transforms": 2,
+    "flow_hidden": (64,),
+}
 """Parameters that models of earlier versions lack, with the values that they were built with."""
 
 

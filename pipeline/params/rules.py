@@ -7,6 +7,8 @@ from pipeline.params.sections import MEASURES, PROBABILITY, DataParams, ModelPar
 
 __all__ = ["check_model", "check_outliers"]
 
+MOST_UNITS = 512  # of a level whose units depend on each other
+
 
 def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
     """Raise `InputError`, which begins with `where`, if the model does not fit the data or itself."""
@@ -56,8 +58,32 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
             f"{where}model.batch_norm: true given with prior vamp, whose pseudo-inputs would be normalized apart"
             " from the images; allowed: false, or model.prior normal or mixture"
         )
+    _check_flows(model, where)
     if model.inference == "top_down" and not all(model.hidden):
         raise InputError(f"{where}model.hidden: inference top_down needs a hidden layer in every rung")
+
+
+def _check_flows(model: ModelParams, where: str) -> None:
+    """Refuse what the posteriors full and iaf and the prior flow do not have."""
+    if model.posterior != "gaussian" and model.inference != "bottom_up":
+        raise InputError(
+            f"{where}model.posterior: '{model.posterior}' given with inference {model.inference}; allowed: gaussian, or"
+            " inference bottom_up"
+        )
+    if model.posterior == "iaf" and model.prior == "vamp":
+        raise InputError(
+            f"{where}model.posterior: 'iaf' given with prior vamp, which would invert it at each pseudo-input; allowed:"
+            " gaussian, full, or prior normal, mixture or flow"
+        )
+    for name, used, widths in (
+        ("posterior", model.posterior != "gaussian", model.level_widths),
+        ("prior", model.prior == "flow", model.level_widths[-1:]),
+    ):
+        given = f"{where}model.{name}: '{getattr(model, name)}' given with"
+        if used and model.latents == "maps":
+            raise InputError(f"{given} latents maps; allowed: latents vectors, or another {name}")
+        if used and max(widths) > MOST_UNITS:
+            raise InputError(f"{given} a level of {max(widths)} units; allowed: at most {MOST_UNITS}")
 
 
 def check_outliers(outliers: DataParams | None, data: DataParams) -> None:

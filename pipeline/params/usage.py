@@ -35,8 +35,10 @@ def _uses_seed(name: str, binarization: str, grey: bool) -> bool:
 
 def _is_compiled(*values: Any) -> bool:
     """Return whether the training step can be compiled."""
-    inference, prior, network, batch_norm, likelihood, sigma, objective, free_bits, warmup_stagger, ema = values
-    model = (inference, prior, network, batch_norm) == ("bottom_up", "normal", "mlp", False)
+    inference, prior, posterior, network, batch_norm, likelihood, sigma, objective, free_bits, warmup_stagger, ema = (
+        values
+    )
+    model = (inference, prior, posterior, network, batch_norm) == ("bottom_up", "normal", "gaussian", "mlp", False)
     family = likelihood == "bernoulli" or (likelihood == "gaussian" and sigma == "learned")
     return (
         model
@@ -51,6 +53,7 @@ def _is_compiled(*values: Any) -> bool:
 RENDERED = _is("data.name", "cave")
 OWN = _is("data.name", "files")
 SEARCHED = Condition(("sweep.space",), bool)
+FLOWS = Condition(("model.prior", "model.posterior"), lambda prior, posterior: prior == "flow" or posterior == "iaf")
 DEEP = Condition(("model.depth",), lambda depth: depth > 1)
 CONDITIONS: dict[str, Condition] = {
     "data.binarization": Condition(
@@ -75,6 +78,9 @@ CONDITIONS: dict[str, Condition] = {
     "model.z_ratio": Condition(("model.widths", "model.depth"), lambda widths, depth: widths is None and depth > 1),
     "model.parents": DEEP,
     "model.pseudo_inputs": _is("model.prior", "vamp", "mixture"),
+    "model.posterior": _is("model.inference", "bottom_up"),
+    "model.flow_transforms": FLOWS,
+    "model.flow_hidden": FLOWS,
     "model.sigma": _is("model.likelihood", "gaussian"),
     "model.grey_levels": _is("model.likelihood", "discretized_logistic"),
     "model.blocks": _is("model.network", "resnet"),
@@ -91,6 +97,7 @@ CONDITIONS: dict[str, Condition] = {
         (
             "model.inference",
             "model.prior",
+            "model.posterior",
             "model.network",
             "model.batch_norm",
             "model.likelihood",

@@ -27,6 +27,7 @@ DENSITY = "density of pixels scaled to [0, 1]"
 DEQUANTIZED = "density of dequantized pixels in [0, 1]"
 Shape = tuple[int, int, int]  # channels, height, width
 INFORMATIVE = 0.01  # of a unit's variance, above which it counts as informative
+FlowWidth = Annotated[int, Field(ge=1, le=1024)]
 MEASURES = {  # what a likelihood gives to an image; numbers of different measures cannot be compared
     "bernoulli": PROBABILITY,
     "gaussian": DENSITY,
@@ -60,12 +61,22 @@ class ModelParams(Strict):
         description="Direction of the posterior: bottom_up, equation (20), or top_down, the ladder, which merges "
         "features of x with the prior on the way down."
     )
-    prior: Annotated[Literal["normal", "vamp", "mixture"], or_own("prior")] = Field(
+    prior: Annotated[Literal["normal", "vamp", "mixture", "flow"], or_own("prior")] = Field(
         description="Distribution of the top level: normal, vamp (a mixture of the posterior at learned "
-        "pseudo-inputs) or mixture (of learned Gaussians)."
+        "pseudo-inputs), mixture (of learned Gaussians) or flow (normal noise carried over by learned splines)."
     )
     pseudo_inputs: Annotated[int, Field(ge=1, le=65536)] = Field(
         description="Components of the priors vamp and mixture."
+    )
+    posterior: Literal["gaussian", "full", "iaf"] = Field(
+        description="Distribution of a level given those below it, with inference bottom_up: gaussian, of independent "
+        "units; full, a Gaussian with all covariances; or iaf, an inverse autoregressive flow."
+    )
+    flow_transforms: Annotated[int, Field(ge=1, le=32)] = Field(
+        description="Autoregressive maps, one after another, of the prior flow and of each level of the posterior iaf."
+    )
+    flow_hidden: Annotated[tuple[FlowWidth, ...], Field(min_length=1, max_length=8)] = Field(
+        description="Widths of the hidden layers of the network in each of these maps."
     )
     likelihood: Annotated[
         Literal["bernoulli", "gaussian", "continuous_bernoulli", "discretized_logistic"], or_own("likelihood")
