@@ -33,6 +33,7 @@ from torch.distributions.transforms import Transform
 
 from pipeline.distributions.families import LATENT, diag_gaussian
 from pipeline.distributions.gaussian import DiagGaussian
+from pipeline.params import MOST_UNITS
 
 __all__ = ["FlowDistribution", "FlowPrior", "InverseAutoregressive"]
 
@@ -172,7 +173,12 @@ def _maps(units: int, transforms: int, hidden: Sequence[int], **options: Any) ->
     """Return autoregressive maps that are the identity, in turn from the first unit to the last and back.
 
     Their masks depend on values, so that they are made on the CPU also where a model is built without memory.
+
+    Raises:
+        ValueError: there are too many units.
     """
+    if units > MOST_UNITS:
+        raise ValueError(f"a flow has at most {MOST_UNITS} units, not {units}")
     lazy, flows = _zuko("lazy"), _zuko("flows")
     with torch.device("cpu"):
         orders = [torch.arange(units), torch.arange(units).flip(0)]

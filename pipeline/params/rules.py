@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pipeline.errors import InputError
-from pipeline.params.sections import MEASURES, PROBABILITY, DataParams, ModelParams
+from pipeline.params.sections import MEASURES, MOST_UNITS, PROBABILITY, DataParams, ModelParams
 
 __all__ = ["check_model", "check_outliers"]
-
-MOST_UNITS = 512  # of a level whose units depend on each other
 
 
 def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
@@ -79,11 +77,11 @@ def _check_flows(model: ModelParams, where: str) -> None:
         ("posterior", model.posterior != "gaussian", model.level_widths),
         ("prior", model.prior == "flow", model.level_widths[-1:]),
     ):
-        given = f"{where}model.{name}: '{getattr(model, name)}' given with"
+        start = f"{where}model.{name}: '{getattr(model, name)}' given with"
         if used and model.latents == "maps":
-            raise InputError(f"{given} latents maps; allowed: latents vectors, or another {name}")
+            raise InputError(f"{start} latents maps; allowed: latents vectors, or another {name}")
         if used and max(widths) > MOST_UNITS:
-            raise InputError(f"{given} a level of {max(widths)} units; allowed: at most {MOST_UNITS}")
+            raise InputError(f"{start} a level of {max(widths)} units; allowed: at most {MOST_UNITS}")
 
 
 def check_outliers(outliers: DataParams | None, data: DataParams) -> None:

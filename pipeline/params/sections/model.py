@@ -16,6 +16,7 @@ __all__ = [
     "DEQUANTIZED",
     "INFORMATIVE",
     "MEASURES",
+    "MOST_UNITS",
     "PROBABILITY",
     "ModelParams",
     "halvings",
@@ -27,6 +28,7 @@ DENSITY = "density of pixels scaled to [0, 1]"
 DEQUANTIZED = "density of dequantized pixels in [0, 1]"
 Shape = tuple[int, int, int]  # channels, height, width
 INFORMATIVE = 0.01  # of a unit's variance, above which it counts as informative
+MOST_UNITS = 512  # of a level whose units depend on each other
 FlowWidth = Annotated[int, Field(ge=1, le=1024)]
 MEASURES = {  # what a likelihood gives to an image; numbers of different measures cannot be compared
     "bernoulli": PROBABILITY,
