@@ -29,7 +29,6 @@ import torch
 from jaxtyping import Float
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
-from torch.distributions.transforms import Transform
 
 from pipeline.distributions.families import LATENT, diag_gaussian
 from pipeline.distributions.gaussian import DiagGaussian
@@ -45,6 +44,8 @@ MOST_MOMENT_DRAWS = 2**14  # of a single distribution
 class FlowDistribution(Distribution):
     """The distribution of shift + scale f(eps), f a map of the last dimension whose parameters have leading dimensions.
 
+    `transform` is f, one of torch's transforms with zuko's `call_and_ladj`.
+
     The mean and the variance have no closed form. They are those of draws of their own, from noise and its negative,
     new in every object: the means of `mean` and of `mean`^2 + `variance` over objects are E z and E z^2.
     """
@@ -54,7 +55,7 @@ class FlowDistribution(Distribution):
 
     def __init__(
         self,
-        transform: Transform,
+        transform: Any,
         shift: Float[Tensor, "*batch units"],
         scale: Float[Tensor, "*batch units"],
         batch_shape: Size | None = None,

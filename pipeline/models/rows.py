@@ -19,5 +19,5 @@ def rows_within(model: HierarchicalVAE, x: Shaped[Tensor, "*batch units"], most:
     numbers = likelihood.family.raw_numbers(units) if isinstance(likelihood, Conditional) else units
     for rung in model.inference:
         if isinstance(rung, Conditional) and rung.family is FULL:  # a level's factor of the covariance is a square
-            numbers = max(numbers, 2 * len(rung.network[-1].bias))  # type: ignore[arg-type, index, union-attr]
+            numbers = max(numbers, 2 * len(rung.network[-1].bias))  # type: ignore[index]
     return max(1, min(most, NUMBERS // numbers))
