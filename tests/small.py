@@ -27,6 +27,8 @@ MODEL: dict[str, Any] = {
     "posterior": "gaussian",
     "flow_transforms": 2,
     "flow_hidden": (8,),
+    "prior_levels": 3,
+    "prior_log_snr": (3.0, -3.0),
     "likelihood": "bernoulli",
     "sigma": "learned",
     "grey_levels": 256,

@@ -29,6 +29,7 @@ from pipeline.distributions import (
     likelihood,
 )
 from pipeline.models.hierarchy import HierarchicalVAE
+from pipeline.models.latent_diffusion import diffusion_rungs
 from pipeline.models.layers import ACTIVATIONS, Image
 from pipeline.models.networks import NETWORKS
 from pipeline.models.resnet import maps, resnet
@@ -102,6 +103,9 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
         )
         for t in levels
     ]
+    if params.prior == "diffusion":
+        noising, denoised = diffusion_rungs(params, units[-1])
+        inference, generative = [*inference, *noising], [*generative, *denoised]
     prior = PRIORS[params.prior](params, units, mean, inference)
     direction: Literal["bottom_up", "top_down"] = "top_down" if params.inference == "top_down" else "bottom_up"
     return HierarchicalVAE([*generative, prior], inference, params.parents, direction)
@@ -156,4 +160,5 @@ PRIORS: dict[str, Callable[[ModelParams, Sequence[int], Tensor, Sequence[nn.Modu
     "vamp": _vamp,
     "mixture": lambda params, units, mean, inference: Mixture(units[-1], params.pseudo_inputs),
     "flow": lambda params, units, mean, inference: FlowPrior(units[-1], params.flow_transforms, params.flow_hidden),
+    "diffusion": lambda params, units, mean, inference: StandardNormal(units[-1]),
 }

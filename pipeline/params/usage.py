@@ -78,6 +78,8 @@ CONDITIONS: dict[str, Condition] = {
     "model.z_ratio": Condition(("model.widths", "model.depth"), lambda widths, depth: widths is None and depth > 1),
     "model.parents": DEEP,
     "model.pseudo_inputs": _is("model.prior", "vamp", "mixture"),
+    "model.prior_levels": _is("model.prior", "diffusion"),
+    "model.prior_log_snr": _is("model.prior", "diffusion"),
     "model.posterior": _is("model.inference", "bottom_up"),
     "model.flow_transforms": FLOWS,
     "model.flow_hidden": FLOWS,

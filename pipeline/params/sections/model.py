@@ -29,6 +29,7 @@ DEQUANTIZED = "density of dequantized pixels in [0, 1]"
 Shape = tuple[int, int, int]  # channels, height, width
 INFORMATIVE = 0.01  # of a unit's variance, above which it counts as informative
 MOST_UNITS = 512  # of a level whose units depend on each other
+LatentLogSNR = Annotated[float, Field(ge=-30, le=30)]
 FlowWidth = Annotated[int, Field(ge=1, le=1024)]
 MEASURES = {  # what a likelihood gives to an image; numbers of different measures cannot be compared
     "bernoulli": PROBABILITY,
@@ -63,9 +64,15 @@ class ModelParams(Strict):
         description="Direction of the posterior: bottom_up, equation (20), or top_down, the ladder, which merges "
         "features of x with the prior on the way down."
     )
-    prior: Annotated[Literal["normal", "vamp", "mixture", "flow"], or_own("prior")] = Field(
+    prior: Annotated[Literal["normal", "vamp", "mixture", "flow", "diffusion"], or_own("prior")] = Field(
         description="Distribution of the top level: normal, vamp (a mixture of the posterior at learned "
-        "pseudo-inputs), mixture (of learned Gaussians) or flow (normal noise carried over by learned splines)."
+        "pseudo-inputs), mixture (of learned Gaussians), flow (normal noise carried over by learned splines) or "
+        "diffusion (further levels of the same width, which noise it step by step)."
+    )
+    prior_levels: Annotated[int, Field(ge=1, le=60)] = Field(description="Levels above z_T of the prior diffusion.")
+    prior_log_snr: Annotated[tuple[LatentLogSNR, ...], Field(min_length=2, max_length=2)] = Field(
+        description="Log signal-to-noise ratios of the first and the last of these levels; those between them are in "
+        "equal steps."
     )
     pseudo_inputs: Annotated[int, Field(ge=1, le=65536)] = Field(
         description="Components of the priors vamp and mixture."
@@ -126,13 +133,16 @@ class ModelParams(Strict):
         return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.depth))
 
     def level_shapes(self, image: Shape) -> list[Shape]:
-        """Return channels, height and width of z_1, ..., z_T for images of this shape; vectors have the size 1x1."""
+        """Return channels, height and width of z_1, ..., z_T for images of this shape; vectors have the size 1x1.
+
+        The levels of a prior diffusion follow.
+        """
         size, shapes = image[1:], []
         for rung, units in enumerate(self.level_widths):
             if self.latents == "maps":
                 size = halvings(size, len(self.hidden_of(rung)))[-1]
             shapes.append((units, *size) if self.latents == "maps" else (units, 1, 1))
-        return shapes
+        return shapes + shapes[-1:] * (self.prior_levels if self.prior == "diffusion" else 0)
 
     def level_units(self, image: Shape) -> list[int]:
         """Return the numbers of units of z_1, ..., z_T for images of this shape, of maps those in all channels."""
