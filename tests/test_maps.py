@@ -204,7 +204,7 @@ def test_a_checkpoint_of_an_earlier_version_loads(tmp_path: Path) -> None:
     save_model(tmp_path, model, model_params(), data)
     path = tmp_path / "model.json"
     description = json.loads(path.read_text())
-    for name in ("components", "blocks", "latents", "posterior", "flow_transforms", "flow_hidden"):
+    for name in ("components", "blocks", "latents", "posterior", "flow_transforms", "flow_hidden", "prior_levels"):
         del description["model"][name]
     path.write_text(json.dumps(description))
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in load(tmp_path).state_dict().items())

@@ -3,7 +3,7 @@
 With w_0 = z_T, lambda_s the log SNR of level s, alpha_s^2 = sigmoid(lambda_s), sigma_s^2 = sigmoid(-lambda_s), and
 alpha_0 = 1, sigma_0 = 0,
 
-    q(w_s | w_s-1) = N(a w_s-1, v),  a = alpha_s / alpha_s-1,  v = sigma_s^2 - a^2 sigma_s-1^2            without weights
+    q(w_s | w_s-1) = N(a w_s-1, v),  a = alpha_s / alpha_s-1,  v = sigma_s^2 - a^2 sigma_s-1^2           without weights
     p(w_s-1 | w_s) = N(k w_s + c zhat, k' + c^2 Var),                                                p(w_S) = N(0, I)
     k = a sigma_s-1^2 / sigma_s^2,  c = alpha_s-1 r,  k' = sigma_s-1^2 r,  r = 1 - SNR_s / SNR_s-1
 

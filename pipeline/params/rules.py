@@ -57,6 +57,7 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
             " from the images; allowed: false, or model.prior normal or mixture"
         )
     _check_flows(model, where)
+    _check_prior_diffusion(model, where)
     if model.inference == "top_down" and not all(model.hidden):
         raise InputError(f"{where}model.hidden: inference top_down needs a hidden layer in every rung")
 
@@ -82,6 +83,22 @@ def _check_flows(model: ModelParams, where: str) -> None:
             raise InputError(f"{start} latents maps; allowed: latents vectors, or another {name}")
         if used and max(widths) > MOST_UNITS:
             raise InputError(f"{start} a level of {max(widths)} units; allowed: at most {MOST_UNITS}")
+
+
+def _check_prior_diffusion(model: ModelParams, where: str) -> None:
+    """Refuse what a chain with a diffusion on top does not have."""
+    if model.prior != "diffusion":
+        return
+    if model.prior_log_snr[0] <= model.prior_log_snr[1]:
+        raise InputError(
+            f"{where}model.prior_log_snr: {list(model.prior_log_snr)} given; allowed: a larger and a smaller one"
+        )
+    for name, value in (("inference", "top_down"), ("parents", "every"), ("latents", "maps")):
+        if getattr(model, name) == value:
+            raise InputError(
+                f"{where}model.prior: 'diffusion' given with {name} {value}; allowed: another prior, or {name}"
+                f" {'bottom_up' if name == 'inference' else 'nearest' if name == 'parents' else 'vectors'}"
+            )
 
 
 def check_outliers(outliers: DataParams | None, data: DataParams) -> None:

@@ -55,6 +55,7 @@ OWN = _is("data.name", "files")
 SEARCHED = Condition(("sweep.space",), bool)
 FLOWS = Condition(("model.prior", "model.posterior"), lambda prior, posterior: prior == "flow" or posterior == "iaf")
 DEEP = Condition(("model.depth",), lambda depth: depth > 1)
+SEVERAL = Condition(("model.depth", "model.prior"), lambda depth, prior: depth > 1 or prior == "diffusion")
 CONDITIONS: dict[str, Condition] = {
     "data.binarization": Condition(
         ("data.name", "data.cave.grey"), lambda name, grey: not published_binary(name, grey)
@@ -91,7 +92,10 @@ CONDITIONS: dict[str, Condition] = {
     "model.activation": Condition(("model.hidden", "model.inference"), lambda hidden, way: any(hidden)),
     "train.beta": _is("train.objective", "beta"),
     "train.warmup": _is("train.objective", "beta"),
-    "train.warmup_stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth > 1),
+    "train.warmup_stagger": Condition(
+        ("train.warmup", "model.depth", "model.prior"),
+        lambda warmup, depth, prior: warmup > 0 and (depth > 1 or prior == "diffusion"),
+    ),
     "train.free_bits": _is("train.objective", "elbo", "beta"),
     "train.epochs": _is("compare.match", "none", "parameters"),
     "train.schedule_epochs": _is("train.schedule", "cosine", "staged"),
@@ -129,8 +133,8 @@ CONDITIONS: dict[str, Condition] = {
     "sweep.seed": SEARCHED,
     "compare.parameters": _is("compare.match", "parameters"),
     "compare.seconds": _is("compare.match", "time"),
-    "evaluate.decompose.inner_draws": DEEP,
-    "evaluate.decompose.path_draws": DEEP,
+    "evaluate.decompose.inner_draws": SEVERAL,
+    "evaluate.decompose.path_draws": SEVERAL,
     "evaluate.decompose.pair_queries": Condition(
         ("model.depth", "model.inference", "model.parents"),
         lambda depth, way, parents: depth > 1 and (way, parents) != ("bottom_up", "nearest"),
