@@ -35,7 +35,7 @@ ADDED = {
     "flow_transforms": 2,
     "flow_hidden": (64,),
     "prior_levels": 8,
-    "prior_log_snr": (4.0, -4.0),
+    "prior_log_snr": (1.0, -3.0),
 }
 """Parameters that models of earlier versions lack, with the values that they were built with."""
 
