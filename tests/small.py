@@ -22,6 +22,7 @@ MODEL: dict[str, Any] = {
     "widths": None,
     "parents": "nearest",
     "inference": "bottom_up",
+    "parametrization": "plain",
     "prior": "normal",
     "pseudo_inputs": 3,
     "likelihood": "bernoulli",

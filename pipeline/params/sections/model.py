@@ -60,6 +60,10 @@ class ModelParams(Strict):
         description="Direction of the posterior: bottom_up, equation (20), or top_down, the ladder, which merges "
         "features of x with the prior on the way down."
     )
+    parametrization: Literal["plain", "residual"] = Field(
+        description="Where p and q of the levels above the first start: plain, near N(0, I), or residual, as the noising "
+        "and denoising steps of a diffusion, to which the networks add corrections."
+    )
     prior: Annotated[Literal["normal", "vamp", "mixture"], or_own("prior")] = Field(
         description="Distribution of the top level: normal, vamp (a mixture of the posterior at learned "
         "pseudo-inputs) or mixture (of learned Gaussians)."
