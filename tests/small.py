@@ -31,6 +31,7 @@ MODEL: dict[str, Any] = {
     "components": 1,
     "blocks": 1,
     "latents": "vectors",
+    "levels_per_size": 1,
     "network": "mlp",
     "batch_norm": False,
     "hidden": ((8,),),

@@ -57,7 +57,8 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
         rung: int, inputs: Sequence[Shape], output: Shape, hidden: Sequence[int], side: Literal["input", "output"]
     ) -> nn.Sequential:
         if params.latents == "maps":
-            return maps(inputs, output, hidden, side, params.activation, params.blocks)
+            halve = params.halves(rung)
+            return maps(inputs, output, hidden if halve else hidden[-1:], side, params.activation, params.blocks, halve)
         widths = sum(map(math.prod, inputs)), math.prod(output)
         pixels = Image(side, shape) if shape is not None and rung == 0 else None
         return make(*widths, hidden, params.activation, params.batch_norm, pixels)

@@ -27,7 +27,7 @@ from pipeline.params import ModelParams
 __all__ = ["FORMAT", "load", "read_state", "save_model", "write_state"]
 
 FORMAT = 1
-ADDED = {"components": 1, "blocks": 1, "latents": "vectors", "parametrization": "plain"}
+ADDED = {"components": 1, "blocks": 1, "latents": "vectors", "parametrization": "plain", "levels_per_size": 1}
 """Parameters that models of earlier versions lack, with the values that they were built with."""
 
 

@@ -1,13 +1,13 @@
 """Rungs above the first that start as a diffusion's steps, for `model.parametrization: residual`.
 
-    q(z_t | z_t-1) = N(a z_t-1 + f(z_t-1, ..), s^2),      p(z_t-1 | z_t) = N(a z_t + g(z_t, ..), s^2),      a^2 + s^2 = 1
+    q(z_t | z_t-1) = N(a z_t-1 + f(z_t-1, ..), s^2),    p(z_t-1 | z_t) = N(a z_t + g(z_t, ..), s^2),    a^2 + s^2 = 1
 
-f, g and what the networks add to the scales start at 0. Where z_t-1 ~ N(0, I), so is then z_t, and p(z_t-1 | z_t) is the
-exact reverse of q(z_t | z_t-1): above z_1 the chain starts without any divergence. Of two levels of different widths a
-step connects the units that both have, the first ones (of maps the first channels, evenly spaced), and all others start
-at N(0, 1), independent of the parent; so both steps stay exact and their covariances diagonal.
+f, g and what the networks add to the scales start at 0. Where z_t-1 ~ N(0, I), so is then z_t, and p(z_t-1 | z_t) is
+the exact reverse of q(z_t | z_t-1): above z_1 the chain starts without any divergence. Of two levels of different
+widths a step connects the units that both have, the first ones (of maps the first channels, evenly spaced), and all
+others start at N(0, 1), independent of the parent; so both steps stay exact and their covariances diagonal.
 
-In the ladder, q(z_t | z_t+1, x) is N(mu_p + sigma_p m(x), (sigma_p r(x))^2) below the top, m = 0 and r = 1 at the start.
+In the ladder, q(z_t | z_t+1, x) is N(mu_p + sigma_p m(x), (sigma_p r(x))^2) below the top; m starts at 0, r at 1.
 
 Luo (2022), part 2, as in `hierarchy`; Vahdat, Kautz, "NVAE" (2020), section 3.2, https://arxiv.org/abs/2007.03898
 """

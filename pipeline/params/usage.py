@@ -79,6 +79,9 @@ CONDITIONS: dict[str, Condition] = {
     "model.sigma": _is("model.likelihood", "gaussian"),
     "model.grey_levels": _is("model.likelihood", "discretized_logistic"),
     "model.blocks": _is("model.network", "resnet"),
+    "model.levels_per_size": Condition(
+        ("model.latents", "model.depth"), lambda latents, depth: latents == "maps" and depth != 1
+    ),
     "model.batch_norm": _is("model.latents", "vectors"),
     "model.components": _is("model.likelihood", "discretized_logistic"),
     "model.activation": Condition(("model.hidden", "model.inference"), lambda hidden, way: any(hidden)),
