@@ -113,6 +113,17 @@ def test_the_first_level_is_that_of_a_plain_chain() -> None:
         assert (alike == list(states[0])) is (depth == 1)
 
 
+@float64
+def test_upper_levels_start_without_gap() -> None:
+    """Whatever z_1 is, the true divergences of the levels above it are 0, and so are their gaps."""
+    evaluate = Params.read(ROOT / "params.yaml", QUICK | {"evaluate.decompose": DECOMPOSE}).evaluate
+    model, _ = residual(widths=(5, 3, 4))
+    test = torch.as_tensor(splits("static").test)
+    results = decompose(model, test, 255, evaluate, evaluate.decompose).estimates
+    for name in ("chain_kl/z2", "chain_kl/z3", "gap/z2", "gap/z3"):
+        assert abs(results[name].value) < 1e-5
+
+
 # --- Models like any other
 
 

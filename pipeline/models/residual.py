@@ -25,7 +25,7 @@ from pipeline.distributions import SMALLEST_SIGMA
 
 __all__ = ["KEPT", "NoiseStep", "zero_last"]
 
-KEPT = 0.9  # a, the share of its input's deviation that a step keeps at the start
+KEPT = math.sqrt(0.5)  # a: half of a unit's variance at the start
 
 
 class NoiseStep(nn.Sequential):
