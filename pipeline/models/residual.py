@@ -46,7 +46,7 @@ class NoiseStep(nn.Sequential):
 
     def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch two_units"]:
         """Return the raw numbers; the nearest parent comes first in the input."""
-        raw: Tensor = super().forward(input)
+        raw: Tensor = super().forward(input)  # type: ignore[no-untyped-call]
         return raw.index_add(-1, self.target, KEPT * input[..., self.source])
 
 
