@@ -82,7 +82,7 @@ def test_a_ladder_starts_without_divergence_below_its_top(parents: str, form: di
     """There q(z_t | .) is p(z_t | .) itself; with other weights each divergence is positive and sums to the rate."""
     model, _ = residual(parents=parents, inference="top_down", **form)
     x = torch.rand(4, 16).round()
-    assert not top_down_kl(model, x, 3)[:-1].any()
+    assert top_down_kl(model, x, 3)[:-1].abs().max() < 1e-12
     with torch.no_grad():
         kl, rate = top_down_kl(moved(model), x, 4000), elbo(model, x, 4000).rate
     assert (kl > 0).all()
