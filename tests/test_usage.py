@@ -59,6 +59,9 @@ NUMBERS: list[tuple[str, tuple[Any, Any], dict[str, Any], bool]] = [
     ("model.parents", ("nearest", "every"), {"depth": 1}, False),
     ("model.parents", ("nearest", "every"), {"depth": 1, "inference": "top_down"}, False),
     ("model.parents", ("nearest", "every"), {"inference": "top_down"}, True),
+    ("model.parametrization", ("plain", "residual"), {}, True),
+    ("model.parametrization", ("plain", "residual"), {"inference": "top_down", "parents": "every"}, True),
+    ("model.parametrization", ("plain", "residual"), {"depth": 1}, False),
     ("model.pseudo_inputs", (3, 5), {}, False),
     ("model.pseudo_inputs", (3, 5), {"prior": "mixture"}, True),
     ("model.pseudo_inputs", (3, 5), {"prior": "vamp"}, True),
@@ -79,6 +82,9 @@ NUMBERS: list[tuple[str, tuple[Any, Any], dict[str, Any], bool]] = [
     ("model.components", (1, 2), {"likelihood": "gaussian"}, False),
     ("model.blocks", (1, 2), {"network": "resnet", "hidden": ((3,),)}, True),
     ("model.blocks", (1, 2), {"network": "conv", "hidden": ((3,),)}, False),
+    ("model.levels_per_size", (1, 2), {"network": "resnet", "latents": "maps", "hidden": ((3,),)}, True),
+    ("model.levels_per_size", (1, 2), {"network": "resnet", "latents": "maps", "hidden": ((3,),), "depth": 1}, False),
+    ("model.levels_per_size", (1, 2), {"hidden": ((3,), (5,))}, False),
     ("model.batch_norm", (False, True), {}, True),
     ("model.batch_norm", (False, True), {"network": "resnet", "latents": "maps", "hidden": ((3,),)}, False),
     ("model.activation", ("tanh", "relu"), {}, True),
@@ -127,6 +133,7 @@ def test_the_table_agrees_with_the_numbers(
     {"likelihood": "gaussian"}, {"likelihood": "gaussian", "sigma": 0.5}, {"likelihood": "continuous_bernoulli"},
     {"likelihood": "discretized_logistic"}, {"objective": "stl"}, {"objective": "iwae"}, {"objective": "dreg"}, BETA,
     {"free_bits": 1.0}, BETA | {"warmup_stagger": 1}, {"ema": 0.9}, {"depth": 1}, {"parents": "every"},
+    {"parametrization": "residual"}, {"parametrization": "residual", "depth": 1},
 ], ids=str)  # fmt: skip
 def test_a_step_is_compiled_where_the_table_says_so(changes: dict[str, Any]) -> None:
     """`train.compile` is used for the models and objectives that `CompiledStep` supports."""

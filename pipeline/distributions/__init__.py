@@ -8,6 +8,7 @@ from pipeline.distributions.bernoulli import BernoulliVector
 from pipeline.distributions.conditional import (
     BottomUpBlock,
     Conditional,
+    Correction,
     bottom_up_pass,
     merge,
     reparameterize,
@@ -36,6 +37,7 @@ __all__ = [
     "BernoulliVector",
     "BottomUpBlock",
     "Conditional",
+    "Correction",
     "DiagGaussian",
     "Family",
     "FlowDistribution",

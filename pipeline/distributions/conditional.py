@@ -2,6 +2,7 @@
 
     Conditional     a distribution of one rung given its parents
     Evidence        one step of the ladder's way up: d_t from d_{t-1}, and N(mu_hat_t, sigma_hat_t^2) from d_t
+    Correction      a mean and a scale relative to those of what is above
     merge           N(z; m, s^2) ~ N(z; mu_p, sigma_p^2) N(z; mu_hat, sigma_hat^2), so s^-2 = sigma_p^-2 + sigma_hat^-2
                     and m / s^2 = mu_p / sigma_p^2 + mu_hat / sigma_hat^2
 
@@ -22,7 +23,7 @@ from pipeline.distributions.families import LATENT, Family
 from pipeline.distributions.flows import FlowDistribution, InverseAutoregressive
 from pipeline.distributions.gaussian import DiagGaussian
 
-__all__ = ["BottomUpBlock", "Conditional", "bottom_up_pass", "merge", "reparameterize", "to_noise"]
+__all__ = ["BottomUpBlock", "Conditional", "Correction", "bottom_up_pass", "merge", "reparameterize", "to_noise"]
 
 
 class Conditional(nn.Module):
@@ -44,17 +45,26 @@ class Conditional(nn.Module):
 
 
 class BottomUpBlock(nn.Module):
-    """One step of the bottom-up pass: the evidence of x on one level, from the deterministic unit d below it."""
+    """One step of the bottom-up pass: the evidence of x on one level, from the deterministic unit d below it.
 
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+    The evidence is a `Correction` where it is `relative`.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module, relative: bool = False) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        self.relative = relative
 
     def forward(self, below: Float[Tensor, "*batch _"]) -> tuple[Float[Tensor, "*batch _"], Distribution]:
         """Return d_t and N(mu_hat_t, sigma_hat_t^2)."""
         d = self.body(below)
-        return d, LATENT.distribution(self.head(d))
+        evidence = LATENT.distribution(self.head(d))
+        return d, Correction(evidence.mean, evidence.stddev) if self.relative else evidence
+
+
+class Correction(DiagGaussian):
+    """What x says of a level given those above, in deviations of p(z_t | .): N(0, I) changes nothing."""
 
 
 def bottom_up_pass(rungs: Iterable[Callable[..., Any]], x: Float[Tensor, "*batch _"]) -> list[Distribution]:
@@ -67,7 +77,12 @@ def bottom_up_pass(rungs: Iterable[Callable[..., Any]], x: Float[Tensor, "*batch
 
 
 def merge(p: Distribution, evidence: Distribution) -> Distribution:
-    """Return the normal whose density is proportional to the product of two, each with a diagonal covariance."""
+    """Return the normal whose density is proportional to the product of two, each with a diagonal covariance.
+
+    A `Correction` moves p by so many of its deviations, and multiplies these.
+    """
+    if isinstance(evidence, Correction):
+        return DiagGaussian(p.mean + p.stddev * evidence.mean, p.stddev * evidence.stddev)
     precision, hat = p.variance.reciprocal(), evidence.variance.reciprocal()
     variance = 1 / (precision + hat)
     mean = variance * (p.mean * precision + evidence.mean * hat)

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from pipeline.distributions import Correction
 from pipeline.evaluation.passes import DECODED_ROWS, passes
 from pipeline.models import HierarchicalVAE, Noising, rows_within
 from pipeline.objectives import elbo, pathwise_terms
@@ -63,6 +64,8 @@ class _Refined(nn.Module):
         times = q.mean.shape[-2] // len(self.shift)
         shift, scale = self.shift.repeat(times, 1), self.log_scale.exp().repeat(times, 1)
         mean = q.mean + q.stddev * shift
+        if isinstance(q, Correction):
+            return Correction(mean, q.stddev * scale)
         return Independent(Normal(mean, q.stddev * scale, validate_args=False), 1, validate_args=False)
 
 

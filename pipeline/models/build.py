@@ -32,6 +32,7 @@ from pipeline.models.hierarchy import HierarchicalVAE
 from pipeline.models.latent_diffusion import diffusion_rungs
 from pipeline.models.layers import ACTIVATIONS, Image
 from pipeline.models.networks import NETWORKS
+from pipeline.models.residual import NoiseStep, zero_last
 from pipeline.models.resnet import maps, resnet
 from pipeline.params import ModelParams
 
@@ -53,13 +54,15 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
     image = shape or (len(mean), 1, 1)
     nodes = [image, *params.level_shapes(image)]
     units = [math.prod(node) for node in nodes]
+    residual = params.parametrization == "residual"
     make = partial(resnet, blocks=params.blocks) if params.network == "resnet" else NETWORKS[params.network]
 
     def network(
         rung: int, inputs: Sequence[Shape], output: Shape, hidden: Sequence[int], side: Literal["input", "output"]
     ) -> nn.Sequential:
         if params.latents == "maps":
-            return maps(inputs, output, hidden, side, params.activation, params.blocks)
+            halve = params.halves(rung)
+            return maps(inputs, output, hidden if halve else hidden[-1:], side, params.activation, params.blocks, halve)
         widths = sum(map(math.prod, inputs)), math.prod(output)
         pixels = Image(side, shape) if shape is not None and rung == 0 else None
         return make(*widths, hidden, params.activation, params.batch_norm, pixels)
@@ -70,6 +73,8 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
         inputs = [nodes[node] for node in (ancestors if params.parents == "every" else ancestors[:1])]
         output = _planes(family.raw_numbers(units[child]), nodes[child])
         built = network(rung, inputs, output, params.hidden_of(rung), "output" if child == rung else "input")
+        if residual and rung:
+            return Conditional(NoiseStep(built, inputs[0], nodes[child]), family)
         return Conditional(_starting_at(built, family, at), family)
 
     levels = range(1, params.depth + 1)
@@ -90,7 +95,9 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
                 body = network(t - 1, [below], d, hidden[:-1], "input")
                 head = NETWORKS["mlp"](d[0], output[0], [], params.activation, params.batch_norm)
             body.append(ACTIVATIONS[params.activation]())
-            inference.append(BottomUpBlock(body, _starting_at(head, LATENT, torch.zeros(units[t]))))
+            relative = residual and t < params.depth
+            head = _starting_at(zero_last(head) if relative else head, LATENT, torch.zeros(units[t]))
+            inference.append(BottomUpBlock(body, head, relative))
             below = d
     family = likelihood(params, shape[0] if shape else 1)
     generative: list[nn.Module] = [

@@ -31,6 +31,8 @@ ADDED = {
     "components": 1,
     "blocks": 1,
     "latents": "vectors",
+    "parametrization": "plain",
+    "levels_per_size": 1,
     "posterior": "gaussian",
     "flow_transforms": 2,
     "flow_hidden": (64,),

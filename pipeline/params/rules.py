@@ -51,6 +51,11 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
         raise InputError(
             f"{where}model.latents: 'maps' given with network {model.network}; allowed: vectors, or network resnet"
         )
+    if model.parametrization == "residual" and model.inference not in ("bottom_up", "top_down"):
+        raise InputError(
+            f"{where}model.parametrization: 'residual' given with inference {model.inference}; allowed: plain, or"
+            " inference bottom_up or top_down"
+        )
     if model.batch_norm and model.prior == "vamp":
         raise InputError(
             f"{where}model.batch_norm: true given with prior vamp, whose pseudo-inputs would be normalized apart"

@@ -78,6 +78,7 @@ CONDITIONS: dict[str, Condition] = {
     "model.z_dim": _is("model.widths", None),
     "model.z_ratio": Condition(("model.widths", "model.depth"), lambda widths, depth: widths is None and depth > 1),
     "model.parents": DEEP,
+    "model.parametrization": DEEP,
     "model.pseudo_inputs": _is("model.prior", "vamp", "mixture"),
     "model.prior_levels": _is("model.prior", "diffusion"),
     "model.prior_log_snr": _is("model.prior", "diffusion"),
@@ -87,6 +88,9 @@ CONDITIONS: dict[str, Condition] = {
     "model.sigma": _is("model.likelihood", "gaussian"),
     "model.grey_levels": _is("model.likelihood", "discretized_logistic"),
     "model.blocks": _is("model.network", "resnet"),
+    "model.levels_per_size": Condition(
+        ("model.latents", "model.depth"), lambda latents, depth: latents == "maps" and depth != 1
+    ),
     "model.batch_norm": _is("model.latents", "vectors"),
     "model.components": _is("model.likelihood", "discretized_logistic"),
     "model.activation": Condition(("model.hidden", "model.inference"), lambda hidden, way: any(hidden)),
@@ -101,6 +105,8 @@ CONDITIONS: dict[str, Condition] = {
     "train.schedule_epochs": _is("train.schedule", "cosine", "staged"),
     "train.compile": Condition(
         (
+            "model.parametrization",
+            "model.depth",
             "model.inference",
             "model.prior",
             "model.posterior",
@@ -113,7 +119,7 @@ CONDITIONS: dict[str, Condition] = {
             "train.warmup_stagger",
             "train.ema",
         ),
-        _is_compiled,
+        lambda form, depth, *others: (form == "plain" or depth == 1) and _is_compiled(*others),
     ),
     "train.milestones": Condition(("train.milestones", "train.epochs"), lambda at, epochs: not at or at[0] <= epochs),
     "train.valid_draws": _is("train.objective", "elbo", "beta", "stl"),

@@ -64,6 +64,10 @@ class ModelParams(Strict):
         description="Direction of the posterior: bottom_up, equation (20), or top_down, the ladder, which merges "
         "features of x with the prior on the way down."
     )
+    parametrization: Literal["plain", "residual"] = Field(
+        description="Where p and q of the levels above the first start: plain, near N(0, I), or residual, as the "
+        "noising and denoising steps of a diffusion, to which the networks add corrections."
+    )
     prior: Annotated[Literal["normal", "vamp", "mixture", "flow", "diffusion"], or_own("prior")] = Field(
         description="Distribution of the top level: normal, vamp (a mixture of the posterior at learned "
         "pseudo-inputs), mixture (of learned Gaussians), flow (normal noise carried over by learned splines) or "
@@ -115,6 +119,9 @@ class ModelParams(Strict):
         description="Form of the levels: vectors, or maps, as high and wide as the network below has left of the "
         "image; then z_dim and widths count channels, and every network is a resnet."
     )
+    levels_per_size: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="Levels of maps of the same height and width, before the next list of hidden halves them."
+    )
     batch_norm: bool = Field(description="Whether every dense layer of the mlps is followed by batch normalization.")
     hidden: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=1)] = Field(
         description="Widths of the hidden layers of each network from the data up; the last list serves all levels "
@@ -139,7 +146,7 @@ class ModelParams(Strict):
         """
         size, shapes = image[1:], []
         for rung, units in enumerate(self.level_widths):
-            if self.latents == "maps":
+            if self.latents == "maps" and self.halves(rung):
                 size = halvings(size, len(self.hidden_of(rung)))[-1]
             shapes.append((units, *size) if self.latents == "maps" else (units, 1, 1))
         return shapes + shapes[-1:] * (self.prior_levels if self.prior == "diffusion" else 0)
@@ -150,7 +157,12 @@ class ModelParams(Strict):
 
     def hidden_of(self, rung: int) -> tuple[int, ...]:
         """Return the hidden widths of a rung's networks, the lowest being 0."""
-        return self.hidden[min(rung, len(self.hidden) - 1)]
+        group = rung // self.levels_per_size if self.latents == "maps" else rung
+        return self.hidden[min(group, len(self.hidden) - 1)]
+
+    def halves(self, rung: int) -> bool:
+        """Return whether a rung's networks between maps halve the height and width for each hidden layer."""
+        return rung % self.levels_per_size == 0
 
 
 def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
