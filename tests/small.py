@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import Splits
-from pipeline.params import CaveParams, DataParams, ModelParams, TrainParams
+from pipeline.params import CaveParams, DataParams, ModelParams, ScheduleParams, TrainParams
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +22,8 @@ MODEL: dict[str, Any] = {
     "widths": None,
     "parents": "nearest",
     "inference": "bottom_up",
+    "denoising": "mixture",
+    "schedule": ScheduleParams(first=4.0, last=-10.0, ends="fixed", grid="log_linear"),
     "prior": "normal",
     "pseudo_inputs": 3,
     "likelihood": "bernoulli",

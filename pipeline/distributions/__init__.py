@@ -24,6 +24,7 @@ from pipeline.distributions.families import (
 )
 from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.priors import Mixture, StandardNormal, Vamp
+from pipeline.distributions.values import ValueMixture, ValueVector, hermite
 
 __all__ = [
     "LATENT",
@@ -37,9 +38,12 @@ __all__ = [
     "Family",
     "Mixture",
     "StandardNormal",
+    "ValueMixture",
+    "ValueVector",
     "Vamp",
     "bottom_up_pass",
     "diag_gaussian",
+    "hermite",
     "likelihood",
     "merge",
     "reparameterize",

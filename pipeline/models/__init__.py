@@ -1,9 +1,24 @@
 """The hierarchical VAE of any depth, the networks of its rungs, and how it is built from parameters."""
 
 from pipeline.models.build import PRIORS, build
+from pipeline.models.diffusion import Diffusion, at_levels, log_linear_levels, noised
 from pipeline.models.hierarchy import HierarchicalVAE
 from pipeline.models.layers import ACTIVATIONS, Image, mlp
 from pipeline.models.networks import NETWORKS, update_bn
 from pipeline.models.rows import rows_within
 
-__all__ = ["ACTIVATIONS", "NETWORKS", "PRIORS", "HierarchicalVAE", "Image", "build", "mlp", "rows_within", "update_bn"]
+__all__ = [
+    "ACTIVATIONS",
+    "NETWORKS",
+    "PRIORS",
+    "Diffusion",
+    "HierarchicalVAE",
+    "Image",
+    "at_levels",
+    "build",
+    "log_linear_levels",
+    "mlp",
+    "noised",
+    "rows_within",
+    "update_bn",
+]

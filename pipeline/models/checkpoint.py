@@ -27,7 +27,13 @@ from pipeline.params import ModelParams
 __all__ = ["FORMAT", "load", "read_state", "save_model", "write_state"]
 
 FORMAT = 1
-ADDED = {"components": 1, "blocks": 1, "latents": "vectors"}
+ADDED = {
+    "components": 1,
+    "blocks": 1,
+    "latents": "vectors",
+    "denoising": "mixture",
+    "schedule": {"first": 4.0, "last": -10.0, "ends": "fixed", "grid": "log_linear"},
+}
 """Parameters that models of earlier versions lack, with the values that they were built with."""
 
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from pipeline.errors import InputError
-from pipeline.params.sections import MEASURES, PROBABILITY, DataParams, ModelParams
+from typing import Any
 
-__all__ = ["check_model", "check_outliers"]
+from pipeline.errors import InputError
+from pipeline.params.sections import MEASURES, PROBABILITY, DataParams, ModelParams, TrainParams
+from pipeline.params.text import format_value
+
+__all__ = ["check_model", "check_objective", "check_outliers"]
+
+MOST_LEVELS = 64  # of a chain that is drawn as a whole
 
 
 def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
     """Raise `InputError`, which begins with `where`, if the model does not fit the data or itself."""
+    if model.inference == "diffusion":
+        _check_diffusion(model, where)
+    elif model.network == "unet":
+        raise InputError(f"{where}model.network: 'unet' given, which only inference diffusion has; allowed: mlp, conv")
+    elif model.depth == "continuous" or model.depth > MOST_LEVELS:
+        raise InputError(
+            f"{where}model.depth: {model.depth} given with inference {model.inference}; allowed: 1 to {MOST_LEVELS}, or"
+            " inference diffusion"
+        )
     if model.widths is not None and len(model.widths) != model.depth:
         raise InputError(
             f"{where}model.widths: {len(model.widths)} widths given for model.depth {model.depth};"
@@ -58,6 +72,47 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
         )
     if model.inference == "top_down" and not all(model.hidden):
         raise InputError(f"{where}model.hidden: inference top_down needs a hidden layer in every rung")
+
+
+def _check_diffusion(model: ModelParams, where: str) -> None:
+    """Raise `InputError` for what a diffusion does not have."""
+    allowed: dict[str, tuple[Any, ...]] = {
+        "widths": (None,),
+        "parents": ("nearest",),
+        "prior": ("normal",),
+        "likelihood": ("bernoulli", "discretized_logistic"),
+        "network": ("mlp", "unet"),
+        "latents": ("vectors",),
+        "batch_norm": (False,),
+    }
+    for name, values in allowed.items():
+        if (value := getattr(model, name)) not in values:
+            raise InputError(
+                f"{where}model.{name}: {format_value(value)} given with inference diffusion; allowed:"
+                f" {' or '.join(map(format_value, values))}"
+            )
+    if model.schedule.first <= model.schedule.last:
+        raise InputError(
+            f"{where}model.schedule.first: {model.schedule.first:g} given; allowed: above model.schedule.last,"
+            f" {model.schedule.last:g}"
+        )
+
+
+def check_objective(model: ModelParams, train: TrainParams, where: str = "") -> None:
+    """Raise `InputError`, which begins with `where`, if the objective does not fit the model."""
+    if model.inference != "diffusion":
+        return
+    whole = train.objective == "iwae" and model.depth != "continuous" and model.depth <= MOST_LEVELS
+    if train.objective not in ("elbo", "beta") and not whole:
+        raise InputError(
+            f"{where}train.objective: '{train.objective}' given with inference diffusion and model.depth {model.depth};"
+            f" allowed: elbo or beta, and with at most {MOST_LEVELS} levels iwae"
+        )
+    for name in ("free_bits", "warmup_stagger"):
+        if value := getattr(train, name):
+            raise InputError(
+                f"{where}train.{name}: {value:g} given with inference diffusion, of which a level is drawn; allowed: 0"
+            )
 
 
 def check_outliers(outliers: DataParams | None, data: DataParams) -> None:

@@ -51,7 +51,8 @@ def _is_compiled(*values: Any) -> bool:
 RENDERED = _is("data.name", "cave")
 OWN = _is("data.name", "files")
 SEARCHED = Condition(("sweep.space",), bool)
-DEEP = Condition(("model.depth",), lambda depth: depth > 1)
+DEEP = Condition(("model.depth",), lambda depth: depth != 1)
+DIFFUSION = _is("model.inference", "diffusion")
 CONDITIONS: dict[str, Condition] = {
     "data.binarization": Condition(
         ("data.name", "data.cave.grey"), lambda name, grey: not published_binary(name, grey)
@@ -71,19 +72,31 @@ CONDITIONS: dict[str, Condition] = {
     "data.cave.images": RENDERED,
     "data.cave.size": RENDERED,
     "data.cave.grey": RENDERED,
-    "model.z_dim": _is("model.widths", None),
-    "model.z_ratio": Condition(("model.widths", "model.depth"), lambda widths, depth: widths is None and depth > 1),
+    "model.z_dim": Condition(
+        ("model.widths", "model.inference"), lambda widths, way: widths is None and way != "diffusion"
+    ),
+    "model.z_ratio": Condition(
+        ("model.widths", "model.depth", "model.inference"),
+        lambda widths, depth, way: widths is None and depth != 1 and way != "diffusion",
+    ),
+    "model.denoising": DIFFUSION,
+    "model.schedule.first": DIFFUSION,
+    "model.schedule.last": DIFFUSION,
+    "model.schedule.ends": DIFFUSION,
+    "model.schedule.grid": Condition(
+        ("model.inference", "model.depth"), lambda way, depth: way == "diffusion" and depth != "continuous"
+    ),
     "model.parents": DEEP,
     "model.pseudo_inputs": _is("model.prior", "vamp", "mixture"),
     "model.sigma": _is("model.likelihood", "gaussian"),
     "model.grey_levels": _is("model.likelihood", "discretized_logistic"),
-    "model.blocks": _is("model.network", "resnet"),
+    "model.blocks": _is("model.network", "resnet", "unet"),
     "model.batch_norm": _is("model.latents", "vectors"),
     "model.components": _is("model.likelihood", "discretized_logistic"),
     "model.activation": Condition(("model.hidden", "model.inference"), lambda hidden, way: any(hidden)),
     "train.beta": _is("train.objective", "beta"),
     "train.warmup": _is("train.objective", "beta"),
-    "train.warmup_stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth > 1),
+    "train.warmup_stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth != 1),
     "train.free_bits": _is("train.objective", "elbo", "beta"),
     "train.epochs": _is("compare.match", "none", "parameters"),
     "train.schedule_epochs": _is("train.schedule", "cosine", "staged"),
@@ -124,7 +137,7 @@ CONDITIONS: dict[str, Condition] = {
     "evaluate.decompose.path_draws": DEEP,
     "evaluate.decompose.pair_queries": Condition(
         ("model.depth", "model.inference", "model.parents"),
-        lambda depth, way, parents: depth > 1 and (way, parents) != ("bottom_up", "nearest"),
+        lambda depth, way, parents: depth != 1 and (way, parents) != ("bottom_up", "nearest"),
     ),
     "evaluate.decompose.factor_images": RENDERED,
     "evaluate.decompose.factor_draws": RENDERED,

@@ -55,7 +55,7 @@ def match_weights(params: Params, splits: Splits) -> Params:
 
     best = min(_candidates(params.model.hidden, target, weights), key=distance)
     if distance(best) > TOLERANCE * target:
-        best = min(_neighbours(best, params.model.depth, target, weights), key=distance)
+        best = min(_neighbours(best, params.model.levels, target, weights), key=distance)
     if distance(best) > TOLERANCE * target:
         raise InputError(
             f"compare.parameters: {target} given, but levels of {' + '.join(map(str, params.model.level_widths))} units"

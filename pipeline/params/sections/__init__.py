@@ -9,6 +9,7 @@ from pipeline.params.sections.model import (
     MEASURES,
     PROBABILITY,
     ModelParams,
+    ScheduleParams,
     halvings,
     measure_of,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "ModelParams",
     "OutlierParams",
     "ReportParams",
+    "ScheduleParams",
     "SweepParams",
     "TrainParams",
     "halvings",

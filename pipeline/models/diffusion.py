@@ -1,0 +1,311 @@
+"""The diffusion: a hierarchy whose levels are noised images of the data's dimension, and whose q has no weights.
+
+With y = 2 x - 1, lambda_t the log SNR of level t, z_1 the least noisy,
+
+    q(z_t | x) = N(alpha_t y, sigma_t^2),  alpha_t^2 = sigmoid(lambda_t),  sigma_t^2 = sigmoid(-lambda_t)
+    q(z_t | z_t-1) = N(a z_t-1, s^2),      a = alpha_t / alpha_t-1,  s^2 = sigma_t^2 (1 - SNR_t / SNR_t-1)       (20)
+    q(z_t | z_t+1, x) = merge(N(z_t+1 / a, (s / a)^2), q(z_t | x)) = N(k z_t+1 + c y, sigma_Q^2)
+
+The last is the ladder's merge, with a message from q's own chain: neither the evidence nor the message has weights.
+One decoder gives p(x | z) at every level (`pipeline.models.denoiser`), xhat = E[y | z_t+1], and p(z_T) = N(0, I).
+Three forms of p(z_t | z_t+1), with Delta = SNR_t - SNR_t+1, and their KL from q(z_t | z_t+1, x) a pixel:
+
+    fixed     N(k z_t+1 + c xhat, sigma_Q^2)                        Delta / 2 (y - xhat)^2
+    matched   N(k z_t+1 + c xhat, sigma_Q^2 + c^2 Var[y | z_t+1])   1/2 (log v + (1 + Delta (y - xhat)^2) / v - 1),
+                                                                    v = 1 + Delta Var[y | z_t+1]
+    mixture   sum_v P(y_v | z_t+1) N(k z_t+1 + c y_v, sigma_Q^2)    an integral, by 24 nodes; for binary pixels, with
+              s = y logit,                    softplus(-s) - E softplus(-s - 2 Delta - 2 sqrt(Delta) xi),  xi ~ N(0, 1)
+
+Without end, all three cost SNR / 2 (y - xhat)^2 a unit of log SNR.
+
+Kingma et al., "Variational Diffusion Models" (2021), https://arxiv.org/abs/2107.00630
+Luo, "Understanding Diffusion Models: A Unified Perspective" (2022), https://arxiv.org/abs/2208.11970
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.nn import functional as F
+
+from pipeline.data import Shape
+from pipeline.distributions import BernoulliVector, DiagGaussian, StandardNormal, ValueMixture, ValueVector, likelihood
+from pipeline.distributions import hermite as gauss_hermite
+from pipeline.models.denoiser import FEATURES, Decoder, LevelMLP, signal
+from pipeline.models.hierarchy import HierarchicalVAE
+from pipeline.models.unet import UNet
+from pipeline.params import ModelParams
+
+__all__ = [
+    "DECODERS",
+    "Denoising",
+    "Diffusion",
+    "at_levels",
+    "build_diffusion",
+    "denoising_kl",
+    "kl_fixed",
+    "kl_matched",
+    "kl_mixture",
+    "kl_mixture_binary",
+    "log_linear_levels",
+    "noised",
+    "rate_density",
+]
+
+Denoising = Literal["fixed", "matched", "mixture"]
+Belief = BernoulliVector | ValueVector
+
+
+def log_linear_levels(count: int, first: float, last: float) -> Float[Tensor, " levels"]:
+    """Return so many log SNR from `first` (z_1's) to `last` in equal steps; one level alone lies in the middle."""
+    return first + (last - first) * _even(count)
+
+
+def _even(count: int) -> Float[Tensor, " levels"]:
+    return torch.linspace(0, 1, count) if count > 1 else torch.tensor([0.5])
+
+
+def evidence(x: Float[Tensor, "*rows units"], log_snr: Float[Tensor, "*#rows"]) -> DiagGaussian:
+    """Return q(z | x) = N(alpha y, sigma^2) at a log SNR, which broadcasts over the rows of x."""
+    alpha, sigma = (part[..., None] for part in signal(log_snr))
+    return DiagGaussian(alpha * (2 * x - 1), sigma.expand(*sigma.shape[:-1], x.shape[-1]))
+
+
+def noised(
+    x: Float[Tensor, "*rows units"],
+    log_snr: Float[Tensor, "*#rows"],
+    noise: Float[Tensor, "*rows units"] | None = None,
+) -> Float[Tensor, "*rows units"]:
+    """Draw z ~ q(z | x) at a log SNR for each row, or one for all; `noise` from N(0, I) makes the draw if given."""
+    q = evidence(x, log_snr)
+    if noise is None:
+        return q.rsample()
+    return q.mu + q.sigma * noise
+
+
+def kl_fixed(delta: Tensor, error: Tensor) -> Tensor:
+    """Return the KL of the form fixed a pixel; `error` is (y - xhat)^2, `delta` the difference of SNR."""
+    return 0.5 * delta * error
+
+
+def kl_matched(delta: Tensor, error: Tensor, variance: Tensor) -> Tensor:
+    """Return the KL of the form matched a pixel; `variance` is Var[y | z]."""
+    v = delta * variance
+    return 0.5 * (torch.log1p(v) + (delta * error - v) / (1 + v))
+
+
+def kl_mixture_binary(delta: Tensor, s: Tensor) -> Tensor:
+    """Return the KL of the form mixture a binary pixel; s = y logit."""
+    nodes, weights = gauss_hermite(s)
+    total = F.softplus(-s)
+    for node, weight in zip(nodes, weights, strict=True):
+        total = total - weight * F.softplus(-s - 2 * delta - 2 * delta.sqrt() * node)
+    return total
+
+
+def kl_mixture(
+    delta: Tensor,
+    log_shares: Float[Tensor, "*rows values units"],
+    y_values: Float[Tensor, " values"],
+    y: Float[Tensor, "*rows units"],
+) -> Float[Tensor, "*rows units"]:
+    """Return the KL of the form mixture a pixel, given log P(y_v | z) of all values; memory grows with their number."""
+    nodes, weights = gauss_hermite(y)
+    off = y[..., None, :] - y_values[:, None]
+    delta = delta[..., None, :]
+    total = torch.zeros_like(y)
+    for node, weight in zip(nodes, weights, strict=True):
+        inside = log_shares - delta.sqrt() * node * off - 0.5 * delta * off**2
+        total = total - weight * torch.logsumexp(inside, -2)
+    return total
+
+
+def _error(p: Belief, x: Float[Tensor, "*#rows units"]) -> Float[Tensor, "*rows units"]:
+    """Return (y - xhat)^2 of every pixel."""
+    if isinstance(p, BernoulliVector):
+        return 4 * torch.sigmoid(-(2 * x - 1) * p.base_dist.logits) ** 2
+    return 4 * (x - p.mean) ** 2
+
+
+def denoising_kl(
+    denoising: Denoising, delta: Float[Tensor, "*#rows"], p: Belief, x: Float[Tensor, "*#rows units"]
+) -> Float[Tensor, "*rows units"]:
+    """Return KL(q(z_t | z_t+1, x) || p(z_t | z_t+1)) of every pixel, `p` being the decoder's p(x | z_t+1)."""
+    delta = delta[..., None]
+    if denoising == "mixture":
+        if isinstance(p, BernoulliVector):
+            return kl_mixture_binary(delta, (2 * x - 1) * p.base_dist.logits)
+        return kl_mixture(delta, p.log_shares, 2 * p.values - 1, 2 * x - 1)
+    error = _error(p, x)
+    return kl_fixed(delta, error) if denoising == "fixed" else kl_matched(delta, error, 4 * p.variance)
+
+
+def rate_density(
+    log_snr: Float[Tensor, "*#rows"], p: Belief, x: Float[Tensor, "*#rows units"]
+) -> Float[Tensor, "*rows units"]:
+    """Return SNR / 2 (y - xhat)^2 of every pixel: nats a unit of log SNR, without end, `p` being p(x | z) there."""
+    return 0.5 * log_snr.exp()[..., None] * _error(p, x)
+
+
+class Diffusion(nn.Module):
+    """What the rungs of a diffusion share: the levels, and the decoder.
+
+    Args:
+        decoder: p(x | z) at any log SNR.
+        ends: the first and the last log SNR, a parameter where they are learned.
+        positions: of the levels, z_1's first: 0 is the first end, 1 the last.
+        denoising: the form of p(z_t | z_t+1).
+        continuous: whether training is for the bound of a chain without end, of which these levels are a part.
+    """
+
+    ends: Tensor
+    positions: Tensor
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        ends: Float[Tensor, "2"],
+        positions: Float[Tensor, " levels"],
+        denoising: Denoising,
+        continuous: bool = False,
+    ) -> None:
+        super().__init__()
+        self.decoder, self.denoising, self.continuous = decoder, denoising, continuous
+        if isinstance(ends, nn.Parameter):
+            self.ends = ends
+        else:
+            self.register_buffer("ends", ends)
+        self.register_buffer("positions", positions)
+
+    @property
+    def log_snr(self) -> Float[Tensor, " levels"]:
+        """The log SNR of the levels, z_1's first."""
+        return self.at(self.positions)
+
+    def at(self, positions: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+        """Return the log SNR at positions between the ends."""
+        first, last = self.ends.unbind()
+        return first + (last - first) * positions
+
+    @torch.no_grad()
+    def place(self, log_snr: Float[Tensor, " levels"]) -> None:
+        """Move the levels, whose number stays, to these log SNR, z_1's first."""
+        first, last = self.ends.unbind()
+        self.positions.copy_((log_snr - first) / (last - first))
+
+    def evidence(self, t: int, x: Float[Tensor, "*rows units"]) -> DiagGaussian:
+        """Return q(z_t | x), levels being counted from 1."""
+        return evidence(x, self.log_snr[t - 1])
+
+    def message(self, t: int, above: Float[Tensor, "*rows units"]) -> DiagGaussian:
+        """Return the normal over z_t that is proportional to q(z_t+1 | z_t) at z_t+1 = `above`."""
+        lower, upper = self.log_snr[t - 1], self.log_snr[t]
+        a = signal(upper)[0] / signal(lower)[0]
+        s = signal(upper)[1] * (-torch.expm1(upper - lower)).sqrt()
+        return DiagGaussian(above / a, (s / a).expand(above.shape[-1]))
+
+    def likelihood(self, z: Float[Tensor, "*rows units"]) -> Belief:
+        """Return p(x | z_1)."""
+        return self.decoder.given(z, self.log_snr[0])
+
+    def denoised(self, t: int, above: Float[Tensor, "*rows units"]) -> Distribution:
+        """Return p(z_t | z_t+1) at z_t+1 = `above`."""
+        lower, upper = self.log_snr[t - 1], self.log_snr[t]
+        p = self.decoder.given(above, upper)
+        (alpha, sigma), (alpha_above, sigma_above) = signal(lower), signal(upper)
+        removed = -torch.expm1(upper - lower)
+        k, c, scale = alpha_above / alpha * (sigma / sigma_above) ** 2, alpha * removed, sigma * removed.sqrt()
+        if self.denoising == "mixture":
+            if isinstance(p, BernoulliVector):
+                logits = p.base_dist.logits
+                p = ValueVector(torch.stack([torch.zeros_like(logits), logits], -2), logits.new_tensor([0.0, 1.0]))
+            return ValueMixture(p.logits, (k * above)[..., None, :] + c * (2 * p.values[:, None] - 1), scale)
+        mean = k * above + c * (2 * p.mean - 1)
+        if self.denoising == "fixed":
+            return DiagGaussian(mean, scale.expand(above.shape[-1]))
+        return DiagGaussian(mean, (scale**2 + c**2 * 4 * p.variance).sqrt())
+
+
+class Rung(nn.Module):
+    """A rung of the chain, which has no weights of its own: what all rungs share is listed once, with the model."""
+
+    def __init__(self, diffusion: Diffusion, level: int) -> None:
+        super().__init__()
+        self._shared, self.level = (diffusion,), level
+
+    @property
+    def diffusion(self) -> Diffusion:
+        """What the rungs share."""
+        return self._shared[0]
+
+
+class Evidence(Rung):
+    """q(z_t | x), as a step of the bottom-up pass, which carries x up as it is."""
+
+    def forward(self, x: Float[Tensor, "*batch units"]) -> tuple[Float[Tensor, "*batch units"], Distribution]:
+        """Return x, and q(z_t | x)."""
+        return x, self.diffusion.evidence(self.level, x)
+
+
+class Denoised(Rung):
+    """p(z_t | z_t+1), and at level 0 p(x | z_1)."""
+
+    def forward(self, above: Float[Tensor, "*batch units"]) -> Distribution:
+        """Return the distribution given the node above."""
+        return self.diffusion.denoised(self.level, above) if self.level else self.diffusion.likelihood(above)
+
+
+def _chain(diffusion: Diffusion, units: int) -> HierarchicalVAE:
+    levels = range(len(diffusion.positions))
+    generative = [*(Denoised(diffusion, level) for level in levels), StandardNormal(units)]
+    inference = [Evidence(diffusion, level + 1) for level in levels]
+    return HierarchicalVAE(generative, inference, "nearest", "top_down", diffusion)
+
+
+def at_levels(
+    model: HierarchicalVAE, log_snr: Float[Tensor, " levels"], denoising: Denoising | None = None
+) -> HierarchicalVAE:
+    """Return the same diffusion at other levels, z_1's first; the decoder and the ends are the model's own, not copies.
+
+    Raises:
+        ValueError: the model is no diffusion, or the log SNR do not fall.
+    """
+    shared = model.diffusion
+    if shared is None or bool((log_snr.diff() >= 0).any()):
+        raise ValueError("levels are chosen for a diffusion, their log SNR falling from z_1 up")
+    first, last = shared.ends.detach().unbind()
+    positions = (log_snr.to(shared.ends) - first) / (last - first)
+    diffusion = Diffusion(shared.decoder, shared.ends, positions, denoising or shared.denoising)
+    return _chain(diffusion, len(model.generative[-1].zero)).train(model.training)  # type: ignore[arg-type]
+
+
+DECODERS: dict[str, Callable[[Shape, int, ModelParams], nn.Module]] = {
+    "mlp": lambda image, numbers, params: LevelMLP(math.prod(image), numbers, params.hidden[0], params.activation),
+    "unet": lambda image, numbers, params: UNet(
+        image, numbers // math.prod(image[1:]), params.hidden[0], params.activation, params.blocks, FEATURES
+    ),
+}
+"""Networks from z and the features of a level to so many raw numbers, by the image's shape."""
+
+
+def build_diffusion(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | None = None) -> HierarchicalVAE:
+    """Build the diffusion that `params` describes for data of mean `mean`; channels are further pixels."""
+    family = likelihood(params, 1)
+    start = family.bias(mean)
+    values = None if params.likelihood == "bernoulli" else torch.arange(params.grey_levels) / (params.grey_levels - 1)
+    network = DECODERS[params.network](shape or (len(mean), 1, 1), len(start), params)
+    ends = torch.tensor([params.schedule.first, params.schedule.last])
+    diffusion = Diffusion(
+        Decoder(network, family, start, values),
+        nn.Parameter(ends) if params.schedule.ends == "learned" else ends,
+        _even(params.levels),
+        params.denoising,
+        params.depth == "continuous",
+    )
+    return _chain(diffusion, len(mean))
