@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import Splits
-from pipeline.params import CaveParams, DataParams, ModelParams, ScheduleParams, TrainParams
+from pipeline.params import CaveParams, DataParams, ModelParams, TrainParams
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,7 +23,9 @@ MODEL: dict[str, Any] = {
     "parents": "nearest",
     "inference": "bottom_up",
     "denoising": "mixture",
-    "schedule": ScheduleParams(first=4.0, last=-10.0, ends="fixed", grid="log_linear"),
+    "log_snr": (4.0, -10.0),
+    "log_snr_ends": "fixed",
+    "log_snr_grid": "log_linear",
     "prior": "normal",
     "pseudo_inputs": 3,
     "likelihood": "bernoulli",

@@ -32,7 +32,9 @@ ADDED = {
     "blocks": 1,
     "latents": "vectors",
     "denoising": "mixture",
-    "schedule": {"first": 4.0, "last": -10.0, "ends": "fixed", "grid": "log_linear"},
+    "log_snr": [4.0, -10.0],
+    "log_snr_ends": "fixed",
+    "log_snr_grid": "log_linear",
 }
 """Parameters that models of earlier versions lack, with the values that they were built with."""
 

@@ -300,10 +300,10 @@ def build_diffusion(params: ModelParams, mean: Float[Tensor, " units"], shape: S
     start = family.bias(mean)
     values = None if params.likelihood == "bernoulli" else torch.arange(params.grey_levels) / (params.grey_levels - 1)
     network = DECODERS[params.network](shape or (len(mean), 1, 1), len(start), params)
-    ends = torch.tensor([params.schedule.first, params.schedule.last])
+    ends = torch.tensor(params.log_snr)
     diffusion = Diffusion(
         Decoder(network, family, start, values),
-        nn.Parameter(ends) if params.schedule.ends == "learned" else ends,
+        nn.Parameter(ends) if params.log_snr_ends == "learned" else ends,
         _even(params.levels),
         params.denoising,
         params.depth == "continuous",

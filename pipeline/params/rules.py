@@ -91,10 +91,9 @@ def _check_diffusion(model: ModelParams, where: str) -> None:
                 f"{where}model.{name}: {format_value(value)} given with inference diffusion; allowed:"
                 f" {' or '.join(map(format_value, values))}"
             )
-    if model.schedule.first <= model.schedule.last:
+    if model.log_snr[0] <= model.log_snr[1]:
         raise InputError(
-            f"{where}model.schedule.first: {model.schedule.first:g} given; allowed: above model.schedule.last,"
-            f" {model.schedule.last:g}"
+            f"{where}model.log_snr: {format_value(model.log_snr)} given; allowed: a larger and a smaller one"
         )
 
 

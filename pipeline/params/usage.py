@@ -80,10 +80,9 @@ CONDITIONS: dict[str, Condition] = {
         lambda widths, depth, way: widths is None and depth != 1 and way != "diffusion",
     ),
     "model.denoising": DIFFUSION,
-    "model.schedule.first": DIFFUSION,
-    "model.schedule.last": DIFFUSION,
-    "model.schedule.ends": DIFFUSION,
-    "model.schedule.grid": Condition(
+    "model.log_snr": DIFFUSION,
+    "model.log_snr_ends": DIFFUSION,
+    "model.log_snr_grid": Condition(
         ("model.inference", "model.depth"), lambda way, depth: way == "diffusion" and depth != "continuous"
     ),
     "model.parents": DEEP,

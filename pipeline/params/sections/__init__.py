@@ -9,7 +9,6 @@ from pipeline.params.sections.model import (
     MEASURES,
     PROBABILITY,
     ModelParams,
-    ScheduleParams,
     halvings,
     measure_of,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "ModelParams",
     "OutlierParams",
     "ReportParams",
-    "ScheduleParams",
     "SweepParams",
     "TrainParams",
     "halvings",

@@ -19,7 +19,6 @@ __all__ = [
     "MEASURES",
     "PROBABILITY",
     "ModelParams",
-    "ScheduleParams",
     "halvings",
     "measure_of",
 ]
@@ -44,18 +43,6 @@ def measure_of(likelihood: str, dequantization: str = "none") -> str:
 
 
 LogSNR = Annotated[float, Field(ge=-30, le=30)]
-
-
-class ScheduleParams(Strict):
-    """The levels of a diffusion, by their log SNR."""
-
-    first: LogSNR = Field(description="Log SNR of the first level, z_1, at the start of training.")
-    last: LogSNR = Field(description="Log SNR of the last level, z_T, at the start of training.")
-    ends: Literal["fixed", "learned"] = Field(description="Whether both ends stay, or are learned.")
-    grid: Literal["log_linear", "optimal"] = Field(
-        description="Levels between the ends: log_linear, in equal steps of log SNR, or optimal, after every epoch "
-        "where the bound of so many levels is best."
-    )
 
 
 class ModelParams(Strict):
@@ -85,7 +72,15 @@ class ModelParams(Strict):
         description="Form of a step down of a diffusion: a Gaussian of fixed variance, one with the matched variance, "
         "or for each pixel a mixture over its values."
     )
-    schedule: ScheduleParams = Field(description="The levels of a diffusion.")
+    log_snr: Annotated[tuple[LogSNR, ...], Field(min_length=2, max_length=2)] = Field(
+        description="Log signal-to-noise ratios of the first and the last level of a diffusion, z_1 and z_T, at the "
+        "start of training."
+    )
+    log_snr_ends: Literal["fixed", "learned"] = Field(description="Whether these two stay, or are learned.")
+    log_snr_grid: Literal["log_linear", "optimal"] = Field(
+        description="Levels between them: log_linear, in equal steps of log SNR, or optimal, after every epoch where "
+        "the bound of so many levels is best."
+    )
     prior: Annotated[Literal["normal", "vamp", "mixture"], or_own("prior")] = Field(
         description="Distribution of the top level: normal, vamp (a mixture of the posterior at learned "
         "pseudo-inputs) or mixture (of learned Gaussians)."
