@@ -58,6 +58,9 @@ __all__ = [
     "rate_density",
 ]
 
+BINS = 60  # of the terms of the bound, or of log SNR, with a share of training's draws each
+EVENLY = 0.1  # part of the draws that all bins have in equal amounts
+FADING = 0.99  # weight of a bin's earlier terms once another is drawn
 Denoising = Literal["fixed", "matched", "mixture"]
 Belief = BernoulliVector | ValueVector
 
@@ -161,11 +164,12 @@ class Diffusion(nn.Module):
         ends: the first and the last log SNR, a parameter where they are learned.
         positions: of the levels, z_1's first: 0 is the first end, 1 the last.
         denoising: the form of p(z_t | z_t+1).
-        continuous: whether training is for the bound of a chain without end, of which these levels are a part.
+        continuous: whether training is for the bound of a chain without end, for which these levels stand elsewhere.
     """
 
     ends: Tensor
     positions: Tensor
+    cost: Tensor  # of the terms that training drew, by bin: the sum of their squares, and of their weights
 
     def __init__(
         self,
@@ -182,6 +186,8 @@ class Diffusion(nn.Module):
         else:
             self.register_buffer("ends", ends)
         self.register_buffer("positions", positions)
+        bins = BINS + 1 if continuous else min(BINS, len(positions))
+        self.register_buffer("cost", torch.zeros(2, bins))
 
     @property
     def log_snr(self) -> Float[Tensor, " levels"]:
@@ -198,6 +204,30 @@ class Diffusion(nn.Module):
         """Move the levels, whose number stays, to these log SNR, z_1's first."""
         first, last = self.ends.unbind()
         self.positions.copy_((log_snr - first) / (last - first))
+
+    def first_terms(self) -> Tensor:
+        """Return the first term in each bin, and T; bins hold as many of a chain's T terms as each other, or 1 more."""
+        terms, bins = len(self.positions), self.cost.shape[1]
+        return torch.arange(bins + 1, device=self.cost.device) * terms // bins
+
+    def shares(self) -> Float[Tensor, " bins"]:
+        """Return how often training draws a term from each bin: as the root of its terms' mean square, and evenly."""
+        square, weight = self.cost
+        width = self.cost.new_tensor([1.0, *[(self.ends[0] - self.ends[1]).item() / BINS] * BINS])
+        width = width if self.continuous else self.first_terms().diff().to(width)
+        root = (square / weight.clamp(min=1e-12)).sqrt()
+        seen = weight > 0
+        root = torch.where(seen, root, root.sum() / seen.sum().clamp(min=1) if seen.any() else torch.ones_like(root))
+        share = width * root.clamp(min=1e-12)
+        return (1 - EVENLY) * share / share.sum() + EVENLY / len(share)
+
+    @torch.no_grad()
+    def learn(self, bins: Tensor, value: Float[Tensor, " rows"]) -> None:
+        """Take the values of terms into the mean squares of their bins, of which the earlier ones fade."""
+        chosen = (bins == torch.arange(self.cost.shape[1], device=bins.device)[:, None]).to(self.cost)
+        count = chosen.sum(1)
+        added = torch.stack([chosen @ value.to(self.cost) ** 2, count])
+        self.cost.mul_(FADING**count).add_(added)
 
     def evidence(self, t: int, x: Float[Tensor, "*rows units"]) -> DiagGaussian:
         """Return q(z_t | x), levels being counted from 1."""

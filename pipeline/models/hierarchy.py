@@ -12,7 +12,7 @@ of the MHVAE) or every node on that side (`every`, the HVAE); at depth 1 both ar
 
 The ladder's bottom-up pass computes from x the evidence N(mu_hat_t, sigma_hat_t^2) of every level without drawing
 anything. Top-down, q(z_t | .) is that evidence merged with the generative p(z_t | parents), whose networks it shares.
-In a diffusion (`pipeline.models.diffusion`) it is merged with a message of q's own chain, and nothing of q is learnt.
+In a diffusion (`pipeline.models.diffusion`) it is merged with a message of q's own chain, and nothing of q is learned.
 
 Luo, "Understanding Diffusion Models: A Unified Perspective" (2022), https://arxiv.org/abs/2208.11970
 Sønderby et al., "Ladder Variational Autoencoders" (2016), https://arxiv.org/abs/1602.02282

@@ -17,4 +17,6 @@ def rows_within(model: HierarchicalVAE, x: Shaped[Tensor, "*batch units"], most:
     """Return `most`, or fewer rows where an image takes so many raw numbers that these would be too large."""
     units, likelihood = x.shape[-1], model.generative[0]
     numbers = likelihood.family.raw_numbers(units) if isinstance(likelihood, Conditional) else units
+    if model.diffusion is not None and (values := model.diffusion.decoder.values) is not None:
+        numbers = units * len(values)
     return max(1, min(most, NUMBERS // numbers))

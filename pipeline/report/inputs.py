@@ -148,7 +148,8 @@ def finals(study: Study, variant: str) -> list[tuple[float, float]]:
 def trials(study: Study, variant: str) -> list[dict[str, Any]]:
     """Return a variant's trials with `depth` and `z_dim`, units of z_1; what was not swept is the variant's own.
 
-    A diffusion's `z_dim` is 0. `point` is rate and distortion on the validation set, or None where the trial has left none.
+    A diffusion's `z_dim` is 0. `point` is rate and distortion on the validation set, or None where the trial has left
+    none.
     """
     if not _searched(study, variant):
         return []
