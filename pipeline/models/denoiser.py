@@ -46,14 +46,17 @@ def signal(log_snr: Float[Tensor, "*rows"]) -> tuple[Float[Tensor, "*rows"], Flo
 
 
 class LevelMLP(nn.Module):
-    """Dense layers with a level's features added in each hidden one; a layer as wide as the one before adds to it."""
+    """Dense layers with a level's features added in each hidden one; a layer as wide as the one before adds to it.
+
+    The outputs are 0 at the start.
+    """
 
     def __init__(self, units: int, numbers: int, hidden: Sequence[int], activation: str) -> None:
         super().__init__()
         self.layers = nn.ModuleList(glorot(nn.Linear(lower, upper)) for lower, upper in pairwise([units, *hidden]))
         self.levels = nn.ModuleList(glorot(nn.Linear(FEATURES, width)) for width in hidden)
         self.activation = ACTIVATIONS[activation]()
-        self.last = nn.Linear([units, *hidden][-1], numbers)
+        self.last = nn.Linear([units, *hidden][-1], numbers, bias=False)
         nn.init.zeros_(self.last.weight)
 
     def forward(self, z: Float[Tensor, "*rows units"], level: Float[Tensor, "*#rows features"]) -> Tensor:

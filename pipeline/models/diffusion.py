@@ -74,14 +74,14 @@ def _even(count: int) -> Float[Tensor, " levels"]:
     return torch.linspace(0, 1, count) if count > 1 else torch.tensor([0.5])
 
 
-def evidence(x: Float[Tensor, "*rows units"], log_snr: Float[Tensor, "*#rows"]) -> DiagGaussian:
+def evidence(x: Float[Tensor, "*#rows units"], log_snr: Float[Tensor, "*#rows"]) -> DiagGaussian:
     """Return q(z | x) = N(alpha y, sigma^2) at a log SNR, which broadcasts over the rows of x."""
     alpha, sigma = (part[..., None] for part in signal(log_snr))
     return DiagGaussian(alpha * (2 * x - 1), sigma.expand(*sigma.shape[:-1], x.shape[-1]))
 
 
 def noised(
-    x: Float[Tensor, "*rows units"],
+    x: Float[Tensor, "*#rows units"],
     log_snr: Float[Tensor, "*#rows"],
     noise: Float[Tensor, "*rows units"] | None = None,
 ) -> Float[Tensor, "*rows units"]:
@@ -114,15 +114,15 @@ def kl_mixture_binary(delta: Tensor, s: Tensor) -> Tensor:
 
 def kl_mixture(
     delta: Tensor,
-    log_shares: Float[Tensor, "*rows values units"],
+    log_shares: Float[Tensor, "*#rows values units"],
     y_values: Float[Tensor, " values"],
-    y: Float[Tensor, "*rows units"],
+    y: Float[Tensor, "*#rows units"],
 ) -> Float[Tensor, "*rows units"]:
     """Return the KL of the form mixture a pixel, given log P(y_v | z) of all values; memory grows with their number."""
     nodes, weights = gauss_hermite(y)
     off = y[..., None, :] - y_values[:, None]
     delta = delta[..., None, :]
-    total = torch.zeros_like(y)
+    total = y.new_zeros(())
     for node, weight in zip(nodes, weights, strict=True):
         inside = log_shares - delta.sqrt() * node * off - 0.5 * delta * off**2
         total = total - weight * torch.logsumexp(inside, -2)
@@ -215,10 +215,8 @@ class Diffusion(nn.Module):
         square, weight = self.cost
         width = self.cost.new_tensor([1.0, *[(self.ends[0] - self.ends[1]).item() / BINS] * BINS])
         width = width if self.continuous else self.first_terms().diff().to(width)
-        root = (square / weight.clamp(min=1e-12)).sqrt()
-        seen = weight > 0
-        root = torch.where(seen, root, root.sum() / seen.sum().clamp(min=1) if seen.any() else torch.ones_like(root))
-        share = width * root.clamp(min=1e-12)
+        usual = (square.sum() / weight.sum().clamp(min=1)).clamp(min=1e-12)  # counts as one term in every bin
+        share = width * ((square + usual) / (weight + 1)).sqrt()
         return (1 - EVENLY) * share / share.sum() + EVENLY / len(share)
 
     @torch.no_grad()

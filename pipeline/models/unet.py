@@ -60,9 +60,10 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(
             nn.ModuleList(LevelBlock(width, level, activation) for _ in range(blocks)) for width in hidden
         )
-        self.last = nn.Sequential(*active(hidden[0], activation), nn.Conv2d(hidden[0], planes, 3, padding=1))
+        self.last = nn.Sequential(
+            *active(hidden[0], activation), nn.Conv2d(hidden[0], planes, 3, padding=1, bias=False)
+        )
         nn.init.zeros_(self.last[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.last[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, z: Float[Tensor, "*rows units"], level: Float[Tensor, "*#rows features"]) -> Tensor:
         """Return raw numbers [..., planes * height * width] at the features of a level, which broadcast."""
