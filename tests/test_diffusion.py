@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ from pipeline.models.diffusion import (
     evidence,
     kl_mixture,
     kl_mixture_binary,
+    prior_kl,
     rate_density,
 )
+from pipeline.models.grid import best_path, optimal_levels
 from pipeline.objectives import elbo, top_down_kl
 from pipeline.params import Params
 from pipeline.training import fit
-from pipeline.training.sampled import draw_terms, prior_kl, sampled_elbo, term_values
+from pipeline.training.sampled import draw_terms, sampled_elbo, term_values
 from tests.small import ROOT, model_params, splits, train_params
 
 GREY = {"likelihood": "discretized_logistic", "grey_levels": 17}
@@ -116,7 +119,9 @@ def test_the_divergence_of_a_level_has_a_closed_form(denoising: str, likelihood:
         if denoising == "fixed":
             off = 2 * (x - p.mean)
             torch.testing.assert_close(own, 0.5 * (snr[t - 1] - snr[t]) * off**2, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(by_level[-1], prior_kl(model.diffusion, x).expand(3, -1), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        by_level[-1], prior_kl(x, model.diffusion.log_snr[-1]).expand(3, -1), rtol=1e-10, atol=1e-10
+    )
     assert (by_level >= 0).all()
 
 
@@ -243,7 +248,7 @@ def test_more_levels_come_closer_to_the_entropy(denoising: str) -> None:
         for lower, upper in pairwise(levels):
             p = exact.given(noised(x, upper, noise.expand(-1, 4, -1)), upper)
             cost = cost + denoising_kl(denoising, lower.exp() - upper.exp(), p, x).sum(-1)
-        bounds.append(((cost * volume).sum(0) * probability).sum().item() + prior_kl(chain, x)[0].item())
+        bounds.append(((cost * volume).sum(0) * probability).sum().item() + prior_kl(x, levels[-1])[0].item())
     assert all(finer < coarser for coarser, finer in pairwise(bounds))
     assert entropy < bounds[-1] < entropy + {"fixed": 0.13, "matched": 0.03, "mixture": 0.01}[denoising]
 
@@ -392,6 +397,38 @@ def test_a_thousand_levels_share_one_list_of_weights(tmp_path: Path) -> None:
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
+# --- Levels that are chosen
+
+
+def test_the_best_path_is_that_of_all_paths() -> None:
+    """Over nine candidates and up to four levels the programme finds the least cost of all chains."""
+    torch.manual_seed(0)
+    first, pairs, last = torch.rand(9).double(), torch.rand(9, 9).double(), torch.rand(9).double()
+    pairs[torch.tril_indices(9, 9).unbind()] = torch.inf
+
+    def cost(path: Sequence[int]) -> float:
+        return (first[path[0]] + sum(pairs[i, j] for i, j in pairwise(path)) + last[path[-1]]).item()
+
+    for count in (1, 2, 4):
+        path = best_path(first, pairs, last, count)
+        assert cost(path) == pytest.approx(min(map(cost, combinations(range(9), count))))
+
+
+def test_optimal_levels_have_the_better_bound() -> None:
+    """Of the exact decoder's chains of 1 to 4 levels the chosen ones have a higher elbo than equal steps."""
+    x = torch.tensor(list(product([0.0, 1.0], repeat=2))).double()
+    exact = Exact(x, torch.tensor([0.4, 0.1, 0.1, 0.4]).double())
+    many = x[torch.multinomial(exact.probability, 2000, replacement=True)]
+    for count in (1, 2, 4):
+        even = log_linear_levels(count, 4.0, -8.0).double()
+        ends = torch.tensor([4.0, -8.0]).double()
+        model = _chain(Diffusion(exact, ends, (4.0 - even) / 12, "matched"), 2).double()
+        levels = optimal_levels(model, many, count)
+        assert (levels.diff() < 0).all()
+        bounds = [elbo(each, many, 20).elbo.mean() for each in (at_levels(model, levels), model)]
+        assert bounds[0] > bounds[1]
+
+
 # --- Training
 
 TRAINED: dict[str, dict[str, Any]] = {
@@ -400,6 +437,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "one level, learned": {"depth": 1, "log_snr_ends": "learned"},
     "100 levels": {"depth": 100},
     "grey": {"depth": "continuous", "likelihood": "discretized_logistic"},
+    "optimal levels": {"depth": 3, "log_snr_grid": "optimal"},
     "unet": {"depth": "continuous", "network": "unet", "hidden": ((4, 8),)},
 }
 

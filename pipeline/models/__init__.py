@@ -2,6 +2,7 @@
 
 from pipeline.models.build import PRIORS, build
 from pipeline.models.diffusion import Diffusion, at_levels, log_linear_levels, noised
+from pipeline.models.grid import optimal_levels
 from pipeline.models.hierarchy import HierarchicalVAE
 from pipeline.models.layers import ACTIVATIONS, Image, mlp
 from pipeline.models.networks import NETWORKS, update_bn
@@ -19,6 +20,7 @@ __all__ = [
     "log_linear_levels",
     "mlp",
     "noised",
+    "optimal_levels",
     "rows_within",
     "update_bn",
 ]

@@ -48,6 +48,7 @@ __all__ = [
     "Diffusion",
     "at_levels",
     "build_diffusion",
+    "chain_of",
     "denoising_kl",
     "kl_fixed",
     "kl_matched",
@@ -55,6 +56,7 @@ __all__ = [
     "kl_mixture_binary",
     "log_linear_levels",
     "noised",
+    "prior_kl",
     "rate_density",
 ]
 
@@ -90,6 +92,12 @@ def noised(
     if noise is None:
         return q.rsample()
     return q.mu + q.sigma * noise
+
+
+def prior_kl(x: Float[Tensor, "*batch units"], log_snr: Float[Tensor, ""]) -> Float[Tensor, "*batch"]:
+    """Return KL(q(z_T | x) || N(0, I)), z_T at this log SNR; of binary images D / 2 log(1 + SNR_T)."""
+    q = evidence(x, log_snr)
+    return 0.5 * (q.mu**2 + q.sigma**2 - 1 - 2 * q.sigma.log()).sum(-1)
 
 
 def kl_fixed(delta: Tensor, error: Tensor) -> Tensor:
@@ -165,6 +173,7 @@ class Diffusion(nn.Module):
         positions: of the levels, z_1's first: 0 is the first end, 1 the last.
         denoising: the form of p(z_t | z_t+1).
         continuous: whether training is for the bound of a chain without end, for which these levels stand elsewhere.
+        optimal: whether training moves the levels to where the bound is best.
     """
 
     ends: Tensor
@@ -178,9 +187,10 @@ class Diffusion(nn.Module):
         positions: Float[Tensor, " levels"],
         denoising: Denoising,
         continuous: bool = False,
+        optimal: bool = False,
     ) -> None:
         super().__init__()
-        self.decoder, self.denoising, self.continuous = decoder, denoising, continuous
+        self.decoder, self.denoising, self.continuous, self.optimal = decoder, denoising, continuous, optimal
         if isinstance(ends, nn.Parameter):
             self.ends = ends
         else:
@@ -289,7 +299,8 @@ class Denoised(Rung):
         return self.diffusion.denoised(self.level, above) if self.level else self.diffusion.likelihood(above)
 
 
-def _chain(diffusion: Diffusion, units: int) -> HierarchicalVAE:
+def chain_of(diffusion: Diffusion, units: int) -> HierarchicalVAE:
+    """Return the hierarchy whose rungs share these levels and this decoder, for images of so many units."""
     levels = range(len(diffusion.positions))
     generative = [*(Denoised(diffusion, level) for level in levels), StandardNormal(units)]
     inference = [Evidence(diffusion, level + 1) for level in levels]
@@ -310,7 +321,7 @@ def at_levels(
     first, last = shared.ends.detach().unbind()
     positions = (log_snr.to(shared.ends) - first) / (last - first)
     diffusion = Diffusion(shared.decoder, shared.ends, positions, denoising or shared.denoising)
-    return _chain(diffusion, len(model.generative[-1].zero)).train(model.training)  # type: ignore[arg-type]
+    return chain_of(diffusion, len(model.generative[-1].zero)).train(model.training)  # type: ignore[arg-type]
 
 
 DECODERS: dict[str, Callable[[Shape, int, ModelParams], nn.Module]] = {
@@ -335,5 +346,6 @@ def build_diffusion(params: ModelParams, mean: Float[Tensor, " units"], shape: S
         _even(params.levels),
         params.denoising,
         params.depth == "continuous",
+        params.log_snr_grid == "optimal" and params.depth != "continuous",
     )
-    return _chain(diffusion, len(mean))
+    return chain_of(diffusion, len(mean))

@@ -91,6 +91,11 @@ def _check_diffusion(model: ModelParams, where: str) -> None:
                 f"{where}model.{name}: {format_value(value)} given with inference diffusion; allowed:"
                 f" {' or '.join(map(format_value, values))}"
             )
+    if model.log_snr_grid == "optimal" and model.depth != "continuous" and model.depth > MOST_LEVELS:
+        raise InputError(
+            f"{where}model.log_snr_grid: optimal given with model.depth {model.depth}; allowed: log_linear, or at most"
+            f" {MOST_LEVELS} levels"
+        )
     if model.log_snr[0] <= model.log_snr[1]:
         raise InputError(
             f"{where}model.log_snr: {format_value(model.log_snr)} given; allowed: a larger and a smaller one"

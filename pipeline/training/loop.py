@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.data import Splits
 from pipeline.data.images import TrainingImages, frozen, to_unit_interval
 from pipeline.log import Record
-from pipeline.models import HierarchicalVAE, build, rows_within, update_bn
+from pipeline.models import HierarchicalVAE, build, optimal_levels, rows_within, update_bn
 from pipeline.objectives import training_objective
 from pipeline.params import ModelParams, TrainParams
 from pipeline.progress import Reporter, track_progress
@@ -33,6 +33,7 @@ from pipeline.training.terms import NonFiniteError, mean_parts, named, require_f
 
 __all__ = ["best_record", "fit", "initial_model", "make_step", "print_progress", "report_epoch"]
 
+PLACED = 128  # training images for which the levels of a diffusion are placed
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
 
 
@@ -71,6 +72,7 @@ def fit(
         start = time.perf_counter()
         with seeded(seed, f"epoch {state.epoch}"):
             metrics = _epoch(state, step, train, params)
+        _place_levels(state, train, seed)
         with state.ema_weights(), torch.no_grad():
             with seeded(seed, "statistics"):
                 update_bn(
@@ -144,6 +146,16 @@ def _epoch(
     if adam.norm is not None:
         others["train/gradient_norm"] = norm.item()
     return named("train/", with_sums(total), model) | others
+
+
+def _place_levels(state: TrainingState, train: TrainingImages, seed: int) -> None:
+    """Move the levels of a diffusion to where the bound of the validated weights is best, if that is asked for."""
+    diffusion = state.model.diffusion
+    if diffusion is not None and diffusion.optimal:
+        with seeded(seed, "levels"), state.ema_weights():
+            images = train.batch(torch.arange(min(PLACED, len(train)), device=train.device))
+            levels = optimal_levels(state.model, images, state.model.depth)
+        diffusion.place(levels)
 
 
 def initial_model(params: ModelParams, splits: Splits, seed: int) -> HierarchicalVAE:

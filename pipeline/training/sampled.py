@@ -22,10 +22,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pipeline.models import HierarchicalVAE
-from pipeline.models.diffusion import Diffusion, denoising_kl, evidence, noised, rate_density
+from pipeline.models.diffusion import Diffusion, denoising_kl, noised, prior_kl, rate_density
 from pipeline.objectives import ELBO
 
-__all__ = ["Drawn", "draw_terms", "prior_kl", "sampled_elbo", "term_values"]
+__all__ = ["Drawn", "draw_terms", "sampled_elbo", "term_values"]
 
 
 class Drawn(NamedTuple):
@@ -56,7 +56,8 @@ def sampled_elbo(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws:
         diffusion.learn(drawn.bins, value.detach())
     cost = (drawn.weight * value).view(draws, -1)
     first = drawn.first.view(draws, -1)
-    rate = cost.masked_fill(first, 0) + prior_kl(diffusion, x)
+    last = diffusion.ends[1] if diffusion.continuous else diffusion.log_snr[-1]
+    rate = cost.masked_fill(first, 0) + prior_kl(x, last)
     return ELBO(-cost.masked_fill(~first, 0), rate[None])
 
 
@@ -90,10 +91,3 @@ def term_values(diffusion: Diffusion, drawn: Drawn, x: Float[Tensor, "rows units
         kl = denoising_kl(diffusion.denoising, below.exp() - at.exp(), p, x[later])
     value = torch.zeros_like(drawn.log_snr).index_put((later,), kl.sum(-1))
     return value.index_put((first,), -likelihood.log_prob(x[first]))
-
-
-def prior_kl(diffusion: Diffusion, x: Float[Tensor, "batch units"]) -> Float[Tensor, " batch"]:
-    """Return KL(q(z_T | x) || N(0, I)); of binary images D / 2 log(1 + SNR_T)."""
-    last = diffusion.ends[1] if diffusion.continuous else diffusion.log_snr[-1]
-    q = evidence(x, last)
-    return 0.5 * (q.mu**2 + q.sigma**2 - 1 - 2 * q.sigma.log()).sum(-1)
