@@ -30,6 +30,7 @@ from pipeline.models.checkpoint import load, save_model
 from pipeline.models.denoiser import Decoder, signal
 from pipeline.models.diffusion import (
     Diffusion,
+    chain_of,
     denoising_kl,
     evidence,
     kl_mixture,
@@ -422,7 +423,7 @@ def test_optimal_levels_have_the_better_bound() -> None:
     for count in (1, 2, 4):
         even = log_linear_levels(count, 4.0, -8.0).double()
         ends = torch.tensor([4.0, -8.0]).double()
-        model = _chain(Diffusion(exact, ends, (4.0 - even) / 12, "matched"), 2).double()
+        model = chain_of(Diffusion(exact, ends, (4.0 - even) / 12, "matched"), 2).double()
         levels = optimal_levels(model, many, count)
         assert (levels.diff() < 0).all()
         bounds = [elbo(each, many, 20).elbo.mean() for each in (at_levels(model, levels), model)]
