@@ -28,9 +28,9 @@ from pipeline.errors import InputError
 from pipeline.models import HierarchicalVAE, at_levels, build, log_linear_levels, noised
 from pipeline.models.checkpoint import load, save_model
 from pipeline.models.denoiser import Decoder, signal
-from pipeline.models.diffusion import (
-    Diffusion,
-    chain_of,
+from pipeline.models.diffusion import Diffusion, chain_of
+from pipeline.models.grid import best_path, optimal_levels
+from pipeline.models.noising import (
     denoising_kl,
     evidence,
     kl_mixture,
@@ -38,7 +38,6 @@ from pipeline.models.diffusion import (
     prior_kl,
     rate_density,
 )
-from pipeline.models.grid import best_path, optimal_levels
 from pipeline.objectives import elbo, top_down_kl
 from pipeline.params import Params
 from pipeline.training import fit
@@ -114,7 +113,7 @@ def test_the_divergence_of_a_level_has_a_closed_form(denoising: str, likelihood:
     by_level = top_down_kl(model, x, 3)
     snr = model.diffusion.log_snr.exp()
     for t in range(1, model.depth):
-        p = model.diffusion.decoder.given(nodes[t + 1], model.diffusion.log_snr[t])
+        p = model.diffusion.decoder.likelihood(nodes[t + 1], model.diffusion.log_snr[t])
         own = denoising_kl(denoising, snr[t - 1] - snr[t], p, x)
         torch.testing.assert_close(own.sum(-1), by_level[t - 1], rtol=1e-10, atol=1e-10)
         if denoising == "fixed":
@@ -148,7 +147,7 @@ def test_close_levels_cost_what_a_chain_without_end_costs(denoising: str, likeli
     """KL / (difference of log SNR) tends to `rate_density`, whatever the form."""
     model = diffusion(**likelihood)
     x, level = images(model), torch.tensor(-1.0).double()
-    p = model.diffusion.decoder.given(noised(x, level), level)
+    p = model.diffusion.decoder.likelihood(noised(x, level), level)
     step = 1e-5
     kl = denoising_kl(denoising, (level + step).exp() - level.exp(), p, x) / step
     torch.testing.assert_close(kl, rate_density(level, p, x), rtol=1e-4, atol=1e-6)
@@ -245,9 +244,9 @@ def test_more_levels_come_closer_to_the_entropy(denoising: str) -> None:
     for count in (2, 3, 5, 9, 17, 33, 65, 129):
         chain = Diffusion(exact, torch.tensor([5.0, -7.0]).double(), torch.linspace(0, 1, count).double(), denoising)
         levels = chain.log_snr
-        cost = -exact.given(noised(x, levels[0], noise.expand(-1, 4, -1)), levels[0]).log_prob(x)
+        cost = -exact.likelihood(noised(x, levels[0], noise.expand(-1, 4, -1)), levels[0]).log_prob(x)
         for lower, upper in pairwise(levels):
-            p = exact.given(noised(x, upper, noise.expand(-1, 4, -1)), upper)
+            p = exact.likelihood(noised(x, upper, noise.expand(-1, 4, -1)), upper)
             cost = cost + denoising_kl(denoising, lower.exp() - upper.exp(), p, x).sum(-1)
         bounds.append(((cost * volume).sum(0) * probability).sum().item() + prior_kl(x, levels[-1])[0].item())
     assert all(finer < coarser for coarser, finer in pairwise(bounds))

@@ -6,7 +6,8 @@ SNR:
     logit_v = log prior_v(z, lambda) + (alpha y_v z - alpha^2 y_v^2 / 2) / sigma^2      of the values v of a grey pixel
     logit   = network(z, lambda) + 2 alpha z / sigma^2                                  of a binary pixel's being white
 
-The second term is the log of a pixel's own Bayes factor. The network gives the log prior odds given the other pixels;
+The second term is the log of a pixel's own Bayes factor. The network, which sees tanh(alpha z / sigma^2) beside z (of a
+binary pixel what it says itself of y), gives the log prior odds given the other pixels;
 grey values have those of a discretized logistic, or of a mixture of some. It starts at the data's mean, where this
 posterior is exact for independent pixels.
 
@@ -28,7 +29,7 @@ from pipeline.distributions import BernoulliVector, Family, ValueVector
 from pipeline.distributions.logistic_mixture import LogisticMixture
 from pipeline.models.layers import ACTIVATIONS, glorot
 
-__all__ = ["FEATURES", "Decoder", "LevelMLP", "features", "signal"]
+__all__ = ["FEATURES", "Decoder", "LevelMLP", "signal"]
 
 PERIODS = (32.0, 16.0, 8.0, 4.0)
 FEATURES = 2 * len(PERIODS) + 1
@@ -73,7 +74,7 @@ class Decoder(nn.Module):
     """p(x | z) at any level.
 
     Args:
-        network: from z [..., units] and a level's features to raw numbers of `family`.
+        network: from z and tanh(alpha z / sigma^2), [..., 2 units], and a level's features to raw numbers of `family`.
         family: a pixel's log prior odds (bernoulli), or its prior over grey values.
         start: the raw numbers that the network's own are added to.
         values: of a grey pixel, in [0, 1]; None for binary ones.
@@ -92,9 +93,9 @@ class Decoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "*rows units"], log_snr: Float[Tensor, "*#rows"]) -> Tensor:
         """Return the logits of the pixels at a log SNR, which broadcasts: [..., units], grey [..., values, units]."""
-        raw = self.network(z, features(log_snr)) + self.start
         alpha, sigma = signal(log_snr)
         skip = (alpha / sigma**2)[..., None] * z
+        raw = self.network(torch.cat([z, torch.tanh(skip)], -1), features(log_snr)) + self.start
         if self.values is None:
             return raw + 2 * skip
         y = 2 * self.values[:, None] - 1
@@ -112,7 +113,9 @@ class Decoder(nn.Module):
             masses = p.base_dist.log_prob(values)
         return masses.movedim(0, -2)
 
-    def given(self, z: Float[Tensor, "*rows units"], log_snr: Float[Tensor, "*#rows"]) -> BernoulliVector | ValueVector:
+    def likelihood(
+        self, z: Float[Tensor, "*rows units"], log_snr: Float[Tensor, "*#rows"]
+    ) -> BernoulliVector | ValueVector:
         """Return p(x | z) at a log SNR."""
         return self.distribution(self(z, log_snr))
 

@@ -8,15 +8,11 @@ With y = 2 x - 1, lambda_t the log SNR of level t, z_1 the least noisy,
 
 The last is the ladder's merge, with a message from q's own chain: neither the evidence nor the message has weights.
 One decoder gives p(x | z) at every level (`pipeline.models.denoiser`), xhat = E[y | z_t+1], and p(z_T) = N(0, I).
-Three forms of p(z_t | z_t+1), with Delta = SNR_t - SNR_t+1, and their KL from q(z_t | z_t+1, x) a pixel:
+p(z_t | z_t+1) has one of three forms, whose divergences `pipeline.models.noising` has:
 
-    fixed     N(k z_t+1 + c xhat, sigma_Q^2)                        Delta / 2 (y - xhat)^2
-    matched   N(k z_t+1 + c xhat, sigma_Q^2 + c^2 Var[y | z_t+1])   1/2 (log v + (1 + Delta (y - xhat)^2) / v - 1),
-                                                                    v = 1 + Delta Var[y | z_t+1]
-    mixture   sum_v P(y_v | z_t+1) N(k z_t+1 + c y_v, sigma_Q^2)    an integral, by 24 nodes; for binary pixels, with
-              s = y logit,                    softplus(-s) - E softplus(-s - 2 Delta - 2 sqrt(Delta) xi),  xi ~ N(0, 1)
-
-Without end, all three cost SNR / 2 (y - xhat)^2 a unit of log SNR.
+    fixed     N(k z_t+1 + c xhat, sigma_Q^2)
+    matched   N(k z_t+1 + c xhat, sigma_Q^2 + c^2 Var[y | z_t+1])
+    mixture   sum_v P(y_v | z_t+1) N(k z_t+1 + c y_v, sigma_Q^2)        exact where pixels are independent
 
 Kingma et al., "Variational Diffusion Models" (2021), https://arxiv.org/abs/2107.00630
 Luo, "Understanding Diffusion Models: A Unified Perspective" (2022), https://arxiv.org/abs/2208.11970
@@ -26,45 +22,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn import functional as F
 
 from pipeline.data import Shape
 from pipeline.distributions import BernoulliVector, DiagGaussian, StandardNormal, ValueMixture, ValueVector, likelihood
-from pipeline.distributions import hermite as gauss_hermite
-from pipeline.models.denoiser import FEATURES, Decoder, LevelMLP, signal
+from pipeline.models.denoiser import Decoder, LevelMLP, signal
 from pipeline.models.hierarchy import HierarchicalVAE
+from pipeline.models.noising import Belief, Denoising, evidence
 from pipeline.models.unet import UNet
 from pipeline.params import ModelParams
 
-__all__ = [
-    "DECODERS",
-    "Denoising",
-    "Diffusion",
-    "at_levels",
-    "build_diffusion",
-    "chain_of",
-    "denoising_kl",
-    "kl_fixed",
-    "kl_matched",
-    "kl_mixture",
-    "kl_mixture_binary",
-    "log_linear_levels",
-    "noised",
-    "prior_kl",
-    "rate_density",
-]
+__all__ = ["DECODERS", "Diffusion", "at_levels", "build_diffusion", "chain_of", "log_linear_levels"]
 
 BINS = 60  # of the terms of the bound, or of log SNR, with a share of training's draws each
 EVENLY = 0.1  # part of the draws that all bins have in equal amounts
 FADING = 0.99  # weight of a bin's earlier terms once another is drawn
-Denoising = Literal["fixed", "matched", "mixture"]
-Belief = BernoulliVector | ValueVector
 
 
 def log_linear_levels(count: int, first: float, last: float) -> Float[Tensor, " levels"]:
@@ -74,94 +50,6 @@ def log_linear_levels(count: int, first: float, last: float) -> Float[Tensor, " 
 
 def _even(count: int) -> Float[Tensor, " levels"]:
     return torch.linspace(0, 1, count) if count > 1 else torch.tensor([0.5])
-
-
-def evidence(x: Float[Tensor, "*#rows units"], log_snr: Float[Tensor, "*#rows"]) -> DiagGaussian:
-    """Return q(z | x) = N(alpha y, sigma^2) at a log SNR, which broadcasts over the rows of x."""
-    alpha, sigma = (part[..., None] for part in signal(log_snr))
-    return DiagGaussian(alpha * (2 * x - 1), sigma.expand(*sigma.shape[:-1], x.shape[-1]))
-
-
-def noised(
-    x: Float[Tensor, "*#rows units"],
-    log_snr: Float[Tensor, "*#rows"],
-    noise: Float[Tensor, "*rows units"] | None = None,
-) -> Float[Tensor, "*rows units"]:
-    """Draw z ~ q(z | x) at a log SNR for each row, or one for all; `noise` from N(0, I) makes the draw if given."""
-    q = evidence(x, log_snr)
-    if noise is None:
-        return q.rsample()
-    return q.mu + q.sigma * noise
-
-
-def prior_kl(x: Float[Tensor, "*batch units"], log_snr: Float[Tensor, ""]) -> Float[Tensor, "*batch"]:
-    """Return KL(q(z_T | x) || N(0, I)), z_T at this log SNR; of binary images D / 2 log(1 + SNR_T)."""
-    q = evidence(x, log_snr)
-    return 0.5 * (q.mu**2 + q.sigma**2 - 1 - 2 * q.sigma.log()).sum(-1)
-
-
-def kl_fixed(delta: Tensor, error: Tensor) -> Tensor:
-    """Return the KL of the form fixed a pixel; `error` is (y - xhat)^2, `delta` the difference of SNR."""
-    return 0.5 * delta * error
-
-
-def kl_matched(delta: Tensor, error: Tensor, variance: Tensor) -> Tensor:
-    """Return the KL of the form matched a pixel; `variance` is Var[y | z]."""
-    v = delta * variance
-    return 0.5 * (torch.log1p(v) + (delta * error - v) / (1 + v))
-
-
-def kl_mixture_binary(delta: Tensor, s: Tensor) -> Tensor:
-    """Return the KL of the form mixture a binary pixel; s = y logit."""
-    nodes, weights = gauss_hermite(s)
-    total = F.softplus(-s)
-    for node, weight in zip(nodes, weights, strict=True):
-        total = total - weight * F.softplus(-s - 2 * delta - 2 * delta.sqrt() * node)
-    return total
-
-
-def kl_mixture(
-    delta: Tensor,
-    log_shares: Float[Tensor, "*#rows values units"],
-    y_values: Float[Tensor, " values"],
-    y: Float[Tensor, "*#rows units"],
-) -> Float[Tensor, "*rows units"]:
-    """Return the KL of the form mixture a pixel, given log P(y_v | z) of all values; memory grows with their number."""
-    nodes, weights = gauss_hermite(y)
-    off = y[..., None, :] - y_values[:, None]
-    delta = delta[..., None, :]
-    total = y.new_zeros(())
-    for node, weight in zip(nodes, weights, strict=True):
-        inside = log_shares - delta.sqrt() * node * off - 0.5 * delta * off**2
-        total = total - weight * torch.logsumexp(inside, -2)
-    return total
-
-
-def _error(p: Belief, x: Float[Tensor, "*#rows units"]) -> Float[Tensor, "*rows units"]:
-    """Return (y - xhat)^2 of every pixel."""
-    if isinstance(p, BernoulliVector):
-        return 4 * torch.sigmoid(-(2 * x - 1) * p.base_dist.logits) ** 2
-    return 4 * (x - p.mean) ** 2
-
-
-def denoising_kl(
-    denoising: Denoising, delta: Float[Tensor, "*#rows"], p: Belief, x: Float[Tensor, "*#rows units"]
-) -> Float[Tensor, "*rows units"]:
-    """Return KL(q(z_t | z_t+1, x) || p(z_t | z_t+1)) of every pixel, `p` being the decoder's p(x | z_t+1)."""
-    delta = delta[..., None]
-    if denoising == "mixture":
-        if isinstance(p, BernoulliVector):
-            return kl_mixture_binary(delta, (2 * x - 1) * p.base_dist.logits)
-        return kl_mixture(delta, p.log_shares, 2 * p.values - 1, 2 * x - 1)
-    error = _error(p, x)
-    return kl_fixed(delta, error) if denoising == "fixed" else kl_matched(delta, error, 4 * p.variance)
-
-
-def rate_density(
-    log_snr: Float[Tensor, "*#rows"], p: Belief, x: Float[Tensor, "*#rows units"]
-) -> Float[Tensor, "*rows units"]:
-    """Return SNR / 2 (y - xhat)^2 of every pixel: nats a unit of log SNR, without end, `p` being p(x | z) there."""
-    return 0.5 * log_snr.exp()[..., None] * _error(p, x)
 
 
 class Diffusion(nn.Module):
@@ -210,7 +98,7 @@ class Diffusion(nn.Module):
         return first + (last - first) * positions
 
     @torch.no_grad()
-    def place(self, log_snr: Float[Tensor, " levels"]) -> None:
+    def move_to(self, log_snr: Float[Tensor, " levels"]) -> None:
         """Move the levels, whose number stays, to these log SNR, z_1's first."""
         first, last = self.ends.unbind()
         self.positions.copy_((log_snr - first) / (last - first))
@@ -250,12 +138,12 @@ class Diffusion(nn.Module):
 
     def likelihood(self, z: Float[Tensor, "*rows units"]) -> Belief:
         """Return p(x | z_1)."""
-        return self.decoder.given(z, self.log_snr[0])
+        return self.decoder.likelihood(z, self.log_snr[0])
 
     def denoised(self, t: int, above: Float[Tensor, "*rows units"]) -> Distribution:
         """Return p(z_t | z_t+1) at z_t+1 = `above`."""
         lower, upper = self.log_snr[t - 1], self.log_snr[t]
-        p = self.decoder.given(above, upper)
+        p = self.decoder.likelihood(above, upper)
         (alpha, sigma), (alpha_above, sigma_above) = signal(lower), signal(upper)
         removed = -torch.expm1(upper - lower)
         k, c, scale = alpha_above / alpha * (sigma / sigma_above) ** 2, alpha * removed, sigma * removed.sqrt()
@@ -325,12 +213,10 @@ def at_levels(
 
 
 DECODERS: dict[str, Callable[[Shape, int, ModelParams], nn.Module]] = {
-    "mlp": lambda image, numbers, params: LevelMLP(math.prod(image), numbers, params.hidden[0], params.activation),
-    "unet": lambda image, numbers, params: UNet(
-        image, numbers // math.prod(image[1:]), params.hidden[0], params.activation, params.blocks, FEATURES
-    ),
+    "mlp": lambda image, numbers, params: LevelMLP(2 * math.prod(image), numbers, params.hidden[0], params.activation),
+    "unet": lambda image, numbers, params: UNet(image, numbers, params.hidden[0], params.activation, params.blocks),
 }
-"""Networks from z and the features of a level to so many raw numbers, by the image's shape."""
+"""Networks from what a decoder gives them and the features of a level to so many raw numbers, by the image's shape."""
 
 
 def build_diffusion(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | None = None) -> HierarchicalVAE:

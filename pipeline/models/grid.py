@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.models.diffusion import denoising_kl, noised, prior_kl
 from pipeline.models.hierarchy import HierarchicalVAE
+from pipeline.models.noising import denoising_kl, noised, prior_kl
 
 __all__ = ["best_path", "optimal_levels"]
 
@@ -34,7 +34,7 @@ def optimal_levels(
     form = "fixed" if diffusion.denoising == "fixed" else "matched"
     first, last, pairs = x.new_zeros(points), x.new_zeros(points), x.new_full((points, points), torch.inf)
     for j, level in enumerate(log_snr):
-        p = diffusion.decoder.given(noised(x, level), level)
+        p = diffusion.decoder.likelihood(noised(x, level), level)
         first[j] = -p.log_prob(x).mean()
         last[j] = prior_kl(x, level).mean()
         for i in range(j):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.data import Shape
+from pipeline.models.denoiser import FEATURES
 from pipeline.models.layers import glorot
 from pipeline.models.resnet import active
 from pipeline.params import halvings
@@ -39,17 +40,18 @@ class LevelBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """From an image and the features of a level to `planes` planes of the image's size, 0 at the start.
+    """From two images of a shape and the features of a level to so many raw numbers, planes of the same size.
 
-    The maps have hidden[0] channels at the size of the image, hidden[1] at half of it, and so on.
+    They are 0 at the start. The maps have hidden[0] channels at the size of the image, hidden[1] at half of it, and so on.
     """
 
     def __init__(
-        self, shape: Shape, planes: int, hidden: Sequence[int], activation: str, blocks: int, level: int
+        self, shape: Shape, numbers: int, hidden: Sequence[int], activation: str, blocks: int, level: int = FEATURES
     ) -> None:
         super().__init__()
-        self.shape, self.sizes = shape, halvings(shape[1:], len(hidden) - 1)
-        self.first = glorot(nn.Conv2d(shape[0], hidden[0], 3, padding=1))
+        channels, height, width = 2 * shape[0], *shape[1:]
+        self.shape, self.sizes = (channels, height, width), halvings((height, width), len(hidden) - 1)
+        self.first = glorot(nn.Conv2d(channels, hidden[0], 3, padding=1))
         self.down = nn.ModuleList(
             nn.ModuleList(LevelBlock(width, level, activation) for _ in range(blocks)) for width in hidden
         )
@@ -61,24 +63,24 @@ class UNet(nn.Module):
             nn.ModuleList(LevelBlock(width, level, activation) for _ in range(blocks)) for width in hidden
         )
         self.last = nn.Sequential(
-            *active(hidden[0], activation), nn.Conv2d(hidden[0], planes, 3, padding=1, bias=False)
+            *active(hidden[0], activation), nn.Conv2d(hidden[0], numbers // (height * width), 3, padding=1, bias=False)
         )
         nn.init.zeros_(self.last[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, z: Float[Tensor, "*rows units"], level: Float[Tensor, "*#rows features"]) -> Tensor:
-        """Return raw numbers [..., planes * height * width] at the features of a level, which broadcast."""
+        """Return raw numbers [..., numbers] at the features of a level, which broadcast."""
         rows = math.prod(z.shape[:-1])
         level = level.expand(*z.shape[:-1], -1).reshape(rows, -1) if level[..., 0].numel() > 1 else level.view(1, -1)
         h = self.first(z.reshape(rows, *self.shape))
-        kept = []
+        skips = []
         for index, blocks in enumerate(self.down):
             h = self.smaller[index - 1](h) if index else h
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, level)
-            kept.append(h)
+            skips.append(h)
         for index in reversed(range(len(self.up))):
             if index < len(self.larger):
-                h = kept[index] + F.interpolate(self.larger[index](h), self.sizes[index])
+                h = skips[index] + F.interpolate(self.larger[index](h), self.sizes[index])
             for block in self.up[index]:  # type: ignore[attr-defined]
                 h = block(h, level)
         return torch.flatten(self.last(h), 1).unflatten(0, z.shape[:-1])

@@ -155,7 +155,7 @@ def _place_levels(state: TrainingState, train: TrainingImages, seed: int) -> Non
         with seeded(seed, "levels"), state.ema_weights():
             images = train.batch(torch.arange(min(PLACED, len(train)), device=train.device))
             levels = optimal_levels(state.model, images, state.model.depth)
-        diffusion.place(levels)
+        diffusion.move_to(levels)
 
 
 def initial_model(params: ModelParams, splits: Splits, seed: int) -> HierarchicalVAE:

@@ -22,10 +22,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pipeline.models import HierarchicalVAE
-from pipeline.models.diffusion import Diffusion, denoising_kl, noised, prior_kl, rate_density
+from pipeline.models.diffusion import Diffusion
+from pipeline.models.noising import denoising_kl, noised, prior_kl, rate_density
 from pipeline.objectives import ELBO
 
-__all__ = ["Drawn", "draw_terms", "sampled_elbo", "term_values"]
+__all__ = ["draw_terms", "sampled_elbo", "term_values"]
 
 
 class Drawn(NamedTuple):

@@ -12,7 +12,6 @@ from pipeline.params.ranges import Strict
 from pipeline.params.sections.types import Positive, Width
 
 __all__ = [
-    "CONTINUOUS_LEVELS",
     "DENSITY",
     "DEQUANTIZED",
     "INFORMATIVE",
@@ -49,8 +48,8 @@ class ModelParams(Strict):
     """The architecture of a `HierarchicalVAE`."""
 
     depth: Annotated[int, Field(ge=1, le=1000)] | Literal["continuous"] = Field(
-        description="Number of latent levels, T: at most 64, with inference diffusion at most 1000, or continuous, a "
-        "diffusion of endlessly many."
+        description="Number of latent levels, T. At most 64; with inference diffusion at most 1000, or continuous, "
+        "endlessly many."
     )
     z_dim: Width = Field(description="Units of the first latent level, z_1.")
     z_ratio: Annotated[float, Field(gt=0, le=4, allow_inf_nan=False)] = Field(
