@@ -42,7 +42,7 @@ class LevelBlock(nn.Module):
 class UNet(nn.Module):
     """From two images of a shape and the features of a level to so many raw numbers, planes of the same size.
 
-    They are 0 at the start. The maps have hidden[0] channels at the size of the image, hidden[1] at half of it, and so on.
+    They are 0 at the start. Maps have hidden[0] channels at the size of the image, hidden[1] at half of it, and so on.
     """
 
     def __init__(

@@ -148,12 +148,12 @@ def finals(study: Study, variant: str) -> list[tuple[float, float]]:
 def trials(study: Study, variant: str) -> list[dict[str, Any]]:
     """Return a variant's trials with `depth` and `z_dim`, units of z_1; what was not swept is the variant's own.
 
-    A diffusion's `z_dim` is 0. `point` is rate and distortion on the validation set, or None where the trial has left
-    none.
+    `point` is rate and distortion on the validation set, or None where the trial has left none.
     """
     if not _searched(study, variant):
         return []
     base = study.params.variant(variant).model
+    bottom = (base.level_widths or model(study, variant, study.params.train.seeds[0])["widths"])[0]
     with reading(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}") as path:
         return [
             {
@@ -164,7 +164,7 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
                 "value": float(row["value"]) if row["value"] else None,
                 "point": (float(row["valid/kl"]), -float(row["valid/reconstruction"])) if row.get("valid/kl") else None,
                 "depth": int(row.get("model.depth") or base.levels),
-                "z_dim": int(row.get("model.z_dim") or (*base.level_widths, 0)[0]),
+                "z_dim": int(row.get("model.z_dim") or bottom),
             }
             for row in read_csv(path)
             if row["state"] != "PRUNED" or not row.get("reason")  # of settings that do not go together

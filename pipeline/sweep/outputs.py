@@ -241,7 +241,7 @@ def _figures(outcome: Outcome) -> list[Path]:
             points.append(
                 {
                     "depth": model.levels,
-                    "z_dim": (*model.level_widths, 0)[0],
+                    "z_dim": (model.level_widths or model.level_units(sweep.splits.shape))[0],
                     "value": trial.value,
                     "state": trial.state.name,
                     "variant": sweep.label,
