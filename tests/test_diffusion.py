@@ -25,6 +25,7 @@ from pipeline.distributions import (
     ValueVector,
 )
 from pipeline.errors import InputError
+from pipeline.files import read_csv, read_json
 from pipeline.models import HierarchicalVAE, at_levels, build, log_linear_levels, noised
 from pipeline.models.checkpoint import load, save_model
 from pipeline.models.denoiser import Decoder, signal
@@ -40,9 +41,12 @@ from pipeline.models.noising import (
 )
 from pipeline.objectives import elbo, top_down_kl
 from pipeline.params import Params
+from pipeline.stages import fetch, prepare, train
+from pipeline.sweep import Sweep, run
 from pipeline.training import fit
 from pipeline.training.sampled import draw_terms, sampled_elbo, term_values
 from tests.small import ROOT, model_params, splits, train_params
+from tests.workshop import make_study
 
 GREY = {"likelihood": "discretized_logistic", "grey_levels": 17}
 LIKELIHOODS: dict[str, dict[str, Any]] = {"binary": {}, "grey": GREY, "three components": GREY | {"components": 3}}
@@ -442,7 +446,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(folder: Path | None, epochs: int, changes: dict[str, Any], **train: Any) -> tuple[Any, list[Any]]:
+def trained(folder: Path | None, epochs: int, changes: dict[str, Any], **settings: Any) -> tuple[Any, list[Any]]:
     data = splits("none" if "likelihood" in changes else "static")
     if data.binary:
         binary = {name: 255 * (getattr(data, name) > 127).astype(np.uint8) for name in ("train", "valid")}
@@ -450,7 +454,7 @@ def trained(folder: Path | None, epochs: int, changes: dict[str, Any], **train: 
     torch.manual_seed(0)
     params = model_params(**{"inference": "diffusion", "hidden": ((16, 16),)} | changes)
     model = build(params, torch.as_tensor(data.mean, dtype=torch.float32), (1, 4, 4))
-    settings = {"ema": 0.9, "valid_draws": 8, **train}
+    settings = {"ema": 0.9, "valid_draws": 8, **settings}
     records = list(fit(model, data, train_params(epochs=epochs, **settings), seed=0, folder=folder))
     return model, records
 
@@ -511,3 +515,29 @@ def test_what_a_diffusion_does_not_have_is_refused(overrides: dict[str, Any], me
         Params.read(ROOT / "params.yaml", {"sweep.space": {}, "variants": {"a": {}}, **overrides})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_study_searches_its_depth_up_to_a_thousand_and_trains_it(tmp_path: Path) -> None:
+    """Sweep and final training take one variant of any depth and one without end, as they take any other."""
+    study = make_study(
+        tmp_path,
+        **{
+            "variants": {
+                "chain": {"model.inference": "diffusion"},
+                "continuous": {"model.inference": "diffusion", "model.depth": "continuous"},
+            },
+            "sweep.space": {"model.depth": {"low": 1, "high": 1000, "log": True}},
+            "sweep.trials": 3,
+            "train.seeds": [0],
+        },
+    )
+    fetch.run(study)
+    prepare.run(study)
+    outcome = run(Sweep(study, "chain"), 1)
+    assert {row["state"] for row in read_csv(study.sweep("chain") / "trials.csv")} == {"COMPLETE"}, outcome
+    for variant, depth in (("chain", None), ("continuous", "continuous")):
+        train.run(study, variant)
+        saved = read_json(study.train(variant) / "seed-0" / "model.json", "model", "widths")
+        assert depth is None or saved["model"]["depth"] == depth
+        assert set(saved["widths"]) == {784}
