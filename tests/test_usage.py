@@ -177,7 +177,8 @@ def test_what_depends_on_a_searched_path_may_be_used() -> None:
     """Where `model.prior` is searched a trial may need pseudo-inputs; else the reason names the prior."""
     assert unused("model.pseudo_inputs", FLAT, {}) == "model.prior is normal"
     assert unused("model.pseudo_inputs", FLAT, {"model.prior": None}) == ""
-    assert unused("model.z_ratio", FLAT | {"model.widths": (8, 4)}, {}) == "model.widths is [8, 4], model.depth is 2"
+    reason = "model.widths is [8, 4], model.depth is 2, model.inference is bottom_up"
+    assert unused("model.z_ratio", FLAT | {"model.widths": (8, 4)}, {}) == reason
     assert unused("sweep.startup_trials", FLAT | {"sweep.space": {}}, {}).startswith("sweep.space is {}")
     assert unused("data.seed", FLAT | {"data.name": "mnist", "data.binarization": "none"}, {})
     assert not unused("data.seed", FLAT | {"data.name": "mnist"}, {})
