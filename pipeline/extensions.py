@@ -50,7 +50,7 @@ def register(kind: str, name: str, part: Any, *, measure: str = "") -> None:
     """
     if kind not in KINDS:
         raise InputError(f"register: kind '{kind}' given; allowed: {', '.join(KINDS)}")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in BUILT_IN[kind] or name == "top_down":
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in BUILT_IN[kind] or name in ("top_down", "diffusion"):
         raise InputError(f"register: name '{name}' given; allowed: lower-case letters, digits and _, no name in use")
     measures = (PROBABILITY, DENSITY) if kind == "likelihood" else ("",)
     if measure not in measures:

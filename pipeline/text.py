@@ -6,9 +6,10 @@ import difflib
 import shutil
 from collections.abc import Iterable, Sequence
 
-__all__ = ["NARROW", "align_columns", "describe_bias", "did_you_mean", "plural", "terminal_width"]
+__all__ = ["NARROW", "align_columns", "by_level", "describe_bias", "did_you_mean", "plural", "terminal_width"]
 
 WIDEST = 118  # columns of a text whose reader's width is not known
+LISTED = 8  # levels of equal units that are listed one by one
 NARROW = 60  # columns below which a table leaves out what is not needed
 
 
@@ -49,6 +50,17 @@ def align_columns(rows: Sequence[Sequence[str]], right: bool = False) -> list[st
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     pad = [str.ljust, *[str.rjust if right else str.ljust] * (len(widths) - 1)]
     return ["  ".join(put(cell, w) for put, cell, w in zip(pad, row, widths, strict=True)).rstrip() for row in rows]
+
+
+def by_level(units: Sequence[int], separator: str = " + ") -> str:
+    """Return the units of all levels, from z_1 up; of many equal ones their number.
+
+    >>> by_level([16, 8]), by_level([64] * 1000)
+    ('16 + 8', '1000 x 64')
+    """
+    if len(units) > LISTED and len(set(units)) == 1:
+        return f"{len(units)} x {units[0]}"
+    return separator.join(map(str, units))
 
 
 def terminal_width() -> int:

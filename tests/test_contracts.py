@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from pipeline.data import Shape
 from pipeline.distributions import (
     FULL,
     LATENT,
@@ -22,6 +23,8 @@ from pipeline.distributions import (
     likelihood,
 )
 from pipeline.models import NETWORKS, PRIORS, Image, build
+from pipeline.models.denoiser import FEATURES
+from pipeline.models.diffusion import DECODERS
 from pipeline.models.networks import Network
 from pipeline.objectives import ELBO, OBJECTIVES
 from pipeline.params import MEASURES, PROBABILITY
@@ -114,11 +117,36 @@ def test_every_posterior_keeps_its_contract(posterior: str) -> None:
         check_posterior(family)
 
 
+def test_the_top_of_a_diffusion_keeps_the_contract_of_a_prior() -> None:
+    """p(z_T) is N(0, I) over the units of the data."""
+    check_prior(lambda: build(model_params(inference="diffusion", depth=3), torch.full((1,), 0.4)).generative[-1])
+
+
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
 @pytest.mark.parametrize("image", [None, Image("input", (1, 4, 4)), Image("output", (3, 7, 5))], ids=str)
 def test_every_network_keeps_its_contract(network: Network, image: Image | None) -> None:
     """Shapes, independent rows, the last bias and gradients are as the models need them."""
     check_network(network, image)
+
+
+@pytest.mark.parametrize("network", list(DECODERS))
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 7, 5)], ids=str)
+def test_every_network_of_a_diffusion_keeps_its_contract(network: str, shape: Shape) -> None:
+    """Raw numbers are 0 at the start; rows are independent, levels broadcast, and every weight has a gradient."""
+    units = math.prod(shape)
+    params = model_params(inference="diffusion", network=network, hidden=((6, 4),), activation="silu")
+    built = DECODERS[network](shape, 2 * units, params).double()
+    x, level = torch.randn(2, 3, 2 * units).double(), torch.randn(2, 3, FEATURES).double()
+    assert built(x, level).shape == (2, 3, 2 * units)
+    assert not built(x, level).any()
+    with torch.no_grad():
+        for weights in built.parameters():
+            weights += 0.3 * torch.randn_like(weights)
+    y = built(x, level)
+    torch.testing.assert_close(built(x[1:, 2:], level[1:, 2:]), y[1:, 2:])
+    torch.testing.assert_close(built(x, level[0, 0]), built(x, level[0, 0].expand(2, 3, -1)))
+    y.square().sum().backward()
+    assert all(weights.grad is not None and weights.grad.any() for weights in built.parameters())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=list(OBJECTIVES))

@@ -67,7 +67,7 @@ def test_every_parameter_is_explained() -> None:
 @pytest.mark.parametrize(
     ("path", "lines", "words"),
     [
-        ("model.depth", 2, ["model.depth", "2", "integer >= 1, <= 64", "Number of latent levels, T."]),
+        ("model.depth", 2, ["model.depth", "2", "integer >= 1, <= 1000, or continuous", "Number of latent levels, T."]),
         ("data.cave", 5, ["data.cave.size", "28", "Whether shadows have soft edges"]),
         ("train.clip", 3, ["10.0", "number > 0, or null", "null: no limit."]),
     ],

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.distributions import StandardNormal
 from pipeline.models import ACTIVATIONS, NETWORKS, PRIORS, HierarchicalVAE, build
+from pipeline.models.diffusion import DECODERS
 from pipeline.objectives import elbo
 from pipeline.params import ModelParams
 from tests.small import model_params
@@ -36,7 +37,7 @@ def latents(of: HierarchicalVAE, *leading: int) -> list[Tensor]:
 
 @pytest.mark.parametrize(
     ("registry", "field"),
-    [(ACTIVATIONS, "activation"), (NETWORKS, "network"), (PRIORS, "prior")],
+    [(ACTIVATIONS, "activation"), (NETWORKS | DECODERS, "network"), (PRIORS, "prior")],
     ids=["activation", "network", "prior"],
 )
 def test_every_name_that_params_allow_is_there(registry: dict[str, object], field: str) -> None:

@@ -87,6 +87,18 @@ NUMBERS: list[tuple[str, tuple[Any, Any], dict[str, Any], bool]] = [
     ("model.levels_per_size", (1, 2), {"hidden": ((3,), (5,))}, False),
     ("model.batch_norm", (False, True), {}, True),
     ("model.batch_norm", (False, True), {"network": "resnet", "latents": "maps", "hidden": ((3,),)}, False),
+    ("model.z_dim", (4, 6), {"inference": "diffusion"}, False),
+    ("model.z_ratio", (0.5, 1.0), {"inference": "diffusion"}, False),
+    ("model.denoising", ("fixed", "mixture"), {"inference": "diffusion", "depth": 3}, True),
+    ("model.denoising", ("fixed", "mixture"), {}, False),
+    ("model.log_snr", ((4.0, -10.0), (3.0, -8.0)), {"inference": "diffusion"}, True),
+    ("model.log_snr", ((4.0, -10.0), (3.0, -8.0)), {}, False),
+    ("model.log_snr_ends", ("fixed", "learned"), {"inference": "diffusion"}, True),
+    ("model.log_snr_ends", ("fixed", "learned"), {}, False),
+    ("model.log_snr_grid", ("log_linear", "optimal"), {"inference": "diffusion"}, True),
+    ("model.log_snr_grid", ("log_linear", "optimal"), {"inference": "diffusion", "depth": "continuous"}, False),
+    ("model.log_snr_grid", ("log_linear", "optimal"), {}, False),
+    ("model.blocks", (1, 2), {"inference": "diffusion", "network": "unet", "hidden": ((3,),)}, True),
     ("model.activation", ("tanh", "relu"), {}, True),
     ("model.activation", ("tanh", "relu"), {"hidden": ((),)}, False),
     ("train.beta", (1.0, 2.0), BETA, True),
@@ -181,7 +193,8 @@ def test_what_depends_on_a_searched_path_may_be_used() -> None:
     """Where `model.prior` is searched a trial may need pseudo-inputs; else the reason names the prior."""
     assert unused("model.pseudo_inputs", FLAT, {}) == "model.prior is normal"
     assert unused("model.pseudo_inputs", FLAT, {"model.prior": None}) == ""
-    assert unused("model.z_ratio", FLAT | {"model.widths": (8, 4)}, {}) == "model.widths is [8, 4], model.depth is 2"
+    reason = "model.widths is [8, 4], model.depth is 2, model.inference is bottom_up"
+    assert unused("model.z_ratio", FLAT | {"model.widths": (8, 4)}, {}) == reason
     assert unused("sweep.startup_trials", FLAT | {"sweep.space": {}}, {}).startswith("sweep.space is {}")
     assert unused("data.seed", FLAT | {"data.name": "mnist", "data.binarization": "none"}, {})
     assert not unused("data.seed", FLAT | {"data.name": "mnist"}, {})

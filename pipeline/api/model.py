@@ -24,6 +24,7 @@ from pipeline.objectives import ELBO
 from pipeline.params import MEASURES, PROBABILITY, ModelParams
 from pipeline.randomness import seeded
 from pipeline.report.frames import frame
+from pipeline.text import by_level
 
 if TYPE_CHECKING:
     from pipeline.report.frames import DataFrame
@@ -72,7 +73,7 @@ class Model:
         """Say in a line what the model is."""
         channels, height, width = self.shape
         colour = f" in {channels} channels" if channels > 1 else ""
-        levels = " - ".join(map(str, self.widths))
+        levels = by_level(self.widths, " - ")
         return f"Model(levels {levels}, images {height} x {width}{colour}, likelihood {self.params.likelihood})"
 
     @property

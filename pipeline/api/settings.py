@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.data import suggest_settings
 from pipeline.errors import InputError
-from pipeline.params import EvaluateParams, Params, check_model
+from pipeline.params import EvaluateParams, Params, check_model, check_objective
 from pipeline.params.text import format_value
 from pipeline.progress import print_note
 from pipeline.project import default_params
@@ -40,6 +40,7 @@ def training_params(
         print_note("settings that suit these images: " + ", ".join(f"{p}={format_value(v)}" for p, v in suited.items()))
     params = chosen.override({**suited, **values}, "fit")
     check_model(params.model, params.data, "fit: ")
+    check_objective(params.model, params.train, "fit: ")
     return params
 
 

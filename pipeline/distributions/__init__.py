@@ -27,6 +27,7 @@ from pipeline.distributions.families import (
 from pipeline.distributions.flows import FlowDistribution, FlowPrior, InverseAutoregressive
 from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.priors import Mixture, StandardNormal, Vamp
+from pipeline.distributions.values import ValueMixture, ValueVector, hermite
 
 __all__ = [
     "FULL",
@@ -45,9 +46,12 @@ __all__ = [
     "InverseAutoregressive",
     "Mixture",
     "StandardNormal",
+    "ValueMixture",
+    "ValueVector",
     "Vamp",
     "bottom_up_pass",
     "diag_gaussian",
+    "hermite",
     "likelihood",
     "merge",
     "reparameterize",

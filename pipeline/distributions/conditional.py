@@ -22,6 +22,7 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Mu
 from pipeline.distributions.families import LATENT, Family
 from pipeline.distributions.flows import FlowDistribution, InverseAutoregressive
 from pipeline.distributions.gaussian import DiagGaussian
+from pipeline.distributions.values import ValueMixture
 
 __all__ = ["BottomUpBlock", "Conditional", "Correction", "bottom_up_pass", "merge", "reparameterize", "to_noise"]
 
@@ -104,6 +105,8 @@ def reparameterize(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Flo
         return _shifted(p.loc, p.scale_tril, noise)
     if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
         return p.mean + p.stddev * noise
+    if isinstance(p, ValueMixture):
+        return p.at_noise(noise)
     if not isinstance(p, MixtureSameFamily):
         raise ValueError(f"non-centred coordinates are those of a Gaussian, not of a {type(p).__name__}")
     shares = p.mixture_distribution.probs.double()

@@ -76,9 +76,13 @@ class LogisticMixture(Distribution):
 
     def log_prob(self, value: Float[Tensor, "*#batch units"]) -> Float[Tensor, "*#batch"]:
         """Return log P(value), summed over the pixels."""
+        return self.log_masses(value).sum(-1)
+
+    def log_masses(self, value: Float[Tensor, "*#batch units"]) -> Float[Tensor, "*#batch pixels"]:
+        """Return log P(value) of each pixel."""
         x = value.unflatten(-1, (1, self.channels, -1))
         masses = [self._channel(c, x[..., :c, :]).log_prob(x[..., c, :]) for c in range(self.channels)]
-        return self._mixed(torch.stack(masses).sum(0)).sum(-1)
+        return self._mixed(torch.stack(masses).sum(0))
 
     def _mixed(self, log_mass: Float[Tensor, "*batch components pixels"]) -> Float[Tensor, "*batch pixels"]:
         if self.logits is None:

@@ -14,7 +14,7 @@ from pipeline.progress import reporting
 from pipeline.run_folders.source import code_digest
 from pipeline.searches import describe_source, settings
 from pipeline.study import Study
-from pipeline.text import plural
+from pipeline.text import by_level, plural
 from pipeline.training.matching import match_weights, seconds_per_epoch
 
 __all__ = ["describe_training", "match_time", "mean_curve", "state_digest", "trained"]
@@ -23,7 +23,7 @@ __all__ = ["describe_training", "match_time", "mean_curve", "state_digest", "tra
 def describe_training(study: Study, variant: str, seed: int, widths: Sequence[int], splits: data.Splits) -> str:
     """Describe a final model: what it is, and where its settings come from."""
     return (
-        f"**{variant}** with levels {' - '.join(map(str, widths))} on `{splits.name}` (protocol {splits.protocol},"
+        f"**{variant}** with levels {by_level(widths, ' - ')} on `{splits.name}` (protocol {splits.protocol},"
         f" binarization {splits.binarization}), seed {seed}: final training, with"
         f" {describe_source(study, variant, seed)}, and its test results.\n\n{study.how(f'evaluate@{variant}')}"
     )

@@ -28,6 +28,7 @@ from pipeline.distributions import (
     bottom_up_pass,
     likelihood,
 )
+from pipeline.models.diffusion import build_diffusion
 from pipeline.models.hierarchy import HierarchicalVAE
 from pipeline.models.latent_diffusion import diffusion_rungs
 from pipeline.models.layers import ACTIVATIONS, Image
@@ -51,6 +52,8 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
     """
     if params.network != "mlp" and (shape is None or math.prod(shape) != len(mean)):
         raise ValueError(f"network {params.network} needs the shape of images of {len(mean)} units, not {shape}")
+    if params.inference == "diffusion":
+        return build_diffusion(params, mean, shape)
     image = shape or (len(mean), 1, 1)
     nodes = [image, *params.level_shapes(image)]
     units = [math.prod(node) for node in nodes]
@@ -77,7 +80,7 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
             return Conditional(NoiseStep(built, inputs[0], nodes[child]), family)
         return Conditional(_starting_at(built, family, at), family)
 
-    levels = range(1, params.depth + 1)
+    levels = range(1, params.levels + 1)
     inference: list[nn.Module] = []
     if params.inference != "top_down":
         inference += [
@@ -104,7 +107,7 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
         conditional(
             t - 1,
             t - 1,
-            range(t, params.depth + 1),
+            range(t, params.levels + 1),
             family if t == 1 else LATENT,
             mean if t == 1 else torch.zeros(units[t - 1]),
         )
@@ -144,7 +147,7 @@ def _vamp(params: ModelParams, units: Sequence[int], mean: Tensor, inference: Se
     if params.inference == "top_down":
         top, ancestors = partial(_ladder_top, inference), [0]
     else:
-        top, ancestors = partial(_call, inference[-1]), list(range(params.depth - 1, -1, -1))
+        top, ancestors = partial(_call, inference[-1]), list(range(params.levels - 1, -1, -1))
         ancestors = ancestors if params.parents == "every" else ancestors[:1]
     start = torch.randn(count, sum(units[node] for node in ancestors)).split([units[t] for t in ancestors], dim=1)
     image = ancestors[-1] == 0

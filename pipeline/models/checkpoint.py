@@ -38,6 +38,10 @@ ADDED = {
     "flow_hidden": (64,),
     "prior_levels": 8,
     "prior_log_snr": (1.0, -3.0),
+    "denoising": "mixture",
+    "log_snr": [4.0, -10.0],
+    "log_snr_ends": "fixed",
+    "log_snr_grid": "log_linear",
 }
 """Parameters that models of earlier versions lack, with the values that they were built with."""
 

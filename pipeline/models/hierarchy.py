@@ -12,6 +12,7 @@ of the MHVAE) or every node on that side (`every`, the HVAE); at depth 1 both ar
 
 The ladder's bottom-up pass computes from x the evidence N(mu_hat_t, sigma_hat_t^2) of every level without drawing
 anything. Top-down, q(z_t | .) is that evidence merged with the generative p(z_t | parents), whose networks it shares.
+In a diffusion (`pipeline.models.diffusion`) it is merged with a message of q's own chain, and nothing of q is learned.
 
 Luo, "Understanding Diffusion Models: A Unified Perspective" (2022), https://arxiv.org/abs/2208.11970
 Sønderby et al., "Ladder Variational Autoencoders" (2016), https://arxiv.org/abs/1602.02282
@@ -20,7 +21,8 @@ Sønderby et al., "Ladder Variational Autoencoders" (2016), https://arxiv.org/ab
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,6 +30,9 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from pipeline.distributions import bottom_up_pass, merge, reparameterize
+
+if TYPE_CHECKING:
+    from pipeline.models.diffusion import Diffusion
 
 __all__ = ["HierarchicalVAE"]
 
@@ -40,6 +45,7 @@ class HierarchicalVAE(nn.Module):
         inference: q(z_1 | .), ..., q(z_T | .), or the T steps of the way up where it is `top_down`.
         parents: what a conditional sees of its ancestors, the nearest node or every one (nearest first).
         direction: in which the factors of the posterior follow each other.
+        diffusion: what the rungs share, and where q's own messages come from, if the chain is a diffusion.
     """
 
     def __init__(
@@ -48,12 +54,14 @@ class HierarchicalVAE(nn.Module):
         inference: Iterable[nn.Module],
         parents: Literal["nearest", "every"],
         direction: Literal["bottom_up", "top_down"] = "bottom_up",
+        diffusion: Diffusion | None = None,
     ) -> None:
         super().__init__()
         self.generative = nn.ModuleList(generative)
         self.inference = nn.ModuleList(inference)
         self.parents = parents
         self.direction = direction
+        self.diffusion = diffusion
         if len(self.generative) != len(self.inference) + 1:
             raise ValueError(f"{len(self.inference)} levels need one more generative rung, not {len(self.generative)}")
 
@@ -64,6 +72,10 @@ class HierarchicalVAE(nn.Module):
 
     def _parents(self, ancestors: Sequence[Tensor]) -> Sequence[Tensor]:
         return ancestors if self.parents == "every" else ancestors[:1]
+
+    def _message(self, t: int) -> Callable[..., Distribution]:
+        """Return what gives the normal over z_t, from the levels above, that the ladder merges evidence with."""
+        return self.generative[t] if self.diffusion is None else partial(self.diffusion.message, t)
 
     @property
     def order(self) -> Sequence[int]:
@@ -108,7 +120,7 @@ class HierarchicalVAE(nn.Module):
         *evidence, _ = bottom_up_pass(map(_detached, self.inference), x[None])
         shared = [nodes[-1].detach()]
         for t in reversed(range(1, self.depth)):
-            q_t = merge(self.generative[t](*self._parents(shared)), evidence[t - 1])
+            q_t = merge(self._message(t)(*self._parents(shared)), evidence[t - 1])
             mean, scale = q_t.mean, q_t.stddev
             z_t = nodes[t - 1].detach()
             # z_t = mean + scale * noise with the noise of the draw: its value is z_t, bit for bit.
@@ -122,7 +134,7 @@ class HierarchicalVAE(nn.Module):
         draws: int,
         prefix: Sequence[Tensor],
         noise: Sequence[Tensor] | None,
-        wrap: Callable[[nn.Module], Callable[..., Any]] = lambda rung: rung,
+        wrap: Callable[[Any], Callable[..., Any]] = lambda rung: rung,
     ) -> tuple[list[Tensor], list[Distribution]]:
         evidence = bottom_up_pass(self.inference, x[None])
         z: list[Tensor] = list(reversed(prefix))
@@ -130,7 +142,7 @@ class HierarchicalVAE(nn.Module):
         for t in reversed(range(1, self.depth + 1 - len(prefix))):
             q_t = evidence[t - 1]
             if t < self.depth:
-                q_t = merge(wrap(self.generative[t])(*self._parents(z)), q_t)
+                q_t = merge(wrap(self._message(t))(*self._parents(z)), q_t)
             q.insert(0, q_t.expand((draws, len(x))))
             z.insert(0, q[0].rsample() if noise is None else reparameterize(q[0], noise[t - 1]))
         return [x[None], *z], q
@@ -150,7 +162,7 @@ class HierarchicalVAE(nn.Module):
         if self.direction == "bottom_up":
             return [wrap(rung)(*self._parents(z[t::-1])) for t, rung in enumerate(self.inference)]
         *evidence, top = bottom_up_pass(map(wrap, self.inference), z[0])
-        p = [rung(*self._parents(z[t + 1 :])) for t, rung in enumerate(self.generative[1:-1], start=1)]
+        p = [self._message(t)(*self._parents(z[t + 1 :])) for t in range(1, self.depth)]
         return [*map(merge, p, evidence), top]
 
     def joint(self, z: Sequence[Float[Tensor, "_ batch _"]]) -> list[Distribution]:
@@ -205,7 +217,9 @@ class HierarchicalVAE(nn.Module):
         return x
 
 
-def _detached(rung: nn.Module) -> Callable[..., Any]:
-    """Return `rung` as a function in which its weights are constants."""
+def _detached(rung: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `rung` as a function in which its weights, if it has any, are constants."""
+    if not isinstance(rung, nn.Module):
+        return rung
     weights = {name: value.detach() for name, value in rung.named_parameters()}
     return lambda *parents: functional_call(rung, weights, parents)

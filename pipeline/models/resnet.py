@@ -26,7 +26,7 @@ from pipeline.data import Shape
 from pipeline.models.layers import ACTIVATIONS, Bias, Image, Rows, glorot, mlp
 from pipeline.params import halvings
 
-__all__ = ["maps", "resnet"]
+__all__ = ["active", "maps", "resnet"]
 
 GROUPS = 8  # at most
 SMALLEST_GROUP = 4  # channels of a group, where there are as many
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
-        half = [[*_active(channels, activation), _convolution(channels, channels)] for _ in range(2)]
+        half = [[*active(channels, activation), _convolution(channels, channels)] for _ in range(2)]
         self.inner = nn.Sequential(*half[0], *half[1])
 
     def forward(self, x: Float[Tensor, "rows channels height width"]) -> Float[Tensor, "rows channels height width"]:
@@ -119,7 +119,7 @@ def _down(channels: int, hidden: Sequence[int], activation: str, blocks: int, st
     layers: list[nn.Module] = []
     for lower, upper in pairwise([channels, *hidden]):
         layers += [_convolution(lower, upper, stride), *(Block(upper, activation) for _ in range(blocks))]
-    return [*layers, *_active(hidden[-1], activation)] if hidden else layers
+    return [*layers, *active(hidden[-1], activation)] if hidden else layers
 
 
 def _up(
@@ -130,10 +130,10 @@ def _up(
     for size, (lower, upper) in zip(sizes[-2::-1], list(pairwise([planes, *hidden]))[::-1], strict=True):
         layers += [Block(upper, activation) for _ in range(blocks)]
         layers += [nn.Upsample(size=size), _convolution(upper, lower)]
-    return [*layers[:-2], *_active(hidden[0], activation), *layers[-2:]]
+    return [*layers[:-2], *active(hidden[0], activation), *layers[-2:]]
 
 
-def _active(channels: int, activation: str) -> list[nn.Module]:
+def active(channels: int, activation: str) -> list[nn.Module]:
     """Return a norm and an activation; a group of few channels could be a single number, whose norm is 0."""
     most = min(GROUPS, max(1, channels // SMALLEST_GROUP))
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)

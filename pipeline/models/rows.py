@@ -20,4 +20,6 @@ def rows_within(model: HierarchicalVAE, x: Shaped[Tensor, "*batch units"], most:
     for rung in model.inference:
         if isinstance(rung, Conditional) and rung.family is FULL:  # a level's factor of the covariance is a square
             numbers = max(numbers, 2 * len(rung.network[-1].bias))  # type: ignore[index]
+    if model.diffusion is not None and (values := model.diffusion.decoder.values) is not None:
+        numbers = units * len(values)
     return max(1, min(most, NUMBERS // numbers))

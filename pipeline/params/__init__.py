@@ -9,7 +9,7 @@ from pipeline.params.notes import notes
 from pipeline.params.own import KINDS, add_name, extension_files, import_extensions
 from pipeline.params.parameters import Params
 from pipeline.params.ranges import MOST_VALUES, Choices, Range
-from pipeline.params.rules import check_model
+from pipeline.params.rules import check_model, check_objective
 from pipeline.params.sections import (
     DENSITY,
     DEQUANTIZED,
@@ -55,6 +55,7 @@ __all__ = [
     "TrainParams",
     "add_name",
     "check_model",
+    "check_objective",
     "digest",
     "dump_yaml",
     "extension_files",

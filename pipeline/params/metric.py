@@ -58,9 +58,9 @@ def _check_paths(params: Params, name: str) -> None:
 
 def _check_warmup(params: Params, name: str) -> None:
     """Check that every trial has an epoch after its warm-up: only those can be its best."""
-    warmup, warmup_stagger, depth = (max(_values(params, name, path)) for path in WARMUP)
+    warmup, warmup_stagger = (max(_values(params, name, path)) for path in WARMUP[:2])
     train = params.variant(name).train.model_copy(update={"warmup": warmup, "warmup_stagger": warmup_stagger})
-    end = train.warmup_end(depth)
+    end = max(train.warmup_end(depth) for depth in _values(params, name, WARMUP[2]))
     if params.sweep.epochs <= end:
         raise InputError(
             f"sweep.epochs: {params.sweep.epochs} given, but the warm-up of variant '{name}' can last"

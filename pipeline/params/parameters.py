@@ -14,7 +14,7 @@ from pipeline.params.explain import RENAMED, explain
 from pipeline.params.metric import check_metric
 from pipeline.params.own import import_extensions
 from pipeline.params.ranges import Choices, Range, Strict
-from pipeline.params.rules import check_model, check_outliers
+from pipeline.params.rules import check_model, check_objective, check_outliers
 from pipeline.params.sections import (
     CompareParams,
     DataParams,
@@ -183,10 +183,15 @@ class Params(Strict):
         return self.data.model_copy(update={"name": outliers.data, "protocol": "auto"})
 
     def space(self, variant: str) -> dict[str, Range | Choices]:
-        """Return what is swept for a variant: the space less what it fixes, `model.widths` fixing depth and units."""
-        fixed = set(self.variants.get(variant, {}))
-        if self.variant(variant).model.widths is not None:
+        """Return what is swept for a variant: the space less what it fixes, `model.widths` fixing depth and units.
+
+        The units of a diffusion are the data's.
+        """
+        fixed, model = set(self.variants.get(variant, {})), self.variant(variant).model
+        if model.widths is not None:
             fixed |= {"model.depth", "model.z_dim", "model.z_ratio"}
+        if model.inference == "diffusion":
+            fixed |= {"model.z_dim", "model.z_ratio"}
         return {path: kind for path, kind in self.sweep.space.items() if path not in fixed}
 
     def trials(self, variant: str) -> int:
@@ -203,6 +208,7 @@ class Params(Strict):
         """
         params = self.variant(variant).override(settings, source)
         check_model(params.model, params.data, f"{source}: ")
+        check_objective(params.model, params.train, f"{source}: ")
         return params
 
     def flat(self) -> dict[str, Any]:
@@ -220,6 +226,7 @@ class Params(Strict):
                     )
             variant = self.variant(name)
             check_model(variant.model, variant.data, f"variants.{name}: ")
+            check_objective(variant.model, variant.train, f"variants.{name}: ")
         check_outliers(self.outliers, self.data)
         for name in self.report.published:
             if name not in self.variants:

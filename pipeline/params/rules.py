@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from pipeline.errors import InputError
-from pipeline.params.sections import MEASURES, MOST_UNITS, PROBABILITY, DataParams, ModelParams
+from typing import Any
 
-__all__ = ["check_model", "check_outliers"]
+from pipeline.errors import InputError
+from pipeline.params.sections import MEASURES, MOST_UNITS, PROBABILITY, DataParams, ModelParams, TrainParams
+
+from pipeline.errors import InputError
+from pipeline.params.sections import MEASURES, PROBABILITY, DataParams, ModelParams, TrainParams
+from pipeline.params.text import format_value
+
+__all__ = ["check_model", "check_objective", "check_outliers"]
+
+MOST_LEVELS = 64  # of a chain that is drawn as a whole
 
 
 def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
     """Raise `InputError`, which begins with `where`, if the model does not fit the data or itself."""
+    if model.inference == "diffusion":
+        _check_diffusion(model, where)
+    elif model.network == "unet":
+        raise InputError(f"{where}model.network: 'unet' given, which only inference diffusion has; allowed: mlp, conv")
+    elif model.depth == "continuous" or model.depth > MOST_LEVELS:
+        raise InputError(
+            f"{where}model.depth: {model.depth} given with inference {model.inference}; allowed: 1 to {MOST_LEVELS}, or"
+            " inference diffusion"
+        )
     if model.widths is not None and len(model.widths) != model.depth:
         raise InputError(
             f"{where}model.widths: {len(model.widths)} widths given for model.depth {model.depth};"
@@ -103,6 +120,53 @@ def _check_prior_diffusion(model: ModelParams, where: str) -> None:
             raise InputError(
                 f"{where}model.prior: 'diffusion' given with {name} {value}; allowed: another prior, or {name}"
                 f" {'bottom_up' if name == 'inference' else 'nearest' if name == 'parents' else 'vectors'}"
+            )
+
+
+def _check_diffusion(model: ModelParams, where: str) -> None:
+    """Raise `InputError` for what a diffusion does not have."""
+    allowed: dict[str, tuple[Any, ...]] = {
+        "widths": (None,),
+        "parents": ("nearest",),
+        "parametrization": ("plain",),
+        "prior": ("normal",),
+        "posterior": ("gaussian",),
+        "likelihood": ("bernoulli", "discretized_logistic"),
+        "network": ("mlp", "unet"),
+        "latents": ("vectors",),
+        "batch_norm": (False,),
+    }
+    for name, values in allowed.items():
+        if (value := getattr(model, name)) not in values:
+            raise InputError(
+                f"{where}model.{name}: {format_value(value)} given with inference diffusion; allowed:"
+                f" {' or '.join(map(format_value, values))}"
+            )
+    if model.log_snr_grid == "optimal" and model.depth != "continuous" and model.depth > MOST_LEVELS:
+        raise InputError(
+            f"{where}model.log_snr_grid: optimal given with model.depth {model.depth}; allowed: log_linear, or at most"
+            f" {MOST_LEVELS} levels"
+        )
+    if model.log_snr[0] <= model.log_snr[1]:
+        raise InputError(
+            f"{where}model.log_snr: {format_value(model.log_snr)} given; allowed: a larger and a smaller one"
+        )
+
+
+def check_objective(model: ModelParams, train: TrainParams, where: str = "") -> None:
+    """Raise `InputError`, which begins with `where`, if the objective does not fit the model."""
+    if model.inference != "diffusion":
+        return
+    whole = train.objective == "iwae" and model.depth != "continuous" and model.depth <= MOST_LEVELS
+    if train.objective not in ("elbo", "beta") and not whole:
+        raise InputError(
+            f"{where}train.objective: '{train.objective}' given with inference diffusion and model.depth {model.depth};"
+            f" allowed: elbo or beta, and with at most {MOST_LEVELS} levels iwae"
+        )
+    for name in ("free_bits", "warmup_stagger"):
+        if value := getattr(train, name):
+            raise InputError(
+                f"{where}train.{name}: {value:g} given with inference diffusion, of which a level is drawn; allowed: 0"
             )
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import InputError
 from pipeline.params.ranges import MOST_VALUES, Choices, Range
-from pipeline.params.rules import check_model
+from pipeline.params.rules import check_model, check_objective
 from pipeline.params.sections import MEASURES, ModelParams, TrainParams
 from pipeline.text import plural
 
@@ -131,8 +131,9 @@ def _is_valid(params: Params, settings: Mapping[str, Any]) -> bool:
         section, _, name = path.partition(".")
         changed[section][name] = value
     try:
-        TrainParams.model_validate(changed["train"])
-        check_model(ModelParams.model_validate(changed["model"]), params.data)
+        model, train = ModelParams.model_validate(changed["model"]), TrainParams.model_validate(changed["train"])
+        check_model(model, params.data)
+        check_objective(model, train)
     except (InputError, ValidationError):
         return False
     return True

@@ -54,8 +54,9 @@ RENDERED = _is("data.name", "cave")
 OWN = _is("data.name", "files")
 SEARCHED = Condition(("sweep.space",), bool)
 FLOWS = Condition(("model.prior", "model.posterior"), lambda prior, posterior: prior == "flow" or posterior == "iaf")
-DEEP = Condition(("model.depth",), lambda depth: depth > 1)
-SEVERAL = Condition(("model.depth", "model.prior"), lambda depth, prior: depth > 1 or prior == "diffusion")
+DEEP = Condition(("model.depth",), lambda depth: depth != 1)
+DIFFUSION = _is("model.inference", "diffusion")
+SEVERAL = Condition(("model.depth", "model.prior"), lambda depth, prior: depth != 1 or prior == "diffusion")
 CONDITIONS: dict[str, Condition] = {
     "data.binarization": Condition(
         ("data.name", "data.cave.grey"), lambda name, grey: not published_binary(name, grey)
@@ -75,8 +76,19 @@ CONDITIONS: dict[str, Condition] = {
     "data.cave.images": RENDERED,
     "data.cave.size": RENDERED,
     "data.cave.grey": RENDERED,
-    "model.z_dim": _is("model.widths", None),
-    "model.z_ratio": Condition(("model.widths", "model.depth"), lambda widths, depth: widths is None and depth > 1),
+    "model.z_dim": Condition(
+        ("model.widths", "model.inference"), lambda widths, way: widths is None and way != "diffusion"
+    ),
+    "model.z_ratio": Condition(
+        ("model.widths", "model.depth", "model.inference"),
+        lambda widths, depth, way: widths is None and depth != 1 and way != "diffusion",
+    ),
+    "model.denoising": DIFFUSION,
+    "model.log_snr": DIFFUSION,
+    "model.log_snr_ends": DIFFUSION,
+    "model.log_snr_grid": Condition(
+        ("model.inference", "model.depth"), lambda way, depth: way == "diffusion" and depth != "continuous"
+    ),
     "model.parents": DEEP,
     "model.parametrization": DEEP,
     "model.pseudo_inputs": _is("model.prior", "vamp", "mixture"),
@@ -87,7 +99,7 @@ CONDITIONS: dict[str, Condition] = {
     "model.flow_hidden": FLOWS,
     "model.sigma": _is("model.likelihood", "gaussian"),
     "model.grey_levels": _is("model.likelihood", "discretized_logistic"),
-    "model.blocks": _is("model.network", "resnet"),
+    "model.blocks": _is("model.network", "resnet", "unet"),
     "model.levels_per_size": Condition(
         ("model.latents", "model.depth"), lambda latents, depth: latents == "maps" and depth != 1
     ),
@@ -98,7 +110,7 @@ CONDITIONS: dict[str, Condition] = {
     "train.warmup": _is("train.objective", "beta"),
     "train.warmup_stagger": Condition(
         ("train.warmup", "model.depth", "model.prior"),
-        lambda warmup, depth, prior: warmup > 0 and (depth > 1 or prior == "diffusion"),
+        lambda warmup, depth, prior: warmup > 0 and (depth != 1 or prior == "diffusion"),
     ),
     "train.free_bits": _is("train.objective", "elbo", "beta"),
     "train.epochs": _is("compare.match", "none", "parameters"),
@@ -143,7 +155,7 @@ CONDITIONS: dict[str, Condition] = {
     "evaluate.decompose.path_draws": SEVERAL,
     "evaluate.decompose.pair_queries": Condition(
         ("model.depth", "model.inference", "model.parents"),
-        lambda depth, way, parents: depth > 1 and (way, parents) != ("bottom_up", "nearest"),
+        lambda depth, way, parents: depth != 1 and (way, parents) != ("bottom_up", "nearest"),
     ),
     "evaluate.decompose.factor_images": RENDERED,
     "evaluate.decompose.factor_draws": RENDERED,

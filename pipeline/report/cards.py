@@ -7,7 +7,7 @@ from pipeline.report import inputs
 from pipeline.report.comparison import Comparison, Result
 from pipeline.report.tables import notes
 from pipeline.study import Study
-from pipeline.text import plural
+from pipeline.text import by_level, plural
 
 __all__ = ["write_cards"]
 
@@ -61,12 +61,13 @@ def _card(study: Study, comparison: Comparison, result: Result) -> str:
     rows += [
         f"| rate/z{t}: rate of level {t} | {_number(tests[f'test/rate/z{t}'])} | {result.metrics[f'rate/z{t}']} |"
         for t in range(1, len(about["widths"]) + 1)
+        if f"test/rate/z{t}" in tests
     ]
     nll = f"The nll of these models is too high {result.too_high}." if result.too_high else "The error of nll is small."
     name = f"{study.name}.{result.variant}"
     what = (
         f"A variational autoencoder of {plural(len(about['widths']), 'latent level')} with"
-        f" {' - '.join(map(str, about['widths']))} units and {int(about['parameters']):,} weights; likelihood"
+        f" {by_level(about['widths'], ' - ')} units and {int(about['parameters']):,} weights; likelihood"
         f" {result.likelihood}, a {result.measure}. A version is the final model of one seed. The champion, seed"
         f" {seed}, has the best bound on the validation set; the test set played no part in that choice."
     )

@@ -13,7 +13,7 @@ from pipeline.report import inputs
 from pipeline.report.intervals import Interval, interval
 from pipeline.report.paired import FEWEST_SEEDS, Difference, crossed_interval, differences
 from pipeline.study import Study
-from pipeline.text import describe_bias
+from pipeline.text import by_level, describe_bias
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ class Result:
     @property
     def widths(self) -> str:
         """The units by level of all models, in words."""
-        return _alternatives([" + ".join(map(str, model.widths)) for model in self.models])
+        return _alternatives([by_level(model.widths) for model in self.models])
 
     @property
     def parameters(self) -> str:

@@ -6,7 +6,7 @@ What shows bounds is drawn once a measure, where there are several, under names 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.metric import Metric
@@ -47,7 +47,9 @@ def draw(study: Study, comparison: Comparison, bounds_by_epoch: Milestones, pict
             drawn = _draw_bounds(study, comparison, group, bounds_by_epoch)
             drawings |= {f"{name}{end}": drawing for name, drawing in drawn.items()}
         curves = {result.variant: inputs.curves(study, result.variant) for result in comparison.results}
-        drawings["rates_by_epoch"] = figures.rates_by_epoch(curves, _depths(comparison.results))
+        rated = {variant: runs for variant, runs in curves.items() if _has_rates(runs)}
+        if rated:
+            drawings["rates_by_epoch"] = figures.rates_by_epoch(rated, _depths(comparison.results))
         means, error = _means(comparison)
         drawings |= _decompositions(means, error, [name for name in DECOMPOSITIONS if name not in BOUNDS])
         return drawings | _inside(study, pictures)
@@ -74,6 +76,11 @@ def _inside(study: Study, pictures: Pictures) -> dict[str, Any]:
 
 def _level(key: str) -> int:
     return Metric.parse(key).level or 0
+
+
+def _has_rates(runs: Mapping[int, Sequence[Mapping[str, float]]]) -> bool:
+    """Return whether a variant's trainings logged the rate of every level; those of a diffusion do not."""
+    return any("valid/rate/z1" in row for rows in runs.values() for row in rows[-1:])
 
 
 def _depths(results: Iterable[Result]) -> dict[str, dict[int, int]]:

@@ -153,6 +153,7 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
     if not _searched(study, variant):
         return []
     base = study.params.variant(variant).model
+    bottom = (base.level_widths or model(study, variant, study.params.train.seeds[0])["widths"])[0]
     with reading(study, study.sweep(variant) / "trials.csv", f"sweep@{variant}") as path:
         return [
             {
@@ -162,8 +163,8 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
                 "state": row["state"],
                 "value": float(row["value"]) if row["value"] else None,
                 "point": (float(row["valid/kl"]), -float(row["valid/reconstruction"])) if row.get("valid/kl") else None,
-                "depth": int(row.get("model.depth") or base.depth),
-                "z_dim": int(row.get("model.z_dim") or base.level_widths[0]),
+                "depth": int(row.get("model.depth") or base.levels),
+                "z_dim": int(row.get("model.z_dim") or bottom),
             }
             for row in read_csv(path)
             if row["state"] != "PRUNED" or not row.get("reason")  # of settings that do not go together

@@ -15,6 +15,7 @@ from pipeline.report.comparison import Comparison, join
 from pipeline.report.milestones import Milestones, table
 from pipeline.report.strips import MOST_MODELS, groups
 from pipeline.study import Study
+from pipeline.text import by_level
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +88,7 @@ def render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["mathematics"] = _mathematics
+    environment.filters |= {"mathematics": _mathematics, "by_level": by_level}
     return environment.get_template(template).render(**values)
 
 

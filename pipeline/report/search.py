@@ -18,7 +18,7 @@ from pipeline.files import read_csv, write_text
 from pipeline.report.inputs import reading
 from pipeline.searches import entries
 from pipeline.study import Study
-from pipeline.text import align_columns, plural, terminal_width
+from pipeline.text import align_columns, by_level, plural, terminal_width
 
 __all__ = ["search", "search_text", "write_search"]
 
@@ -144,8 +144,8 @@ def _figures(study: Study, variant: str) -> list[Path]:
 def _widths(study: Study, variant: str, row: Mapping[str, str], paths: list[str]) -> str:
     """Return the units of every level of a trial, from z_1 up."""
     settings = {path: value_of(row[path]) for path in paths if row[path]}
-    widths = study.params.variant(variant).override(settings, "trials.csv").model.level_widths
-    return " + ".join(map(str, widths))
+    model = study.params.variant(variant).override(settings, "trials.csv").model
+    return "those of the data" if model.inference == "diffusion" else by_level(model.level_widths)
 
 
 def value_of(text: str) -> Any:

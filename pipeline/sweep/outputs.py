@@ -21,6 +21,7 @@ from pipeline.metric import BEST, VALUE
 from pipeline.params import digest
 from pipeline.sweep.compat import internal
 from pipeline.sweep.search import FINISHED, Sweep, short, terms
+from pipeline.text import by_level
 from pipeline.tracking import Run
 
 __all__ = ["Outcome", "publish", "write", "write_nothing"]
@@ -93,7 +94,7 @@ def publish(sweep: Sweep, parent: Run) -> Outcome:
         parent.log_record(record)
     parent.set_params(top.params)
     widths = sweep.base.override(top.params).model.level_units(sweep.splits.shape)
-    shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": "-".join(map(str, widths))}
+    shape = {"depth": len(widths), "latent_dim": sum(widths), "widths": by_level(widths, "-")}
     parent.set_tags(chosen | {name: str(value) for name, value in shape.items()})
     # The files in the study's folder are of all searches.
     tables = {"trials.csv": csv_text(outcome.rows), "best.json": json_text({"searches": [best]})}
@@ -239,8 +240,8 @@ def _figures(outcome: Outcome) -> list[Path]:
             model = sweep.base.override(trial.params).model
             points.append(
                 {
-                    "depth": model.depth,
-                    "z_dim": model.level_widths[0],
+                    "depth": model.levels,
+                    "z_dim": (model.level_widths or model.level_units(sweep.splits.shape))[0],
                     "value": trial.value,
                     "state": trial.state.name,
                     "variant": sweep.label,

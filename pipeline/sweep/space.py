@@ -50,7 +50,8 @@ def closest(base: Params, values: Mapping[str, Any]) -> Params:
 def identity(params: Params) -> str:
     """Return a digest that is equal for settings that lead to the same training."""
     model = params.model.model_dump(exclude=SHAPE)
-    return digest([model, params.model.level_widths, params.train.model_dump(exclude={"seeds"})])
+    shape = [params.model.depth] if params.model.inference == "diffusion" else params.model.level_widths
+    return digest([model, shape, params.train.model_dump(exclude={"seeds"})])
 
 
 def key(base: Params, values: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from pipeline.params import digest
 from pipeline.redaction import redacted
 from pipeline.run_folders import PATCH, SPEC, RunSpec, provenance
 from pipeline.study import Study
+from pipeline.text import by_level
 from pipeline.tracking.server import NOTE
 
 __all__ = ["as_param", "describe"]
@@ -72,7 +73,7 @@ def _tags(
         "variant": spec.variant,
         "depth": str(spec.params.model.depth),
         "latent_dim": str(sum(widths)),
-        "widths": "-".join(map(str, widths)),
+        "widths": by_level(widths, "-"),
         "seed": str(spec.seed),
         "params_digest": digest(spec.flat),
         NOTE: about,

@@ -19,19 +19,21 @@ from torch import Tensor
 from pipeline.data import Splits
 from pipeline.data.images import TrainingImages, frozen, to_unit_interval
 from pipeline.log import Record
-from pipeline.models import HierarchicalVAE, build, rows_within, update_bn
-from pipeline.objectives import elbo, training_objective
+from pipeline.models import HierarchicalVAE, build, optimal_levels, rows_within, update_bn
+from pipeline.objectives import training_objective
 from pipeline.params import ModelParams, TrainParams
 from pipeline.progress import Reporter, track_progress
 from pipeline.randomness import seeded
 from pipeline.training.compiled import CompiledStep
+from pipeline.training.sampled import sampled_elbo
 from pipeline.training.schedules import SCHEDULES
 from pipeline.training.state import TrainingState
-from pipeline.training.step import Adam, Step
+from pipeline.training.step import Adam, Step, terms_of
 from pipeline.training.terms import NonFiniteError, mean_parts, named, require_finite, terms, with_sums
 
 __all__ = ["best_record", "fit", "initial_model", "make_step", "print_progress", "report_epoch"]
 
+PLACED = 128  # training images for which the levels of a diffusion are placed
 VALID_ROWS = 8192  # rows of one validation pass, draws times images
 
 
@@ -70,6 +72,7 @@ def fit(
         start = time.perf_counter()
         with seeded(seed, f"epoch {state.epoch}"):
             metrics = _epoch(state, step, train, params)
+        _place_levels(state, train, seed)
         with state.ema_weights(), torch.no_grad():
             with seeded(seed, "statistics"):
                 update_bn(
@@ -99,14 +102,16 @@ def _validate(
 ) -> dict[str, float]:
     """Measure the terms on the validation set, L_k of their draws, and the objective as it is after the warm-up."""
     draws = params.draws_behind_valid
-    total = torch.zeros(model.depth + 5, device=device)
+    measure, total = terms_of(model, params), torch.zeros((), device=device)
     for pixels in valid.split(max(1, rows_within(model, valid, VALID_ROWS) // draws)):
         x = to_unit_interval(pixels.to(device), scale)
-        bound = elbo(model, x, draws)
+        bound = measure(model, x, draws)
         objective = training_objective(bound, params, math.inf).mean()
-        total += torch.cat([objective[None], bound.iwae.mean()[None], terms(bound)]) * (len(x) / len(valid))
+        total = total + torch.cat([objective[None], bound.iwae.mean()[None], terms(bound)]) * (len(x) / len(valid))
     selected = {"valid/objective": total[0].item(), "valid/iwae": total[1].item()}
-    return named("valid/", total[2:], model.depth) | selected
+    if measure is sampled_elbo:
+        del selected["valid/iwae"]  # of estimates of log-weights it is no bound
+    return named("valid/", total[2:], model) | selected
 
 
 def _epoch(
@@ -117,7 +122,7 @@ def _epoch(
     horizon = params.schedule_epochs or params.epochs
     positions = torch.randperm if params.shuffle else torch.arange
     order = positions(len(train), device=train.device)
-    total = torch.zeros(model.depth + 1, device=train.device)
+    total = torch.zeros((), device=train.device)
     norm, rate = torch.zeros((), device=train.device), 0.0
     model.train()
     with step.epoch():
@@ -129,18 +134,28 @@ def _epoch(
             bound, loss = step(x, at, rate)
             state.step += 1
             if not math.isfinite(loss.item()):
-                require_finite(named("train/", terms(bound), model.depth), state.epoch + 1, state.step)
+                require_finite(named("train/", terms(bound), model), state.epoch + 1, state.step)
                 raise NonFiniteError(f"epoch {state.epoch + 1}, step {state.step}: the objective is {-loss.item()}")
             state.update_ema()
             share = len(x) / len(train)
-            total.add_(mean_parts(bound), alpha=share)
+            total = torch.add(total, mean_parts(bound), alpha=share)
             if adam.norm is not None:
                 norm.add_(adam.norm, alpha=share)
     state.epoch += 1
     others = {"train/learning_rate": rate}  # of the last step
     if adam.norm is not None:
         others["train/gradient_norm"] = norm.item()
-    return named("train/", with_sums(total), model.depth) | others
+    return named("train/", with_sums(total), model) | others
+
+
+def _place_levels(state: TrainingState, train: TrainingImages, seed: int) -> None:
+    """Move the levels of a diffusion to where the bound of the validated weights is best, if that is asked for."""
+    diffusion = state.model.diffusion
+    if diffusion is not None and diffusion.optimal:
+        with seeded(seed, "levels"), state.ema_weights():
+            images = train.batch(torch.arange(min(PLACED, len(train)), device=train.device))
+            levels = optimal_levels(state.model, images, state.model.depth)
+        diffusion.move_to(levels)
 
 
 def initial_model(params: ModelParams, splits: Splits, seed: int) -> HierarchicalVAE:

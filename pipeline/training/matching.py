@@ -55,10 +55,10 @@ def match_weights(params: Params, splits: Splits) -> Params:
 
     best = min(_candidates(params.model.hidden, target, weights), key=distance)
     if distance(best) > TOLERANCE * target:
-        best = min(_neighbours(best, params.model.depth, target, weights), key=distance)
+        best = min(_neighbours(best, _networks(params.model), target, weights), key=distance)
     if distance(best) > TOLERANCE * target:
         raise InputError(
-            f"compare.parameters: {target} given, but levels of {' + '.join(map(str, params.model.level_widths))} units"
+            f"compare.parameters: {target} given, but levels of {_units(params.model)} units"
             f" have {weights(best)} weights with hidden widths {[list(rung) for rung in best]}, the nearest to it;"
             f" allowed: a number that hidden widths from 1 to {LARGEST} reach within {TOLERANCE:.0%}"
         )
@@ -87,6 +87,15 @@ def _candidates(hidden: Hidden, target: int, weights: Callable[[Hidden], int]) -
             changed[rung][layer] = width
             candidates.append(tuple(map(tuple, changed)))
     return candidates
+
+
+def _units(model: ModelParams) -> str:
+    return " + ".join(map(str, model.level_widths)) or "the data's"
+
+
+def _networks(model: ModelParams) -> int:
+    """Return how many rungs have networks of their own."""
+    return 1 if model.inference == "diffusion" else model.levels
 
 
 def _neighbours(hidden: Hidden, depth: int, target: int, weights: Callable[[Hidden], int]) -> list[Hidden]:

@@ -34,12 +34,13 @@ class TrainingState:
         self.log = None if folder is None else Log(folder)
         self.unsynced: list[Record] = []  # whose lines in the log may not have reached the disk yet
         self.best_weights = _copy(model.state_dict())
-        self.average = {} if decay is None else _copy(dict(model.named_parameters()))
+        self.weights = dict(model.named_parameters())
+        self.average = {} if decay is None else _copy(self.weights)
 
     def update_ema(self) -> None:
         """Update the exponential moving average of the weights: decay * average + (1 - decay) * weights."""
         if self.decay is not None:
-            for name, weights in self.model.named_parameters():
+            for name, weights in self.weights.items():
                 self.average[name].lerp_(weights.detach(), 1 - self.decay)
 
     @contextmanager

@@ -9,7 +9,7 @@ norm and an average are each one pass over memory. Kingma, Ba, "Adam" (2015), ht
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -23,8 +23,9 @@ from pipeline.objectives import ELBO, PATHWISE, elbo, pathwise_terms
 from pipeline.params import TrainParams
 from pipeline.training.loss import Loss
 from pipeline.training.manual import ManualGradient
+from pipeline.training.sampled import sampled_elbo
 
-__all__ = ["Adam", "AutogradGradient", "Step", "gradient"]
+__all__ = ["Adam", "AutogradGradient", "Step", "gradient", "terms_of"]
 
 
 class Step:
@@ -53,19 +54,37 @@ def gradient(model: HierarchicalVAE, params: TrainParams) -> ManualGradient | Au
     return (ManualGradient if manual else AutogradGradient)(model, Loss(params))
 
 
+def terms_of(
+    model: HierarchicalVAE, params: TrainParams, training: bool = False
+) -> Callable[[HierarchicalVAE, Tensor, int], ELBO]:
+    """Return what gives the terms of the bound in training, or in validation: of a diffusion, an estimate of them."""
+    if model.diffusion is not None:
+        return _whole_chain if params.objective == "iwae" else sampled_elbo
+    return pathwise_terms if training and params.objective in PATHWISE else elbo
+
+
+def _whole_chain(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: int) -> ELBO:
+    """Return the terms of `elbo` with all rates in one row."""
+    bound = elbo(model, x, draws)
+    return ELBO(bound.reconstruction, bound.kl[None])
+
+
 class AutogradGradient:
     """Computes the terms of a batch, and leaves the loss's gradient in the weights."""
 
     def __init__(self, model: HierarchicalVAE, loss: Loss) -> None:
         self.model, self.loss = model, loss
-        self.measure = pathwise_terms if loss.params.objective in PATHWISE else elbo
+        self.measure = terms_of(model, loss.params, training=True)
+        self.weights = list(model.parameters())
 
     def __call__(self, x: Float[Tensor, "batch units"], draws: int, at: float) -> tuple[ELBO, Float[Tensor, ""]]:
         """Return the terms at `draws` draws and the loss at epoch `at`."""
         with linear_autocast(self.model, self.loss.params.precision):
             bound = self.measure(self.model, x, draws)
         loss = self.loss(bound, at)
-        self.model.zero_grad(set_to_none=False)
+        for weights in self.weights:  # not by the model, of whose rungs a diffusion may have 1,000
+            if weights.grad is not None:
+                weights.grad.zero_()
         loss.backward()
         return bound.detach(), loss.detach()
 

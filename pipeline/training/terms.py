@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.errors import RunError
 from pipeline.metric import Metric
+from pipeline.models import HierarchicalVAE
 from pipeline.objectives import ELBO
 
 __all__ = ["NonFiniteError", "mean_parts", "named", "require_finite", "terms", "with_sums"]
@@ -36,10 +37,14 @@ def with_sums(parts: Float[Tensor, " depth_and_one"]) -> Float[Tensor, " depth_a
     return torch.cat([torch.stack([reconstruction - kl, reconstruction, kl]), rates])
 
 
-def named(prefix: str, values: Tensor, depth: int) -> dict[str, float]:
-    """Return the values of `with_sums` by the names of their metrics, which begin with `prefix`."""
+def named(prefix: str, values: Tensor, model: HierarchicalVAE) -> dict[str, float]:
+    """Return the values of `with_sums` by the names of their metrics, which begin with `prefix`.
+
+    Those of a diffusion have no rates by level, which are many.
+    """
+    depth = 0 if model.diffusion is not None else model.depth
     names = ["elbo", "reconstruction", "kl", *(str(Metric("rate", t)) for t in range(1, depth + 1))]
-    return dict(zip([prefix + name for name in names], values.tolist(), strict=True))
+    return dict(zip([prefix + name for name in names], values[: depth + 3].tolist(), strict=True))
 
 
 def require_finite(metrics: dict[str, float], epoch: int, step: int) -> None:

@@ -27,6 +27,7 @@ PROBABILITY = "probability"
 DENSITY = "density of pixels scaled to [0, 1]"
 DEQUANTIZED = "density of dequantized pixels in [0, 1]"
 Shape = tuple[int, int, int]  # channels, height, width
+CONTINUOUS_LEVELS = 30  # of the chain that stands for a diffusion without end where levels are drawn
 INFORMATIVE = 0.01  # of a unit's variance, above which it counts as informative
 MOST_UNITS = 512  # of a level whose units depend on each other
 LatentLogSNR = Annotated[float, Field(ge=-30, le=30)]
@@ -44,10 +45,16 @@ def measure_of(likelihood: str, dequantization: str = "none") -> str:
     return DEQUANTIZED if dequantization == "uniform" else MEASURES[likelihood]
 
 
+LogSNR = Annotated[float, Field(ge=-30, le=30)]
+
+
 class ModelParams(Strict):
     """The architecture of a `HierarchicalVAE`."""
 
-    depth: Annotated[int, Field(ge=1, le=64)] = Field(description="Number of latent levels, T.")
+    depth: Annotated[int, Field(ge=1, le=1000)] | Literal["continuous"] = Field(
+        description="Number of latent levels, T. At most 64; with inference diffusion at most 1000, or continuous, "
+        "endlessly many."
+    )
     z_dim: Width = Field(description="Units of the first latent level, z_1.")
     z_ratio: Annotated[float, Field(gt=0, le=4, allow_inf_nan=False)] = Field(
         description="Units of each further level as a multiple of those of the level below it."
@@ -60,9 +67,22 @@ class ModelParams(Strict):
         description="Levels that a level is conditioned on: nearest, the level next to it (a Markov chain), or every "
         "level before it."
     )
-    inference: Annotated[Literal["bottom_up", "top_down"], or_own("posterior")] = Field(
-        description="Direction of the posterior: bottom_up, equation (20), or top_down, the ladder, which merges "
-        "features of x with the prior on the way down."
+    inference: Annotated[Literal["bottom_up", "top_down", "diffusion"], or_own("posterior")] = Field(
+        description="The posterior: bottom_up, equation (20); top_down, the ladder, which merges features of x with "
+        "the prior on the way down; or diffusion, levels that are noised images, with nothing to learn."
+    )
+    denoising: Literal["fixed", "matched", "mixture"] = Field(
+        description="Form of a step down of a diffusion: a Gaussian of fixed variance, one with the matched variance, "
+        "or for each pixel a mixture over its values."
+    )
+    log_snr: Annotated[tuple[LogSNR, ...], Field(min_length=2, max_length=2)] = Field(
+        description="Log signal-to-noise ratios of the first and the last level of a diffusion, z_1 and z_T, at the "
+        "start of training."
+    )
+    log_snr_ends: Literal["fixed", "learned"] = Field(description="Whether these two stay, or are learned.")
+    log_snr_grid: Literal["log_linear", "optimal"] = Field(
+        description="Levels between them: log_linear, in equal steps of log SNR, or optimal, after every epoch where "
+        "the bound of so many levels is best."
     )
     parametrization: Literal["plain", "residual"] = Field(
         description="Where p and q of the levels above the first start: plain, near N(0, I), or residual, as the "
@@ -108,12 +128,12 @@ class ModelParams(Strict):
         description="Logistics that are mixed in a pixel of the likelihood discretized_logistic. In colour, green "
         "depends on red, and blue on both."
     )
-    network: Annotated[Literal["mlp", "conv", "resnet"], or_own("network")] = Field(
+    network: Annotated[Literal["mlp", "conv", "resnet", "unet"], or_own("network")] = Field(
         description="Networks between the levels: mlp; conv, residual convolutions next to x and mlps above; or "
-        "resnet, the same with group normalization and any number of blocks."
+        "resnet, the same with group normalization and any number of blocks. A diffusion has one, mlp or unet."
     )
     blocks: Annotated[int, Field(ge=1, le=64)] = Field(
-        description="Residual blocks of a resnet at each height and width."
+        description="Residual blocks of a resnet or a unet at each height and width."
     )
     latents: Literal["vectors", "maps"] = Field(
         description="Form of the levels: vectors, or maps, as high and wide as the network below has left of the "
@@ -126,24 +146,36 @@ class ModelParams(Strict):
     hidden: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=1)] = Field(
         description="Widths of the hidden layers of each network from the data up; the last list serves all levels "
         "above. With conv and resnet, the first list has channels, each at half the height and width of the one "
-        "before; with maps, every list has."
+        "before; with maps, every list has. Of a unet, channels at the image's own size, at half of it, and so on."
     )
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "silu"] = Field(
         description="Activation function of the hidden layers."
     )
 
     @property
+    def levels(self) -> int:
+        """T, and of a diffusion without end the number of levels of the chain that stands for it."""
+        return CONTINUOUS_LEVELS if self.depth == "continuous" else self.depth
+
+    @property
     def level_widths(self) -> tuple[int, ...]:
-        """Units of z_1, ..., z_T, or channels of maps: `widths`, or `z_dim` shrunk by `z_ratio` from level to level."""
+        """Units of z_1, ..., z_T, or channels of maps: `widths`, or `z_dim` shrunk by `z_ratio` from level to level.
+
+        Those of a diffusion are the data's, and none are given.
+        """
+        if self.inference == "diffusion":
+            return ()
         if self.widths is not None:
             return self.widths
-        return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.depth))
+        return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.levels))
 
     def level_shapes(self, image: Shape) -> list[Shape]:
         """Return channels, height and width of z_1, ..., z_T for images of this shape; vectors have the size 1x1.
 
         The levels of a prior diffusion follow.
         """
+        if self.inference == "diffusion":
+            return [image] * self.levels
         size, shapes = image[1:], []
         for rung, units in enumerate(self.level_widths):
             if self.latents == "maps" and self.halves(rung):

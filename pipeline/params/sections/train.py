@@ -108,6 +108,6 @@ class TrainParams(Strict):
         """Draws per validation image behind the metrics `valid/`."""
         return self.draws if self.importance_weighted else self.valid_draws
 
-    def warmup_end(self, depth: int) -> int:
+    def warmup_end(self, depth: int | Literal["continuous"]) -> int:
         """Return the epoch at which every level's rate has its full weight; only later ones can be the best."""
-        return self.warmup + self.warmup_stagger * (depth - 1)
+        return self.warmup + (0 if depth == "continuous" else self.warmup_stagger * (depth - 1))
