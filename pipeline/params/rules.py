@@ -6,9 +6,6 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.params.sections import MEASURES, MOST_UNITS, PROBABILITY, DataParams, ModelParams, TrainParams
-
-from pipeline.errors import InputError
-from pipeline.params.sections import MEASURES, PROBABILITY, DataParams, ModelParams, TrainParams
 from pipeline.params.text import format_value
 
 __all__ = ["check_model", "check_objective", "check_outliers"]
