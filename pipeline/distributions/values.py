@@ -97,7 +97,8 @@ class ValueMixture(Distribution):
         r = (value[..., None, :] - self.mu) / self.sigma
         by_value = F.log_softmax(self.logits, -2) - 0.5 * r * r
         constant = self.sigma.log() + 0.5 * np.log(2 * np.pi)
-        return (torch.logsumexp(by_value, -2) - constant).sum(-1)
+        density: Tensor = (torch.logsumexp(by_value, -2) - constant).sum(-1)
+        return density
 
     @property
     def mean(self) -> Tensor:
@@ -133,10 +134,11 @@ class ValueMixture(Distribution):
 
         share = pick(shares)
         within = ((uniform[..., 0, :] - pick(ends) + share) / share).clamp(1e-12, 1 - 1e-12)
-        return pick(self.mu) + self.sigma * torch.special.ndtri(within).to(noise.dtype)
+        z: Tensor = pick(self.mu) + self.sigma * torch.special.ndtri(within).to(noise.dtype)
+        return z
 
 
-@register_kl(DiagGaussian, ValueMixture)
+@register_kl(DiagGaussian, ValueMixture)  # type: ignore[untyped-decorator]
 def _kl(q: DiagGaussian, p: ValueMixture) -> Float[Tensor, "*batch"]:
     """Return KL(q || p), by Gauss-Hermite nodes of q."""
     nodes, weights = hermite(q.mu)

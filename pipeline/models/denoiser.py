@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         """Return the logits of the pixels at a log SNR, which broadcasts: [..., units], grey [..., values, units]."""
         alpha, sigma = signal(log_snr)
         skip = (alpha / sigma**2)[..., None] * z
-        raw = self.network(torch.cat([z, torch.tanh(skip)], -1), features(log_snr)) + self.start
+        raw: Tensor = self.network(torch.cat([z, torch.tanh(skip)], -1), features(log_snr)) + self.start
         if self.values is None:
             return raw + 2 * skip
         y = 2 * self.values[:, None] - 1

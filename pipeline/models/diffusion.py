@@ -114,7 +114,7 @@ class Diffusion(nn.Module):
         width = self.cost.new_tensor([1.0, *[(self.ends[0] - self.ends[1]).item() / BINS] * BINS])
         width = width if self.continuous else self.first_terms().diff().to(width)
         usual = (square.sum() / weight.sum().clamp(min=1)).clamp(min=1e-12)  # counts as one term in every bin
-        share = width * ((square + usual) / (weight + 1)).sqrt()
+        share: Tensor = width * ((square + usual) / (weight + 1)).sqrt()
         return (1 - EVENLY) * share / share.sum() + EVENLY / len(share)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.models.hierarchy import HierarchicalVAE
-from pipeline.models.noising import denoising_kl, noised, prior_kl
+from pipeline.models.noising import Denoising, denoising_kl, noised, prior_kl
 
 __all__ = ["best_path", "optimal_levels"]
 
@@ -31,7 +31,7 @@ def optimal_levels(
         raise ValueError("levels are chosen for a diffusion")
     points = candidates or max(CANDIDATES, 2 * count)
     log_snr = diffusion.at(torch.linspace(0, 1, points, dtype=x.dtype, device=x.device))
-    form = "fixed" if diffusion.denoising == "fixed" else "matched"
+    form: Denoising = "fixed" if diffusion.denoising == "fixed" else "matched"
     first, last, pairs = x.new_zeros(points), x.new_zeros(points), x.new_full((points, points), torch.inf)
     for j, level in enumerate(log_snr):
         p = diffusion.decoder.likelihood(noised(x, level), level)

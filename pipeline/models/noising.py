@@ -26,7 +26,16 @@ from torch.nn import functional as F
 from pipeline.distributions import BernoulliVector, DiagGaussian, ValueVector, hermite
 from pipeline.models.denoiser import signal
 
-__all__ = ["denoising_kl", "evidence", "kl_mixture", "kl_mixture_binary", "noised", "prior_kl", "rate_density"]
+__all__ = [
+    "Denoising",
+    "denoising_kl",
+    "evidence",
+    "kl_mixture",
+    "kl_mixture_binary",
+    "noised",
+    "prior_kl",
+    "rate_density",
+]
 
 Denoising = Literal["fixed", "matched", "mixture"]
 Belief = BernoulliVector | ValueVector

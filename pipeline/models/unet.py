@@ -83,4 +83,5 @@ class UNet(nn.Module):
                 h = skips[index] + F.interpolate(self.larger[index](h), self.sizes[index])
             for block in self.up[index]:  # type: ignore[attr-defined]
                 h = block(h, level)
-        return torch.flatten(self.last(h), 1).unflatten(0, z.shape[:-1])
+        raw: Tensor = torch.flatten(self.last(h), 1).unflatten(0, z.shape[:-1])
+        return raw

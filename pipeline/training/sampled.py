@@ -69,9 +69,9 @@ def draw_terms(diffusion: Diffusion, uniform: Float[Tensor, " rows"]) -> Drawn:
     bins = torch.searchsorted(ends, uniform, right=True).clamp(max=len(share) - 1)
     within = ((uniform - ends[bins] + share[bins]) / share[bins]).clamp(0, 1 - 1e-6)
     if diffusion.continuous:
-        size = len(share) - 1
-        log_snr = diffusion.at(torch.where(bins == 0, 0.0, (bins - 1 + within) / size))
-        span = (diffusion.ends[0] - diffusion.ends[1]) / size
+        intervals = len(share) - 1
+        log_snr = diffusion.at(torch.where(bins == 0, 0.0, (bins - 1 + within) / intervals))
+        span = (diffusion.ends[0] - diffusion.ends[1]) / intervals
         return Drawn(bins, bins == 0, log_snr, log_snr, torch.where(bins == 0, 1.0, span) / share[bins])
     starts = diffusion.first_terms().to(bins)
     size = starts.diff()

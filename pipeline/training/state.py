@@ -34,7 +34,7 @@ class TrainingState:
         self.log = None if folder is None else Log(folder)
         self.unsynced: list[Record] = []  # whose lines in the log may not have reached the disk yet
         self.best_weights = _copy(model.state_dict())
-        self.weights = dict(model.named_parameters())
+        self.weights: dict[str, Tensor] = dict(model.named_parameters())
         self.average = {} if decay is None else _copy(self.weights)
 
     def update_ema(self) -> None:
