@@ -52,6 +52,7 @@ __all__ = [
     "evaluate",
     "importance_bound",
     "many_draws",
+    "measure_draws",
 ]
 
 IMAGES = 20  # a batch of test images
@@ -73,7 +74,7 @@ def evaluate(
     With `train`, training images as they are presented, the terms' `generalization/...` are measured on them, with
     `params.milestone_draws` draws. Models measured on different streams have independent Monte Carlo errors.
     """
-    measured = _bounds(model, test, scale, params, f"bounds {stream}")
+    measured = measure_draws(model, test, scale, params, f"bounds {stream}")
     results, values = measured.estimates, measured.images
     if params.precision != "float32":
         with seeded(params.seed, f"bounds {stream}"):
@@ -87,7 +88,7 @@ def evaluate(
     if train is not None:
         draws = params.milestone_draws
         fewer = {"draws": draws, "k": tuple(k for k in params.k if draws % k == 0) or (draws,)}
-        seen = _bounds(
+        seen = measure_draws(
             model, train, scale, params.model_copy(update=fewer), f"training images {stream}", diagnose=False
         )
         results |= _generalization(seen, measured)
@@ -114,7 +115,7 @@ def _generalization(seen: Measured, new: Measured) -> dict[str, Estimate]:
     }
 
 
-def _bounds(
+def measure_draws(
     model: HierarchicalVAE,
     pixels: Shaped[Tensor, "n units"],
     scale: int,
@@ -171,7 +172,8 @@ def many_draws(model: HierarchicalVAE, x: Float[Tensor, "batch units"], draws: i
     reconstruction = torch.empty(draws, len(x), device=x.device, dtype=x.dtype)
     rate = torch.empty(model.depth, draws, len(x), device=x.device, dtype=x.dtype)
     done = 0
-    sizes = passes(draws, len(x), rows_within(model, x, DECODED_ROWS))
+    levels = 1 if model.diffusion is None else model.depth  # each as large as an image
+    sizes = passes(draws, len(x), rows_within(model, x, DECODED_ROWS) // levels)
     for size in track_progress(sizes, "draws of the posterior", "passes", long=True):
         part = elbo(model, x, size)
         reconstruction[done : done + size], rate[:, done : done + size] = part.reconstruction, part.rate

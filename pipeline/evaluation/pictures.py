@@ -1,5 +1,7 @@
 """What a model's figures are drawn of, computed where the model is, as small arrays: the report needs no model.
 
+A diffusion's samples are drawn with all its levels, 50 at most; the rest is of a chain of 6 levels with its decoder.
+
 Images are uint8 [.., c, h, w], c channels, 255 for 1. T is the model's depth, `columns` the images of a row.
 
     samples, nearest [n, c, h, w]: means of p(x | z_1) of draws from the prior; the training images nearest to them
@@ -27,11 +29,14 @@ from pipeline.data import DATASETS, Splits
 from pipeline.data.images import to_unit_interval
 from pipeline.evaluation.latents import MOST_IMAGES, Latents, latents
 from pipeline.models import HierarchicalVAE
+from pipeline.models.diffusion import at_levels, log_linear_levels
 from pipeline.randomness import seeded
 
 __all__ = ["compute_pictures"]
 
 Arrays = dict[str, np.ndarray]
+MOST_LEVELS = 50  # of a diffusion that images are drawn from
+FEW_LEVELS = 6  # of a diffusion that are shown one by one
 ROWS = 4  # of the figure of the levels
 UNITS = 6  # of a level that are traversed
 STEPS = 9
@@ -56,8 +61,17 @@ def compute_pictures(
         columns: images of a row.
         seed: of the random numbers.
     """
+    whole = model
+    if model.diffusion is not None:
+        ends = model.diffusion.ends.tolist()
+        whole = (
+            model
+            if model.depth <= MOST_LEVELS
+            else at_levels(model, log_linear_levels(MOST_LEVELS, *ends).to(test.device))
+        )
+        model = at_levels(model, log_linear_levels(FEW_LEVELS, *ends).to(test.device))
     with seeded(seed, "figures"):
-        arrays = _drawn(model, splits, test, columns)
+        arrays = _drawn(model, whole, splits, test, columns)
     with seeded(seed, "latents of figures"):
         x = to_unit_interval(test[:MOST_IMAGES], splits.scale)
         inside = latents(model, x)
@@ -81,18 +95,19 @@ def _stored(x: Float[Tensor, "*batch units"], splits: Splits) -> np.ndarray:
     return pixels
 
 
-def _drawn(model: HierarchicalVAE, splits: Splits, test: Tensor, columns: int) -> Arrays:
-    """Return samples, reconstructions, and what each level decides."""
+def _drawn(model: HierarchicalVAE, whole: HierarchicalVAE, splits: Splits, test: Tensor, columns: int) -> Arrays:
+    """Return samples of the `whole` model, reconstructions, and what each level decides."""
     x = to_unit_interval(test[:columns], splits.scale)
     z, q = model.posterior(x)
     mean = model.joint(z)[0].mean[0]
     widths = [factor.event_shape[0] for factor in q]
 
-    def noise(count: int) -> list[Tensor]:
-        return [torch.randn(count, width, device=test.device) for width in widths]
+    def noise(count: int, levels: list[int]) -> list[Tensor]:
+        return [torch.randn(count, width, device=test.device) for width in levels]
 
-    prior = model.decode_noise(noise(columns * columns // 2))
-    fixed = noise(ROWS)
+    drawn = widths if whole is model else [x.shape[1]] * whole.depth
+    prior = whole.decode_noise(noise(columns * columns // 2, drawn))
+    fixed = noise(ROWS, widths)
     base = model.decode_noise(fixed)
     redrawn = []
     for level, width in enumerate(widths):

@@ -13,19 +13,35 @@ from pipeline.evaluation import outliers
 from pipeline.evaluation.bounds import bits_per_dimension, evaluate
 from pipeline.evaluation.decompose import decompose
 from pipeline.evaluation.estimates import Estimate, Measured
+from pipeline.evaluation.noise_levels import bound_by_levels, evaluate_diffusion, rate_curve
 from pipeline.files import read_json
 from pipeline.metric import Metric
 from pipeline.models import HierarchicalVAE, checkpoint
 from pipeline.params import MEASURES, PROBABILITY, EvaluateParams, OutlierParams
 from pipeline.randomness import seeded
 
-__all__ = ["measure_outliers", "measure_saved_model", "milestone_folders", "test_pixels"]
+__all__ = ["measure_outliers", "measure_saved_model", "milestone_folders", "noise_level_tables", "test_pixels"]
+
+MOST_IMAGES = 500  # that a diffusion's tables are of
 
 
 def test_pixels(splits: data.Splits, device: torch.device) -> torch.Tensor:
     """Return the pixels [images, units] of the test set as they are stored, dequantized where the protocol says so."""
     pixels = torch.as_tensor(splits.test, device=device)
     return frozen(pixels, splits.scale, f"{splits.digest}/test") if splits.dequantized else pixels
+
+
+def noise_level_tables(
+    model: HierarchicalVAE, params: EvaluateParams, splits: data.Splits, test: torch.Tensor, seed: int
+) -> dict[str, list[dict[str, object]]]:
+    """Return the tables of a diffusion by name: `bound_by_levels` of the first test images, and `rate_by_log_snr`."""
+    few = to_unit_interval(test[:MOST_IMAGES], splits.scale)
+    train = _training_images(params, splits, test, MOST_IMAGES, f"images of levels {seed}")
+    with seeded(params.seed, f"levels of noise seed {seed}"):
+        return {
+            "bound_by_levels": bound_by_levels(model, few, train, params.levels),
+            "rate_by_log_snr": rate_curve(model, few),
+        }
 
 
 def milestone_folders(folder: Path) -> dict[int, Path]:
@@ -48,12 +64,13 @@ def measure_saved_model(
     """
     model = checkpoint.load(folder).to(test.device)
     train = _training_images(params, splits, test, len(test), f"seen images {seed}")
-    measured = _bounds(params, folder, splits, test, seed, train=train)
+    measured = _bounds(params, folder, splits, test, seed, train=train if model.diffusion is None else None)
     bounds = {
         name: value for name, value in measured.estimates.items() if Metric.parse(name).family != "generalization"
     }
-    measured |= _decompositions(params, model, splits, test, seed)
-    if params.outliers is not None:
+    if model.diffusion is None:
+        measured |= _decompositions(params, model, splits, test, seed)
+    if params.outliers is not None and model.diffusion is None:
         measured |= measure_outliers(params.outliers, model, splits, test, outlier_data, params.seed, seed)
     fewer = params.model_copy(update={"draws": params.milestone_draws, "k": (1, params.milestone_draws)})
     # The best weights may be a milestone's, measured with as many draws and by the same L_k.
@@ -78,6 +95,8 @@ def _bounds(
     model = checkpoint.load(folder).to(test.device)
     likelihood = read_json(folder / "model.json")["model"]["likelihood"]
     discrete = MEASURES[likelihood] == PROBABILITY
+    if model.diffusion is not None:
+        return evaluate_diffusion(model, test, splits.scale, params, discrete=discrete, stream=f"seed {seed}")
     measured = evaluate(model, test, splits.scale, params, discrete=discrete, train=train, stream=f"seed {seed}")
     if splits.dequantized:
         units = test.shape[1]

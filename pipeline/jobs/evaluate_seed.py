@@ -19,9 +19,9 @@ from pipeline.addresses import FINAL, runs_page
 from pipeline.evaluation import Estimate, annealing
 from pipeline.evaluation.decompose import anneal
 from pipeline.evaluation.pictures import compute_pictures
-from pipeline.evaluation.saved_model import measure_saved_model, test_pixels
+from pipeline.evaluation.saved_model import measure_saved_model, noise_level_tables, test_pixels
 from pipeline.figures.model_images import MODEL_IMAGES, draw_model
-from pipeline.files import file_lock, read_json, write_bytes, write_json, write_parquet
+from pipeline.files import file_lock, read_json, write_bytes, write_csv, write_json, write_parquet
 from pipeline.jobs.final_models import describe_training
 from pipeline.jobs.mlflow_model import mlflow_model_files
 from pipeline.jobs.mlflow_tables import IMAGE_TABLE, TERM_TABLE, model_tables
@@ -79,6 +79,8 @@ def _anneal(study: Study, variant: str, splits: data.Splits, test: torch.Tensor,
     params = study.params.evaluate
     assert params.decompose is not None
     model = checkpoint.load(study.train(variant) / f"seed-{seed}").to(test.device)
+    if model.diffusion is not None:
+        return {"final": {}}
     final = anneal(model, test, splits.scale, params, params.decompose, stream=f"seed {seed}")
     return {"final": {key: asdict(estimate) for key, estimate in final.items()}}
 
@@ -88,8 +90,11 @@ def _measure(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     source, folder, params = study.train(variant) / f"seed-{seed}", study.evaluate(variant), study.params.evaluate
     measured, milestones = measure_saved_model(source, params, splits, test, study.outliers, seed)
     write_parquet(folder / f"seed-{seed}.parquet", _image_table(measured.images, len(test)))
+    model = checkpoint.load(source).to(test.device)
+    if model.diffusion is not None:
+        for name, rows in noise_level_tables(model, params, splits, test, seed).items():
+            write_csv(folder / f"seed-{seed}-{name}.csv", rows)
     if seed == study.params.train.seeds[0]:
-        model = checkpoint.load(source).to(test.device)
         columns = study.params.report.images
         arrays = compute_pictures(model, splits, test, measured.images["nll"], columns=columns, seed=params.seed)
         write_bytes(folder / "pictures.safetensors", save(arrays))
@@ -133,10 +138,11 @@ def _log_seed(
     metrics |= {epoch: _logged("milestone", results) for epoch, results in milestones.items()}
     named = read_json(source / "mlflow.json", "run")
     run = Tracker(study).reopen(named.get("key") or str(named["run"]), named["run"])
-    files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet"], "figures": pictures}
+    tables = sorted(folder.glob(f"seed-{seed}-*.csv"))  # of a diffusion
+    files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet", *tables], "figures": pictures}
     run.log_result("evaluation", digest([results, by_epoch]), metrics, files)
-    tables = model_tables(source, folder / f"seed-{seed}.parquet", splits, test, final)
-    run.log_result(TABLES, tables_tag([IMAGE_TABLE, TERM_TABLE]), {}, {}, tables)
+    shown = model_tables(source, folder / f"seed-{seed}.parquet", splits, test, final)
+    run.log_result(TABLES, tables_tag([IMAGE_TABLE, TERM_TABLE]), {}, {}, shown)
     with mlflow_model_files(source, splits, test) as model:
         run.log_result("model", registered_name(study, variant), {}, {"model": model})
     excess = _describe_excess(estimates)

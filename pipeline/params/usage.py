@@ -151,6 +151,7 @@ CONDITIONS: dict[str, Condition] = {
     "sweep.seed": SEARCHED,
     "compare.parameters": _is("compare.match", "parameters"),
     "compare.seconds": _is("compare.match", "time"),
+    "evaluate.levels": DIFFUSION,
     "evaluate.decompose.inner_draws": SEVERAL,
     "evaluate.decompose.path_draws": SEVERAL,
     "evaluate.decompose.pair_queries": Condition(

@@ -60,7 +60,7 @@ def page(
         milestones=table(study, comparison, bounds_by_epoch) if bounds_by_epoch or params.report.published else None,
         drawings=charts,
         pictures={
-            result.variant: groups(result.variant, pictures[result.variant], len(result.models[0].widths))
+            result.variant: groups(result.variant, pictures[result.variant])
             for result in comparison.results[:MOST_MODELS]
         },
         searches=[row for variant in variants for row in _searches(study, variant)],

@@ -37,9 +37,9 @@ class Group:
     strips: list[Strip]
 
 
-def groups(variant: str, arrays: Mapping[str, np.ndarray], depth: int) -> list[Group]:
+def groups(variant: str, arrays: Mapping[str, np.ndarray]) -> list[Group]:
     """Return what a model has drawn; `arrays` are those of `pipeline.evaluation.pictures`."""
-    ink = bool(arrays["ink"][0])
+    ink, depth = bool(arrays["ink"][0]), len(arrays["redrawn"])
 
     def strip(label: str, images: np.ndarray, alt: str) -> Strip:
         return _strip(label, images if images.ndim == 5 else images[None], f"{variant}: {alt}", ink)
@@ -106,7 +106,7 @@ def groups(variant: str, arrays: Mapping[str, np.ndarray], depth: int) -> list[G
             "What each level decides",
             "The first image of a row is a draw from the prior; beside it the noise of one level alone is drawn again,"
             " levels above keeping their values and levels below their noise. Where images hardly change, the level"
-            " decides little.",
+            " decides little. A diffusion is shown as a chain of 6 levels at equal steps of log SNR.",
             levels,
         ),
         Group(

@@ -96,6 +96,9 @@ class EvaluateParams(Strict):
         description="How well each level separates the test set from other images, as in {data: shuffled, images: 500, "
         "draws: 100}. null: not measured."
     )
+    levels: tuple[Annotated[int, Field(ge=1, le=1000)] | Literal["continuous"], ...] = Field(
+        description="Numbers of levels at which the bound of a trained diffusion is also measured, without training."
+    )
     seed: Seed = Field(description="Seed of all draws of the evaluation.")
 
     @model_validator(mode="after")
