@@ -86,8 +86,12 @@ class Result:
         return describe_bias(self.metrics["nll/reliable"].mean == 1, bias.mean if bias else None, self.rough)
 
     def levels(self, metric: str) -> list[Interval]:
-        """Return a metric that is split by level, from z_1 up, each level over the seeds that have it."""
-        return [self.metrics[str(Metric(metric, level))] for level in range(1, self.depth + 1)]
+        """Return a metric that is split by level, from z_1 up, each level over the seeds that have it.
+
+        A diffusion has none of them: its levels are a curve over log SNR.
+        """
+        names = [str(Metric(metric, level)) for level in range(1, self.depth + 1)]
+        return [self.metrics[name] for name in names if name in self.metrics]
 
 
 @dataclass(frozen=True)
