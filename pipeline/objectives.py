@@ -47,6 +47,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import MixtureSameFamily, kl_divergence
 
+from pipeline.distributions import FlowDistribution
 from pipeline.models import HierarchicalVAE
 from pipeline.params import TrainParams
 
@@ -121,8 +122,8 @@ def top_down_kl(
 ) -> Float[Tensor, "depth draws batch"]:
     """Return KL(q(z_t | .) || p(z_t | .)) of each level at draws of the levels above, all of them 0 or more.
 
-    The mean over draws of their sum is that of `kl`. Where the prior is a mixture the top level's divergence has no
-    closed form, and its log-ratio stands in, which is 0 or more in the mean alone.
+    The mean over draws of their sum is that of `kl`. Where the prior is a mixture or a flow the top level's divergence
+    has no closed form, and its log-ratio stands in, which is 0 or more in the mean alone.
 
     Raises:
         ValueError: the inference is bottom-up, where these divergences are not what a closed form gives.
@@ -132,7 +133,9 @@ def top_down_kl(
     z, q = model.posterior(x, draws)
     return torch.stack(
         [
-            q_t.log_prob(z_t) - p_t.log_prob(z_t) if isinstance(p_t, MixtureSameFamily) else kl_divergence(q_t, p_t)
+            q_t.log_prob(z_t) - p_t.log_prob(z_t)
+            if isinstance(p_t, MixtureSameFamily | FlowDistribution)
+            else kl_divergence(q_t, p_t)
             for z_t, q_t, p_t in zip(z[1:], q, model.joint(z)[1:], strict=True)
         ]
     )

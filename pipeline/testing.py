@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pipeline.distributions import Family, reparameterize
+from pipeline.distributions import Family, InverseAutoregressive, reparameterize
 from pipeline.models import Image
 from pipeline.models.networks import Network
 from pipeline.objectives import ELBO
@@ -130,7 +130,7 @@ def check_prior(make: Callable[[], nn.Module]) -> None:
     _shape(p.log_prob(torch.randn(4, 2, *p.event_shape).double()).shape, (4, 2), "log_prob of [4, 2, units]")
     _shape(p.expand((5,)).sample().shape, (5, *p.event_shape), "a sample of the prior expanded to [5]")
     if p.event_shape == (1,):
-        z, volume = interval(-60.0, 60.0, 2000)
+        z, volume = interval(-60.0, 60.0, 16000)
         _close((volume * p.log_prob(z[:, None]).exp()).sum(), 1.0, 1e-6, "the density integrated over the line")
     _check_samples(p)
     z = reparameterize(p, torch.randn(DRAWS, *p.event_shape).double())
@@ -142,7 +142,7 @@ def check_prior(make: Callable[[], nn.Module]) -> None:
         _check_gradients(prior)
 
 
-def check_posterior(family: Family) -> None:
+def check_posterior(family: Family | InverseAutoregressive) -> None:
     """Check the family of a level's posterior; its units may depend on each other.
 
     Raises:

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from pipeline.data import Shape
-from pipeline.distributions import LATENT, LIKELIHOODS, Family, StandardNormal, likelihood
+from pipeline.distributions import (
+    FULL,
+    LATENT,
+    LIKELIHOODS,
+    Family,
+    InverseAutoregressive,
+    StandardNormal,
+    likelihood,
+)
 from pipeline.models import NETWORKS, PRIORS, Image, build
 from pipeline.models.denoiser import FEATURES
 from pipeline.models.diffusion import DECODERS
@@ -25,6 +33,7 @@ from pipeline.testing import (
     check_likelihood,
     check_network,
     check_objective,
+    check_posterior,
     check_prior,
     check_schedule,
     interval,
@@ -89,6 +98,23 @@ def test_every_prior_keeps_its_contract(prior: str, inference: str, widths: tupl
         return built.generative[-1]
 
     check_prior(make)
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "full", "iaf"])
+def test_every_posterior_keeps_its_contract(posterior: str) -> None:
+    """Shapes, draws, densities, noise and gradients are those of a distribution over a level's units."""
+    if posterior != "iaf":
+        check_posterior({"gaussian": LATENT, "full": FULL}[posterior])
+        return
+    family = InverseAutoregressive(3, 2, (8,)).double()
+    check_posterior(family)
+    with torch.no_grad():
+        for value in family.parameters():
+            value += 0.4 * torch.randn_like(value)
+    with pytest.raises(
+        AssertionError, match="the mean at `bias` of 0"
+    ):  # the last check: of a start, which this is not
+        check_posterior(family)
 
 
 def test_the_top_of_a_diffusion_keeps_the_contract_of_a_prior() -> None:

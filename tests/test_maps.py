@@ -41,11 +41,11 @@ def in_colour(count: int = 24, side: int = 4) -> Splits:
     return replace(splits("none"), train=pixels[0], valid=pixels[1], test=pixels[2], shape=(3, side, side))
 
 
-def preset() -> dict[str, Any]:
-    """Return the variant `hvae-conv` as the documents give it."""
+def preset(name: str) -> dict[str, Any]:
+    """Return a variant, `hvae-conv` or `hvae-deep`, as the documents give it."""
     lines = (ROOT / "docs" / "settings.md").read_text().splitlines()
-    (line,) = [line.strip() for line in lines if line.startswith("    hvae-conv: ")]
-    values: dict[str, Any] = yaml.safe_load(line)["hvae-conv"]
+    (line,) = [line.strip() for line in lines if line.startswith(f"    {name}: ")]
+    values: dict[str, Any] = yaml.safe_load(line)[name]
     return values
 
 
@@ -133,10 +133,14 @@ def test_every_objective_trains_maps(objective: str) -> None:
     assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 64, 64)], ids=str)
-def test_the_preset_fits_images_of_usual_sizes(shape: Shape) -> None:
-    """`hvae-conv` has a bound and gradients of three levels of maps, each smaller than the one below."""
-    values = {name.removeprefix("model."): value for name, value in preset().items() if name.startswith("model.")}
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("hvae-conv", (1, 28, 28)), ("hvae-conv", (3, 32, 32)), ("hvae-conv", (3, 64, 64)), ("hvae-deep", (1, 28, 28))],
+    ids=str,
+)
+def test_the_presets_fit_images_of_usual_sizes(name: str, shape: Shape) -> None:
+    """`hvae-conv` and `hvae-deep` have a bound and gradients of all levels of maps, none larger than the one below."""
+    values = {path.removeprefix("model."): value for path, value in preset(name).items() if path.startswith("model.")}
     colour = {"likelihood": "discretized_logistic", "components": 2}
     params = model_params(**values | {"hidden": tuple(map(tuple, values["hidden"]))} | colour)
     model = build(params, torch.full((math.prod(shape),), 0.5), shape)
@@ -147,11 +151,25 @@ def test_the_preset_fits_images_of_usual_sizes(shape: Shape) -> None:
     units = [node.shape[-1] for node in model.sample(1)[1:]]
     assert units == [params.level_widths[0] * (shape[1] // 4) ** 2, *units[1:]]
     assert sorted(units, reverse=True) == units
+    assert len(units) == params.depth
 
 
-def test_the_preset_is_a_sound_variant() -> None:
-    """Its line stands in `variants` of a study as it is."""
-    assert "hvae-conv" in Params.read(ROOT / "params.yaml", {"variants": {"hvae-conv": preset()}}).variants
+@pytest.mark.parametrize("name", ["hvae-conv", "hvae-deep"])
+def test_the_presets_are_sound_variants(name: str) -> None:
+    """Their lines stand in `variants` of a study as they are."""
+    assert name in Params.read(ROOT / "params.yaml", {"variants": {name: preset(name)}}).variants
+
+
+@float64
+@pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
+def test_several_levels_may_have_one_size(inference: str) -> None:
+    """Each list of `hidden` halves once, and serves the levels of its size; their networks keep height and width."""
+    changes = {"inference": inference, "parents": "every", "depth": 4, "widths": (2, 3, 2, 3), "levels_per_size": 2}
+    model, params = built_model((1, 8, 8), **changes | {"hidden": ((5,), (4,))})
+    assert params.level_shapes((1, 8, 8)) == [(2, 4, 4), (3, 4, 4), (2, 2, 2), (3, 2, 2)]
+    assert [params.hidden_of(rung) for rung in range(4)] == [(5,), (5,), (4,), (4,)]
+    elbo(model, torch.rand(4, 64).round(), draws=2).elbo.mean().backward()
+    assert all(value.grad is not None and value.grad.any() for value in model.parameters())
 
 
 def test_maps_in_colour_train_come_back_and_are_taken_apart(tmp_path: Path) -> None:
@@ -204,7 +222,7 @@ def test_a_checkpoint_of_an_earlier_version_loads(tmp_path: Path) -> None:
     save_model(tmp_path, model, model_params(), data)
     path = tmp_path / "model.json"
     description = json.loads(path.read_text())
-    for name in ("components", "blocks", "latents"):
+    for name in ("components", "blocks", "latents", "posterior", "flow_transforms", "flow_hidden", "prior_levels"):
         del description["model"][name]
     path.write_text(json.dumps(description))
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in load(tmp_path).state_dict().items())

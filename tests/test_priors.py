@@ -24,7 +24,8 @@ from tests.small import model_params, splits, train_params
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-priors = pytest.mark.parametrize("prior", list(PRIORS))
+# Of the prior diffusion, which adds levels: tests/test_latent_diffusion.py
+priors = pytest.mark.parametrize("prior", [prior for prior in PRIORS if prior != "diffusion"])
 both = pytest.mark.parametrize("parents", ["nearest", "every"])
 directions = pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
 depths = pytest.mark.parametrize("depth", [1, 2, 3])

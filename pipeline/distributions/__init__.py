@@ -8,12 +8,14 @@ from pipeline.distributions.bernoulli import BernoulliVector
 from pipeline.distributions.conditional import (
     BottomUpBlock,
     Conditional,
+    Correction,
     bottom_up_pass,
     merge,
     reparameterize,
     to_noise,
 )
 from pipeline.distributions.families import (
+    FULL,
     LATENT,
     LIKELIHOODS,
     POSTERIORS,
@@ -22,11 +24,13 @@ from pipeline.distributions.families import (
     diag_gaussian,
     likelihood,
 )
+from pipeline.distributions.flows import FlowDistribution, FlowPrior, InverseAutoregressive
 from pipeline.distributions.gaussian import DiagGaussian
 from pipeline.distributions.priors import Mixture, StandardNormal, Vamp
 from pipeline.distributions.values import ValueMixture, ValueVector, hermite
 
 __all__ = [
+    "FULL",
     "LATENT",
     "LIKELIHOODS",
     "POSTERIORS",
@@ -34,8 +38,12 @@ __all__ = [
     "BernoulliVector",
     "BottomUpBlock",
     "Conditional",
+    "Correction",
     "DiagGaussian",
     "Family",
+    "FlowDistribution",
+    "FlowPrior",
+    "InverseAutoregressive",
     "Mixture",
     "StandardNormal",
     "ValueMixture",

@@ -1,6 +1,7 @@
 """Families: what turns a network's raw numbers into a distribution over vectors.
 
     DiagGaussian            N(z; mu, diag sigma^2), sigma = softplus(raw) + 1e-4                          (15)
+    full                    N(z; mu, L L'), L a lower triangle, its diagonal as sigma above
     bernoulli               p(x = 1) = sigmoid(logit), pixels 0 or 1
     gaussian                N(x; mu, diag sigma^2), the variance learned or fixed, pixels in [0, 1]
     continuous_bernoulli    density C(eta) exp(eta x) on [0, 1], pixels grey
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, MultivariateNormal
 from torch.nn import functional as F
 
 from pipeline.distributions.bernoulli import BernoulliVector
@@ -29,7 +30,7 @@ from pipeline.distributions.grey import ContinuousBernoulli, DiscretizedLogistic
 from pipeline.distributions.logistic_mixture import LogisticMixture
 from pipeline.params import ModelParams
 
-__all__ = ["LATENT", "LIKELIHOODS", "POSTERIORS", "SMALLEST_SIGMA", "Family", "diag_gaussian", "likelihood"]
+__all__ = ["FULL", "LATENT", "LIKELIHOODS", "POSTERIORS", "SMALLEST_SIGMA", "Family", "diag_gaussian", "likelihood"]
 
 SMALLEST_SIGMA = 1e-4
 SPREAD = 0.1  # scale of a discretized logistic at the start
@@ -141,7 +142,31 @@ def _logistic_mixture(levels: int, components: int, channels: int) -> Family:
     return Family(components * sum(numbers), distribution, bias, channels)
 
 
+@dataclass(frozen=True)
+class FullFamily(Family):
+    """Gaussians whose raw numbers are a mean, the diagonal of the factor L of the covariance, and what is below it."""
+
+    def raw_numbers(self, units: int) -> int:
+        """Return 2 units + units (units - 1) / 2."""
+        return units * (units + 3) // 2
+
+
+def _full(raw: Float[Tensor, "*batch numbers"]) -> Distribution:
+    units = (math.isqrt(9 + 8 * raw.shape[-1]) - 3) // 2
+    mu, diagonal, below = raw.split([units, units, units * (units - 1) // 2], dim=-1)
+    tril = torch.diag_embed(F.softplus(diagonal) + SMALLEST_SIGMA)
+    rows, columns = torch.tril_indices(units, units, -1, device=raw.device)
+    tril[..., rows, columns] = below
+    return MultivariateNormal(mu, scale_tril=tril, validate_args=False)
+
+
+def _full_bias(mean: Float[Tensor, " units"]) -> Float[Tensor, " numbers"]:
+    """Return the raw numbers of this mean and the covariance I."""
+    return torch.cat([_diag_gaussian_bias(mean), mean.new_zeros(len(mean) * (len(mean) - 1) // 2)])
+
+
 LATENT = Family(2, diag_gaussian, _diag_gaussian_bias)
+FULL = FullFamily(2, _full, _full_bias)
 
 POSTERIORS = {"bottom_up": LATENT}  # of a level given those below it
 

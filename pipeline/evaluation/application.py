@@ -26,7 +26,8 @@ def apply_model(model: HierarchicalVAE, images: np.ndarray, draws: int = DRAWS, 
 
     Returns:
         `reconstructions`, in the shape of the images: the mean of p(x | z) at the latents below.
-        `z1`, ..., `zT` [n, width]: the latents, from level to level the mean of q(z_t | .).
+        `z1`, ..., `zT` [n, width]: the latents, from level to level the mean of q(z_t | .); of a flow, its value at
+        noise 0.
         `elbo`, `kl`, `rate/z1`, ..., `rate/zT` [n], in nats: means over the draws from q(z_1:T | x).
         `nll` [n]: -L_k with k all the draws, in the mean an upper bound of -log p(x).
 
@@ -46,7 +47,10 @@ def apply_model(model: HierarchicalVAE, images: np.ndarray, draws: int = DRAWS, 
 
 
 def mean_nodes(model: HierarchicalVAE, x: torch.Tensor) -> list[torch.Tensor]:
-    """Return x and its latents z_1, ..., z_T [1, batch, width], from level to level the mean of q(z_t | .)."""
+    """Return x and its latents z_1, ..., z_T [1, batch, width], from level to level the mean of q(z_t | .).
+
+    Of a flow it is the value at noise 0.
+    """
     widths = [factor.event_shape[0] for factor in model.posterior(x)[1]]
     return model.posterior(x, noise=[x.new_zeros(1, len(x), width) for width in widths])[0]
 

@@ -29,14 +29,12 @@ from pipeline.data import DATASETS, Splits
 from pipeline.data.images import to_unit_interval
 from pipeline.evaluation.latents import MOST_IMAGES, Latents, latents
 from pipeline.models import HierarchicalVAE
-from pipeline.models.diffusion import at_levels, log_linear_levels
+from pipeline.models.diffusion import chains_to_draw
 from pipeline.randomness import seeded
 
 __all__ = ["compute_pictures"]
 
 Arrays = dict[str, np.ndarray]
-MOST_LEVELS = 50  # of a diffusion that images are drawn from
-FEW_LEVELS = 6  # of a diffusion that are shown one by one
 ROWS = 4  # of the figure of the levels
 UNITS = 6  # of a level that are traversed
 STEPS = 9
@@ -61,15 +59,7 @@ def compute_pictures(
         columns: images of a row.
         seed: of the random numbers.
     """
-    whole = model
-    if model.diffusion is not None:
-        ends = model.diffusion.ends.tolist()
-        whole = (
-            model
-            if model.depth <= MOST_LEVELS
-            else at_levels(model, log_linear_levels(MOST_LEVELS, *ends).to(test.device))
-        )
-        model = at_levels(model, log_linear_levels(FEW_LEVELS, *ends).to(test.device))
+    whole, model = chains_to_draw(model)
     with seeded(seed, "figures"):
         arrays = _drawn(model, whole, splits, test, columns)
     with seeded(seed, "latents of figures"):

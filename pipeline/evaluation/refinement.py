@@ -7,7 +7,8 @@ At every level t and for every example n,
 mu_t and sigma_t being those of the trained network, or, in the ladder, of the evidence that it merges with p; shift =
 log_scale = 0 is the trained q, where Adam starts. At the level drawn first this is every diagonal Gaussian, free for
 each example; at the others, how mu_t and sigma_t depend on the levels drawn before stays the network's, so that what
-that dependence lacks counts as approximation. The model is left as it is.
+that dependence lacks counts as approximation. Levels that a prior diffusion adds keep their q, which has no weights.
+The model is left as it is.
 
 Adam maximizes L(q*) in rounds, each from `rate` down a cosine and each of twice as many steps as the one before, along
 the gradient through the draws alone: the score of q, of mean 0, is left out (`pathwise_terms`). What a round leaves is
@@ -28,8 +29,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from pipeline.distributions import Correction
 from pipeline.evaluation.passes import DECODED_ROWS, passes
-from pipeline.models import HierarchicalVAE, rows_within
+from pipeline.models import HierarchicalVAE, Noising, rows_within
 from pipeline.objectives import elbo, pathwise_terms
 from pipeline.progress import track_progress
 from pipeline.training.schedules import SCHEDULES
@@ -62,6 +64,8 @@ class _Refined(nn.Module):
         times = q.mean.shape[-2] // len(self.shift)
         shift, scale = self.shift.repeat(times, 1), self.log_scale.exp().repeat(times, 1)
         mean = q.mean + q.stddev * shift
+        if isinstance(q, Correction):
+            return Correction(mean, q.stddev * scale)
         return Independent(Normal(mean, q.stddev * scale, validate_args=False), 1, validate_args=False)
 
 
@@ -87,9 +91,12 @@ def refine(model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: in
     for q_t in factors:
         if not (isinstance(q_t, Independent) and isinstance(q_t.base_dist, Normal)):
             raise TypeError(f"refinement needs diagonal Gaussian posteriors, not {q_t}")
-    rungs = [_Refined(rung, torch.zeros_like(q_t.mean[0])) for rung, q_t in zip(model.inference, factors, strict=True)]
+    rungs = [
+        rung if isinstance(rung, Noising) else _Refined(rung, torch.zeros_like(q_t.mean[0]))
+        for rung, q_t in zip(model.inference, factors, strict=True)
+    ]
     refined = HierarchicalVAE(model.generative, rungs, model.parents, model.direction)
-    free = [tensor for rung in rungs for tensor in (rung.shift, rung.log_scale)]
+    free = [tensor for rung in rungs if isinstance(rung, _Refined) for tensor in (rung.shift, rung.log_scale)]
     optimizer = torch.optim.Adam(free, lr=rate, betas=(0.9, 0.99))
     seed = int(torch.randint(2**31, ()))
     best = before = _bound(refined, x, seed)

@@ -51,6 +51,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
+from pipeline.distributions import FlowDistribution
 from pipeline.evaluation.aggregate import GROUPS, Bounds, level_densities, log_probs
 from pipeline.evaluation.estimates import Estimate
 from pipeline.evaluation.levels import is_chain, log_marginals, log_mean_exp
@@ -101,7 +102,7 @@ def surgery(
     results = {"mutual_information": information, "mutual_information/saturated": Estimate(saturated, None)}
     results["marginal_kl"] = Estimate.mean(joint - prior)
     results |= _terms(Metric("total_correlation"), together, independent if model.depth > 1 else dimensions[0], None)
-    if model.depth == 1 and not isinstance(p[-1], MixtureSameFamily):
+    if model.depth == 1 and not isinstance(p[-1], MixtureSameFamily | FlowDistribution):
         results["dimension_kl"] = Estimate.mean(dimensions[0].low - prior)
     correlation = results.get(str(Metric("total_correlation", side="upper")))
 

@@ -103,7 +103,7 @@ def _fit(
             processes.raise_if_interrupted()
     folder = study.train(variant) / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)  # milestones of other settings, where DVC did not clear it
-    best = best_record(records, params.train, params.model.levels)
+    best = best_record(records, params.train, model.depth)
     about = {
         "variant": variant,
         "seed": seed,

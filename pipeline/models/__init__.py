@@ -4,6 +4,7 @@ from pipeline.models.build import PRIORS, build
 from pipeline.models.diffusion import Diffusion, at_levels, log_linear_levels
 from pipeline.models.grid import optimal_levels
 from pipeline.models.hierarchy import HierarchicalVAE
+from pipeline.models.latent_diffusion import Noising
 from pipeline.models.layers import ACTIVATIONS, Image, mlp
 from pipeline.models.networks import NETWORKS, update_bn
 from pipeline.models.noising import noised
@@ -16,6 +17,7 @@ __all__ = [
     "Diffusion",
     "HierarchicalVAE",
     "Image",
+    "Noising",
     "at_levels",
     "build",
     "log_linear_levels",

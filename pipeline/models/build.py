@@ -14,11 +14,14 @@ from torch.distributions import Distribution
 
 from pipeline.data import Shape
 from pipeline.distributions import (
+    FULL,
     LATENT,
     POSTERIORS,
     BottomUpBlock,
     Conditional,
     Family,
+    FlowPrior,
+    InverseAutoregressive,
     Mixture,
     StandardNormal,
     Vamp,
@@ -27,8 +30,10 @@ from pipeline.distributions import (
 )
 from pipeline.models.diffusion import build_diffusion
 from pipeline.models.hierarchy import HierarchicalVAE
+from pipeline.models.latent_diffusion import diffusion_rungs
 from pipeline.models.layers import ACTIVATIONS, Image
 from pipeline.models.networks import NETWORKS
+from pipeline.models.residual import NoiseStep, zero_last
 from pipeline.models.resnet import maps, resnet
 from pipeline.params import ModelParams
 
@@ -52,28 +57,36 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
     image = shape or (len(mean), 1, 1)
     nodes = [image, *params.level_shapes(image)]
     units = [math.prod(node) for node in nodes]
+    residual = params.parametrization == "residual"
     make = partial(resnet, blocks=params.blocks) if params.network == "resnet" else NETWORKS[params.network]
 
     def network(
         rung: int, inputs: Sequence[Shape], output: Shape, hidden: Sequence[int], side: Literal["input", "output"]
     ) -> nn.Sequential:
         if params.latents == "maps":
-            return maps(inputs, output, hidden, side, params.activation, params.blocks)
+            halve = params.halves(rung)
+            return maps(inputs, output, hidden if halve else hidden[-1:], side, params.activation, params.blocks, halve)
         widths = sum(map(math.prod, inputs)), math.prod(output)
         pixels = Image(side, shape) if shape is not None and rung == 0 else None
         return make(*widths, hidden, params.activation, params.batch_norm, pixels)
 
-    def conditional(rung: int, child: int, ancestors: Sequence[int], family: Family, at: Tensor) -> Conditional:
+    def conditional(
+        rung: int, child: int, ancestors: Sequence[int], family: Family | InverseAutoregressive, at: Tensor
+    ) -> Conditional:
         inputs = [nodes[node] for node in (ancestors if params.parents == "every" else ancestors[:1])]
         output = _planes(family.raw_numbers(units[child]), nodes[child])
         built = network(rung, inputs, output, params.hidden_of(rung), "output" if child == rung else "input")
+        if residual and rung:
+            return Conditional(NoiseStep(built, inputs[0], nodes[child]), family)
         return Conditional(_starting_at(built, family, at), family)
 
     levels = range(1, params.levels + 1)
     inference: list[nn.Module] = []
     if params.inference != "top_down":
-        posterior = POSTERIORS[params.inference]
-        inference += [conditional(t - 1, t, range(t - 1, -1, -1), posterior, torch.zeros(units[t])) for t in levels]
+        inference += [
+            conditional(t - 1, t, range(t - 1, -1, -1), _posterior(params, units[t]), torch.zeros(units[t]))
+            for t in levels
+        ]
     else:
         below = nodes[0]
         for t in levels:
@@ -85,7 +98,9 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
                 body = network(t - 1, [below], d, hidden[:-1], "input")
                 head = NETWORKS["mlp"](d[0], output[0], [], params.activation, params.batch_norm)
             body.append(ACTIVATIONS[params.activation]())
-            inference.append(BottomUpBlock(body, _starting_at(head, LATENT, torch.zeros(units[t]))))
+            relative = residual and t < params.depth
+            head = _starting_at(zero_last(head) if relative else head, LATENT, torch.zeros(units[t]))
+            inference.append(BottomUpBlock(body, head, relative))
             below = d
     family = likelihood(params, shape[0] if shape else 1)
     generative: list[nn.Module] = [
@@ -98,6 +113,9 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
         )
         for t in levels
     ]
+    if params.prior == "diffusion":
+        noising, denoised = diffusion_rungs(params, units[-1])
+        inference, generative = [*inference, *noising], [*generative, *denoised]
     prior = PRIORS[params.prior](params, units, mean, inference)
     direction: Literal["bottom_up", "top_down"] = "top_down" if params.inference == "top_down" else "bottom_up"
     return HierarchicalVAE([*generative, prior], inference, params.parents, direction)
@@ -109,7 +127,14 @@ def _planes(numbers: int, node: Shape) -> Shape:
     return numbers // (height * width), height, width
 
 
-def _starting_at(network: nn.Sequential, family: Family, mean: Tensor) -> nn.Sequential:
+def _posterior(params: ModelParams, units: int) -> Family | InverseAutoregressive:
+    """Return the family of a level of so many units, given those below it."""
+    if params.posterior == "iaf":
+        return InverseAutoregressive(units, params.flow_transforms, params.flow_hidden)
+    return FULL if params.posterior == "full" else POSTERIORS[params.inference]
+
+
+def _starting_at(network: nn.Sequential, family: Family | InverseAutoregressive, mean: Tensor) -> nn.Sequential:
     """Return the network, its output bias set so that it starts at `mean`."""
     with torch.no_grad():
         network[-1].bias.copy_(family.bias(mean))  # type: ignore[operator]
@@ -144,4 +169,6 @@ PRIORS: dict[str, Callable[[ModelParams, Sequence[int], Tensor, Sequence[nn.Modu
     "normal": lambda params, units, mean, inference: StandardNormal(units[-1]),
     "vamp": _vamp,
     "mixture": lambda params, units, mean, inference: Mixture(units[-1], params.pseudo_inputs),
+    "flow": lambda params, units, mean, inference: FlowPrior(units[-1], params.flow_transforms, params.flow_hidden),
+    "diffusion": lambda params, units, mean, inference: StandardNormal(units[-1]),
 }

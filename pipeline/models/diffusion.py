@@ -36,8 +36,9 @@ from pipeline.models.noising import Belief, Denoising, evidence
 from pipeline.models.unet import UNet
 from pipeline.params import ModelParams
 
-__all__ = ["DECODERS", "Diffusion", "at_levels", "build_diffusion", "chain_of", "log_linear_levels"]
+__all__ = ["DECODERS", "Diffusion", "at_levels", "build_diffusion", "chain_of", "chains_to_draw", "log_linear_levels"]
 
+MOST_DRAWN, FEW_SHOWN = 50, 6  # levels, in pictures
 BINS = 60  # of the terms of the bound, or of log SNR, with a share of training's draws each
 EVENLY = 0.1  # part of the draws that all bins have in equal amounts
 FADING = 0.99  # weight of a bin's earlier terms once another is drawn
@@ -217,6 +218,21 @@ DECODERS: dict[str, Callable[[Shape, int, ModelParams], nn.Module]] = {
     "unet": lambda image, numbers, params: UNet(image, numbers, params.hidden[0], params.activation, params.blocks),
 }
 """Networks from what a decoder gives them and the features of a level to so many raw numbers, by the image's shape."""
+
+
+def chains_to_draw(model: HierarchicalVAE) -> tuple[HierarchicalVAE, HierarchicalVAE]:
+    """Return the chain that samples are drawn with, and the one whose levels are shown one by one.
+
+    Both are the model itself, but of a diffusion a chain of at most `MOST_DRAWN` levels, and one of `FEW_SHOWN`.
+    """
+    if model.diffusion is None:
+        return model, model
+    first, last = model.diffusion.ends.tolist()
+    whole, few = (
+        at_levels(model, log_linear_levels(count, first, last).to(model.diffusion.ends))
+        for count in (MOST_DRAWN, FEW_SHOWN)
+    )
+    return (model if model.depth <= MOST_DRAWN else whole), few
 
 
 def build_diffusion(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | None = None) -> HierarchicalVAE:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pipeline.data import Shape
+from pipeline.models.diffusion import chains_to_draw
 from pipeline.models.hierarchy import HierarchicalVAE
 from pipeline.randomness import seeded
 
@@ -24,21 +25,23 @@ def mosaics(
 
     `samples` holds means of p(x | z) at draws from the prior. `reconstructions` holds the images x and, below them,
     the means of p(x | z) at a draw of their latents. `levels` has a row for each level, z_1 at the top: means at draws
-    that differ in the noise of that level alone.
+    that differ in the noise of that level alone. Of a diffusion these are few (`chains_to_draw`).
     """
     training = model.training
     model.eval()
+    whole, few = chains_to_draw(model)
     try:
         with seeded(seed, "mosaics"):
-            nodes, q = model.posterior(x)
-            restored = model.joint(nodes)[0].mean[0]
+            nodes, q = few.posterior(x)
+            restored = few.joint(nodes)[0].mean[0]
             noise = [torch.randn(COLUMNS * COLUMNS // 2, factor.event_shape[0], device=x.device) for factor in q]
-            samples = model.decode_noise(noise)
+            whole_noise = noise if whole is few else [torch.randn_like(noise[0]) for _ in range(whole.depth)]
+            samples = whole.decode_noise(whole_noise)
             rows = []
             for level, eps in enumerate(noise):
                 held = [other[:1].expand(COLUMNS, -1) for other in noise]
                 held[level] = eps[:COLUMNS]
-                rows.append(model.decode_noise(held))
+                rows.append(few.decode_noise(held))
     finally:
         model.train(training)
     return {

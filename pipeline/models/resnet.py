@@ -96,26 +96,29 @@ def maps(
     side: Literal["input", "output"],
     activation: str,
     blocks: int = 1,
+    halve: bool = True,
 ) -> nn.Sequential:
     """Return the network from the maps `inputs`, the first of which is next to the map `output`.
 
-    `side` is that of the larger map: an output is larger by as many doublings as there are entries in `hidden`.
+    `side` is that of the larger map: an output is larger by as many doublings as there are entries in `hidden`, and
+    equally large without `halve`.
     """
     gather = Maps(inputs, inputs[0][1:])
     channels = sum(shape[0] for shape in inputs)
     if side == "input" or not hidden:
-        down = _down(channels, hidden, activation, blocks)
+        down = _down(channels, hidden, activation, blocks, 2 if halve else 1)
         layers = [*down, _convolution(hidden[-1] if hidden else channels, output[0])]
     else:
-        up = _up(halvings(output[1:], len(hidden)), hidden, output[0], activation, blocks)
+        sizes = halvings(output[1:], len(hidden)) if halve else [output[1:]] * (len(hidden) + 1)
+        up = _up(sizes, hidden, output[0], activation, blocks)
         layers = [_convolution(channels, hidden[-1]), *up]
     return nn.Sequential(Rows(gather, *layers, nn.Flatten()), Bias(math.prod(output)))
 
 
-def _down(channels: int, hidden: Sequence[int], activation: str, blocks: int) -> list[nn.Module]:
+def _down(channels: int, hidden: Sequence[int], activation: str, blocks: int, stride: int = 2) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for lower, upper in pairwise([channels, *hidden]):
-        layers += [_convolution(lower, upper, stride=2), *(Block(upper, activation) for _ in range(blocks))]
+        layers += [_convolution(lower, upper, stride), *(Block(upper, activation) for _ in range(blocks))]
     return [*layers, *active(hidden[-1], activation)] if hidden else layers
 
 

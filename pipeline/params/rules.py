@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.params.sections import MEASURES, PROBABILITY, DataParams, ModelParams, TrainParams
+from pipeline.params.sections import MEASURES, MOST_UNITS, PROBABILITY, DataParams, ModelParams, TrainParams
 from pipeline.params.text import format_value
 
 __all__ = ["check_model", "check_objective", "check_outliers"]
@@ -65,13 +65,59 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
         raise InputError(
             f"{where}model.latents: 'maps' given with network {model.network}; allowed: vectors, or network resnet"
         )
+    if model.parametrization == "residual" and model.inference not in ("bottom_up", "top_down"):
+        raise InputError(
+            f"{where}model.parametrization: 'residual' given with inference {model.inference}; allowed: plain, or"
+            " inference bottom_up or top_down"
+        )
     if model.batch_norm and model.prior == "vamp":
         raise InputError(
             f"{where}model.batch_norm: true given with prior vamp, whose pseudo-inputs would be normalized apart"
             " from the images; allowed: false, or model.prior normal or mixture"
         )
+    _check_flows(model, where)
+    _check_prior_diffusion(model, where)
     if model.inference == "top_down" and not all(model.hidden):
         raise InputError(f"{where}model.hidden: inference top_down needs a hidden layer in every rung")
+
+
+def _check_flows(model: ModelParams, where: str) -> None:
+    """Refuse what the posteriors full and iaf and the prior flow do not have."""
+    if model.posterior != "gaussian" and model.inference != "bottom_up":
+        raise InputError(
+            f"{where}model.posterior: '{model.posterior}' given with inference {model.inference}; allowed: gaussian, or"
+            " inference bottom_up"
+        )
+    if model.posterior == "iaf" and model.prior == "vamp":
+        raise InputError(
+            f"{where}model.posterior: 'iaf' given with prior vamp, which would invert it at each pseudo-input; allowed:"
+            " gaussian, full, or prior normal, mixture or flow"
+        )
+    for name, used, widths in (
+        ("posterior", model.posterior != "gaussian", model.level_widths),
+        ("prior", model.prior == "flow", model.level_widths[-1:]),
+    ):
+        start = f"{where}model.{name}: '{getattr(model, name)}' given with"
+        if used and model.latents == "maps":
+            raise InputError(f"{start} latents maps; allowed: latents vectors, or another {name}")
+        if used and max(widths) > MOST_UNITS:
+            raise InputError(f"{start} a level of {max(widths)} units; allowed: at most {MOST_UNITS}")
+
+
+def _check_prior_diffusion(model: ModelParams, where: str) -> None:
+    """Refuse what a chain with a diffusion on top does not have."""
+    if model.prior != "diffusion":
+        return
+    if model.prior_log_snr[0] <= model.prior_log_snr[1]:
+        raise InputError(
+            f"{where}model.prior_log_snr: {list(model.prior_log_snr)} given; allowed: a larger and a smaller one"
+        )
+    for name, value in (("inference", "top_down"), ("parents", "every"), ("latents", "maps")):
+        if getattr(model, name) == value:
+            raise InputError(
+                f"{where}model.prior: 'diffusion' given with {name} {value}; allowed: another prior, or {name}"
+                f" {'bottom_up' if name == 'inference' else 'nearest' if name == 'parents' else 'vectors'}"
+            )
 
 
 def _check_diffusion(model: ModelParams, where: str) -> None:
@@ -79,7 +125,9 @@ def _check_diffusion(model: ModelParams, where: str) -> None:
     allowed: dict[str, tuple[Any, ...]] = {
         "widths": (None,),
         "parents": ("nearest",),
+        "parametrization": ("plain",),
         "prior": ("normal",),
+        "posterior": ("gaussian",),
         "likelihood": ("bernoulli", "discretized_logistic"),
         "network": ("mlp", "unet"),
         "latents": ("vectors",),

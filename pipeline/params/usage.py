@@ -35,8 +35,10 @@ def _uses_seed(name: str, binarization: str, grey: bool) -> bool:
 
 def _is_compiled(*values: Any) -> bool:
     """Return whether the training step can be compiled."""
-    inference, prior, network, batch_norm, likelihood, sigma, objective, free_bits, warmup_stagger, ema = values
-    model = (inference, prior, network, batch_norm) == ("bottom_up", "normal", "mlp", False)
+    inference, prior, posterior, network, batch_norm, likelihood, sigma, objective, free_bits, warmup_stagger, ema = (
+        values
+    )
+    model = (inference, prior, posterior, network, batch_norm) == ("bottom_up", "normal", "gaussian", "mlp", False)
     family = likelihood == "bernoulli" or (likelihood == "gaussian" and sigma == "learned")
     return (
         model
@@ -51,8 +53,10 @@ def _is_compiled(*values: Any) -> bool:
 RENDERED = _is("data.name", "cave")
 OWN = _is("data.name", "files")
 SEARCHED = Condition(("sweep.space",), bool)
+FLOWS = Condition(("model.prior", "model.posterior"), lambda prior, posterior: prior == "flow" or posterior == "iaf")
 DEEP = Condition(("model.depth",), lambda depth: depth != 1)
 DIFFUSION = _is("model.inference", "diffusion")
+SEVERAL = Condition(("model.depth", "model.prior"), lambda depth, prior: depth != 1 or prior == "diffusion")
 CONDITIONS: dict[str, Condition] = {
     "data.binarization": Condition(
         ("data.name", "data.cave.grey"), lambda name, grey: not published_binary(name, grey)
@@ -86,23 +90,38 @@ CONDITIONS: dict[str, Condition] = {
         ("model.inference", "model.depth"), lambda way, depth: way == "diffusion" and depth != "continuous"
     ),
     "model.parents": DEEP,
+    "model.parametrization": DEEP,
     "model.pseudo_inputs": _is("model.prior", "vamp", "mixture"),
+    "model.prior_levels": _is("model.prior", "diffusion"),
+    "model.prior_log_snr": _is("model.prior", "diffusion"),
+    "model.posterior": _is("model.inference", "bottom_up"),
+    "model.flow_transforms": FLOWS,
+    "model.flow_hidden": FLOWS,
     "model.sigma": _is("model.likelihood", "gaussian"),
     "model.grey_levels": _is("model.likelihood", "discretized_logistic"),
     "model.blocks": _is("model.network", "resnet", "unet"),
+    "model.levels_per_size": Condition(
+        ("model.latents", "model.depth"), lambda latents, depth: latents == "maps" and depth != 1
+    ),
     "model.batch_norm": _is("model.latents", "vectors"),
     "model.components": _is("model.likelihood", "discretized_logistic"),
     "model.activation": Condition(("model.hidden", "model.inference"), lambda hidden, way: any(hidden)),
     "train.beta": _is("train.objective", "beta"),
     "train.warmup": _is("train.objective", "beta"),
-    "train.warmup_stagger": Condition(("train.warmup", "model.depth"), lambda warmup, depth: warmup > 0 and depth != 1),
+    "train.warmup_stagger": Condition(
+        ("train.warmup", "model.depth", "model.prior"),
+        lambda warmup, depth, prior: warmup > 0 and (depth != 1 or prior == "diffusion"),
+    ),
     "train.free_bits": _is("train.objective", "elbo", "beta"),
     "train.epochs": _is("compare.match", "none", "parameters"),
     "train.schedule_epochs": _is("train.schedule", "cosine", "staged"),
     "train.compile": Condition(
         (
+            "model.parametrization",
+            "model.depth",
             "model.inference",
             "model.prior",
+            "model.posterior",
             "model.network",
             "model.batch_norm",
             "model.likelihood",
@@ -112,7 +131,7 @@ CONDITIONS: dict[str, Condition] = {
             "train.warmup_stagger",
             "train.ema",
         ),
-        _is_compiled,
+        lambda form, depth, *others: (form == "plain" or depth == 1) and _is_compiled(*others),
     ),
     "train.milestones": Condition(("train.milestones", "train.epochs"), lambda at, epochs: not at or at[0] <= epochs),
     "train.valid_draws": _is("train.objective", "elbo", "beta", "stl"),
@@ -133,8 +152,8 @@ CONDITIONS: dict[str, Condition] = {
     "compare.parameters": _is("compare.match", "parameters"),
     "compare.seconds": _is("compare.match", "time"),
     "evaluate.levels": DIFFUSION,
-    "evaluate.decompose.inner_draws": DEEP,
-    "evaluate.decompose.path_draws": DEEP,
+    "evaluate.decompose.inner_draws": SEVERAL,
+    "evaluate.decompose.path_draws": SEVERAL,
     "evaluate.decompose.pair_queries": Condition(
         ("model.depth", "model.inference", "model.parents"),
         lambda depth, way, parents: depth != 1 and (way, parents) != ("bottom_up", "nearest"),

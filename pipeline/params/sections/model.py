@@ -16,6 +16,7 @@ __all__ = [
     "DEQUANTIZED",
     "INFORMATIVE",
     "MEASURES",
+    "MOST_UNITS",
     "PROBABILITY",
     "ModelParams",
     "halvings",
@@ -28,6 +29,9 @@ DEQUANTIZED = "density of dequantized pixels in [0, 1]"
 Shape = tuple[int, int, int]  # channels, height, width
 CONTINUOUS_LEVELS = 30  # of the chain that stands for a diffusion without end where levels are drawn
 INFORMATIVE = 0.01  # of a unit's variance, above which it counts as informative
+MOST_UNITS = 512  # of a level whose units depend on each other
+LatentLogSNR = Annotated[float, Field(ge=-30, le=30)]
+FlowWidth = Annotated[int, Field(ge=1, le=1024)]
 MEASURES = {  # what a likelihood gives to an image; numbers of different measures cannot be compared
     "bernoulli": PROBABILITY,
     "gaussian": DENSITY,
@@ -80,12 +84,32 @@ class ModelParams(Strict):
         description="Levels between them: log_linear, in equal steps of log SNR, or optimal, after every epoch where "
         "the bound of so many levels is best."
     )
-    prior: Annotated[Literal["normal", "vamp", "mixture"], or_own("prior")] = Field(
+    parametrization: Literal["plain", "residual"] = Field(
+        description="Where p and q of the levels above the first start: plain, near N(0, I), or residual, as the "
+        "noising and denoising steps of a diffusion, to which the networks add corrections."
+    )
+    prior: Annotated[Literal["normal", "vamp", "mixture", "flow", "diffusion"], or_own("prior")] = Field(
         description="Distribution of the top level: normal, vamp (a mixture of the posterior at learned "
-        "pseudo-inputs) or mixture (of learned Gaussians)."
+        "pseudo-inputs), mixture (of learned Gaussians), flow (normal noise carried over by learned splines) or "
+        "diffusion (further levels of the same width, which noise it step by step)."
+    )
+    prior_levels: Annotated[int, Field(ge=1, le=60)] = Field(description="Levels above z_T of the prior diffusion.")
+    prior_log_snr: Annotated[tuple[LatentLogSNR, ...], Field(min_length=2, max_length=2)] = Field(
+        description="Log signal-to-noise ratios of the first and the last of these levels; those between them are in "
+        "equal steps."
     )
     pseudo_inputs: Annotated[int, Field(ge=1, le=65536)] = Field(
         description="Components of the priors vamp and mixture."
+    )
+    posterior: Literal["gaussian", "full", "iaf"] = Field(
+        description="Distribution of a level given those below it, with inference bottom_up: gaussian, of independent "
+        "units; full, a Gaussian with all covariances; or iaf, an inverse autoregressive flow."
+    )
+    flow_transforms: Annotated[int, Field(ge=1, le=32)] = Field(
+        description="Autoregressive maps, one after another, of the prior flow and of each level of the posterior iaf."
+    )
+    flow_hidden: Annotated[tuple[FlowWidth, ...], Field(min_length=1, max_length=8)] = Field(
+        description="Widths of the hidden layers of the network in each of these maps."
     )
     likelihood: Annotated[
         Literal["bernoulli", "gaussian", "continuous_bernoulli", "discretized_logistic"], or_own("likelihood")
@@ -115,6 +139,9 @@ class ModelParams(Strict):
         description="Form of the levels: vectors, or maps, as high and wide as the network below has left of the "
         "image; then z_dim and widths count channels, and every network is a resnet."
     )
+    levels_per_size: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="Levels of maps of the same height and width, before the next list of hidden halves them."
+    )
     batch_norm: bool = Field(description="Whether every dense layer of the mlps is followed by batch normalization.")
     hidden: Annotated[tuple[tuple[Width, ...], ...], Field(min_length=1)] = Field(
         description="Widths of the hidden layers of each network from the data up; the last list serves all levels "
@@ -143,15 +170,18 @@ class ModelParams(Strict):
         return tuple(max(1, round(self.z_dim * self.z_ratio**level)) for level in range(self.levels))
 
     def level_shapes(self, image: Shape) -> list[Shape]:
-        """Return channels, height and width of z_1, ..., z_T for images of this shape; vectors have the size 1x1."""
+        """Return channels, height and width of z_1, ..., z_T for images of this shape; vectors have the size 1x1.
+
+        The levels of a prior diffusion follow.
+        """
         if self.inference == "diffusion":
             return [image] * self.levels
         size, shapes = image[1:], []
         for rung, units in enumerate(self.level_widths):
-            if self.latents == "maps":
+            if self.latents == "maps" and self.halves(rung):
                 size = halvings(size, len(self.hidden_of(rung)))[-1]
             shapes.append((units, *size) if self.latents == "maps" else (units, 1, 1))
-        return shapes
+        return shapes + shapes[-1:] * (self.prior_levels if self.prior == "diffusion" else 0)
 
     def level_units(self, image: Shape) -> list[int]:
         """Return the numbers of units of z_1, ..., z_T for images of this shape, of maps those in all channels."""
@@ -159,7 +189,12 @@ class ModelParams(Strict):
 
     def hidden_of(self, rung: int) -> tuple[int, ...]:
         """Return the hidden widths of a rung's networks, the lowest being 0."""
-        return self.hidden[min(rung, len(self.hidden) - 1)]
+        group = rung // self.levels_per_size if self.latents == "maps" else rung
+        return self.hidden[min(group, len(self.hidden) - 1)]
+
+    def halves(self, rung: int) -> bool:
+        """Return whether a rung's networks between maps halve the height and width for each hidden layer."""
+        return rung % self.levels_per_size == 0
 
 
 def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:

@@ -54,7 +54,7 @@ class ManualGradient:
         rungs: list[Conditional] = [*model.generative][:-1]
         self.up = [Dense(rung.network, loss.params.precision) for rung in model.inference]  # type: ignore[arg-type]
         self.down = [Dense(rung.network, loss.params.precision) for rung in rungs]  # type: ignore[arg-type]
-        self.p = [DENSITIES[rung.family] for rung in rungs]
+        self.p = [DENSITIES[rung.family] for rung in rungs]  # type: ignore[index]
         self.units = [len(network.layers[-1][1]) // 2 for network in self.up]
         self.weights = [[w for layer in network.layers for w in layer] for network in (*self.up, *self.down)]
 
