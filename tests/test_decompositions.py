@@ -253,6 +253,7 @@ PARAMS = EvaluateParams(
     seed=0,
     decompose=None,
     outliers=None,
+    levels=(1,),
 )
 FEW = DecomposeParams(
     level_images=6,

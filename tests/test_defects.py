@@ -103,6 +103,7 @@ def evaluation(draws: int, *k: int) -> EvaluateParams:
         precision="float32",
         decompose=None,
         outliers=None,
+        levels=(1,),
         seed=0,
     )
 

@@ -122,9 +122,7 @@ def test_the_keys_of_an_evaluation(depth: int | str, bound: bool) -> None:
     """Few levels have L_k; of many, and without end, nll is -elbo, and `nll/reliable` is 0."""
     model = diffusion(depth=depth).float()
     pixels = (one_image(24) * 255).byte()
-    measured = evaluate_diffusion(
-        model, pixels, 255, evaluate_params(draws=100, k=(1, 100), levels=(1,)), discrete=True
-    )
+    measured = evaluate_diffusion(model, pixels, 255, evaluate_params(draws=100, k=(1, 100)), discrete=True)
     estimates = measured.estimates
     assert {"elbo", "reconstruction", "kl", "nll", "gap", "bpd"} <= set(estimates)
     assert not [name for name in estimates if name.startswith("rate/")]

@@ -40,6 +40,7 @@ def evaluate_params(**changes: Any) -> EvaluateParams:
         "seed": 0,
         "decompose": None,
         "outliers": None,
+        "levels": (1,),
     }
     return EvaluateParams(**settings | changes)
 

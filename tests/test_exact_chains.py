@@ -164,7 +164,9 @@ def evaluation(**changes: object) -> EvaluateParams:
     """Return the parameters of an evaluation of 4000 draws."""
     settings = {"draws": 4000, "k": (1, 4000), "active_draws": 20, "active_threshold": 0.01, "seed": 0}
     return EvaluateParams(
-        **settings | {"milestone_draws": 2, "precision": "float32", "decompose": None, "outliers": None} | changes
+        **settings
+        | {"milestone_draws": 2, "precision": "float32", "decompose": None, "outliers": None, "levels": (1,)}
+        | changes
     )
 
 

@@ -227,6 +227,7 @@ def test_a_ladder_trains_and_its_divergences_are_evaluated() -> None:
         precision="float32",
         decompose=None,
         outliers=None,
+        levels=(1,),
         seed=0,
     )
     results = evaluate(built, torch.tensor(data.test), 255, params, discrete=True).estimates
