@@ -3,9 +3,9 @@
     -elbo = E -log p(x | z_1) + sum_t E KL(q(z_t | z_t+1, x) || p(z_t | z_t+1)) + KL(q(z_T | x) || p(z_T))
 
 Every term needs one draw of its own level, and none of the others. An image has `REPLICATES` estimates of the sum with
-noise of their own: of at most `TERMS` terms, all of them; of more, and without end, `TERMS` that are spread evenly over
-the bins of training (`pipeline.training.sampled`), each weighed by 1 / its share. The mean of the estimates is without
-bias, and their variance gives its error, that of the draws, the images held fixed.
+noise of their own: of few terms (`TERMS`, `ALL_TERMS`) all of them; of more, and without end, `TERMS` that are spread
+over the bins of training (`pipeline.training.sampled`), each weighed by 1 / its share. The mean of the estimates is
+without bias, and their variance gives its error, that of the draws, the images held fixed.
 
 A chain of at most `FEW` levels is drawn as a whole besides, so that L_k is known (`pipeline.evaluation.bounds`).
 Otherwise nll is -elbo, an upper bound of -log p(x) by an amount that is not known, and the gap L_1 - elbo is 0.
@@ -24,6 +24,7 @@ from torch import Tensor
 from pipeline.data.images import to_unit_interval
 from pipeline.evaluation.bounds import bits_per_dimension, measure_draws
 from pipeline.evaluation.estimates import Estimate, Measured
+from pipeline.evaluation.noise_information import information_by_log_snr
 from pipeline.models import HierarchicalVAE
 from pipeline.models.diffusion import Diffusion, at_levels, chain_of, log_linear_levels
 from pipeline.models.grid import optimal_levels
@@ -39,6 +40,7 @@ __all__ = ["FEW", "bound_by_levels", "bound_terms", "evaluate_diffusion", "rate_
 FEW = 50  # levels of a chain that is drawn as a whole
 REPLICATES = 4
 TERMS = 256  # that are drawn of a chain of more
+ALL_TERMS = 500_000  # levels times images up to which all terms are taken
 ROWS = 2000  # of a pass of the decoder
 POINTS = 57  # of the curve: steps of a quarter of log SNR between the usual ends
 PLACED = 500  # training images that optimal levels are chosen on
@@ -87,7 +89,7 @@ def bound_terms(
     diffusion = model.diffusion
     if diffusion is None:
         raise ValueError("levels of noise are those of a diffusion")
-    whole = not diffusion.continuous and model.depth <= TERMS
+    whole = not diffusion.continuous and (model.depth <= TERMS or model.depth * len(x) <= ALL_TERMS)
     count = model.depth if whole else TERMS
     rows = rows_within(model, x, ROWS)
     parts = []
@@ -118,7 +120,7 @@ def _estimate(
         offsets = torch.rand(len(x), 1, dtype=x.dtype, device=x.device)
         uniform = (torch.arange(count, dtype=x.dtype, device=x.device) + offsets) / count
         drawn = draw_terms(diffusion, uniform.flatten())
-        drawn = drawn._replace(weight=drawn.weight / count)
+        drawn = Drawn(*drawn[:4], weight=drawn.weight / count)
     else:
         drawn = terms
     images = torch.arange(len(x), device=x.device).repeat_interleave(count)
@@ -183,12 +185,15 @@ def _without_end(own: Diffusion, units: int) -> HierarchicalVAE:
 def rate_curve(model: HierarchicalVAE, x: Float[Tensor, "batch units"]) -> list[dict[str, float]]:
     """Return by log SNR the error E||y - E[y | z]||^2 of the decoder, and the nats a unit of log SNR that it costs.
 
-    y = 2 x - 1. With one draw of z for each image; errors are standard errors of the mean over images.
+    y = 2 x - 1. With one draw of z for each image; errors are standard errors of the mean over images. `information` is
+    I(n; z) over these images (`pipeline.evaluation.noise_information`).
     """
     diffusion = model.diffusion
     assert diffusion is not None
     rows = []
-    for log_snr in log_linear_levels(POINTS, *diffusion.ends.tolist()).to(x):
+    levels = log_linear_levels(POINTS, *diffusion.ends.tolist()).to(x)
+    information = information_by_log_snr(x, levels)
+    for log_snr, said in zip(levels, information, strict=True):
         density = torch.cat(
             [
                 rate_density(log_snr, diffusion.decoder.likelihood(noised(part, log_snr), log_snr), part).sum(-1)
@@ -198,6 +203,13 @@ def rate_curve(model: HierarchicalVAE, x: Float[Tensor, "batch units"]) -> list[
         se = (density.std() / math.sqrt(len(x))).item() if len(x) > 1 else math.nan
         error = 2 * density / log_snr.exp()
         rows.append(
-            {"log_snr": log_snr.item(), "squared_error": error.mean().item(), "rate": density.mean().item(), "se": se}
+            {
+                "log_snr": log_snr.item(),
+                "squared_error": error.mean().item(),
+                "rate": density.mean().item(),
+                "se": se,
+                "information": said.value,
+                "information_se": said.error,
+            }
         )
     return rows

@@ -12,6 +12,7 @@ from pipeline.figures.glance import Pair, bound_in_parts, differences
 from pipeline.figures.images import levels, mosaic, reconstructions, samples
 from pipeline.figures.latents import top_map, unit_nats
 from pipeline.figures.milestones import milestones
+from pipeline.figures.noise import bound_by_levels, by_log_snr
 from pipeline.figures.sandwich import sandwich
 from pipeline.figures.style import Drawing, colour, coloured, png, save
 from pipeline.figures.sweeps import depth_width_map, history, importances, rate_distortion
@@ -22,8 +23,10 @@ __all__ = [
     "Drawing",
     "Pair",
     "TradeOff",
+    "bound_by_levels",
     "bound_in_parts",
     "bounds",
+    "by_log_snr",
     "colour",
     "coloured",
     "curves",

@@ -18,6 +18,7 @@ from pipeline import data
 from pipeline.addresses import FINAL, runs_page
 from pipeline.evaluation import Estimate, annealing
 from pipeline.evaluation.decompose import anneal
+from pipeline.evaluation.noise_levels import FEW
 from pipeline.evaluation.pictures import compute_pictures
 from pipeline.evaluation.saved_model import measure_saved_model, noise_level_tables, test_pixels
 from pipeline.figures.model_images import MODEL_IMAGES, draw_model
@@ -36,6 +37,10 @@ from pipeline.tracking.media import TABLES, tables_tag
 
 __all__ = ["evaluate_part", "parts", "scratch_folder"]
 
+NOT_OF_DIFFUSIONS = (
+    f"evaluate.decompose, evaluate.outliers, activity and generalization are left out, and above {FEW} levels and"
+    " without end nll is minus the bound"
+)
 BOUNDS, ANNEALING = "bounds", "annealing"  # chains are the longest part of a small study's evaluation
 
 
@@ -161,6 +166,11 @@ def _log_seed(
     _print_bounds(f"{variant} seed {seed}: test/", estimates)
     if text := annealing.warning(estimates):
         print(f"{variant} seed {seed}: {text}", flush=True)
+    if tables:
+        print(
+            f"{variant} seed {seed}: a diffusion has its bound, and tables of its levels; {NOT_OF_DIFFUSIONS}",
+            flush=True,
+        )
 
 
 def _print_bounds(label: str, bounds: dict[str, Estimate]) -> None:

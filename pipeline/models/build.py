@@ -98,7 +98,7 @@ def build(params: ModelParams, mean: Float[Tensor, " units"], shape: Shape | Non
                 body = network(t - 1, [below], d, hidden[:-1], "input")
                 head = NETWORKS["mlp"](d[0], output[0], [], params.activation, params.batch_norm)
             body.append(ACTIVATIONS[params.activation]())
-            relative = residual and t < params.depth
+            relative = residual and t < params.levels
             head = _starting_at(zero_last(head) if relative else head, LATENT, torch.zeros(units[t]))
             inference.append(BottomUpBlock(body, head, relative))
             below = d

@@ -102,7 +102,7 @@ def diffusion_rungs(params: ModelParams, units: int) -> tuple[list[nn.Module], l
         raise ValueError(f"the log SNR of the prior diffusion fall, and not from {first} to {last}")
     steps = max(1, params.prior_levels - 1)
     log_snr = [math.inf, *(first + (last - first) * level / steps for level in range(params.prior_levels))]
-    denoiser = Denoiser(units, params.hidden_of(params.depth), params.activation)
+    denoiser = Denoiser(units, params.hidden_of(params.levels), params.activation)
     pairs = list(pairwise(log_snr))
     return [Noising(*pair) for pair in pairs], [Denoised(denoiser, *pair) for pair in pairs]
 

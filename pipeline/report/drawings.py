@@ -52,7 +52,20 @@ def draw(study: Study, comparison: Comparison, bounds_by_epoch: Milestones, pict
             drawings["rates_by_epoch"] = figures.rates_by_epoch(rated, _depths(comparison.results))
         means, error = _means(comparison)
         drawings |= _decompositions(means, error, [name for name in DECOMPOSITIONS if name not in BOUNDS])
-        return drawings | _inside(study, pictures)
+        return drawings | _noise_levels(study, comparison.results) | _inside(study, pictures)
+
+
+def _noise_levels(study: Study, results: Iterable[Result]) -> dict[str, Any]:
+    """Return the figures of diffusions, if there are any: their bound by the number of levels, and by log SNR."""
+    from pipeline import figures
+
+    drawings: dict[str, Any] = {}
+    draw = {"bound_by_levels": figures.bound_by_levels, "by_log_snr": figures.by_log_snr}
+    for name, table in (("bound_by_levels", "bound_by_levels"), ("by_log_snr", "rate_by_log_snr")):
+        rows = {result.variant: inputs.noise_levels(study, result.variant, table) for result in results}
+        if any(rows.values()):
+            drawings[name] = draw[name]({variant: table for variant, table in rows.items() if table})
+    return drawings
 
 
 def _inside(study: Study, pictures: Pictures) -> dict[str, Any]:

@@ -199,6 +199,12 @@ def _searched(study: Study, variant: str) -> bool:
     return not study.is_standalone or study.sweep(variant).exists()
 
 
+def noise_levels(study: Study, variant: str, table: str) -> list[dict[str, str]]:
+    """Return a diffusion's table of the first seed, `bound_by_levels` or `rate_by_log_snr`; nothing of other models."""
+    path = study.evaluate(variant) / f"seed-{study.params.train.seeds[0]}-{table}.csv"
+    return read_csv(path) if path.exists() else []
+
+
 def pictures(study: Study, variant: str) -> dict[str, np.ndarray]:
     """Return the arrays that `pipeline.evaluation.pictures` has computed of a variant's first seed."""
     from safetensors import SafetensorError
