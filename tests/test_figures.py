@@ -212,6 +212,22 @@ def test_every_figure_has_words_and_saves(name, tmp_path, monkeypatch):
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+def test_a_title_lies_above_the_legend():
+    """In a PNG, which is as large as its title and caption need, the title covers no letter of the legend."""
+    figure = FIGURES["curves"]()
+    (legend,) = figure.legends
+    distances, draw = [], legend.draw
+
+    def measured(renderer):
+        for title in figure.texts[:1]:  # there once the layout stands
+            distances.append(title.get_window_extent(renderer).y0 - legend.get_window_extent(renderer).y1)
+        draw(renderer)
+
+    legend.draw = measured
+    figures.png(figure)
+    assert min(distances) > 0
+
+
 def test_a_vector_figure_takes_its_colours_from_the_page():
     """Its bars have colours by name, in both schemes; its numbers are letters, its values titles, its ids are few."""
     row = {"reconstruction": (-9.125, 0.0), "rate/z1": (12.0, 0.0), "elbo": (-21.125, 0.0)}

@@ -112,6 +112,8 @@ def freeze(figure: Figure) -> None:
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
+        for legend in figure.legends:  # else in the figure's box, which grows with the title of a PNG
+            legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
 
 
 @contextmanager
