@@ -24,8 +24,8 @@ from pipeline.distributions import (
 )
 from pipeline.models import NETWORKS, PRIORS, Image, build
 from pipeline.models.denoiser import FEATURES
-from pipeline.models.diffusion import DECODERS
 from pipeline.models.networks import Network
+from pipeline.models.noise_chains import DECODERS
 from pipeline.objectives import ELBO, OBJECTIVES
 from pipeline.params import MEASURES, PROBABILITY
 from pipeline.testing import (

@@ -29,8 +29,9 @@ from pipeline.files import read_csv, read_json
 from pipeline.models import HierarchicalVAE, at_levels, build, log_linear_levels, noised
 from pipeline.models.checkpoint import load, save_model
 from pipeline.models.denoiser import Decoder, signal
-from pipeline.models.diffusion import Diffusion, chain_of
+from pipeline.models.diffusion import Diffusion
 from pipeline.models.grid import best_path, optimal_levels
+from pipeline.models.noise_chains import chain_of
 from pipeline.models.noising import (
     denoising_kl,
     evidence,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.distributions import StandardNormal
 from pipeline.models import ACTIVATIONS, NETWORKS, PRIORS, HierarchicalVAE, build
-from pipeline.models.diffusion import DECODERS
+from pipeline.models.noise_chains import DECODERS
 from pipeline.objectives import elbo
 from pipeline.params import ModelParams
 from tests.small import model_params

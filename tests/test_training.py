@@ -386,7 +386,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, shown: list[list[Tensor]], training: 
         )
     else:
         monkeypatch.undo()
-        monkeypatch.setattr(pipeline.training.loop, "elbo", spy)
+        monkeypatch.setattr(pipeline.training.step, "elbo", spy)
 
 
 # --- Binarization

@@ -26,8 +26,9 @@ from pipeline.evaluation.bounds import bits_per_dimension, measure_draws
 from pipeline.evaluation.estimates import Estimate, Measured
 from pipeline.evaluation.noise_information import information_by_log_snr
 from pipeline.models import HierarchicalVAE
-from pipeline.models.diffusion import Diffusion, at_levels, chain_of, log_linear_levels
+from pipeline.models.diffusion import Diffusion, log_linear_levels
 from pipeline.models.grid import optimal_levels
+from pipeline.models.noise_chains import at_levels, chain_of
 from pipeline.models.noising import noised, prior_kl, rate_density
 from pipeline.models.rows import rows_within
 from pipeline.params import EvaluateParams

@@ -29,7 +29,7 @@ from pipeline.data import DATASETS, Splits
 from pipeline.data.images import to_unit_interval
 from pipeline.evaluation.latents import MOST_IMAGES, Latents, latents
 from pipeline.models import HierarchicalVAE
-from pipeline.models.diffusion import chains_to_draw
+from pipeline.models.noise_chains import chains_to_draw
 from pipeline.randomness import seeded
 
 __all__ = ["compute_pictures"]

@@ -28,11 +28,11 @@ from pipeline.distributions import (
     bottom_up_pass,
     likelihood,
 )
-from pipeline.models.diffusion import build_diffusion
 from pipeline.models.hierarchy import HierarchicalVAE
 from pipeline.models.latent_diffusion import diffusion_rungs
 from pipeline.models.layers import ACTIVATIONS, Image
 from pipeline.models.networks import NETWORKS
+from pipeline.models.noise_chains import build_diffusion
 from pipeline.models.residual import NoiseStep, zero_last
 from pipeline.models.resnet import maps, resnet
 from pipeline.params import ModelParams

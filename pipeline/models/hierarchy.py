@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,9 +30,7 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from pipeline.distributions import bottom_up_pass, merge, reparameterize
-
-if TYPE_CHECKING:
-    from pipeline.models.diffusion import Diffusion
+from pipeline.models.diffusion import Diffusion
 
 __all__ = ["HierarchicalVAE"]
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pipeline.data import Shape
-from pipeline.models.diffusion import chains_to_draw
 from pipeline.models.hierarchy import HierarchicalVAE
+from pipeline.models.noise_chains import chains_to_draw
 from pipeline.randomness import seeded
 
 __all__ = ["mosaics"]
