@@ -12,6 +12,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PYTEST := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # Temporary files of tests lie in memory where it has room for them: databases then wait for no disk.
 export PYTEST_DEBUG_TEMPROOT ?= $(shell df --output=avail /dev/shm 2> /dev/null | awk 'NR == 2 && $$1 > 4e6 { print "/dev/shm" }')
+# One process more than there are cores: tests wait for programs that they start, for databases and for locks.
+export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell expr $$(nproc 2> /dev/null || echo 1) + 1)
 export PYTHONUNBUFFERED := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
@@ -27,7 +29,7 @@ repro: $(READY)          ## raw images to the comparison of all variants
 	@dvc repro
 	@cave link
 
-test: $(READY)           ## every promise, a process a core; variations are left to test-nightly
+test: $(READY)           ## all but what takes longest; test-nightly has the rest
 	@python -m pytest $(PYTEST)
 
 test-nightly: $(READY)   ## every test with all its variations: more than 100 kills, PostgreSQL at every step

@@ -167,7 +167,7 @@ def test_the_curves_are_drawn() -> None:
     assert [len(noise.by_log_snr({"d": rows}).axes) for rows in (bare, curve)] == [1, 2]
     table = bound_by_levels(model, x, x, [1, 3, "continuous"])
     drawing = noise.bound_by_levels({"d": table})
-    assert "1 levels, equal steps" in drawing.alt
+    assert "1 level, equal steps" in drawing.alt
 
 
 def test_levels_chosen_again_leave_the_model_alone() -> None:

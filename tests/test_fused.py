@@ -273,7 +273,7 @@ x = (torch.rand(10, 784) < 0.2).float()
 Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts here
 before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 with torch.no_grad():
-    many_draws(model, x, 20_000)
+    many_draws(model, x, int(sys.argv[1]))
 marks = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
 print(int(marks["VmHWM"].split()[0]) * 1024 - before)
 """
@@ -283,11 +283,11 @@ print(int(marks["VmHWM"].split()[0]) * 1024 - before)
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="reads the highest mark from /proc")
 @pytest.mark.parametrize("threshold", ["131072", pytest.param("1073741824", marks=pytest.mark.nightly)])
 def test_memory_does_not_grow_with_the_draws(threshold: str) -> None:
-    """20,000 draws of 10 images, 627 MB of logits, take less than 500 MB above the idle process."""
+    """20,000 draws of 10 images, 627 MB of logits, take less than 300 MB, however malloc is set; so do 50,000."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": threshold, "MALLOC_TRIM_THRESHOLD_": threshold}
-    words = [sys.executable, "-c", MEMORY]
+    words = [sys.executable, "-c", MEMORY, str(50_000 if os.environ.get("CAVE_NIGHTLY") == "1" else 20_000)]
     output = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    assert 0 < int(output) < 500e6
+    assert 0 < int(output) < 300e6
 
 
 def test_families_that_have_no_fused_form_stay_as_they_are() -> None:

@@ -1,12 +1,13 @@
 """The whole line, `dvc repro`, in two temporary repositories: what it makes, that it repeats, that it then rests.
 
-In the second, which has one of the two variants, it is killed in the middle of a sweep's trial and run again.
+In the second, which has one of the variants, it is killed in the middle of a sweep's trial and run again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -32,13 +33,18 @@ from tests.zygote import Program, run
 
 pytestmark = pytest.mark.slow
 
-VARIANTS = ("vae", "mhvae")
+NIGHTLY = os.environ.get("CAVE_NIGHTLY") == "1"
+VARIANTS = ("vae", "hvae", "mhvae") if NIGHTLY else ("vae", "mhvae")
 OF = (VARIANTS, ("mhvae",))
 """The variants of either repository."""
-TWO = {"vae": {"model.depth": 1, "model.z_ratio": 1.0}, "mhvae": {"model.parents": "nearest"}}
-ONE = {"variants": {"mhvae": TWO["mhvae"]}}
+ALL = {
+    "vae": {"model.depth": 1, "model.z_ratio": 1.0},
+    "hvae": {"model.parents": "every"},
+    "mhvae": {"model.parents": "nearest"},
+}
+ONE = {"variants": {"mhvae": ALL["mhvae"]}}
 SMALL = {
-    "variants": TWO,
+    "variants": {name: ALL[name] for name in VARIANTS},
     "model.hidden": [[16]],
     "train.epochs": 3,
     "train.milestones": [1, 2],

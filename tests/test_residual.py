@@ -195,3 +195,11 @@ def test_a_posterior_of_ones_own_is_refused() -> None:
     own = model_params(parametrization="residual").model_copy(update={"inference": "mine"})
     with pytest.raises(InputError, match="'residual' given with inference mine; allowed: plain"):
         check_model(own, data_params())
+
+
+def test_a_residual_chain_has_posteriors_of_independent_units() -> None:
+    """Other posteriors, and free bits where rates are negative, are refused in one line."""
+    residual = {"model.depth": 2, "model.parametrization": "residual"}
+    for name, value in (("model.posterior", "full"), ("model.posterior", "iaf"), ("train.free_bits", 0.5)):
+        with pytest.raises(InputError, match=rf"{name}: .* given with parametrization residual"):
+            Params.read(ROOT / "params.yaml", residual | {name: value})

@@ -818,7 +818,7 @@ def listening(pids: set[int]) -> set[tuple[str, int]]:
     return collected
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_ui_is_served_to_this_machine_alone(tmp_path: Path) -> None:
     """All that `cave ui` and its children listen at is 127.0.0.1, whatever the environment says of a host."""
     make_study(tmp_path)
@@ -900,7 +900,7 @@ def test_no_chain_of_errors_tells_a_password(
         assert leaks(one_line(f"at {anew}"), word) == []
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_no_sweep_writes_a_password(tmp_path: Path) -> None:
     """Sweeps that work and sweeps that fail leave no password in a line, a log, a tag, a database or an artifact."""
     folder = tmp_path / "project"

@@ -170,7 +170,7 @@ def check_parent(study: Study) -> None:
     assert ({key: str(value) for key, value in best.items()}.items() <= params.items()) != (outdated == [("true",)])
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_numbers_depend_on_the_seed_alone(tmp_path: Path, study: Study) -> None:
     """Two sweeps of one seed in two places, one worker each, give the same trials."""
     other = make_study(tmp_path / "other")

@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation import Estimate
 from pipeline.evaluation.decompose import anneal
 from pipeline.evaluation.decompose import decompose as take_apart
+from pipeline.evaluation.noise_levels import evaluate_diffusion
 from pipeline.metric import Metric
 from pipeline.report.frames import frame
 
@@ -36,7 +37,8 @@ def evaluate(model: Model, x: Any, **settings: Any) -> DataFrame:
     """
     params = evaluation_params(settings, ("model", "x"))
     rows = model.rows(x, params.seed)
-    estimates = evaluation.evaluate(model.module, rows, 1, params, discrete=model.discrete).estimates
+    measure = evaluation.evaluate if model.module.diffusion is None else evaluate_diffusion
+    estimates = measure(model.module, rows, 1, params, discrete=model.discrete).estimates
     if model.dequantized_levels is not None:
         units = rows.shape[1]
         estimates["bpd"] = evaluation.bits_per_dimension(estimates["nll"], units, model.dequantized_levels)
@@ -59,6 +61,8 @@ def decompose(model: Model, x: Any, *, annealing: bool = False, **settings: Any)
     params = evaluation_params(settings, ("model", "x", "annealing"))
     if params.decompose is None:
         raise InputError("decompose: None given; allowed: a mapping of the parameters of evaluate.decompose")
+    if model.module.diffusion is not None:
+        raise InputError("model: a diffusion is not taken apart further; allowed: cave.evaluate, or another model")
     rows = model.rows(x, params.seed)
     estimates = take_apart(model.module, rows, 1, params, params.decompose).estimates
     if annealing:

@@ -221,6 +221,8 @@ class Model:
     @torch.no_grad()
     def _bound(self, x: Any, draws: int, seed: int, name: str) -> Any:
         _check_count(draws, "draws")
+        if self.params.depth == "continuous":
+            raise InputError("model: its chain has no end and is not drawn as a whole; allowed: cave.evaluate")
         rows = self.rows(x, seed)
         with seeded(seed, "bounds"):
             bounds: list[ELBO] = [many_draws(self.module, part, draws) for part in rows.split(BATCH)]

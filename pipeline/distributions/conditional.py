@@ -108,7 +108,9 @@ def reparameterize(p: Distribution, noise: Float[Tensor, "*batch units"]) -> Flo
     if isinstance(p, ValueMixture):
         return p.at_noise(noise)
     if not isinstance(p, MixtureSameFamily):
-        raise ValueError(f"non-centred coordinates are those of a Gaussian, not of a {type(p).__name__}")
+        raise ValueError(
+            f"non-centred coordinates need a Gaussian, a flow or a mixture of Gaussians, not a {type(p).__name__}"
+        )
     shares = p.mixture_distribution.probs.double()
     ends = shares.cumsum(-1)
     uniform = torch.special.ndtr(noise[..., 0].double())

@@ -22,6 +22,8 @@ def apply_model(model: HierarchicalVAE, images: np.ndarray, draws: int = DRAWS, 
 
     Their shape is [n, height, width] in grey, [n, channels, height, width] in colour, or [n, units].
 
+    A diffusion without end is applied as the chain of 30 levels that stands for it where levels are drawn.
+
     Equal images, `draws` and `seed` give equal numbers.
 
     Returns:

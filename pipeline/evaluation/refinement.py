@@ -95,7 +95,7 @@ def refine(model: HierarchicalVAE, x: Float[Tensor, "batch units"], *, steps: in
         rung if isinstance(rung, Noising) else _Refined(rung, torch.zeros_like(q_t.mean[0]))
         for rung, q_t in zip(model.inference, factors, strict=True)
     ]
-    refined = HierarchicalVAE(model.generative, rungs, model.parents, model.direction)
+    refined = HierarchicalVAE(model.generative, rungs, model.parents, model.direction, model.diffusion)
     free = [tensor for rung in rungs if isinstance(rung, _Refined) for tensor in (rung.shift, rung.log_scale)]
     optimizer = torch.optim.Adam(free, lr=rate, betas=(0.9, 0.99))
     seed = int(torch.randint(2**31, ()))

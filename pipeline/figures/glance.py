@@ -69,6 +69,8 @@ def bound_in_parts(results: Means) -> Drawing:
         own, total = colour(variant, results), -row["elbo"][0]
         above: list[tuple[str, float, Any]] = [("distortion", -row["reconstruction"][0], PARTS["whole"])]
         above += [(f"rate of z{t}", row[str(Metric("rate", t))][0], palette[t - 1]) for t in levels_of(row, "rate")]
+        if not levels_of(row, "rate"):  # of a diffusion
+            above.append(("kl of all levels", row["kl"][0], PARTS["marginal_kl"]))
         below = [("nll", row["nll"][0], own), ("gap", row["gap"][0], (*to_rgb(own), 0.35))]
         for at, parts in ((-number + 0.19, above), (-number - 0.19, below)):
             _chain(axes, at, parts, variant, NARROW * longest)

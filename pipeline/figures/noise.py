@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.figures.style import Drawing, blank, colour, hover, legend, line, listing, plain
+from pipeline.text import plural
 
 __all__ = ["bound_by_levels", "by_log_snr"]
 
@@ -87,9 +88,7 @@ def bound_by_levels(tables: Tables) -> Drawing:
                     ls="-" if grid == "log_linear" else ":",
                 )
                 hover(drawn.lines[0], f"{variant}, {NAMES[grid]}")
-        ends[variant] = {
-            f"{row['levels']} levels, {NAMES[row['grid']]}": f"{-float(row['elbo']):.2f}" for row in (rows[0], rows[-1])
-        }
+        ends[variant] = {_named(row): f"{-float(row['elbo']):.2f}" for row in (rows[0], rows[-1])}
         for row in rows:
             if row["grid"] == "continuous":
                 axes.axhline(-float(row["elbo"]), color=tone, lw=1.2, ls="--")
@@ -98,3 +97,9 @@ def bound_by_levels(tables: Tables) -> Drawing:
     legend(figure, [line(variant, colour(variant, tables)) for variant in tables])
     figure.alt = f"-ELBO by the number of levels; {listing(ends)}"
     return figure
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    if row["grid"] == "continuous":
+        return NAMES["continuous"]
+    return f"{plural(int(row['levels']), 'level')}, {NAMES[row['grid']]}"

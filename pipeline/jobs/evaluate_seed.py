@@ -38,8 +38,8 @@ from pipeline.tracking.media import TABLES, tables_tag
 __all__ = ["evaluate_part", "parts", "scratch_folder"]
 
 NOT_OF_DIFFUSIONS = (
-    f"evaluate.decompose, evaluate.outliers, activity and generalization are left out, and above {FEW} levels and"
-    " without end nll is minus the bound"
+    f"evaluate.decompose, evaluate.outliers, activity and generalization are left out; above {FEW} levels and without"
+    " end, evaluate.draws, k and precision are too, and nll is minus the bound"
 )
 BOUNDS, ANNEALING = "bounds", "annealing"  # chains are the longest part of a small study's evaluation
 
@@ -96,10 +96,12 @@ def _measure(study: Study, variant: str, splits: data.Splits, test: torch.Tensor
     measured, milestones = measure_saved_model(source, params, splits, test, study.outliers, seed)
     write_parquet(folder / f"seed-{seed}.parquet", _image_table(measured.images, len(test)))
     model = checkpoint.load(source).to(test.device)
-    if model.diffusion is not None:
-        for name, rows in noise_level_tables(model, params, splits, test, seed).items():
-            write_csv(folder / f"seed-{seed}-{name}.csv", rows)
+    for table in folder.glob(f"seed-{seed}-*.csv"):  # of what the variant was before
+        table.unlink()
     if seed == study.params.train.seeds[0]:
+        if model.diffusion is not None:
+            for name, rows in noise_level_tables(model, params, splits, test, seed).items():
+                write_csv(folder / f"seed-{seed}-{name}.csv", rows)
         columns = study.params.report.images
         arrays = compute_pictures(model, splits, test, measured.images["nll"], columns=columns, seed=params.seed)
         write_bytes(folder / "pictures.safetensors", save(arrays))
@@ -143,7 +145,7 @@ def _log_seed(
     metrics |= {epoch: _logged("milestone", results) for epoch, results in milestones.items()}
     named = read_json(source / "mlflow.json", "run")
     run = Tracker(study).reopen(named.get("key") or str(named["run"]), named["run"])
-    tables = sorted(folder.glob(f"seed-{seed}-*.csv"))  # of a diffusion
+    tables = sorted(folder.glob(f"seed-{seed}-*.csv"))  # of the first seed of a diffusion
     files = {"": [folder / f"seed-{seed}.json", folder / f"seed-{seed}.parquet", *tables], "figures": pictures}
     run.log_result("evaluation", digest([results, by_epoch]), metrics, files)
     shown = model_tables(source, folder / f"seed-{seed}.parquet", splits, test, final)
@@ -167,10 +169,7 @@ def _log_seed(
     if text := annealing.warning(estimates):
         print(f"{variant} seed {seed}: {text}", flush=True)
     if tables:
-        print(
-            f"{variant} seed {seed}: a diffusion has its bound, and tables of its levels; {NOT_OF_DIFFUSIONS}",
-            flush=True,
-        )
+        print(f"{variant}: a diffusion has its bound, and tables of its levels; {NOT_OF_DIFFUSIONS}", flush=True)
 
 
 def _print_bounds(label: str, bounds: dict[str, Estimate]) -> None:

@@ -99,8 +99,8 @@ class Decoder(nn.Module):
         if self.values is None:
             return raw + 2 * skip
         y = 2 * self.values[:, None] - 1
-        snr = log_snr.exp()[..., None, None]
-        return self._log_prior(raw) + y * skip[..., None, :] - 0.5 * snr * y**2
+        off = (z / alpha[..., None])[..., None, :] - y
+        return self._log_prior(raw) - 0.5 * log_snr.exp()[..., None, None] * off**2
 
     def _log_prior(self, raw: Float[Tensor, "*rows raw"]) -> Float[Tensor, "*rows values units"]:
         p = self.family.distribution(raw)

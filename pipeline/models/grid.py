@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.models.hierarchy import HierarchicalVAE
-from pipeline.models.noising import Denoising, denoising_kl, noised, prior_kl
+from pipeline.models.noising import kl_fixed, kl_matched, noised, prior_kl, squared_error
 
 __all__ = ["best_path", "optimal_levels"]
 
@@ -31,14 +31,16 @@ def optimal_levels(
         raise ValueError("levels are chosen for a diffusion")
     points = candidates or max(CANDIDATES, 2 * count)
     log_snr = diffusion.at(torch.linspace(0, 1, points, dtype=x.dtype, device=x.device))
-    form: Denoising = "fixed" if diffusion.denoising == "fixed" else "matched"
     first, last, pairs = x.new_zeros(points), x.new_zeros(points), x.new_full((points, points), torch.inf)
     for j, level in enumerate(log_snr):
         p = diffusion.decoder.likelihood(noised(x, level), level)
         first[j] = -p.log_prob(x).mean()
         last[j] = prior_kl(x, level).mean()
+        error, variance = squared_error(p, x), None if diffusion.denoising == "fixed" else 4 * p.variance
         for i in range(j):
-            pairs[i, j] = denoising_kl(form, log_snr[i].exp() - level.exp(), p, x).sum(-1).mean()
+            delta = log_snr[i].exp() - level.exp()
+            cost = kl_fixed(delta, error) if variance is None else kl_matched(delta, error, variance)
+            pairs[i, j] = cost.sum(-1).mean()
     return log_snr[best_path(first, pairs, last, count)]
 
 

@@ -102,7 +102,7 @@ def kl_mixture(
     return total
 
 
-def _error(p: Belief, x: Float[Tensor, "*#rows units"]) -> Float[Tensor, "*rows units"]:
+def squared_error(p: Belief, x: Float[Tensor, "*#rows units"]) -> Float[Tensor, "*rows units"]:
     """Return (y - xhat)^2 of every pixel."""
     if isinstance(p, BernoulliVector):
         return 4 * torch.sigmoid(-(2 * x - 1) * p.base_dist.logits) ** 2
@@ -118,7 +118,7 @@ def denoising_kl(
         if isinstance(p, BernoulliVector):
             return kl_mixture_binary(delta, (2 * x - 1) * p.base_dist.logits)
         return kl_mixture(delta, p.log_shares, 2 * p.values - 1, 2 * x - 1)
-    error = _error(p, x)
+    error = squared_error(p, x)
     return kl_fixed(delta, error) if denoising == "fixed" else kl_matched(delta, error, 4 * p.variance)
 
 
@@ -126,4 +126,4 @@ def rate_density(
     log_snr: Float[Tensor, "*#rows"], p: Belief, x: Float[Tensor, "*#rows units"]
 ) -> Float[Tensor, "*rows units"]:
     """Return SNR / 2 (y - xhat)^2 of every pixel: nats a unit of log SNR, without end, `p` being p(x | z) there."""
-    return 0.5 * log_snr.exp()[..., None] * _error(p, x)
+    return 0.5 * log_snr.exp()[..., None] * squared_error(p, x)

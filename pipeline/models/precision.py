@@ -38,4 +38,4 @@ def linear_autocast(model: nn.Module, precision: Precision) -> Iterator[None]:
 
 def _rounded(layer: nn.Linear, a: Tensor) -> Tensor:
     product = a.to(torch.bfloat16) @ layer.weight.to(torch.bfloat16).t()
-    return product.to(a.dtype).add_(layer.bias)
+    return product.to(a.dtype) if layer.bias is None else product.to(a.dtype).add_(layer.bias)

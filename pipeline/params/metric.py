@@ -21,6 +21,12 @@ def check_metric(params: Params) -> None:
     for name in searched:
         _check_paths(params, name)
         _check_warmup(params, name)
+        one = params.variant(name)
+        if params.sweep.metric == "valid/iwae" and one.model.inference == "diffusion" and one.train.objective != "iwae":
+            raise InputError(
+                f"sweep.metric: valid/iwae given, which the diffusion '{name}' has with train.objective iwae alone;"
+                " allowed: valid/objective or valid/elbo"
+            )
     draws = {name: params.variant(name).train.draws_behind_valid for name in searched}
     if params.sweep.metric == "valid/iwae" and len(set(draws.values())) > 1:
         words = ", ".join(f"{count} for variant '{name}'" for name, count in draws.items())
@@ -42,7 +48,9 @@ def _check_paths(params: Params, name: str) -> None:
             "train.beta": True,
             "train.free_bits": True,
             "train.draws": weighted,
-            "model.depth": max(_values(params, name, "train.free_bits")) > 0,  # they are granted to every level
+            **dict.fromkeys(  # they are granted to every level
+                ("model.depth", "model.prior", "model.prior_levels"), max(_values(params, name, "train.free_bits")) > 0
+            ),
         },
         "valid/iwae": {"train.objective": weighted, "train.draws": weighted},
         "valid/elbo": {},
@@ -60,7 +68,12 @@ def _check_warmup(params: Params, name: str) -> None:
     """Check that every trial has an epoch after its warm-up: only those can be its best."""
     warmup, warmup_stagger = (max(_values(params, name, path)) for path in WARMUP[:2])
     train = params.variant(name).train.model_copy(update={"warmup": warmup, "warmup_stagger": warmup_stagger})
-    end = max(train.warmup_end(depth) for depth in _values(params, name, WARMUP[2]))
+    more = (
+        max(_values(params, name, "model.prior_levels")) if "diffusion" in _values(params, name, "model.prior") else 0
+    )
+    end = max(
+        train.warmup_end(depth if depth == "continuous" else depth + more) for depth in _values(params, name, WARMUP[2])
+    )
     if params.sweep.epochs <= end:
         raise InputError(
             f"sweep.epochs: {params.sweep.epochs} given, but the warm-up of variant '{name}' can last"

@@ -18,7 +18,9 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
     if model.inference == "diffusion":
         _check_diffusion(model, where)
     elif model.network == "unet":
-        raise InputError(f"{where}model.network: 'unet' given, which only inference diffusion has; allowed: mlp, conv")
+        raise InputError(
+            f"{where}model.network: 'unet' given, which only inference diffusion has; allowed: mlp, conv, resnet"
+        )
     elif model.depth == "continuous" or model.depth > MOST_LEVELS:
         raise InputError(
             f"{where}model.depth: {model.depth} given with inference {model.inference}; allowed: 1 to {MOST_LEVELS}, or"
@@ -70,10 +72,15 @@ def check_model(model: ModelParams, data: DataParams, where: str = "") -> None:
             f"{where}model.parametrization: 'residual' given with inference {model.inference}; allowed: plain, or"
             " inference bottom_up or top_down"
         )
+    if model.parametrization == "residual" and model.posterior != "gaussian" and model.depth != 1:
+        raise InputError(
+            f"{where}model.posterior: '{model.posterior}' given with parametrization residual, whose steps have"
+            " independent units; allowed: gaussian, or parametrization plain"
+        )
     if model.batch_norm and model.prior == "vamp":
         raise InputError(
             f"{where}model.batch_norm: true given with prior vamp, whose pseudo-inputs would be normalized apart"
-            " from the images; allowed: false, or model.prior normal or mixture"
+            " from the images; allowed: false, or another model.prior"
         )
     _check_flows(model, where)
     _check_prior_diffusion(model, where)
@@ -91,7 +98,7 @@ def _check_flows(model: ModelParams, where: str) -> None:
     if model.posterior == "iaf" and model.prior == "vamp":
         raise InputError(
             f"{where}model.posterior: 'iaf' given with prior vamp, which would invert it at each pseudo-input; allowed:"
-            " gaussian, full, or prior normal, mixture or flow"
+            " gaussian, full, or another prior"
         )
     for name, used, widths in (
         ("posterior", model.posterior != "gaussian", model.level_widths),
@@ -152,6 +159,15 @@ def _check_diffusion(model: ModelParams, where: str) -> None:
 
 def check_objective(model: ModelParams, train: TrainParams, where: str = "") -> None:
     """Raise `InputError`, which begins with `where`, if the objective does not fit the model."""
+    negative = model.prior == "diffusion" or (
+        model.parametrization == "residual" and model.inference == "bottom_up" and model.depth != 1
+    )
+    if train.free_bits and negative:
+        what = "prior diffusion" if model.prior == "diffusion" else "parametrization residual and inference bottom_up"
+        raise InputError(
+            f"{where}train.free_bits: {train.free_bits:g} given with {what}, where lower levels have negative rates"
+            " that upper ones pay for; allowed: 0"
+        )
     if model.inference != "diffusion":
         return
     whole = train.objective == "iwae" and model.depth != "continuous" and model.depth <= MOST_LEVELS

@@ -105,7 +105,9 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "model.batch_norm": _is("model.latents", "vectors"),
     "model.components": _is("model.likelihood", "discretized_logistic"),
-    "model.activation": Condition(("model.hidden", "model.inference"), lambda hidden, way: any(hidden)),
+    "model.activation": Condition(
+        ("model.hidden", "model.inference"), lambda hidden, way: any(hidden[:1] if way == "diffusion" else hidden)
+    ),
     "train.beta": _is("train.objective", "beta"),
     "train.warmup": _is("train.objective", "beta"),
     "train.warmup_stagger": Condition(

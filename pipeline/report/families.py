@@ -47,8 +47,9 @@ def _curve(models: list[tuple[float, Result]], seeds: pd.DataFrame) -> list[Trad
             result.metrics["kl"].mean,
             -result.metrics["reconstruction"].mean,
             tuple(
-                float(means[result.variant, str(Metric(level_term(result), level))])
+                float(means[result.variant, name])
                 for level in range(1, result.depth + 1)
+                if (name := str(Metric(level_term(result), level))) in result.metrics  # a diffusion has none
             ),
         )
         for beta, result in sorted(models, key=lambda model: model[0])
@@ -59,9 +60,8 @@ def level_term(result: Result) -> str:
     """Return the term that splits the rate by level: a true divergence where there is one, else the rates."""
     levels = range(1, result.depth + 1)
     return next(
-        term
-        for term in ("kl", "chain_kl", "rate")
-        if all(str(Metric(term, level)) in result.metrics for level in levels)
+        (term for term in ("kl", "chain_kl") if all(str(Metric(term, level)) in result.metrics for level in levels)),
+        "rate",
     )
 
 

@@ -163,7 +163,7 @@ def trials(study: Study, variant: str) -> list[dict[str, Any]]:
                 "state": row["state"],
                 "value": float(row["value"]) if row["value"] else None,
                 "point": (float(row["valid/kl"]), -float(row["valid/reconstruction"])) if row.get("valid/kl") else None,
-                "depth": int(row.get("model.depth") or base.levels),
+                "depth": base.levels if (depth := row.get("model.depth")) in (None, "", "continuous") else int(depth),
                 "z_dim": int(row.get("model.z_dim") or bottom),
             }
             for row in read_csv(path)

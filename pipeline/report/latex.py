@@ -38,7 +38,7 @@ def _comparison(comparison: Comparison) -> str:
     Of few variants each is a column, so that the table is no wider than the text of a page.
     """
     terms = ("nll", "elbo", "reconstruction", "kl", "gap")
-    depth = max(result.depth for result in comparison.results)
+    depth = max(len(result.levels("rate")) for result in comparison.results)
     levels = [str(Metric("rate", level)) for level in range(1, depth + 1)]
     header = ["", "units", "weights", *(NAMES[term] for term in terms), *(f"rate $z_{t + 1}$" for t in range(depth))]
     rows = [

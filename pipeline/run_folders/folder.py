@@ -119,7 +119,7 @@ class RunFolder:
         """The ids of undamaged folders that had this one's name (`set_aside`) and wait to be published."""
         ids = set()
         for path in self.path.parent.glob(f"{self.path.name}.*.replaced"):
-            with suppress(DamagedError, OSError, InputError):
+            with suppress(DamagedError):
                 ids.add(read_header(path, Log(path).read()).id)
         return ids
 

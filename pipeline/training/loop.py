@@ -154,8 +154,7 @@ def _place_levels(state: TrainingState, train: TrainingImages, seed: int) -> Non
     if diffusion is not None and diffusion.optimal:
         with seeded(seed, "levels"), state.ema_weights():
             images = train.batch(torch.arange(min(PLACED, len(train)), device=train.device))
-            levels = optimal_levels(state.model, images, state.model.depth)
-        diffusion.move_to(levels)
+            diffusion.move_to(optimal_levels(state.model, images, state.model.depth))
 
 
 def initial_model(params: ModelParams, splits: Splits, seed: int) -> HierarchicalVAE:
