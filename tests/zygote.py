@@ -16,7 +16,6 @@ import multiprocessing.util
 import os
 import runpy
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
@@ -54,9 +53,8 @@ _numbers = itertools.count()
 @functools.cache
 def _outputs() -> Path:
     """Return the folder of what the programs print."""
-    folder = Path(tempfile.mkdtemp(prefix="cave-programs-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    # Not where a test has its own temporary files, which go with it.
+    return Path(tempfile.mkdtemp(prefix="cave-programs-", dir=multiprocessing.util.get_temp_dir()))
 
 
 class Program:
@@ -146,9 +144,8 @@ def _run(words: Sequence[str], folder: Path, variables: Mapping[str, str]) -> No
         sys.path[1:1] = variables["PYTHONPATH"].split(os.pathsep)
     elif (folder / "pipeline").is_dir():  # a copy of this code
         sys.modules["pipeline.location"].PACKAGE = (folder / "pipeline").resolve()  # type: ignore[attr-defined]
-    if (
-        "pipeline.figures" in sys.modules and os.environ.get("CAVE_NIGHTLY") != "1"
-    ):  # the fonts of a PDF take half of the time of all figures
+    # The fonts of a PDF take half of the time of all figures.
+    if "pipeline.figures" in sys.modules and variables.get("CAVE_NIGHTLY") != "1":
         sys.modules["pipeline.figures"].pdf = lambda figure: b"%PDF"  # type: ignore[attr-defined]
     if words[0] == "dvc":
         import dvc.stage.run
