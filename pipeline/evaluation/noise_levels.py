@@ -7,8 +7,9 @@ noise of their own: of few terms (`TERMS`, `ALL_TERMS`) all of them; of more, an
 over the bins of training (`pipeline.training.sampled`), each weighed by 1 / its share. The mean of the estimates is
 without bias, and their variance gives its error, that of the draws, the images held fixed.
 
-A chain of at most `FEW` levels is drawn as a whole besides, so that L_k is known (`pipeline.evaluation.bounds`).
-Otherwise nll is -elbo, an upper bound of -log p(x) by an amount that is not known, and the gap L_1 - elbo is 0.
+A chain of at most `FEW` levels is drawn as a whole instead, so that L_k is known (`pipeline.evaluation.bounds`); its
+bound by `bound_terms` stands in the table of `bound_by_levels` alone. Otherwise nll is -elbo, an upper bound of
+-log p(x) by an amount that is not known, and the gap L_1 - elbo is 0.
 """
 
 from __future__ import annotations

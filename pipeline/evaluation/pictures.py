@@ -1,6 +1,6 @@
 """What a model's figures are drawn of, computed where the model is, as small arrays: the report needs no model.
 
-A diffusion's samples are drawn with all its levels, 50 at most; the rest is of a chain of 6 levels with its decoder.
+A diffusion's samples are drawn with 50 levels at most; the rest is of a chain of 6 levels with its decoder.
 
 Images are uint8 [.., c, h, w], c channels, 255 for 1. T is the model's depth, `columns` the images of a row.
 
